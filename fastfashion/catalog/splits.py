@@ -1,0 +1,87 @@
+"""Splits: three lists of rows for a task. A split is never stored in a packed set; it is computed in milliseconds."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+
+from fastfashion.catalog.vocab import Vocab
+from fastfashion.config import PROTOCOLS
+from fastfashion.errors import ConfigError, InputError
+
+REFERENCE_SEED = 42
+SHARES = {"train": Fraction(70, 100), "val": Fraction(15, 100), "test": Fraction(15, 100)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Rows (int64) of the three parts, each in the split's own order."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+    def parts(self) -> dict[str, np.ndarray]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def split_rows(table: pd.DataFrame, vocab: Vocab, task: str, protocol: str, seed: int = 0) -> Split:
+    """Split the rows of a catalog for one task; rows without a label for it stand in no part.
+
+    `reference` is the reference project's split and ignores `seed`; `stratified` keeps class shares and duplicate groups.
+    Raises ConfigError for an unknown task or protocol, InputError where a part would be empty.
+    """
+    codes = vocab.codes(table, [task])[:, 0]
+    if protocol == "reference":
+        split = _reference(table, codes)
+    elif protocol == "stratified":
+        split = _stratified(table["duplicate_group"].to_numpy(), codes, seed)
+    else:
+        raise ConfigError(f"unknown protocol {protocol!r}: there are {', '.join(PROTOCOLS)}")
+    for part, rows in split.parts().items():
+        if len(rows) == 0:
+            raise InputError(f"the {part} part of the {protocol} split of {task} is empty: {int((codes >= 0).sum())} labelled rows are too few")
+    return split
+
+
+def _reference(table: pd.DataFrame, codes: np.ndarray) -> Split:
+    """ImageFolder's order (class name, then file name, both as strings), then torch's random_split with seed 42.
+
+    Rows whose name held an unquoted comma are left out, because the reference project's CSV reader skips them.
+    """
+    import torch
+
+    rows = np.flatnonzero((codes >= 0) & ~table["recovered"].to_numpy())
+    files = (table["id"].iloc[rows] + ".jpg").to_list()
+    # Classes are sorted by name in the vocabulary, so that the code stands for the name here.
+    order = sorted(range(len(rows)), key=lambda i: (codes[rows[i]], files[i]))
+    permutation = torch.randperm(len(rows), generator=torch.Generator().manual_seed(REFERENCE_SEED)).numpy()
+    shuffled = rows[np.asarray(order, dtype=np.int64)][permutation]
+    num_train, num_val = int(0.7 * len(rows)), int(0.15 * len(rows))
+    return Split(train=shuffled[:num_train], val=shuffled[num_train : num_train + num_val], test=shuffled[num_train + num_val :])
+
+
+def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
+    """70/15/15 within each class, near-duplicates together.
+
+    A duplicate group goes as a whole with the class of its first labelled row. A class of one group trains, of two trains and
+    tests; from three groups on it stands in every part.
+    """
+    labelled = np.flatnonzero(codes >= 0)
+    order = np.argsort(groups[labelled], kind="stable")
+    _, starts = np.unique(groups[labelled][order], return_index=True)
+    members = np.split(labelled[order], starts[1:]) if len(labelled) else []
+    class_of_group = np.array([codes[rows[0]] for rows in members], dtype=np.int64)
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    part_of_row = np.full(len(codes), "", dtype="<U5")
+    for code in np.unique(class_of_group):
+        candidates = rng.permutation(np.flatnonzero(class_of_group == code))
+        num_rows = sum(len(members[g]) for g in candidates)
+        filled = dict.fromkeys(SHARES, 0)
+        for place, group in enumerate(candidates):
+            # The first groups make sure of a member in each part; then whichever part is furthest below its share takes the next.
+            part = ("train", "test", "val")[place] if place < 3 else max(SHARES, key=lambda p: SHARES[p] * num_rows - filled[p])
+            part_of_row[members[group]] = part
+            filled[part] += len(members[group])
+    return Split(**{part: np.flatnonzero(part_of_row == part) for part in SHARES})

@@ -1,0 +1,115 @@
+"""styles.csv to a table of rows, with every line that cannot be used accounted for."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fastfashion.errors import InputError
+
+LABEL_COLUMNS = ("masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage")
+NAME_COLUMN = "productDisplayName"
+NO_LABEL = ("", "NA")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """One row that was left out: where it stands and why."""
+
+    id: str
+    line: int  # in styles.csv, the header being line 1
+    reason: str
+
+
+@dataclass(frozen=True)
+class Styles:
+    """The usable lines of a styles.csv.
+
+    `table` has one row a line, in the file's order: line (int64), id (str), the label columns as written (str), year (Int16, missing
+    where it is no whole number), productDisplayName (str), recovered (bool: the name held an unquoted comma and was put together again).
+    """
+
+    table: pd.DataFrame
+    rejected: list[Rejected]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.table) + len(self.rejected)
+
+
+def read_styles(data: bytes, where: str) -> Styles:
+    """Parse Kaggle's styles.csv; `where` names the file in errors.
+
+    Commas in a line with too many fields are taken to stand unquoted in productDisplayName. Empty lines are skipped; short and
+    id-less lines are rejected rows. Raises InputError for a missing column, a duplicate id, bytes that are no UTF-8, or no usable row.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{where}, line {line}: expected UTF-8, found byte 0x{data[error.start]:02x}; save the file as UTF-8") from error
+    lines = _lines(text, where)
+    try:
+        _, header = next(lines)
+    except StopIteration:
+        raise InputError(f"{where}: the file is empty; expected a header line with id,{','.join(LABEL_COLUMNS)}") from None
+    header = [name.strip() for name in header]
+    for name in ("id", *LABEL_COLUMNS):
+        if header.count(name) != 1:
+            found = "not there" if name not in header else "there twice"
+            raise InputError(f"{where}, line 1: column {name!r} is {found}; expected once among {', '.join(header)}")
+
+    records: list[dict[str, object]] = []
+    rejected: list[Rejected] = []
+    first_line: dict[str, int] = {}
+    for line, fields in lines:
+        row = _join_name(fields, header)
+        identity = row.get("id", "")
+        if len(fields) < len(header) or (len(fields) > len(header) and NAME_COLUMN not in header):
+            rejected.append(Rejected(id=identity, line=line, reason=f"expected {len(header)} fields, found {len(fields)}"))
+        elif not identity:
+            rejected.append(Rejected(id="", line=line, reason="no id"))
+        elif identity in first_line:
+            raise InputError(
+                f"{where}, line {line}, column 'id': {identity} stands already in line {first_line[identity]}; "
+                "expected each id once, remove or rename one of the two rows"
+            )
+        else:
+            first_line[identity] = line
+            labels = {name: row[name] for name in LABEL_COLUMNS}
+            records.append(
+                {"line": line, "id": identity, **labels, "year": row.get("year", ""), NAME_COLUMN: row.get(NAME_COLUMN, "")}
+                | {"recovered": len(fields) > len(header)}
+            )
+    if not records:
+        raise InputError(f"{where}: no usable row under the header ({len(rejected)} rejected); expected at least one product")
+    table = pd.DataFrame.from_records(records)
+    year = pd.to_numeric(table["year"], errors="coerce")
+    table["year"] = year.where((year % 1 == 0) & year.between(0, 9999)).astype("Int16")
+    return Styles(table, rejected)
+
+
+def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of every line that is not empty."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{where}, line {line}: {error}; expected comma-separated values") from error
+        if any(field.strip() for field in fields):
+            yield line, fields
+
+
+def _join_name(fields: list[str], header: list[str]) -> dict[str, str]:
+    """Fields by column name; surplus fields go back into the name that an unquoted comma tore apart."""
+    surplus = len(fields) - len(header)
+    if surplus > 0 and NAME_COLUMN in header:
+        at = header.index(NAME_COLUMN)
+        fields = [*fields[:at], ",".join(fields[at : at + surplus + 1]), *fields[at + surplus + 1 :]]
+    return {name: value.strip() for name, value in zip(header, fields, strict=False)}

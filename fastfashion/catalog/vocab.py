@@ -1,0 +1,33 @@
+"""Class names by task, and labels as integer codes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fastfashion.catalog.styles import LABEL_COLUMNS, NO_LABEL
+from fastfashion.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """Task -> class names, sorted; the code of a label is its place in that list, -1 is "no label"."""
+
+    classes: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of_table(cls, table: pd.DataFrame, tasks: Iterable[str] = LABEL_COLUMNS) -> "Vocab":
+        """The labels that occur in the columns of a catalog."""
+        return cls({task: tuple(sorted(set(table[task].unique()) - set(NO_LABEL))) for task in tasks})
+
+    def names(self, task: str) -> tuple[str, ...]:
+        """Class names of a task; raises ConfigError where there is no such task."""
+        if task not in self.classes:
+            raise ConfigError(f"unknown task {task!r}: this packed set has {', '.join(self.classes)}")
+        return self.classes[task]
+
+    def codes(self, table: pd.DataFrame, tasks: Sequence[str]) -> np.ndarray:
+        """Labels as int64 (N, T), -1 where a row has none (or one that the vocabulary does not know)."""
+        columns = [pd.Categorical(table[task], categories=list(self.names(task))).codes for task in tasks]
+        return np.stack(columns, axis=1).astype(np.int64)

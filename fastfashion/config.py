@@ -1,0 +1,226 @@
+"""The settings of a run: frozen, keyword-only dataclasses, checked when they are built, and recipes as named values.
+
+A run's `config.json` is `RunConfig.to_dict()`: complete, nothing left to a default that could change later.
+"""
+
+import dataclasses
+import json
+import math
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastfashion.errors import ConfigError
+
+PROTOCOLS = ("stratified", "reference")
+BACKENDS = ("auto", "dali", "threads")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def _check(ok: bool, what: str, expected: str, found: object) -> None:
+    if not ok:
+        raise ConfigError(f"{what}: expected {expected}, found {found!r}")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Height and width of the model's input, in pixels; written HxW."""
+
+    height_px: int
+    width_px: int
+
+    def __post_init__(self) -> None:
+        _check(16 <= self.height_px <= 4096 and 16 <= self.width_px <= 4096, "size", "HxW, each 16 to 4096 pixels", str(self))
+
+    def __str__(self) -> str:
+        return f"{self.height_px}x{self.width_px}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Size":
+        match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text.strip())
+        if match is None:
+            raise ConfigError(f"size: expected HxW such as 80x64, or one number for a square, found {text!r}")
+        return cls(int(match[1]), int(match[2] or match[1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which pictures, in which shape, split how, fed by what."""
+
+    shards: str
+    resolution: str = "auto"
+    size: str = "auto"
+    tasks: tuple[str, ...] = ("subCategory",)
+    protocol: str = "stratified"
+    split_seed: int = 0  # of the stratified protocol; apart from train.seed, so that several seeds share one split
+    backend: str = "auto"
+    workers: int = 0  # loader threads a process; 0: all cores of the machine shared among its processes
+
+    def __post_init__(self) -> None:
+        _check(len(self.tasks) > 0 and len(set(self.tasks)) == len(self.tasks), "data.tasks", "one or more different labels", self.tasks)
+        _check(self.protocol in PROTOCOLS, "data.protocol", " or ".join(PROTOCOLS), self.protocol)
+        _check(self.backend in BACKENDS, "data.backend", " or ".join(BACKENDS), self.backend)
+        _check(0 <= self.workers <= 1024, "data.workers", "0 (automatic) to 1024", self.workers)
+        if self.size != "auto":
+            Size.parse(self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random crop and flip; both are parameters of the epoch plan."""
+
+    min_area: float = 0.6  # smallest crop, as a share of the picture
+    max_stretch: float = 1.2  # largest change of the crop's aspect ratio against the picture's own
+    flip: float = 0.5  # probability of a horizontal flip
+
+    def __post_init__(self) -> None:
+        _check(0 < self.min_area <= 1, "augment.min_area", "above 0, at most 1", self.min_area)
+        _check(1 <= self.max_stretch <= 4, "augment.max_stretch", "1 to 4", self.max_stretch)
+        _check(0 <= self.flip <= 1, "augment.flip", "0 to 1", self.flip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The timm backbone and where its first weights come from."""
+
+    name: str = "resnet18"
+    pretrained: bool = True
+    weights: str = ""  # a .safetensors, .pth or .bin file on disk instead of the Hub
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.dropout < 1, "model.dropout", "0 to below 1", self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW or Adam with linear warm-up and cosine decay to zero, gradient clipping, and an average of the weights."""
+
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    schedule: str = "cosine"
+    warmup_share: float = 0.05  # of all steps
+    clip_norm: float = 1.0  # 0 switches clipping off
+    ema_decay: float = 0.999  # 0 switches the average off
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.optimizer in ("adamw", "adam"), "optim.optimizer", "adamw or adam", self.optimizer)
+        _check(self.lr > 0 and math.isfinite(self.lr), "optim.lr", "above 0", self.lr)
+        _check(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
+        _check(self.schedule in ("cosine", "constant"), "optim.schedule", "cosine or constant", self.schedule)
+        _check(0 <= self.warmup_share < 1, "optim.warmup_share", "0 to below 1", self.warmup_share)
+        _check(self.clip_norm >= 0, "optim.clip_norm", "0 (off) or more", self.clip_norm)
+        _check(0 <= self.ema_decay < 1, "optim.ema_decay", "0 (off) to below 1", self.ema_decay)
+        _check(0 <= self.label_smoothing < 1, "optim.label_smoothing", "0 to below 1", self.label_smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, in which portions, and what is kept."""
+
+    epochs: int = 10
+    batch_size: int = 128  # global: over all processes
+    seed: int = 0
+    precision: str = "auto"  # bf16 autocast on CUDA, fp32 on CPU
+    log_every_steps: int = 20
+    select: str = "accuracy"  # validation metric that decides which epoch is the best: accuracy, macro_f1, or "last"
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, "train.epochs", "1 or more", self.epochs)
+        _check(self.batch_size >= 1, "train.batch_size", "1 or more", self.batch_size)
+        _check(0 <= self.seed < 2**63, "train.seed", "0 to 2^63 - 1", self.seed)
+        _check(self.precision in PRECISIONS, "train.precision", " or ".join(PRECISIONS), self.precision)
+        _check(self.log_every_steps >= 1, "train.log_every_steps", "1 or more", self.log_every_steps)
+        _check(self.select in ("accuracy", "macro_f1", "last"), "train.select", "accuracy, macro_f1 or last", self.select)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a training run computes."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> "RunConfig":
+        """Build from nested plain values; raises ConfigError on an unknown or ill-typed key."""
+        flat = {f"{section}.{key}": value for section, entries in values.items() for key, value in entries.items()}
+        return cls(data=DataConfig(shards=str(flat.pop("data.shards", "")))).replace(flat)
+
+    def replace(self, settings: Mapping[str, Any]) -> "RunConfig":
+        """A copy with `{"section.key": value}` replaced; values may be text. Raises ConfigError on an unknown or ill-typed key."""
+        sections = {f.name: f.type for f in dataclasses.fields(self)}
+        changes: dict[str, dict[str, Any]] = {}
+        for key, value in settings.items():
+            section, _, name = key.partition(".")
+            known = {f.name: f.type for f in dataclasses.fields(sections[section])} if section in sections else {}  # type: ignore[arg-type]
+            if name not in known:
+                choices = [f"{section}.{n}" for n in known] or list(sections)
+                raise ConfigError(f"unknown setting {key!r}: expected section.key=value; there are {', '.join(choices)}")
+            changes.setdefault(section, {})[name] = _cast(key, known[name], value)
+        return dataclasses.replace(self, **{s: dataclasses.replace(getattr(self, s), **entries) for s, entries in changes.items()})
+
+
+def _cast(key: str, kind: Any, value: Any) -> Any:
+    """Turn text or a JSON value into the type of a field, or raise ConfigError."""
+    try:
+        if typing.get_origin(kind) is tuple:
+            return tuple(str(v) for v in (value.split(",") if isinstance(value, str) else value))
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+        return kind(value)
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"{key}: expected {getattr(kind, '__name__', kind)}, found {value!r}") from None
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, str]:
+    """Split the `section.key=value` of `--set`."""
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r}: expected section.key=value, for example --set optim.lr=0.0005")
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+# Recipes are differences from the defaults above, each value with its reason.
+RECIPES: dict[str, dict[str, Any]] = {
+    # Good accuracy a minute, from scratch or fine-tuned.
+    "fast": {},
+    # The reference project's own: pretrained, squashed 224, no augmentation, Adam 1e-4, batch 16, 10 epochs, last weights.
+    "reference": {
+        "data.protocol": "reference",
+        "data.size": "224x224",
+        "augment.min_area": 1.0,
+        "augment.max_stretch": 1.0,
+        "augment.flip": 0.0,
+        "optim.optimizer": "adam",
+        "optim.lr": 1e-4,
+        "optim.weight_decay": 0.0,
+        "optim.schedule": "constant",
+        "optim.warmup_share": 0.0,
+        "optim.clip_norm": 0.0,
+        "optim.ema_decay": 0.0,
+        "train.batch_size": 16,
+        "train.epochs": 10,
+        "train.select": "last",
+    },
+}
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The settings of a named recipe; raises ConfigError where there is none."""
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name!r}: there are {', '.join(RECIPES)}")
+    return RECIPES[name]

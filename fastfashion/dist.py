@@ -1,0 +1,76 @@
+"""Ranks and worlds: who am I, how many are we, and the few collectives that the rest of the package needs."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """One process's place among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    device: "torch.device"
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def env_int(name: str, default: int) -> int:
+    """A whole number that torchrun puts into the environment."""
+    return int(os.environ.get(name, default))
+
+
+def start() -> World:
+    """Read torchrun's environment, choose this rank's device and CPU share, and join the process group where there is one.
+
+    nccl on CUDA, gloo on CPU. Each process gets its share of the machine's cores for torch's own threads.
+    """
+    import torch
+
+    local_rank, local_size = env_int("LOCAL_RANK", 0), env_int("LOCAL_WORLD_SIZE", 1)
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    world = World(rank=env_int("RANK", 0), size=env_int("WORLD_SIZE", 1), local_rank=local_rank, local_size=local_size, device=device)
+    if cuda:
+        torch.cuda.set_device(device)
+    torch.set_num_threads(cores_per_process(local_size))
+    if world.size > 1:
+        torch.distributed.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    return world
+
+
+def stop() -> None:
+    """Leave the process group, where there is one."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def cores_per_process(local_size: int) -> int:
+    """This process's even share of the cores it may run on."""
+    return max(1, len(os.sched_getaffinity(0)) // local_size) if hasattr(os, "sched_getaffinity") else max(1, (os.cpu_count() or 1) // local_size)
+
+
+def gather(world: World, value: Any) -> list[Any]:
+    """Every rank's value, in rank order, on every rank."""
+    if world.size == 1:
+        return [value]
+    import torch
+
+    values: list[Any] = [None] * world.size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def barrier(world: World) -> None:
+    """Wait until every rank is here."""
+    gather(world, None)

@@ -1,0 +1,25 @@
+"""The few exception types that users meet.
+
+Every message says what is wrong, where, what was expected against what was found, and what to do. The command line
+prints the message alone and exits with 2; a traceback is shown with `--debug`.
+"""
+
+
+class FastfashionError(ValueError):
+    """Base of all errors that a user can cause and cure."""
+
+
+class InputError(FastfashionError):
+    """The data handed in (a CSV, a zip, a folder of pictures) cannot be used."""
+
+
+class PackedSetError(FastfashionError):
+    """A packed set is missing, incomplete, damaged, or of another format version."""
+
+
+class ConfigError(FastfashionError):
+    """An option or a setting is unknown, out of range, or does not fit the others."""
+
+
+class TrainingError(FastfashionError):
+    """Training cannot go on: the loss is not finite, or a run directory does not fit."""

@@ -1,0 +1,5 @@
+"""Floor 2: the packed-set format and nothing else."""
+
+from fastfashion.shards.reader import PackedSet, Resolution, open_packed_set
+
+__all__ = ["PackedSet", "Resolution", "open_packed_set"]
