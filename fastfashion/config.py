@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,14 +51,13 @@ class DataConfig:
     shards: str
     resolution: str = "auto"
     size: str = "auto"
-    tasks: tuple[str, ...] = ("subCategory",)
+    task: str = "subCategory"
     protocol: str = "stratified"
     split_seed: int = 0  # of the stratified protocol; apart from train.seed, so that several seeds share one split
     backend: str = "auto"
     workers: int = 0  # loader threads a process; 0: all cores of the machine shared among its processes
 
     def __post_init__(self) -> None:
-        _check(len(self.tasks) > 0 and len(set(self.tasks)) == len(self.tasks), "data.tasks", "one or more different labels", self.tasks)
         _check(self.protocol in PROTOCOLS, "data.protocol", " or ".join(PROTOCOLS), self.protocol)
         _check(self.backend in BACKENDS, "data.backend", " or ".join(BACKENDS), self.backend)
         _check(0 <= self.workers <= 1024, "data.workers", "0 (automatic) to 1024", self.workers)
@@ -174,8 +172,6 @@ class RunConfig:
 def _cast(key: str, kind: Any, value: Any) -> Any:
     """Turn text or a JSON value into the type of a field, or raise ConfigError."""
     try:
-        if typing.get_origin(kind) is tuple:
-            return tuple(str(v) for v in (value.split(",") if isinstance(value, str) else value))
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
         return kind(value)

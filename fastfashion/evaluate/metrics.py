@@ -1,0 +1,94 @@
+"""Classification metrics as pure functions of two integer arrays."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerClass:
+    """Scores of each class: arrays of shape (C,), float64 in [0, 1] but for `support`, int64; 0.0 where undefined."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    support: np.ndarray
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count each (true, predicted) pair.
+
+    labels, predictions: integers (N,) in [0, C). Returns int64 (C, C), rows true, columns predicted.
+    Raises ValueError for other shapes or types and for codes out of range, the "no label" code -1 among them: mask those rows first.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes: expected at least 1, found {num_classes}")
+    labels = _codes("labels", labels, num_classes)
+    predictions = _codes("predictions", predictions, num_classes)
+    if labels.shape != predictions.shape:
+        raise ValueError(f"labels and predictions: expected the same length, found {labels.size} and {predictions.size}")
+    pairs = labels * num_classes + predictions
+    return np.bincount(pairs, minlength=num_classes**2).astype(np.int64, copy=False).reshape(num_classes, num_classes)
+
+
+def per_class(confusion: np.ndarray) -> PerClass:
+    """Precision, recall, F1 and support of each class from a confusion matrix.
+
+    confusion: int (C, C), rows true, columns predicted. F1 is 2 TP / (2 TP + FP + FN), van Rijsbergen 1979, chapter 7.
+    Raises ValueError if the matrix is not square.
+    """
+    confusion = np.asarray(confusion)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"confusion: expected shape (C, C), found {confusion.shape}")
+    hits = np.diagonal(confusion)
+    support = confusion.sum(axis=1).astype(np.int64)
+    predicted = confusion.sum(axis=0)
+    return PerClass(
+        precision=_ratio(hits, predicted),
+        recall=_ratio(hits, support),
+        f1=_ratio(2 * hits, support + predicted),
+        support=support,
+    )
+
+
+def task_metrics(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, float | int]:
+    """Scores of one task: n, accuracy, macro_f1, weighted_f1, balanced_accuracy, num_classes_present.
+
+    labels, predictions: integers (N,) in [0, C), N at least 1. `n` and `num_classes_present` (classes among the labels) are ints, the
+    others floats in [0, 1]. Macro F1 is the mean over classes among labels or predictions and weighted F1 is weighted by support, as
+    scikit-learn's `f1_score(zero_division=0)` has them; balanced accuracy is the mean recall of the classes among the labels.
+    Raises ValueError if there are no rows, and what `confusion_matrix` raises.
+    """
+    confusion = confusion_matrix(labels, predictions, num_classes)
+    n = int(confusion.sum())
+    if n == 0:
+        raise ValueError("labels: expected at least 1 labelled row, found 0; leave this task out of the report")
+    scores = per_class(confusion)
+    labelled = scores.support > 0
+    seen = labelled | (confusion.sum(axis=0) > 0)
+    return {
+        "n": n,
+        "accuracy": float(np.trace(confusion) / n),
+        "macro_f1": float(scores.f1[seen].mean()),
+        "weighted_f1": float(scores.f1 @ scores.support / n),
+        "balanced_accuracy": float(scores.recall[labelled].mean()),
+        "num_classes_present": int(labelled.sum()),
+    }
+
+
+def _codes(name: str, values: np.ndarray, num_classes: int) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 1:
+        raise ValueError(f"{name}: expected shape (N,), found {values.shape}")
+    if values.size and values.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected integer class codes, found dtype {values.dtype}")
+    outside = np.flatnonzero((values < 0) | (values >= num_classes))
+    if outside.size:
+        at = int(outside[0])
+        hint = "; mask rows without a label first" if values[at] == -1 else ""
+        raise ValueError(f"{name}[{at}]: expected a code in [0, {num_classes}), found {values[at]} ({outside.size} such rows){hint}")
+    return values.astype(np.int64)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)

@@ -1,0 +1,139 @@
+"""The classifier: normalisation, a timm backbone, one linear head a task."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastfashion.config import ModelConfig, Size
+from fastfashion.errors import ConfigError
+
+HUB_TIMEOUT_S = 10
+
+
+class Classifier(nn.Module):
+    """uint8 pictures (B, H, W, 3) to logits {task: (B, C)}; the mean and std of the backbone's training are part of it."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, backbone: nn.Module, classes: Mapping[str, int], mean: tuple[float, ...], std: tuple[float, ...], dropout: float) -> None:
+        super().__init__()
+        # Checkpoints must be complete, so the two are buffers; they are in units of grey levels, 0 to 255.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        num_features = getattr(backbone, "head_hidden_size", backbone.num_features)
+        self.heads = nn.ModuleDict({task: nn.Linear(num_features, num) for task, num in classes.items()})
+
+    def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """Pooled features (B, F). A permuted NHWC tensor is channels-last already."""
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean.dtype)
+        return self.backbone((images_BCHW - self.mean) / self.std)
+
+    def forward(self, images_BHWC: torch.Tensor) -> dict[str, torch.Tensor]:
+        features_BF = self.dropout(self.features(images_BHWC))
+        return {task: head(features_BF) for task, head in self.heads.items()}
+
+
+def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size) -> Classifier:
+    """A classifier with first weights from the Hub, a file, or at random, in channels-last memory.
+
+    Raises ConfigError for an unknown model, weights that do not fit, and a Hub that cannot be reached.
+    """
+    import timm
+    from timm.data import resolve_model_data_config
+
+    check_model_name(config.name)
+    settings: dict[str, Any] = {}
+    default = timm.models.get_pretrained_cfg(config.name)
+    if default is not None and default.fixed_input_size:
+        settings["img_size"] = (size.height_px, size.width_px)
+    weights: dict[str, torch.Tensor] = {}
+    if config.weights:
+        weights = _read_weights(Path(config.weights))
+        settings["pretrained_cfg_overlay"] = {"state_dict": weights}
+    elif config.pretrained:
+        _check_hub(config.name, default)
+    try:
+        backbone = timm.create_model(config.name, pretrained=config.pretrained or bool(config.weights), num_classes=0, **settings)
+    except (RuntimeError, KeyError, ValueError, OSError) as error:
+        source = config.weights or ("the Hub" if config.pretrained else "nothing")
+        raise ConfigError(f"model {config.name} at {size} with weights from {source} cannot be built: {error}") from error
+    _check_fit(weights, backbone, config)
+    data = resolve_model_data_config(backbone)
+    classifier = Classifier(backbone, classes, data["mean"], data["std"], config.dropout)
+    return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def check_model_name(name: str) -> None:
+    """Raises ConfigError with the nearest names where timm has no such model."""
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all"
+        raise ConfigError(f"unknown model {name!r}: timm has none of that name; {hint}")
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a .safetensors file, or of a .pth/.bin file read without running any code from it."""
+    if not path.is_file():
+        raise ConfigError(f"--weights {path}: no such file; expected .safetensors, .pth or .bin weights of the timm model")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigError(
+            f"--weights {path}: not readable as a state dict of tensors ({type(error).__name__}); "
+            "files that would have to run code to be loaded are refused"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
+            weights = weights[key]
+    return weights
+
+
+def _check_fit(weights: Mapping[str, torch.Tensor], backbone: nn.Module, config: ModelConfig) -> None:
+    """timm passes over tensors that the model does not have; more than a head's worth of them means another model's weights."""
+    known = backbone.state_dict().keys()
+    foreign = [name for name in weights if name not in known]
+    if len(foreign) > max(4, 0.05 * len(weights)):
+        raise ConfigError(
+            f"--weights {config.weights}: {len(foreign)} of its {len(weights)} tensors are not part of {config.name} "
+            f"({', '.join(foreign[:3])}, …); expected weights of that model"
+        )
+
+
+def _check_hub(name: str, default: Any) -> None:
+    """Fail within seconds where the weights are neither in the local cache nor to be had; timm alone retries for most of a minute."""
+    if default is None or not default.has_weights:
+        raise ConfigError(f"timm has no pretrained weights for {name}: use --weights FILE or --no-pretrained")
+    if not default.hf_hub_id:
+        return
+    import huggingface_hub
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    repository = default.hf_hub_id + name if default.hf_hub_id.endswith("/") else default.hf_hub_id
+    files = ("model.safetensors", "pytorch_model.bin")
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str) for file in files):
+        return
+    try:
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        hf_raise_for_status(get_session().head(f"{huggingface_hub.constants.ENDPOINT}/api/models/{repository}", timeout=HUB_TIMEOUT_S))
+    except Exception as error:
+        raise ConfigError(
+            f"cannot fetch the ImageNet weights of {name} from the Hugging Face Hub ({repository}: {type(error).__name__}: {error}).\n"
+            "Three ways out:\n"
+            "  let this machine reach the Hub once (proxy, HF_ENDPOINT for a mirror, HF_TOKEN), they are cached from then on;\n"
+            f"  --weights FILE     {files[0]} of that repository, or a .pth of the timm model, copied from elsewhere;\n"
+            "  --no-pretrained    train from random weights."
+        ) from error
