@@ -57,7 +57,11 @@ def stop() -> None:
 
 def cores_per_process(local_size: int) -> int:
     """This process's even share of the cores it may run on."""
-    return max(1, len(os.sched_getaffinity(0)) // local_size) if hasattr(os, "sched_getaffinity") else max(1, (os.cpu_count() or 1) // local_size)
+    return (
+        max(1, len(os.sched_getaffinity(0)) // local_size)
+        if hasattr(os, "sched_getaffinity")
+        else max(1, (os.cpu_count() or 1) // local_size)
+    )
 
 
 def gather(world: World, value: Any) -> list[Any]:
@@ -74,3 +78,12 @@ def gather(world: World, value: Any) -> list[Any]:
 def barrier(world: World) -> None:
     """Wait until every rank is here."""
     gather(world, None)
+
+
+def broadcast_buffers(world: World, model: "torch.nn.Module") -> None:
+    """Give every rank rank 0's buffers: batch norm's statistics drift apart, since each rank sees its own share of a batch."""
+    if world.size > 1:
+        import torch
+
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)

@@ -29,9 +29,13 @@ class ImageInfo:
     width_px: int
 
 
+def _head(data: Encoded, num_bytes: int) -> bytes:
+    return bytes(data[:num_bytes])
+
+
 def orientation(data: Encoded) -> int:
     """EXIF orientation, 1 to 8; 1 (upright) where the picture does not say."""
-    head = bytes(memoryview(data)[:_EXIF_SEARCH_BYTES])
+    head = _head(data, _EXIF_SEARCH_BYTES)
     if b"Exif\0\0" not in head:
         return 1
     with Image.open(io.BytesIO(bytes(data))) as picture:
@@ -62,7 +66,7 @@ def decode_rgb(data: Encoded, *, min_height_px: int = 0, min_width_px: int = 0) 
     A JPEG is decoded at the smallest of libjpeg's DCT scales (1/8 to 8/8) that is at least the minimum asked for; 0 is full size.
     Raises InputError where the bytes do not decode completely.
     """
-    if bytes(memoryview(data)[:3]) == JPEG_MAGIC:
+    if _head(data, 3) == JPEG_MAGIC:
         turn = orientation(data)
         if turn in (5, 6, 7, 8):
             min_height_px, min_width_px = min_width_px, min_height_px
@@ -97,13 +101,12 @@ def _upright(image: np.ndarray, turn: int) -> np.ndarray:
 
 
 def _unreadable(data: Encoded, error: Exception) -> str:
-    size = memoryview(data).nbytes
-    if size == 0:
+    if len(data) == 0:
         return "empty file"
-    if bytes(memoryview(data)[:200]).lstrip()[:1] == b"<":
+    if _head(data, 200).lstrip()[:1] == b"<":
         return "not a picture: begins like an HTML or XML page"
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not a picture: no known image format in {size} bytes"
+        return f"not a picture: no known image format in {len(data)} bytes"
     return f"does not decode: {error}"
 
 

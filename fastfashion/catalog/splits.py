@@ -1,7 +1,11 @@
 """Splits: three lists of rows for a task. A split is never stored in a packed set; it is computed in milliseconds."""
 
+import csv
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,7 +45,9 @@ def split_rows(table: pd.DataFrame, vocab: Vocab, task: str, protocol: str, seed
         raise ConfigError(f"unknown protocol {protocol!r}: there are {', '.join(PROTOCOLS)}")
     for part, rows in split.parts().items():
         if len(rows) == 0:
-            raise InputError(f"the {part} part of the {protocol} split of {task} is empty: {int((codes >= 0).sum())} labelled rows are too few")
+            raise InputError(
+                f"the {part} part of the {protocol} split of {task} is empty: {int((codes >= 0).sum())} labelled rows are too few"
+            )
     return split
 
 
@@ -85,3 +91,26 @@ def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
             part_of_row[members[group]] = part
             filled[part] += len(members[group])
     return Split(**{part: np.flatnonzero(part_of_row == part) for part in SHARES})
+
+
+def write_split(path: Path, table: pd.DataFrame, split: Split) -> dict[str, dict[str, int | str]]:
+    """Write `id,split` in the split's own order; returns count and hash (of the ids joined by newlines) of each part."""
+    parts = {part: table["id"].iloc[rows].tolist() for part, rows in split.parts().items()}
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["id", "split"])
+            writer.writerows((identity, part) for part, ids in parts.items() for identity in ids)
+        beside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error}); choose another --out") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return {part: {"num_rows": len(ids), "ids_sha256": ids_hash(ids)} for part, ids in parts.items()}
+
+
+def ids_hash(ids: Sequence[str]) -> str:
+    """sha256 of ids joined by newlines: two lists are the same if their hashes are."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()

@@ -1,9 +1,8 @@
 """A model and a loader to predictions; a run to its report.
 
-    run/best + config.json ─► test rows ─► predict (every rank its share) ─► gather ─► metrics ─► report.json, predictions.parquet, plots/
+run/best + config.json ─► test rows ─► predict (every rank its share) ─► gather ─► metrics ─► report.json, predictions.parquet, plots/
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pandas as pd
 import torch
 
 from fastfashion import dist
-from fastfashion.catalog import Split, split_rows
+from fastfashion.catalog import Split, ids_hash, split_rows
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import metrics, plots
@@ -93,7 +92,9 @@ def read_config(run: Path) -> RunConfig:
     try:
         return RunConfig.from_dict(json.loads((run / CONFIG).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{run}: not a run: {CONFIG} is missing; expected a folder such as runs/NAME that fastfashion train made") from None
+        raise InputError(
+            f"{run}: not a run: {CONFIG} is missing; expected a folder such as runs/NAME that fastfashion train made"
+        ) from None
     except (ValueError, AttributeError) as error:
         raise InputError(f"{run / CONFIG}: not readable as a run's settings: {error}") from error
 
@@ -142,7 +143,6 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
 
 
 def _report(run: Path, config: RunConfig, packed: PackedSet, split: Split, predictions: Predictions) -> dict[str, Any]:
-    ids = "\n".join(packed.table["id"].iloc[split.test])
     scores = score(predictions)
     tasks = {}
     for t, (task, values) in enumerate(scores.items()):
@@ -168,10 +168,24 @@ def _report(run: Path, config: RunConfig, packed: PackedSet, split: Split, predi
             "seed": config.data.split_seed,
             "part": "test",
             "num_rows": len(split.test),
-            "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+            "ids_sha256": ids_hash(packed.table["id"].iloc[split.test].tolist()),
         },
         "tasks": tasks,
     }
+
+
+def report_text(run: Path, report: Mapping[str, Any]) -> str:
+    """A report as a table for people, and where the rest lies."""
+    split = report["split"]
+    lines = [f"{report['run']}: {report['model']} at {report['size']}, {split['num_rows']} test rows of the {split['protocol']} split", ""]
+    lines.append(f"{'task':<16}{'accuracy':>10}{'macro F1':>10}{'weighted F1':>13}{'chance':>10}")
+    for task, values in report["tasks"].items():
+        numbers = f"{values['accuracy']:>10.4f}{values['macro_f1']:>10.4f}{values['weighted_f1']:>13.4f}{values['chance_accuracy']:>10.4f}"
+        lines.append(f"{task:<16}{numbers}")
+    lines += ["", "chance: the accuracy of always answering the training rows' largest class", ""]
+    lines += [f"report       {run / REPORT}", f"predictions  {run / PREDICTIONS}"]
+    lines += [f"plot         {path}" for path in sorted((run / "plots").glob("*.png"))]
+    return "\n".join(lines)
 
 
 def _confusion(predictions: Predictions, t: int, task: str) -> np.ndarray:

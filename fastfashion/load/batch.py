@@ -1,6 +1,6 @@
 """What a loader is and hands over, and the choice of one.
 
-    plan + packed set ─► open_loader ─► dali | threads ─► Batch, Batch, …
+plan + packed set ─► open_loader ─► dali | threads ─► Batch, Batch, …
 """
 
 from collections.abc import Iterator

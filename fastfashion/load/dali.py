@@ -24,7 +24,9 @@ class DaliLoader:
         try:
             import nvidia.dali  # noqa: F401
         except ImportError as error:
-            raise ConfigError(f"the dali loader needs NVIDIA DALI ({error}): pip install nvidia-dali-cuda120, or use --backend threads") from error
+            raise ConfigError(
+                f"the dali loader needs NVIDIA DALI ({error}): pip install nvidia-dali-cuda120, or use --backend threads"
+            ) from error
         self.num_steps = spec.plan.num_steps
         self._spec = spec
         self._parts: Iterator[tuple[Step, Part]] = iter(())

@@ -1,6 +1,6 @@
 """The thread backend: libjpeg-turbo and OpenCV, both of which release the GIL, filling a shared batch array.
 
-    part ─► chunks of pictures ─► pool: decode at the smallest sufficient scale ─► crop ─► resize ─► flip ─► images[i]
+part ─► chunks of pictures ─► pool: decode at the smallest sufficient scale ─► crop ─► resize ─► flip ─► images[i]
 """
 
 import math

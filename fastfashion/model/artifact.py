@@ -60,7 +60,9 @@ def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
         description = ModelDescription(**values)
         tensors = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: no trained model here ({error.filename or error} is missing); train one, or let its training finish an epoch") from error
+        raise InputError(
+            f"{folder}: no trained model here ({error.filename or error} is missing); train one, or let its training finish an epoch"
+        ) from error
     except Exception as error:
         raise InputError(f"{folder}: not a readable model: {error}") from error
     classes = {task: len(names) for task, names in description.classes.items()}

@@ -20,14 +20,16 @@ class Classifier(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, backbone: nn.Module, classes: Mapping[str, int], mean: tuple[float, ...], std: tuple[float, ...], dropout: float) -> None:
+    def __init__(
+        self, backbone: nn.Module, classes: Mapping[str, int], mean: tuple[float, ...], std: tuple[float, ...], dropout: float
+    ) -> None:
         super().__init__()
         # Checkpoints must be complete, so the two are buffers; they are in units of grey levels, 0 to 255.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
-        num_features = getattr(backbone, "head_hidden_size", backbone.num_features)
+        num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict({task: nn.Linear(num_features, num) for task, num in classes.items()})
 
     def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
@@ -67,7 +69,7 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
     _check_fit(weights, backbone, config)
     data = resolve_model_data_config(backbone)
     classifier = Classifier(backbone, classes, data["mean"], data["std"], config.dropout)
-    return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return classifier.to(memory_format=torch.channels_last)
 
 
 def check_model_name(name: str) -> None:

@@ -16,6 +16,8 @@ def objective(
     """
     total = labels_BT.new_zeros((), dtype=torch.float32)
     for t, logits_BC in enumerate(logits.values()):
-        losses = functional.cross_entropy(logits_BC.float(), labels_BT[:, t], ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
+        losses = functional.cross_entropy(
+            logits_BC.float(), labels_BT[:, t], ignore_index=-1, reduction="sum", label_smoothing=label_smoothing
+        )
         total = total + losses * (world_size / max(1, num_labelled[t]))
     return total

@@ -1,5 +1,5 @@
 """Floor 3: from a source of pictures to a packed set."""
 
-from fastfashion.pack.packer import PackRequest, PackSummary, Progress, pack
+from fastfashion.pack.packer import PackRequest, PackSummary, Progress, find_source, pack
 
-__all__ = ["PackRequest", "PackSummary", "Progress", "pack"]
+__all__ = ["PackRequest", "PackSummary", "Progress", "find_source", "pack"]

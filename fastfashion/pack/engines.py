@@ -103,7 +103,9 @@ def make_versions(job: Job, data: bytes) -> tuple[dict[str, Any], dict[str, tupl
     return {"height": shown.height_px, "width": shown.width_px, "pixels": digest}, versions
 
 
-def run_local(job: Job, blocks: Sequence[Block], workers: int, pack: Callable[[Job, Block], dict[str, Any]] = pack_block) -> Iterator[dict[str, Any]]:
+def run_local(
+    job: Job, blocks: Sequence[Block], workers: int, pack: Callable[[Job, Block], dict[str, Any]] = pack_block
+) -> Iterator[dict[str, Any]]:
     """Pack blocks in this process (one worker) or in a pool of processes, and yield their records as they are done."""
     if workers == 1:
         yield from (pack(job, block) for block in blocks)

@@ -13,7 +13,8 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,39 @@ class Progress:
     on_block: Callable[[int, int, int], None] = lambda images, num_bytes, rejected: None
 
 
+@contextmanager
+def bar_progress() -> Iterator[Progress]:
+    """A progress bar on the terminal: pictures with rate and time left, megabytes written, rejected."""
+    from tqdm import tqdm
+
+    with tqdm(unit=" pictures", disable=None, dynamic_ncols=True) as bar:
+        written = 0
+
+        def on_block(images: int, num_bytes: int, rejected: int) -> None:
+            nonlocal written
+            written += num_bytes
+            bar.update(images)
+            rate = written / 1e6 / max(1e-9, bar.format_dict["elapsed"])
+            bar.set_postfix_str(f"{rate:.1f} MB/s, {rejected} rejected")
+
+        yield Progress(on_start=bar.reset, on_block=on_block)
+
+
+def find_source(home: Path = Path("data")) -> Path:
+    """The data set that is meant where none is named: the only zip or packable folder under data/."""
+    found = sorted([*home.glob("*.zip"), *(table.parent for table in home.glob("*/styles.csv"))])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"which data set? There are {', '.join(map(str, found))}: choose with --source")
+    raise InputError(
+        f"no data set under {home}/: name one with --source, or get one:\n"
+        f"  kaggle datasets download paramaggarwal/fashion-product-images-small -p {home}   60x80 pictures, 0.6 GB\n"
+        f"  kaggle datasets download paramaggarwal/fashion-product-images-dataset -p {home} originals up to 1800x2400, 25 GB\n"
+        f"  fastfashion synth --out {home}/synth                                           a drawn stand-in, in seconds"
+    )
+
+
 def pack(request: PackRequest, progress: Progress | None = None) -> PackSummary:
     """Pack a source into a set of shards at one or several resolutions, each picture decoded once.
 
@@ -172,7 +206,9 @@ def _already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
     columns = ["id", *LABEL_COLUMNS]
     expected = styles.table.set_index("id").reindex(packed["id"]).reset_index()
     if not packed[columns].astype(str).equals(expected[columns].astype(str)):
-        raise PackedSetError(f"{request.out}: holds another set (its catalog differs from {request.source}); choose another --out or remove it")
+        raise PackedSetError(
+            f"{request.out}: holds another set (its catalog differs from {request.source}); choose another --out or remove it"
+        )
     found = tuple(path.name for path in request.out.iterdir() if (path / MANIFEST).is_file())
     for name in set(found) & set(request.resolutions):
         encoder = Manifest.read(request.out / name / MANIFEST).encoder
@@ -230,7 +266,9 @@ def _finished(job: Job, number: int) -> dict[str, Any] | None:
 
 def _all_rejected(styles: Styles, lost: Sequence[Rejected], records: dict[int, dict[str, Any]]) -> list[Rejected]:
     lines = dict(zip(styles.table["id"], styles.table["line"], strict=True))
-    unreadable = [Rejected(id=r["id"], line=int(lines[r["id"]]), reason=r["reason"]) for record in records.values() for r in record["rejected"]]
+    unreadable = [
+        Rejected(id=r["id"], line=int(lines[r["id"]]), reason=r["reason"]) for record in records.values() for r in record["rejected"]
+    ]
     return sorted([*lost, *unreadable], key=lambda r: r.line)
 
 

@@ -21,7 +21,7 @@ FULL = "full"
 
 
 def check_resolution(name: str) -> str:
-    """"full", or the shorter side in pixels; raises ConfigError for anything else."""
+    """ "full", or the shorter side in pixels; raises ConfigError for anything else."""
     if name == FULL or (name.isdecimal() and str(int(name)) == name and 16 <= int(name) <= 4096):
         return name
     raise ConfigError(f"unknown resolution {name!r}: expected full, or the shorter side in pixels, 16 to 4096")

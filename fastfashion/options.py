@@ -1,0 +1,89 @@
+"""Command-line options that have the same name and meaning everywhere, and how a command ends."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fastfashion.errors import ConfigError, FastfashionError
+
+SHARDS_HOME = Path("shards")
+_debug = False
+
+
+def _set_debug(value: bool) -> bool:
+    global _debug  # an error can rise before a command's own parameters exist
+    _debug = _debug or value
+    return value
+
+
+def Shards(panel: str | None = None) -> Any:
+    return typer.Option("--shards", help="Folder of a packed set; the one under shards/ by default.", rich_help_panel=panel)
+
+
+def Task(panel: str | None = None) -> Any:
+    return typer.Option("--task", help="Label to predict, for example subCategory, masterCategory, season.", rich_help_panel=panel)
+
+
+def Protocol(panel: str | None = None) -> Any:
+    return typer.Option("--protocol", help="How to split: stratified (default) or reference.", rich_help_panel=panel)
+
+
+def Size(panel: str | None = None) -> Any:
+    return typer.Option(
+        "--size", help="Input of the model, HxW in pixels, such as 80x64; the pictures' own shape by default.", rich_help_panel=panel
+    )
+
+
+def Workers(panel: str | None = None) -> Any:
+    return typer.Option("--workers", help="Processes that pack, or loader threads a process; all cores by default.", rich_help_panel=panel)
+
+
+def Json(panel: str | None = None) -> Any:
+    return typer.Option("--json", help="Print the result as one JSON object in the last line of stdout.", rich_help_panel=panel)
+
+
+def Debug(panel: str | None = None) -> Any:
+    return typer.Option("--debug", help="Show the traceback of an error.", callback=_set_debug, is_eager=True, rich_help_panel=panel)
+
+
+def find_shards(given: Path | None) -> Path:
+    """The packed set that is meant: the one given, or the only one under shards/."""
+    if given is not None:
+        return given
+    found = sorted({path.parent.parent for path in SHARDS_HOME.glob("*/*/manifest.json")})
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"which packed set? There are {', '.join(map(str, found))}: choose with --shards")
+    raise ConfigError("no packed set under shards/: make one with fastfashion shard --res 224, or name one with --shards")
+
+
+def parse_picture_size(text: str) -> tuple[int, int]:
+    """(width, height) in pixels of a WxH such as 600x800, the way sizes of photographs are spoken of."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ConfigError(f"--res {text}: expected width x height in pixels, such as 600x800")
+    return int(width), int(height)
+
+
+def run_command(app: typer.Typer) -> None:
+    """Run a typer app: errors that users can cure print as text and exit with 2, Ctrl-C exits with 130."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _say("stopped")
+        sys.exit(130)
+    except FastfashionError as error:
+        if _debug:
+            traceback.print_exc()
+        _say(str(error))
+        sys.exit(2)
+
+
+def _say(message: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    print(f"error: {message}" if rank == "0" else f"error on rank {rank}: {message}", file=sys.stderr)

@@ -1,0 +1,115 @@
+"""What torchrun starts, and what `fastfashion train` is: options to settings, then one worker or the launch of several."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastfashion.config import RunConfig, parse_settings, recipe
+from fastfashion.errors import ConfigError
+from fastfashion.options import Debug, Json, Protocol, Shards, Size, Task, Workers, find_shards, run_command
+
+DATA, MODEL, RUN = "What to learn from", "What to learn", "How to run"
+
+
+def train(
+    shards: Annotated[Path | None, Shards(DATA)] = None,
+    task: Annotated[str, Task(DATA)] = "subCategory",
+    protocol: Annotated[str | None, Protocol(DATA)] = None,
+    size: Annotated[str | None, Size(DATA)] = None,
+    model: Annotated[str | None, typer.Option(help="Any timm model; resnet18 by default.", rich_help_panel=MODEL)] = None,
+    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights, fetched from the Hub.", rich_help_panel=MODEL)] = True,
+    weights: Annotated[Path | None, typer.Option(help="Start from this weights file instead.", rich_help_panel=MODEL)] = None,
+    recipe_name: Annotated[str, typer.Option("--recipe", help="fast or reference.", rich_help_panel=MODEL)] = "fast",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.", rich_help_panel=MODEL)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Global: over all processes.", rich_help_panel=MODEL)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of first weights, order and augmentation.", rich_help_panel=MODEL)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting: section.key=value, again and again.", rich_help_panel=MODEL)
+    ] = None,
+    nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
+    workers: Annotated[int | None, Workers(RUN)] = None,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=RUN)] = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Of this run; made from the settings by default.", rich_help_panel=RUN)] = None,
+    resolved: Annotated[str | None, typer.Option(hidden=True)] = None,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
+) -> None:
+    """Train a classifier on a packed set, on one process or several.
+
+    The same command goes on with a run that was interrupted.
+
+    Example: fastfashion train --shards shards/small --task subCategory --size 80x64 --no-pretrained --nproc 2
+    """
+    if resolved is not None:
+        values = json.loads(resolved)
+        config, run = RunConfig.from_dict(values["config"]), Path(values["run"])
+    else:
+        flags = {
+            "data.task": task,
+            "data.protocol": protocol,
+            "data.size": size,
+            "data.workers": workers,
+            "model.name": model,
+            "model.pretrained": pretrained,
+            "model.weights": str(weights) if weights else None,
+            "train.epochs": epochs,
+            "train.batch_size": batch_size,
+            "train.seed": seed,
+        }
+        given = {key: value for key, value in flags.items() if value is not None}
+        chosen = recipe(recipe_name) | given | parse_settings(settings or [])
+        start = RunConfig.from_dict({"data": {"shards": str(find_shards(shards))}}).replace(chosen)
+        _train_resolved_later(start, out, name, nproc, as_json)
+        return
+    _work(config, run, as_json)
+
+
+def _train_resolved_later(start: RunConfig, out: Path, name: str | None, nproc: int | None, as_json: bool) -> None:
+    """Check all that can be checked in one process, then work, or start those that do."""
+    from fastfashion.train.job import check_run_folder, resolve
+    from fastfashion.train.launch import launch, must_launch
+
+    launching = must_launch(nproc)
+    config = resolve(start)
+    data, first = config.data, "" if config.model.pretrained or config.model.weights else "-scratch"
+    run = out / (name or f"{data.task}-{config.model.name}{first}-{data.size}-{data.protocol}-seed{config.train.seed}")
+    if "/" in (name or "") or name in (".", ".."):
+        raise ConfigError(f"--name {name}: expected a name, not a path; the folder of all runs is --out")
+    check_run_folder(run, config)
+    if not launching:
+        _work(config, run, as_json)
+        return
+    values = json.dumps({"config": config.to_dict(), "run": str(run)})
+    status = launch(nproc or 1, ["--resolved", values, *(["--json"] if as_json else [])])
+    if status:
+        raise typer.Exit(status)
+
+
+def _work(config: RunConfig, run: Path, as_json: bool) -> None:
+    """Be one worker, of however many."""
+    from fastfashion import dist
+    from fastfashion.train.job import train
+
+    world = dist.start()
+    try:
+        summary = train(config, run, world)
+    finally:
+        dist.stop()
+    if world.is_main:
+        print(
+            f"{run}: best {config.train.select} {summary.best_metric:.4f} on validation, after epoch {summary.best_epoch + 1}",
+            file=sys.stderr,
+        )
+        print(f"Test it with: fastfashion evaluate {run}", file=sys.stderr)
+        if as_json:
+            print(json.dumps(asdict(summary)))
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(train)
+    run_command(app)

@@ -1,0 +1,214 @@
+"""From settings to a finished run: resolve, build the parts, train, and leave the run's folder behind."""
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastfashion import dist
+from fastfashion.catalog import split_rows
+from fastfashion.config import OptimConfig, RunConfig
+from fastfashion.errors import ConfigError, TrainingError
+from fastfashion.evaluate import predict, read_config, score
+from fastfashion.evaluate.run import CONFIG
+from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.model import Classifier, ModelDescription, build_classifier, check_model_name, count_parameters, objective, save_artifact
+from fastfashion.shards import open_packed_set
+from fastfashion.shards.layout import publish_json
+from fastfashion.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from fastfashion.train.loop import Training, fit
+from fastfashion.train.record import Recorder, RunRecorder, Silent
+
+# Settings that may differ when a run is gone on with: they change where and how fast, not what is computed.
+HARMLESS = ("data.shards", "data.backend", "data.workers", "train.log_every_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary:
+    """How a run ended; `val` are the metrics of the best epoch (counted from 0) by task."""
+
+    run: str
+    epochs: int
+    resumed_at_epoch: int
+    best_epoch: int
+    best_metric: float
+    num_parameters: int
+    train_rows: int
+    val_rows: int
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Settle what is "auto", checking that packed set, task and model exist; raises ConfigError or PackedSetError."""
+    check_model_name(config.model.name)
+    packed = open_packed_set(Path(config.data.shards))
+    packed.vocab.names(config.data.task)
+    pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
+    precision = config.train.precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() else "fp32"
+    return replace(
+        config,
+        data=replace(config.data, resolution=pictures.name, size=str(size)),
+        train=replace(config.train, precision=precision),
+    )
+
+
+def check_run_folder(run: Path, config: RunConfig) -> None:
+    """Raises TrainingError where the folder holds a run of other settings, or something else."""
+    if not run.exists() or not any(run.iterdir()):
+        return
+    if not (run / CONFIG).is_file():
+        raise TrainingError(f"{run}: holds files but no {CONFIG}; expected an empty folder or a run, choose another --name")
+    before, now = _flat(read_config(run)), _flat(config)
+    changed = [f"{key}: {before[key]} there, {now[key]} now" for key in now if before[key] != now[key] and key not in HARMLESS]
+    if changed:
+        raise TrainingError(f"{run}: holds a run with other settings ({'; '.join(changed)}); choose another --name, or remove it")
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, entries in config.to_dict().items() for key, value in entries.items()}
+
+
+def train(config: RunConfig, run: Path, world: dist.World) -> TrainSummary:
+    """Train a resolved config into the folder `run`, going on from its last checkpoint where there is one."""
+    torch.manual_seed(config.train.seed)
+    packed = open_packed_set(Path(config.data.shards))
+    task = config.data.task
+    split = split_rows(packed.table, packed.vocab, task, config.data.protocol, config.data.split_seed)
+    if config.train.batch_size < world.size:
+        raise ConfigError(f"--batch-size {config.train.batch_size}: expected at least one picture for each of {world.size} processes")
+    pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
+    classes = {task: list(packed.vocab.names(task))}
+    train_spec = LoaderSpec(
+        pictures=pictures,
+        plan=Plan(
+            rows=split.train,
+            heights_px=pictures.height_px,
+            widths_px=pictures.width_px,
+            batch_size=min(config.train.batch_size, len(split.train)),
+            seed=config.train.seed,
+            augment=config.augment,
+        ),
+        labels=packed.vocab.codes(packed.table, list(classes)),
+        size=size,
+        device=world.device,
+        rank=world.rank,
+        world_size=world.size,
+        backend=config.data.backend,
+        workers=config.data.workers or dist.cores_per_process(world.local_size),
+    )
+    val_spec = replace(train_spec, plan=replace(train_spec.plan, rows=split.val, augment=None))
+    if world.is_main:
+        run.mkdir(parents=True, exist_ok=True)
+        publish_json(run / CONFIG, config.to_dict())
+    with ExitStack() as stack:
+        loaders = []
+        for spec in (train_spec, val_spec):
+            loaders.append(open_loader(spec))
+            stack.callback(loaders[-1].close)
+        model = build_classifier(config.model, {name: len(names) for name, names in classes.items()}, size).to(world.device)
+        learner = Learner(config, model, world, total_steps=config.train.epochs * loaders[0].num_steps)
+        progress = learner.restore(run)
+        done = progress.epoch * loaders[0].num_steps
+        recorder: Recorder = Silent()
+        if world.is_main:
+            recorder = stack.enter_context(RunRecorder(run, done, config.train.epochs * loaders[0].num_steps))
+        if progress.epoch:
+            recorder.say(f"{run}: going on after epoch {progress.epoch} of {config.train.epochs}")
+        description = ModelDescription(model=config.model.name, size=str(size), classes=classes)
+        plan = train_spec.plan
+
+        def validate() -> dict[str, dict[str, float | int]]:
+            dist.broadcast_buffers(world, learner.averaged)
+            return score(predict(learner.averaged, loaders[1], world))
+
+        job = Training(
+            world=world,
+            config=config.train,
+            model=learner.wrapped,
+            optimizer=learner.optimizer,
+            loader=loaders[0],
+            precision=torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
+            clip_norm=config.optim.clip_norm,
+            learning_rate=learner.learning_rate,
+            loss=lambda logits, labels, num: objective(logits, labels, num, world.size, config.optim.label_smoothing),
+            average=learner.average,
+            validate=validate,
+            rows_of=lambda epoch, step: plan.step(epoch, step).rows.tolist(),
+            save_last=(lambda at: save_checkpoint(run / "checkpoints", at, learner.states())) if world.is_main else (lambda at: None),
+            save_best=(lambda: save_artifact(run / "best", learner.averaged, description)) if world.is_main else (lambda: None),
+            recorder=recorder,
+        )
+        end = fit(job, progress)
+    return TrainSummary(
+        run=str(run),
+        epochs=end.epoch,
+        resumed_at_epoch=progress.epoch,
+        best_epoch=end.best_epoch,
+        best_metric=end.best_metric,
+        num_parameters=count_parameters(model),
+        train_rows=len(split.train),
+        val_rows=len(split.val),
+    )
+
+
+class Learner:
+    """The model with what changes while it learns: optimiser, learning rate, moving average."""
+
+    def __init__(self, config: RunConfig, model: Classifier, world: dist.World, total_steps: int) -> None:
+        from timm.optim import create_optimizer_v2
+        from timm.utils import ModelEmaV3
+
+        self._model, self._world = model, world
+        self.learning_rate = schedule(config.optim, total_steps)
+        # timm leaves biases and norms out of the decay.
+        self.optimizer = create_optimizer_v2(model, opt=config.optim.optimizer, lr=config.optim.lr, weight_decay=config.optim.weight_decay)
+        self._ema = ModelEmaV3(model, decay=config.optim.ema_decay, use_warmup=True) if config.optim.ema_decay else None
+        self.wrapped: torch.nn.Module = model
+        if world.size > 1:
+            devices = [world.device] if world.device.type == "cuda" else None
+            self.wrapped = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+    @property
+    def averaged(self) -> Classifier:
+        """What is validated and kept: the moving average, or the model itself without one."""
+        return self._ema.module if self._ema is not None else self._model
+
+    def average(self, step: int) -> None:
+        if self._ema is not None:
+            self._ema.update(self._model, step=step)
+
+    def states(self) -> dict[str, Any]:
+        average = self._ema.module.state_dict() if self._ema is not None else {}
+        return {"model": self._model.state_dict(), "average": average, "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, run: Path) -> Progress:
+        """Go on from the run's last checkpoint, on every rank, or start at the beginning."""
+        dist.barrier(self._world)
+        checkpoint = load_checkpoint(run / "checkpoints")
+        if checkpoint is None:
+            return Progress()
+        progress, states = checkpoint
+        self._model.load_state_dict(states["model"])
+        if self._ema is not None:
+            self._ema.module.load_state_dict(states["average"])
+        self.optimizer.load_state_dict(states["optimizer"])
+        return progress
+
+
+def schedule(config: OptimConfig, total_steps: int) -> Callable[[int], float]:
+    """Learning rate of a step: linear warm-up from 0, then half a cosine down to 0 (Loshchilov & Hutter 2017), or constant."""
+    warmup = math.ceil(config.warmup_share * total_steps)
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return config.lr * (step + 1) / warmup
+        if config.schedule == "constant":
+            return config.lr
+        return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+
+    return rate

@@ -1,0 +1,65 @@
+"""`--nproc N`: start N workers on this machine through torch's elastic launch, from any way of starting.
+
+fastfashion train --nproc 4        ─┐
+python -m fastfashion.train …       ├─► one process ─► launch ─► 4 × python -m fastfashion.train
+torchrun -m fastfashion.train … ────┘  (its world has size 1)
+"""
+
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+
+from fastfashion.dist import cores_per_process, env_int
+from fastfashion.errors import ConfigError
+
+GUARD = "FASTFASHION_WORKER"  # set in the environment of launched workers, so that they do not launch again
+_INHERITED = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")
+
+
+def must_launch(nproc: int | None) -> bool:
+    """Whether this process has to start the workers, rather than being one.
+
+    Raises ConfigError where `nproc` contradicts the world that torchrun has already made, or the GPUs of this machine.
+    """
+    world_size, local_size = env_int("WORLD_SIZE", 1), env_int("LOCAL_WORLD_SIZE", 1)
+    if nproc is None or GUARD in os.environ:
+        return False
+    if nproc < 1:
+        raise ConfigError(f"--nproc: expected 1 or more, found {nproc}")
+    if world_size > 1:
+        if nproc != local_size:
+            raise ConfigError(
+                f"--nproc {nproc}: torchrun has already started {local_size} workers here, in a world of {world_size}; "
+                f"leave --nproc out, or start with torchrun --nproc-per-node {nproc}"
+            )
+        return False
+    import torch
+
+    if torch.cuda.is_available() and nproc > torch.cuda.device_count():
+        raise ConfigError(f"--nproc {nproc}: this machine has {torch.cuda.device_count()} GPUs; expected at most one process each")
+    return nproc > 1
+
+
+def launch(nproc: int, arguments: Sequence[str]) -> int:
+    """Run `python -m fastfashion.train ARGUMENTS` in a world of `nproc` processes and wait; returns the exit status."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # What an outer torchrun says of its world must not reach the inner one.
+    for name in list(os.environ):
+        if name in _INHERITED or name.startswith(("TORCHELASTIC_", "MASTER_", "ROLE_NAME")):
+            del os.environ[name]
+    os.environ[GUARD] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_process(nproc)))
+    config = LaunchConfig(1, 1, nproc, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    try:
+        elastic_launch(config, sys.executable)("-m", "fastfashion.train", *arguments)
+    except ChildFailedError as error:
+        # The worker has printed its own error; its exit status is all there is to add.
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
