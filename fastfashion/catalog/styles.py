@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from fastfashion.errors import InputError
 LABEL_COLUMNS = ("masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage")
 NAME_COLUMN = "productDisplayName"
 NO_LABEL = ("", "NA")
+_END = "\x00"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,8 @@ def read_styles(data: bytes, where: str) -> Styles:
     """Parse Kaggle's styles.csv; `where` names the file in errors.
 
     Commas in a line with too many fields are taken to stand unquoted in productDisplayName. Empty lines are skipped; short and
-    id-less lines are rejected rows. Raises InputError for a missing column, a duplicate id, bytes that are no UTF-8, or no usable row.
+    id-less lines are rejected rows. Raises InputError for a missing column, a duplicate id, bytes that are no UTF-8, an open
+    quote, or no usable row.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -93,15 +96,18 @@ def read_styles(data: bytes, where: str) -> Styles:
 
 def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every line that is not empty."""
-    reader = csv.reader(io.StringIO(text, newline=""))
+    # A quote that is never closed swallows the rest of the file without an error: then it swallows the end mark, too.
+    reader = csv.reader(chain(io.StringIO(text, newline=""), [_END]))
     while True:
         line = reader.line_num + 1
         try:
             fields = next(reader)
-        except StopIteration:
-            return
         except csv.Error as error:
             raise InputError(f"{where}, line {line}: {error}; expected comma-separated values") from error
+        if fields == [_END]:
+            return
+        if fields and fields[-1].endswith(_END):
+            raise InputError(f"{where}, line {line}: a quote is opened and never closed; close it, or write it twice within quotes")
         if any(field.strip() for field in fields):
             yield line, fields
 

@@ -48,8 +48,7 @@ Sporting_Goods/Sports_Equipment/Basketballs 13 basketball p leather U S S; Home/
 _COLOURS_TEXT = """Black:1d1d20:97 White:f1f0ec:55 Blue:2f5fb3:49 Brown:6b4327:35 Grey:8b8d91:27 Red:c2202b:25 Green:2f8a45:21
 Pink:ea7ba6:19 Navy_Blue:1e2a52:18 Purple:6a3793:16 Silver:bfc2c6:11 Yellow:f2cf2e:8 Beige:d8c3a0:7 Gold:c9a24a:6 Maroon:6a1626:6
 Orange:ec7523:5 Olive:6b6b2e:4 Multi:b0508a:4 Cream:f0e6c8:4 Steel:9aa3ab:3 Charcoal:3d4146:2 Peach:f6b893:2 Lavender:b49ad6:2
-Khaki:a89868:1 Magenta:c7267f:1 Teal:17797d:1 Tan:b98550:1 Mustard:d1a01f:1 Copper:b06a41:1 Turquoise_Blue:29b3c1:1 Rust:a5471f:1
-Mauve:b784a7:1"""
+Khaki:a89868:1 Magenta:c7267f:1 Teal:17797d:1 Tan:b98550:1 Mustard:d1a01f:1 Copper:b06a41:1 Turquoise_Blue:29b3c1:1"""
 _KINDS = [[cell.replace("_", " ") for cell in entry.split()] for entry in _KINDS_TEXT.split(";")]
 _FOUND = [entry.replace("_", " ").split(":") for entry in _COLOURS_TEXT.split()]
 _COLOURS = {name: np.array([*bytes.fromhex(rgb)[::-1]], float) for name, rgb, _ in _FOUND}  # blue, green, red: OpenCV's order
@@ -152,6 +151,8 @@ def write_synth(
     `on_progress` is told the number of pictures finished since its last call. Nothing is left behind on an exception.
     Raises InputError if `out` exists and is not an empty folder, ConfigError if a number is out of range.
     """
+    import cv2
+
     limits = {"rows": (rows, 1, 10**8), "seed": (seed, 0, 2**63 - 1), "workers": (workers, 1, 1024)}
     for name, (value, low, high) in (limits | {"width_px": (width_px, 16, 4096), "height_px": (height_px, 16, 4096)}).items():
         if not low <= value <= high:
@@ -167,7 +168,7 @@ def write_synth(
         lines, jobs = _table(rows, (width_px, height_px), seed)
         (beside / "styles.csv").write_text("\n".join([HEADER, *lines, ""]), encoding="utf-8", newline="\n")
         draw = partial(_draw, beside / "images", seed)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else nullcontext() as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), partial(cv2.setNumThreads, 1)) if workers > 1 else nullcontext() as pool:
             for written in pool.map(draw, jobs, chunksize=max(1, min(16, len(jobs) // (4 * workers)))) if pool else map(draw, jobs):
                 sizes += written
                 if on_progress is not None:
@@ -236,9 +237,7 @@ def _draw(folder: Path, seed: int, job: _Job) -> list[int]:
     rng, (width, height) = np.random.Generator(np.random.Philox(key=np.array([seed, job.row], np.uint64))), job.size_px
     over = -(-320 // height)  # small pictures are drawn larger and averaged down, as a camera would
     image, mask = _paint(job, width * over, height * over, rng)
-    image = _light(image, mask, rng)
-    if over > 1:
-        image, mask = (cv2.resize(a, (width, height), interpolation=cv2.INTER_AREA) for a in (image, mask))
+    image, mask = (cv2.resize(a, (width, height), interpolation=cv2.INTER_AREA) for a in (_light(image, mask, rng), mask))
     side = min(512, 1 << (max(width, height) - 1).bit_length())
     noise = rng.standard_normal((side, side)).astype(np.float32)
     # thread and film grain, as strong as gives a pixel the bytes that it has in a photograph: 0.16 at 1800x2400

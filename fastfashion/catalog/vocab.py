@@ -29,5 +29,6 @@ class Vocab:
 
     def codes(self, table: pd.DataFrame, tasks: Sequence[str]) -> np.ndarray:
         """Labels as int64 (N, T), -1 where a row has none (or one that the vocabulary does not know)."""
-        columns = [pd.Categorical(table[task], categories=list(self.names(task))).codes for task in tasks]
+        names = [list(self.names(task)) for task in tasks]
+        columns = [pd.Categorical(table[task], categories=known).codes for task, known in zip(tasks, names, strict=True)]
         return np.stack(columns, axis=1).astype(np.int64)

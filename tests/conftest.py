@@ -1,0 +1,126 @@
+"""The real archive where it is at hand, small hand-made data sets in its layout, and a packed set of one."""
+
+import csv
+import hashlib
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastfashion.catalog import Source, Styles, open_source, read_styles
+from fastfashion.pack import PackRequest, PackSummary, pack
+
+REAL_ZIP_VARIABLE = "FASTFASHION_REAL_ZIP"
+REAL_ZIP_DEFAULT = Path(__file__).parents[1] / "../shared/data/fashion-product-images-small.zip"
+
+COLUMNS = ["id", "gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "year", "usage", "productDisplayName"]
+KINDS = [
+    ("Apparel", "Topwear", "Tshirts"),
+    ("Apparel", "Bottomwear", "Jeans"),
+    ("Footwear", "Shoes", "Heels"),
+    ("Apparel", "Topwear", "Shirts"),
+    ("Accessories", "Watches", "Watches"),
+]
+
+
+@pytest.fixture(scope="session")
+def real_zip() -> Path:
+    """The real zip; skips where it is not at hand."""
+    path = Path(os.environ.get(REAL_ZIP_VARIABLE, REAL_ZIP_DEFAULT))
+    if not path.is_file():
+        pytest.skip(f"no real data: neither ${REAL_ZIP_VARIABLE} nor {REAL_ZIP_DEFAULT} is a file")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_source(real_zip: Path) -> Source:
+    return open_source(real_zip)
+
+
+@pytest.fixture(scope="session")
+def real_styles(real_source: Source) -> Styles:
+    return read_styles(real_source.read_table(), "styles.csv")
+
+
+def smooth_picture(seed: int, width_px: int, height_px: int, mode: str = "RGB") -> Image.Image:
+    """A picture without sharp edges: JPEG keeps it well, and a shift or a swap of channels shows."""
+    coarse = np.random.default_rng(seed).integers(30, 226, (6, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width_px, height_px), Image.Resampling.BICUBIC).convert(mode)
+
+
+def table_row(number: int) -> list[str]:
+    """Line `number` of the hand-made table: 3 masterCategories, 4 subCategories, and labels that are missing in both ways."""
+    master, sub, article = KINDS[number % 5]
+    identity = str(10_000 + number if number % 3 == 0 else 995 + number)  # as strings in another order than as numbers
+    colour = "NA" if number % 11 == 3 else ("Black", "White", "Blue")[number % 3]
+    season = "" if number % 13 == 5 else ("Summer", "Winter")[number // 2 % 2]
+    usage = ("NA", "Casual", "Sports", "Casual", "")[number % 5]
+    year = "" if number == 7 else str(2010 + number % 4)
+    return [identity, ("Men", "Women", "Boys")[number % 3], master, sub, article, colour, season, year, usage, f"Brand {article} {number}"]
+
+
+def make_source(folder: Path, rows: int = 60, *, width_px: int = 60, height_px: int = 80) -> Path:
+    """A data set in Kaggle's layout, the same each time.
+
+    From the third row on, one each of: grayscale, odd size, another container (PNG), a name with an unquoted comma. Rows 8 and 9 are
+    pixel-identical twins with different bytes.
+    """
+    (folder / "images").mkdir(parents=True)
+    table = [table_row(number) for number in range(rows)]
+    with (folder / "styles.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for number, line in enumerate(table):
+            if number == 6:
+                file.write(",".join(line) + ", pack of 3\n")
+            else:
+                writer.writerow(line)
+    for number, (identity, *_) in enumerate(table):
+        size = (width_px + 1, height_px - 3) if number == 4 else (width_px, height_px)
+        picture = smooth_picture(8 if number == 9 else number, *size, mode="L" if number == 3 else "RGB")
+        form = "PNG" if number == 5 else "JPEG"
+        picture.save(folder / "images" / f"{identity}.jpg", form, quality=92, comment=b"twin" if number == 9 else b"")
+    return folder
+
+
+def zip_folder(folder: Path, path: Path, prefix: str = "", compression: int = zipfile.ZIP_STORED) -> Path:
+    """Every file of a folder in a zip, below `prefix`."""
+    with zipfile.ZipFile(path, "a", compression) as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, prefix + file.relative_to(folder).as_posix())
+    return path
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file below a folder, by relative path."""
+    return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.rglob("*") if f.is_file()}
+
+
+def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 pictures of the same shape."""
+    assert a.shape == b.shape
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+@dataclass(frozen=True)
+class PackedSmall:
+    """The hand-made source of 60 rows, and the set packed from it."""
+
+    source: Path
+    out: Path
+    summary: PackSummary
+
+
+@pytest.fixture(scope="session")
+def packed_small(tmp_path_factory: pytest.TempPathFactory) -> PackedSmall:
+    home = tmp_path_factory.mktemp("small")
+    source = make_source(home / "source")
+    out = home / "packed"
+    summary = pack(PackRequest(source=source, out=out, resolutions=("full", "32"), rows_per_shard=25))
+    return PackedSmall(source, out, summary)

@@ -1,0 +1,192 @@
+"""The loader backends: all execute the same plan, agree with each other, and end cleanly."""
+
+import io
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastfashion.config import AugmentConfig, Size
+from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.shards.layout import shard_name
+
+BACKENDS = ["threads", "dali"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def packed(packed_small: Path) -> PackedSet:
+    return open_packed_set(packed_small)
+
+
+@pytest.fixture
+def opened() -> Iterator[Any]:
+    loaders: list[Loader] = []
+
+    def make(packed: PackedSet, backend: str, *, size: Size, train: bool = True, resolution: str = "full", **changes: Any) -> Loader:
+        if backend == "dali":
+            pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (Linux only)")
+        pictures = packed.open(resolution)
+        plan = Plan(
+            rows=np.arange(len(packed)),
+            heights_px=pictures.height_px,
+            widths_px=pictures.width_px,
+            batch_size=changes.pop("batch_size", 16),
+            seed=3,
+            augment=AugmentConfig() if train else None,
+        )
+        labels = packed.vocab.codes(packed.table, ["subCategory", "season"])
+        spec = LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=size, device=CPU, backend=backend, workers=2, **changes)
+        loaders.append(open_loader(spec))
+        return loaders[-1]
+
+    yield make
+    for loader in loaders:
+        loader.close()
+
+
+def stacked(batches: list[Batch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    real = [batch.rows >= 0 for batch in batches]
+    parts = [(b.rows[keep], b.labels[keep], b.images[keep]) for b, keep in zip(batches, real, strict=True)]
+    rows, labels, images = (torch.cat([part[i] for part in parts]).numpy() for i in range(3))
+    return rows, labels, images
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batches_have_the_promised_shapes_and_labels(packed: PackedSet, opened: Any, backend: str) -> None:
+    batch = next(iter(opened(packed, backend, size=Size(48, 32)).steps(0)))
+    assert batch.images.dtype == torch.uint8 and tuple(batch.images.shape[1:]) == (48, 32, 3)
+    assert batch.labels.dtype == torch.int64 and batch.labels.shape == (len(batch.rows), 2)
+    for row, label in zip(batch.rows.tolist(), batch.labels.tolist(), strict=True):
+        if row == -1:
+            assert label == [-1, -1]
+            continue
+        for task, code in zip(("subCategory", "season"), label, strict=True):
+            written = packed.table[task].iloc[row]
+            assert (code == -1 and written in ("", "NA")) or packed.vocab.names(task)[code] == written
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_a_resize_the_pixels_are_those_of_the_file(packed: PackedSet, opened: Any, backend: str) -> None:
+    pictures = packed.open("full")
+    usual = (pictures.height_px == 80) & (pictures.width_px == 60)
+    rows, _, images = stacked(list(opened(packed, backend, size=Size(80, 60), train=False).steps(0)))
+    for row, image in zip(rows, images, strict=True):
+        if usual[row]:
+            expected = np.asarray(Image.open(io.BytesIO(pictures.encoded(row).tobytes())).convert("RGB"))
+            np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "every_pixel", "mean"),
+    [
+        # Both enlarge bilinearly between the same pixel centres: one grey level of rounding.
+        (Size(128, 96), 1.5, 0.3),
+        # Shrinking differs in the filter: areas (OpenCV) against a triangle twice as wide (DALI), which moves edges of 60x80 pictures.
+        (Size(40, 30), 110, 4.0),
+    ],
+)
+def test_both_backends_give_the_same_batch_for_the_same_plan(packed: PackedSet, opened: Any, size: Size, every_pixel: float, mean: float) -> None:
+    (rows, labels, images), (dali_rows, dali_labels, dali_images) = (
+        stacked(list(opened(packed, backend, size=size).steps(1))) for backend in BACKENDS
+    )
+    np.testing.assert_array_equal(rows, dali_rows)
+    np.testing.assert_array_equal(labels, dali_labels)
+    difference = np.abs(images.astype(float) - dali_images.astype(float))
+    assert difference.max() <= every_pixel
+    assert difference.mean() <= mean
+    # Another epoch's crops differ by far more, so the tolerance does tell pictures and boxes apart.
+    other = stacked(list(opened(packed, "threads", size=size).steps(2)))
+    by_row, other_by_row = images[np.argsort(rows)], other[2][np.argsort(other[0])]
+    assert np.abs(by_row.astype(float) - other_by_row.astype(float)).mean() > 2 * mean
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("train", [True, False])
+def test_one_two_and_three_ranks_together_see_each_row_once_and_the_same(packed: PackedSet, opened: Any, backend: str, train: bool) -> None:
+    whole = {}
+    for world_size in (1, 2, 3):
+        ranks = [
+            stacked(list(opened(packed, backend, size=Size(32, 32), train=train, batch_size=10, rank=rank, world_size=world_size).steps(0)))
+            for rank in range(world_size)
+        ]
+        rows = np.concatenate([rows for rows, _, _ in ranks])
+        assert sorted(rows) == list(range(len(packed)))
+        whole[world_size] = np.concatenate([images for _, _, images in ranks])[np.argsort(rows)]
+    np.testing.assert_array_equal(whole[1], whole[2])
+    np.testing.assert_array_equal(whole[1], whole[3])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_starting_in_mid_epoch_gives_the_tail_and_a_loader_left_half_way_starts_clean(packed: PackedSet, opened: Any, backend: str) -> None:
+    loader = opened(packed, backend, size=Size(32, 32))
+    whole = list(loader.steps(4))
+    for leave_after in (1, 2, len(whole)):
+        for count, _ in enumerate(loader.steps(5), 1):
+            if count == leave_after:
+                break
+        tail = list(loader.steps(4, 3))
+        assert len(tail) == len(whole) - 3
+        for a, b in zip(whole[3:], tail, strict=True):
+            torch.testing.assert_close(a.images, b.images, rtol=0, atol=0)
+            assert a.rows.tolist() == b.rows.tolist()
+            assert a.num_labelled == b.num_labelled
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_stays_as_it_was_while_later_ones_are_made(packed: PackedSet, opened: Any, backend: str) -> None:
+    loader = opened(packed, backend, size=Size(32, 32))
+    batches = loader.steps(0)
+    first = next(batches)
+    copy = first.images.clone()
+    for _ in batches:
+        pass
+    torch.testing.assert_close(first.images, copy, rtol=0, atol=0)
+
+
+def test_closing_ends_the_threads(packed: PackedSet, opened: Any) -> None:
+    before = threading.active_count()
+    loader = opened(packed, "threads", size=Size(32, 32))
+    next(iter(loader.steps(0)))
+    loader.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_picture_that_does_not_decode_names_set_and_cure(packed_small: Path, opened: Any, backend: str, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(packed_small, damaged)
+    packed = open_packed_set(damaged)
+    pictures = packed.open("full")
+    shard = damaged / "full" / shard_name(int(pictures.shard[5]))
+    with shard.open("r+b") as file:  # the size stays, so that only decoding can notice
+        file.seek(int(pictures.offset[5]))
+        file.write(bytes(int(pictures.num_bytes[5])))
+    with pytest.raises(PackedSetError, match="pack the set again") as caught:
+        list(opened(packed, backend, size=Size(32, 32)).steps(0))
+    assert shard.name in str(caught.value)
+    if backend == "threads":
+        assert "row 5," in str(caught.value)
+
+
+def test_the_smallest_sufficient_resolution_is_chosen(packed: PackedSet) -> None:
+    assert packed.resolutions == ("32", "full")
+    for size, expected in (("32x32", "32"), ("40x30", "32"), ("80x64", "full"), ("224", "full")):
+        assert choose_pictures(packed, "auto", size)[0].name == expected
+    pictures, size = choose_pictures(packed, "auto", "auto")
+    assert pictures.name == "full" and (size.height_px, size.width_px) == (80, 64)  # 80x60 to the next multiple of 16
+    with pytest.raises(ConfigError, match="there are 32, full"):
+        choose_pictures(packed, "224", "auto")
+
+
+def test_an_unknown_backend_is_refused_by_name(packed: PackedSet, opened: Any) -> None:
+    with pytest.raises(ConfigError, match="auto, dali, threads"):
+        opened(packed, "ffcv", size=Size(32, 32))

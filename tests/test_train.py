@@ -1,0 +1,172 @@
+"""Training as users start it: every form of launch, killed and gone on with, one process against two, errors that say what to do."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fastfashion import dist
+from fastfashion.config import DataConfig, RunConfig
+from fastfashion.errors import ConfigError, TrainingError
+from fastfashion.train.job import check_run_folder, resolve, schedule, train
+from fastfashion.train.launch import must_launch
+
+# test_vit has no batch norm, so that the world size cannot change what it computes but for rounding.
+TINY = ["--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs", "2", "--batch-size", "16", "--set", "train.log_every_steps=1"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
+def command(arguments: list[str], folder: Path, timeout_s: int = 240) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def metrics(run: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def tiny_config(shards: Path, **settings: Any) -> RunConfig:
+    start = RunConfig(data=DataConfig(shards=str(shards), size="32x32"))
+    fixed = {"model.name": "test_vit", "model.pretrained": False, "train.epochs": 2, "train.batch_size": 16, "train.log_every_steps": 1}
+    return resolve(start.replace(fixed | {key.replace("__", "."): value for key, value in settings.items()}))
+
+
+@pytest.fixture(scope="module")
+def runs(packed_small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run, `one`, by one process: what the others are compared with."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = command([sys.executable, "-m", "fastfashion.train", "--shards", str(packed_small), *TINY, "--out", str(folder), "--name", "one"], folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_leaves_all_that_its_readers_need(runs: Path) -> None:
+    files = {path.relative_to(runs / "one").as_posix() for path in (runs / "one").rglob("*") if path.is_file()}
+    assert {"config.json", "metrics.jsonl", "best/model.safetensors", "best/model.json", "checkpoints/last.pt"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    config = json.loads((runs / "one" / "config.json").read_text())
+    assert config["data"]["resolution"] == "32" and config["train"]["precision"] in ("fp32", "bf16")  # nothing is left at "auto"
+    assert [line["epoch"] for line in metrics(runs / "one", "epoch")] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        [sys.executable, "-m", "fastfashion", "train", "--nproc", "2"],
+        [sys.executable, "-m", "fastfashion.train", "--nproc", "2"],
+        [*TORCHRUN, "--nproc-per-node", "2", "-m", "fastfashion.train"],
+        [*TORCHRUN, "-m", "fastfashion.train", "--", "--nproc", "2"],
+    ],
+    ids=["fastfashion-train", "python-m", "torchrun-per-node", "torchrun-nested"],
+)
+def test_every_form_of_launch_trains_two_processes_to_the_same_losses(form: list[str], runs: Path, packed_small: Path, tmp_path: Path) -> None:
+    done = command([*form, "--shards", str(packed_small), *TINY, "--out", str(tmp_path), "--name", "two", "--json"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["epochs"] == 2 and Path(summary["run"]) == tmp_path / "two"
+    one, two = ([line["loss"] for line in metrics(run, "step")] for run in (runs / "one", tmp_path / "two"))
+    # Two processes add the same numbers in another order; float32 rounding grows over the steps, to 1e-5 here.
+    np.testing.assert_allclose(two, one, rtol=1e-3)
+
+
+def test_the_stock_parser_of_torchrun_refuses_nproc_for_the_known_reason(packed_small: Path, tmp_path: Path) -> None:
+    done = command([*TORCHRUN, "-m", "fastfashion.train", "--nproc", "2", "--shards", str(packed_small), *TINY, "--out", str(tmp_path)], tmp_path)
+    mended = sys.version_info >= (3, 13, 1) or (3, 12, 7) <= sys.version_info < (3, 13)  # gh-58573
+    if mended:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode != 0
+        assert "ambiguous option: --nproc" in done.stderr
+
+
+def test_nproc_must_fit_the_world_that_torchrun_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert must_launch(None) is False
+    assert must_launch(2) is False
+    with pytest.raises(ConfigError, match="already started 2 workers"):
+        must_launch(4)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert must_launch(1) is False
+    with pytest.raises(ConfigError, match="1 or more"):
+        must_launch(0)
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(packed_small: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "fastfashion.train", "--shards", str(packed_small), *TINY, "--epochs", "4", "--out", str(tmp_path)]
+    whole = command([*arguments, "--name", "whole"], tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen([*arguments, "--name", "killed"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    rest = command([*arguments, "--name", "killed"], tmp_path)
+    assert rest.returncode == 0, rest.stderr
+    assert "going on after epoch" in rest.stderr
+
+    def numbers(run: str) -> list[tuple[int, float]]:
+        return [(line["step"], line["loss"]) for line in metrics(tmp_path / run, "step")]
+
+    assert numbers("killed") == numbers("whole")
+    assert (tmp_path / "killed/best/model.safetensors").read_bytes() == (tmp_path / "whole/best/model.safetensors").read_bytes()
+    again = command([*arguments, "--name", "killed"], tmp_path)  # finished: nothing left to do, and nothing breaks
+    assert again.returncode == 0 and numbers("killed") == numbers("whole")
+
+
+def test_other_settings_are_refused_with_the_list_of_them(runs: Path, packed_small: Path) -> None:
+    run = runs / "one"
+    check_run_folder(run, tiny_config(packed_small, data__workers=3))  # harmless
+    with pytest.raises(TrainingError, match=r"train\.seed: 0 there, 5 now"):
+        check_run_folder(run, tiny_config(packed_small, train__seed=5))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_rows(packed_small: Path, tmp_path: Path) -> None:
+    config = tiny_config(packed_small, optim__lr=1e30, optim__warmup_share=0.0, optim__clip_norm=0.0, train__log_every_steps=20)
+    with pytest.raises(TrainingError, match=r"step \d+; rows of that batch: \[\d+, ") as caught:
+        train(config, tmp_path / "run", dist.World(device=torch.device("cpu")))
+    assert "optim.lr" in str(caught.value)
+    assert not (tmp_path / "run" / "best").exists()
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    rate = schedule(RunConfig(data=DataConfig(shards="x")).replace({"optim.lr": 0.1, "optim.warmup_share": 0.1}).optim, 100)
+    assert rate(0) == pytest.approx(0.01) and rate(9) == pytest.approx(0.1) and rate(10) == pytest.approx(0.1)
+    assert rate(55) == pytest.approx(0.05)  # half-way down the cosine
+    assert 0 <= rate(99) < 1e-4
+    assert all(rate(step) > rate(step + 1) for step in range(10, 99))
+
+
+def test_two_processes_evaluate_every_test_row_once_and_agree_with_one(runs: Path, tmp_path: Path) -> None:
+    reports, tables = [], []
+    for start in ([sys.executable], [*TORCHRUN, "--nproc-per-node", "2"]):
+        done = command([*start, "-m", "fastfashion", "evaluate", str(runs / "one"), "--json"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout.splitlines()[-1]))
+        tables.append(pd.read_parquet(runs / "one" / "predictions.parquet"))
+    assert tables[0]["row"].is_unique and len(tables[0]) == reports[0]["tasks"]["subCategory"]["n"]
+    pd.testing.assert_frame_equal(tables[0], tables[1], rtol=1e-4)
+    assert reports[0]["tasks"]["subCategory"]["accuracy"] == reports[1]["tasks"]["subCategory"]["accuracy"]
+    assert {"n", "accuracy", "macro_f1", "weighted_f1", "chance_accuracy", "classes"} <= reports[0]["tasks"]["subCategory"].keys()
+    right = tables[0]["subCategory_label"] == tables[0]["subCategory_prediction"]
+    assert right.mean() == pytest.approx(reports[0]["tasks"]["subCategory"]["accuracy"])
+    for name in ("training", "confusion_subCategory", "classes_subCategory"):
+        assert (runs / "one" / "plots" / f"{name}.png").stat().st_size > 5_000
+
+
+def test_a_worker_that_fails_ends_all_with_its_own_message(packed_small: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "fastfashion", "train", "--shards", str(packed_small), *TINY, "--out", str(tmp_path), "--nproc", "2"]
+    done = command([*arguments, "--set", "optim.lr=1e30", "--set", "optim.clip_norm=0", "--set", "optim.warmup_share=0"], tmp_path)
+    assert done.returncode == 2
+    assert "the loss became" in done.stderr and "Traceback" not in done.stderr
+
+
