@@ -67,18 +67,20 @@ def decode_rgb(data: Encoded, *, min_height_px: int = 0, min_width_px: int = 0) 
     Raises InputError where the bytes do not decode completely.
     """
     if _head(data, 3) == JPEG_MAGIC:
-        turn = orientation(data)
-        if turn in (5, 6, 7, 8):
-            min_height_px, min_width_px = min_width_px, min_height_px
         try:
+            turn = orientation(data)
+            if turn in (5, 6, 7, 8):
+                min_height_px, min_width_px = min_width_px, min_height_px
             if simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
                 image = simplejpeg.decode_jpeg(data, min_height=min_height_px, min_width=min_width_px)
                 return image if turn == 1 else _upright(image, turn)
-        except ValueError:
+        except (ValueError, OSError, Image.DecompressionBombError):
             pass  # strict decoding also refuses harmless oddities: Pillow decides below, and refuses truncation
     try:
         with Image.open(io.BytesIO(bytes(data))) as picture:
             shown = ImageOps.exif_transpose(picture)
+            if shown.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 rather than scale them
+                shown = Image.fromarray((np.asarray(shown) >> 8).astype(np.uint8))
             if shown.mode in ("RGBA", "LA", "PA") or "transparency" in shown.info:
                 shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown.convert("RGBA"))
             return np.asarray(shown.convert("RGB"))

@@ -71,13 +71,13 @@ def parse_picture_size(text: str) -> tuple[int, int]:
 
 
 def run_command(app: typer.Typer) -> None:
-    """Run a typer app: errors that users can cure print as text and exit with 2, Ctrl-C exits with 130."""
+    """Run a typer app: errors that users can cure (the disk's among them) print as text and exit with 2, Ctrl-C exits with 130."""
     try:
         app()
     except KeyboardInterrupt:
         _say("stopped")
         sys.exit(130)
-    except FastfashionError as error:
+    except (FastfashionError, OSError) as error:
         if _debug:
             traceback.print_exc()
         _say(str(error))

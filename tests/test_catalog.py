@@ -103,7 +103,8 @@ def test_a_quote_that_is_never_closed_does_not_swallow_the_rest_of_the_file() ->
 
 
 def test_columns_may_stand_in_another_order_with_others_between() -> None:
-    data = "sku,season,usage,baseColour,articleType,subCategory,masterCategory,gender,id,price\nx9,Fall,Casual,Red,Caps,Headwear,Accessories,Men,41,9.90\n"
+    header = "sku,season,usage,baseColour,articleType,subCategory,masterCategory,gender,id,price"
+    data = header + "\nx9,Fall,Casual,Red,Caps,Headwear,Accessories,Men,41,9.90\n"
     row = read_styles(data.encode(), "my.csv").table.iloc[0]
     assert [row[name] for name in ("id", *LABEL_COLUMNS)] == ["41", "Accessories", "Headwear", "Caps", "Men", "Red", "Fall", "Casual"]
 
@@ -151,7 +152,18 @@ def test_short_and_nameless_lines_are_rejected_with_line_and_reason_and_empty_li
 
 
 @pytest.mark.parametrize(
-    ("text", "year"), [("2012", 2012), ("2012.0", 2012), (" 2012 ", 2012), ("abc", None), ("", None), ("2012.5", None), ("-5", None), ("99999", None), ("inf", None)]
+    ("text", "year"),
+    [
+        ("2012", 2012),
+        ("2012.0", 2012),
+        (" 2012 ", 2012),
+        ("abc", None),
+        ("", None),
+        ("2012.5", None),
+        ("-5", None),
+        ("99999", None),
+        ("inf", None),
+    ],
 )
 def test_a_year_is_a_whole_number_or_missing(text: str, year: int | None) -> None:
     years = parse(HEADER, SHIRT.replace("2011", text), WATCH).table["year"]
@@ -236,7 +248,9 @@ def test_the_real_labels_are_those_that_were_counted(real_styles: Styles) -> Non
     without = dict(zip(LABEL_COLUMNS, (vocab.codes(table, LABEL_COLUMNS) == -1).sum(axis=0), strict=True))
     assert without == {"masterCategory": 0, "subCategory": 0, "articleType": 0, "gender": 0, "baseColour": 15, "season": 21, "usage": 317}
     rarest = table["subCategory"].value_counts()
-    assert {name: int(rarest[name]) for name in ("Home Furnishing", "Vouchers", "Sports Accessories", "Beauty Accessories", "Wristbands")} == {
+    assert {
+        name: int(rarest[name]) for name in ("Home Furnishing", "Vouchers", "Sports Accessories", "Beauty Accessories", "Wristbands")
+    } == {
         "Home Furnishing": 1,
         "Vouchers": 1,
         "Sports Accessories": 3,

@@ -98,9 +98,10 @@ def test_weights_that_are_not_this_models_or_not_data_are_refused(tmp_path: Path
     torch.save(timm.create_model("resnet34", pretrained=False).state_dict(), "resnet34.pth")
     Path("garbage.pth").write_bytes(b"not weights")
     Path("bomb.pth").write_bytes(pickle.dumps(Bomb()))
-    for name, said in (("resnet34.pth", "not part of resnet18"), ("garbage.pth", "not readable"), ("bomb.pth", "not readable"), ("none.pth", "no such file")):
+    reasons = {"resnet34": "not part of resnet18", "garbage": "not readable", "bomb": "not readable", "none": "no such file"}
+    for name, said in reasons.items():
         with pytest.raises(ConfigError, match=said):
-            build_classifier(ModelConfig(name="resnet18", weights=name), CLASSES, SIZE)
+            build_classifier(ModelConfig(name="resnet18", weights=f"{name}.pth"), CLASSES, SIZE)
     assert not Path("exploded").exists()
 
 

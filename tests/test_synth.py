@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fastfashion.catalog import synth
 from fastfashion.catalog.synth import SynthSummary, write_synth
+from fastfashion.catalog.synth_data import read_colours, read_drawing, read_kinds
+from fastfashion.catalog.synth_draw import SATURATION_AND_BRIGHTNESS
 from fastfashion.errors import ConfigError, InputError
 
 COLUMNS = ["id", "gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "year", "usage", "productDisplayName"]
@@ -239,6 +240,27 @@ def test_numbers_out_of_range(wrong: dict[str, int], tmp_path: Path) -> None:
 
 
 def test_every_drawing_named_is_there() -> None:
-    for kind in synth._KINDS:
-        for name in kind[2].split(","):
-            assert synth._drawing(name), name
+    for kind in read_kinds():
+        for name in kind.drawings:
+            assert read_drawing(name), name
+
+
+def test_every_colour_and_season_named_is_there() -> None:
+    for kind in read_kinds():
+        assert set(kind.colours) <= set(read_colours())
+        assert set(kind.seasons) <= set(SATURATION_AND_BRIGHTNESS)
+        assert set(kind.patterns) <= {"plain", "horizontal", "vertical", "checked", "dotted"}
+
+
+def test_a_line_of_each_data_file() -> None:
+    first = read_kinds()[0]
+    assert first.categories == {"masterCategory": "Apparel", "subCategory": "Topwear", "articleType": "Tshirts"}
+    assert (first.real_count, first.drawings) == (7066, ("tee", "longtee"))
+    assert first.usages == ("Casual", "Casual", "Casual", "Sports")
+    assert read_colours()["Navy Blue"].tolist() == [0x52, 0x2A, 0x1E], "blue, green, red"
+    handbag = read_drawing("handbag")
+    assert [stroke.tone for stroke in handbag] == ["deep", "main", "deep", "metal", "metal", "metal", "seam"], "a pair is two strokes"
+    assert handbag[-1].line_width == pytest.approx(0.008)
+    assert handbag[-1].outline == pytest.approx(np.array([[-0.62, 0.58], [0, 0.6], [0, 0.6], [0.62, 0.58]]))
+    corner_cut = read_drawing("handbag")[3].outline
+    assert corner_cut[:2] == pytest.approx(np.array([[-0.035, 0.1], [0.035, 0.1]])), "a quarter and three quarters along the first side"

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import PackedSmall
 
 from fastfashion import dist
 from fastfashion.config import DataConfig, RunConfig
@@ -20,7 +21,8 @@ from fastfashion.train.job import check_run_folder, resolve, schedule, train
 from fastfashion.train.launch import must_launch
 
 # test_vit has no batch norm, so that the world size cannot change what it computes but for rounding.
-TINY = ["--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs", "2", "--batch-size", "16", "--set", "train.log_every_steps=1"]
+TINY = ["--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs", "2", "--batch-size", "16"]
+TINY += ["--set", "train.log_every_steps=1"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
@@ -40,10 +42,17 @@ def tiny_config(shards: Path, **settings: Any) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def runs(packed_small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(packed_small: PackedSmall) -> Path:
+    return packed_small.out
+
+
+@pytest.fixture(scope="module")
+def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished run, `one`, by one process: what the others are compared with."""
     folder = tmp_path_factory.mktemp("runs")
-    done = command([sys.executable, "-m", "fastfashion.train", "--shards", str(packed_small), *TINY, "--out", str(folder), "--name", "one"], folder)
+    done = command(
+        [sys.executable, "-m", "fastfashion.train", "--shards", str(shards), *TINY, "--out", str(folder), "--name", "one"], folder
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -67,8 +76,8 @@ def test_a_run_leaves_all_that_its_readers_need(runs: Path) -> None:
     ],
     ids=["fastfashion-train", "python-m", "torchrun-per-node", "torchrun-nested"],
 )
-def test_every_form_of_launch_trains_two_processes_to_the_same_losses(form: list[str], runs: Path, packed_small: Path, tmp_path: Path) -> None:
-    done = command([*form, "--shards", str(packed_small), *TINY, "--out", str(tmp_path), "--name", "two", "--json"], tmp_path)
+def test_every_form_of_launch_trains_two_processes_to_the_same_losses(form: list[str], runs: Path, shards: Path, tmp_path: Path) -> None:
+    done = command([*form, "--shards", str(shards), *TINY, "--out", str(tmp_path), "--name", "two", "--json"], tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["epochs"] == 2 and Path(summary["run"]) == tmp_path / "two"
@@ -77,8 +86,8 @@ def test_every_form_of_launch_trains_two_processes_to_the_same_losses(form: list
     np.testing.assert_allclose(two, one, rtol=1e-3)
 
 
-def test_the_stock_parser_of_torchrun_refuses_nproc_for_the_known_reason(packed_small: Path, tmp_path: Path) -> None:
-    done = command([*TORCHRUN, "-m", "fastfashion.train", "--nproc", "2", "--shards", str(packed_small), *TINY, "--out", str(tmp_path)], tmp_path)
+def test_the_stock_parser_of_torchrun_refuses_nproc_for_the_known_reason(shards: Path, tmp_path: Path) -> None:
+    done = command([*TORCHRUN, "-m", "fastfashion.train", "--nproc", "2", "--shards", str(shards), *TINY, "--out", str(tmp_path)], tmp_path)
     mended = sys.version_info >= (3, 13, 1) or (3, 12, 7) <= sys.version_info < (3, 13)  # gh-58573
     if mended:
         assert done.returncode == 0, done.stderr
@@ -100,8 +109,8 @@ def test_nproc_must_fit_the_world_that_torchrun_made(monkeypatch: pytest.MonkeyP
         must_launch(0)
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(packed_small: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "fastfashion.train", "--shards", str(packed_small), *TINY, "--epochs", "4", "--out", str(tmp_path)]
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(shards: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "fastfashion.train", "--shards", str(shards), *TINY, "--epochs", "4", "--out", str(tmp_path)]
     whole = command([*arguments, "--name", "whole"], tmp_path)
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen([*arguments, "--name", "killed"], cwd=tmp_path, stderr=subprocess.DEVNULL)
@@ -123,15 +132,15 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(packed_small: 
     assert again.returncode == 0 and numbers("killed") == numbers("whole")
 
 
-def test_other_settings_are_refused_with_the_list_of_them(runs: Path, packed_small: Path) -> None:
+def test_other_settings_are_refused_with_the_list_of_them(runs: Path, shards: Path) -> None:
     run = runs / "one"
-    check_run_folder(run, tiny_config(packed_small, data__workers=3))  # harmless
+    check_run_folder(run, tiny_config(shards, data__workers=3))  # harmless
     with pytest.raises(TrainingError, match=r"train\.seed: 0 there, 5 now"):
-        check_run_folder(run, tiny_config(packed_small, train__seed=5))
+        check_run_folder(run, tiny_config(shards, train__seed=5))
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_rows(packed_small: Path, tmp_path: Path) -> None:
-    config = tiny_config(packed_small, optim__lr=1e30, optim__warmup_share=0.0, optim__clip_norm=0.0, train__log_every_steps=20)
+def test_a_loss_that_is_not_finite_stops_with_step_and_rows(shards: Path, tmp_path: Path) -> None:
+    config = tiny_config(shards, optim__lr=1e30, optim__warmup_share=0.0, optim__clip_norm=0.0, train__log_every_steps=20)
     with pytest.raises(TrainingError, match=r"step \d+; rows of that batch: \[\d+, ") as caught:
         train(config, tmp_path / "run", dist.World(device=torch.device("cpu")))
     assert "optim.lr" in str(caught.value)
@@ -163,10 +172,8 @@ def test_two_processes_evaluate_every_test_row_once_and_agree_with_one(runs: Pat
         assert (runs / "one" / "plots" / f"{name}.png").stat().st_size > 5_000
 
 
-def test_a_worker_that_fails_ends_all_with_its_own_message(packed_small: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "fastfashion", "train", "--shards", str(packed_small), *TINY, "--out", str(tmp_path), "--nproc", "2"]
+def test_a_worker_that_fails_ends_all_with_its_own_message(shards: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "fastfashion", "train", "--shards", str(shards), *TINY, "--out", str(tmp_path), "--nproc", "2"]
     done = command([*arguments, "--set", "optim.lr=1e30", "--set", "optim.clip_norm=0", "--set", "optim.warmup_share=0"], tmp_path)
     assert done.returncode == 2
     assert "the loss became" in done.stderr and "Traceback" not in done.stderr
-
-

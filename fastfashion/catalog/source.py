@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -43,7 +44,7 @@ class Source:
             if not self._zip:
                 self._zip.append(zipfile.ZipFile(self.path))
             return self._zip[0].read(name)
-        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
             raise InputError(f"cannot read {name}: {error}") from error
 
     def __getstate__(self) -> dict[str, object]:
@@ -92,7 +93,7 @@ def _zip_names(path: Path) -> list[str]:
 def _folder_names(path: Path) -> list[str]:
     return [
         (Path(root) / name).relative_to(path).as_posix()
-        for root, _, files in os.walk(path)
+        for root, _, files in os.walk(path, followlinks=True)  # images/ may be a link to another disk
         for name in files
         if name == TABLE_NAME or name.lower().endswith(PICTURE_SUFFIXES)
     ]

@@ -34,12 +34,14 @@ def split_rows(table: pd.DataFrame, vocab: Vocab, task: str, protocol: str, seed
     """Split the rows of a catalog for one task; rows without a label for it stand in no part.
 
     `reference` is the reference project's split and ignores `seed`; `stratified` keeps class shares and duplicate groups.
-    Raises ConfigError for an unknown task or protocol, InputError where a part would be empty.
+    Raises ConfigError for an unknown task or protocol or a negative seed, InputError where a part would be empty.
     """
     codes = vocab.codes(table, [task])[:, 0]
     if protocol == "reference":
         split = _reference(table, codes)
     elif protocol == "stratified":
+        if seed < 0:
+            raise ConfigError(f"seed of the split: expected 0 or more, found {seed}")
         split = _stratified(table["duplicate_group"].to_numpy(), codes, seed)
     else:
         raise ConfigError(f"unknown protocol {protocol!r}: there are {', '.join(PROTOCOLS)}")
@@ -107,7 +109,8 @@ def write_split(path: Path, table: pd.DataFrame, split: Split) -> dict[str, dict
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error}); choose another --out") from error
     finally:
-        beside.unlink(missing_ok=True)
+        if beside.exists():
+            beside.unlink()
     return {part: {"num_rows": len(ids), "ids_sha256": ids_hash(ids)} for part, ids in parts.items()}
 
 

@@ -15,6 +15,7 @@ import torch
 
 from fastfashion import dist
 from fastfashion.catalog import Split, ids_hash, split_rows
+from fastfashion.catalog.splits import REFERENCE_SEED
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import metrics, plots
@@ -165,7 +166,7 @@ def _report(run: Path, config: RunConfig, packed: PackedSet, split: Split, predi
         "size": config.data.size,
         "split": {
             "protocol": config.data.protocol,
-            "seed": config.data.split_seed,
+            "seed": config.data.split_seed if config.data.protocol == "stratified" else REFERENCE_SEED,
             "part": "test",
             "num_rows": len(split.test),
             "ids_sha256": ids_hash(packed.table["id"].iloc[split.test].tolist()),

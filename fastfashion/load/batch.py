@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from fastfashion.config import Size
-from fastfashion.errors import ConfigError
+from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.load.plan import Part, Plan, Step
 from fastfashion.shards import PackedSet, Resolution
 
@@ -88,6 +88,11 @@ def open_loader(spec: LoaderSpec) -> Loader:
 
         return ThreadsLoader(spec)
     raise ConfigError(f"unknown loader backend {spec.backend!r}: there are auto, dali, threads")
+
+
+def undecodable(pictures: Resolution, row: int, reason: Exception) -> PackedSetError:
+    """The error for a picture that was whole when it was packed and does not decode any more."""
+    return PackedSetError(f"row {row}, in {pictures.where(row)}: {reason}; pack the set again")
 
 
 def choose_pictures(packed: PackedSet, resolution: str, size: str) -> tuple[Resolution, Size]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.load.batch import Batch, LoaderSpec
+from fastfashion import image
+from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.load.batch import Batch, LoaderSpec, undecodable
 from fastfashion.load.plan import Part, Step
 
 
@@ -61,12 +62,18 @@ class DaliLoader:
             self._ended = True
             return None
         except RuntimeError as error:
-            _, part = self._fed[0]
             self._ended = True  # DALI cannot go on after an error
-            raise PackedSetError(
-                f"a picture among rows {part.rows.tolist()} (the first in {self._spec.pictures.where(int(part.fetch[0]))}) does not "
-                f"decode: {error}; --backend threads names it, then pack the set again"
-            ) from error
+            raise self._explain(error) from error
+
+    def _explain(self, error: RuntimeError) -> PackedSetError:
+        """DALI does not say which picture it was: decode those under way one by one."""
+        pictures = self._spec.pictures
+        for row in np.concatenate([part.fetch for _, part in self._fed]):
+            try:
+                image.decode_rgb(pictures.encoded(int(row)))
+            except InputError as reason:
+                return undecodable(pictures, int(row), reason)
+        return PackedSetError(f"DALI cannot decode pictures of {pictures.folder}, though each decodes by itself: {error}")
 
     def close(self) -> None:
         self._pipeline = None

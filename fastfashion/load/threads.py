@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from fastfashion import image
-from fastfashion.errors import InputError, PackedSetError
-from fastfashion.load.batch import Batch, LoaderSpec
+from fastfashion.errors import InputError
+from fastfashion.load.batch import Batch, LoaderSpec, undecodable
 from fastfashion.load.plan import Part, Step
 
 CHUNK = 16  # pictures a task: at one a task, handing out costs a fifth of the rate
@@ -63,7 +63,7 @@ class ThreadsLoader:
             try:
                 load_crop(self._spec.pictures.encoded(row), part.boxes[i], images[i], self._full_shape(row))
             except InputError as error:
-                raise PackedSetError(f"row {row}, in {self._spec.pictures.where(row)}: {error}; pack the set again") from error
+                raise undecodable(self._spec.pictures, row, error) from error
             if part.flips[i]:
                 cv2.flip(images[i], 1, images[i])
 

@@ -1,14 +1,14 @@
 """Floor 4: the classifier, its loss, and the folder it is kept in."""
 
 from fastfashion.model.artifact import ModelDescription, count_parameters, load_artifact, save_artifact
-from fastfashion.model.net import Classifier, build_classifier, check_model_name
+from fastfashion.model.net import Classifier, build_classifier, check_first_weights
 from fastfashion.model.objective import objective
 
 __all__ = [
     "Classifier",
     "ModelDescription",
     "build_classifier",
-    "check_model_name",
+    "check_first_weights",
     "count_parameters",
     "load_artifact",
     "objective",

@@ -50,7 +50,7 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
     import timm
     from timm.data import resolve_model_data_config
 
-    check_model_name(config.name)
+    check_first_weights(config)
     settings: dict[str, Any] = {}
     default = timm.models.get_pretrained_cfg(config.name)
     if default is not None and default.fixed_input_size:
@@ -59,8 +59,6 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
     if config.weights:
         weights = _read_weights(Path(config.weights))
         settings["pretrained_cfg_overlay"] = {"state_dict": weights}
-    elif config.pretrained:
-        _check_hub(config.name, default)
     try:
         backbone = timm.create_model(config.name, pretrained=config.pretrained or bool(config.weights), num_classes=0, **settings)
     except (RuntimeError, KeyError, ValueError, OSError) as error:
@@ -72,20 +70,23 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
     return classifier.to(memory_format=torch.channels_last)
 
 
-def check_model_name(name: str) -> None:
-    """Raises ConfigError with the nearest names where timm has no such model."""
+def check_first_weights(config: ModelConfig) -> None:
+    """Raises ConfigError, within seconds, where there is no such model or its first weights are not to be had."""
     import timm
 
-    if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+    if not timm.is_model(config.name.split(".")[0]):
+        near = difflib.get_close_matches(config.name, timm.list_models(), n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all"
-        raise ConfigError(f"unknown model {name!r}: timm has none of that name; {hint}")
+        raise ConfigError(f"unknown model {config.name!r}: timm has none of that name; {hint}")
+    if config.weights:
+        if not Path(config.weights).is_file():
+            raise ConfigError(f"--weights {config.weights}: no such file; expected .safetensors, .pth or .bin weights of the timm model")
+    elif config.pretrained:
+        _check_hub(config.name, timm.models.get_pretrained_cfg(config.name))
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a .safetensors file, or of a .pth/.bin file read without running any code from it."""
-    if not path.is_file():
-        raise ConfigError(f"--weights {path}: no such file; expected .safetensors, .pth or .bin weights of the timm model")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

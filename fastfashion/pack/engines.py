@@ -8,6 +8,7 @@ A block is the unit of work and becomes one shard a resolution, whoever packs it
 import hashlib
 import json
 import multiprocessing
+import signal
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -135,6 +136,7 @@ _job: Job | None = None
 
 
 def _start_worker(job: Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the parent lets running blocks finish
     global _job  # a worker process serves one job, sent once rather than with every block
     _job = job
 

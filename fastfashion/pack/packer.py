@@ -44,8 +44,10 @@ from fastfashion.shards.layout import (
 
 STAGING = ".staging"
 PLAN = "plan.json"
-# An id becomes a tar member's name, and webdataset cuts that at the first dot.
-USABLE_ID = re.compile(r"[^./\\\x00-\x1f\x7f]{1,90}")
+SUBSAMPLINGS = ("420", "422", "444")
+# An id becomes a tar member's name, for which USTAR has 100 bytes, and webdataset cuts that at the first dot.
+USABLE_ID = re.compile(r"[^./\\\x00-\x1f\x7f]+")
+MAX_ID_BYTES = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,8 @@ class PackRequest:
         ):
             if not low <= value <= high:
                 raise ConfigError(f"{what}: expected {low} to {high}, found {value}")
+        if self.subsampling not in SUBSAMPLINGS:
+            raise ConfigError(f"subsampling: expected {', '.join(SUBSAMPLINGS)}, found {self.subsampling!r}")
         if self.max_rejected < 0:
             raise ConfigError(f"--max-rejected: expected 0 or more, found {self.max_rejected}")
 
@@ -184,8 +188,9 @@ def _plan(styles: Styles, source: Source, rows_per_shard: int) -> tuple[list[Rej
     lost, samples = list(styles.rejected), []
     labels = styles.table[list(LABEL_COLUMNS)].to_dict("records")
     for identity, line, row_labels in zip(styles.table["id"], styles.table["line"], labels, strict=True):
-        if not USABLE_ID.fullmatch(identity):
-            lost.append(Rejected(id=identity, line=line, reason="id cannot be a file name: expected 1 to 90 characters without . / or \\"))
+        if not USABLE_ID.fullmatch(identity) or len(identity.encode()) > MAX_ID_BYTES:
+            reason = f"id cannot be a file name: expected 1 to {MAX_ID_BYTES} bytes of UTF-8 without . / or \\"
+            lost.append(Rejected(id=identity, line=line, reason=reason))
         elif identity not in source.images:
             lost.append(Rejected(id=identity, line=line, reason="no image"))
         else:
@@ -198,16 +203,23 @@ def _plan(styles: Styles, source: Source, rows_per_shard: int) -> tuple[list[Rej
 
 def _already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
     """Resolutions that OUT has of this very table; raises PackedSetError where it holds something else."""
-    if not request.out.exists() or not any(path.name != STAGING for path in request.out.iterdir()):
-        return ()
     if not (request.out / CATALOG).exists():
-        raise PackedSetError(f"{request.out}: expected an empty folder or a packed set, found other files; choose another --out")
-    packed = pd.read_parquet(request.out / CATALOG)
+        ours = (STAGING, VOCAB, REJECTED)  # a run may have been cut off just before it published the catalog
+        foreign = [path.name for path in request.out.iterdir() if path.name not in ours] if request.out.exists() else []
+        if foreign:
+            raise PackedSetError(f"{request.out}: expected an empty folder or a packed set, found {foreign[0]}; choose another --out")
+        return ()
+    try:
+        packed = pd.read_parquet(request.out / CATALOG)
+        num_rejected = len(pd.read_csv(request.out / REJECTED))
+    except (OSError, ValueError) as error:
+        raise PackedSetError(f"{request.out}: holds a damaged set ({error}); choose another --out or remove it") from error
     columns = ["id", *LABEL_COLUMNS]
     expected = styles.table.set_index("id").reindex(packed["id"]).reset_index()
-    if not packed[columns].astype(str).equals(expected[columns].astype(str)):
+    same = packed[columns].astype(str).equals(expected[columns].astype(str))
+    if not same or len(packed) + num_rejected != styles.num_rows:
         raise PackedSetError(
-            f"{request.out}: holds another set (its catalog differs from {request.source}); choose another --out or remove it"
+            f"{request.out}: holds another set (its rows differ from those of {request.source}); choose another --out or remove it"
         )
     found = tuple(path.name for path in request.out.iterdir() if (path / MANIFEST).is_file())
     for name in set(found) & set(request.resolutions):

@@ -1,6 +1,7 @@
 """Reading packed sets: open, check, encoded bytes by row over memory maps."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pandas as pd
 from fastfashion.catalog import Vocab
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, VOCAB, Manifest, shard_name
+
+CATALOG_COLUMNS = ("id", "recovered", "duplicate_group")  # and those of the vocabulary
+INDEX_COLUMNS = ("shard", "offset", "size", "height", "width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +83,13 @@ class PackedSet:
             if found != entry.num_bytes:
                 state = "the shard is missing" if found is None else f"found {found} bytes"
                 raise PackedSetError(f"{shard}: expected {entry.num_bytes} bytes, {state}; pack the set again")
-        index = _read_parquet(folder / INDEX)
+        index = _read_parquet(folder / INDEX, INDEX_COLUMNS)
         if len(index) != len(self.table) or manifest.num_rows != len(self.table):
             raise PackedSetError(
                 f"{folder}: expected {len(self.table)} rows as in {CATALOG}, found {len(index)} in {INDEX} and "
                 f"{manifest.num_rows} in {MANIFEST}; pack the set again"
             )
-        columns = {name: index[name].to_numpy(np.int64) for name in ("shard", "offset", "size", "height", "width")}
+        columns = {name: index[name].to_numpy(np.int64) for name in INDEX_COLUMNS}
         return Resolution(
             folder=folder,
             manifest=manifest,
@@ -115,11 +119,15 @@ def open_packed_set(path: Path) -> PackedSet:
         vocab = Vocab({task: tuple(names) for task, names in classes.items()})
     except (ValueError, AttributeError, TypeError) as error:
         raise PackedSetError(f"{path / VOCAB}: not readable ({error}); pack the set again") from error
-    return PackedSet(path=path, table=_read_parquet(path / CATALOG), vocab=vocab, resolutions=resolutions)
+    table = _read_parquet(path / CATALOG, (*CATALOG_COLUMNS, *vocab.classes))
+    return PackedSet(path=path, table=table, vocab=vocab, resolutions=resolutions)
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
+    if missing := [name for name in columns if name not in table]:
+        raise PackedSetError(f"{path}: expected columns {', '.join(missing)}, found {', '.join(table)}; pack the set again")
+    return table

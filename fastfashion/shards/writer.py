@@ -41,7 +41,8 @@ class ShardWriter:
             info.size = len(data)
             self._write(info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict"))
             offsets[extension] = self._offset
-            components.append(f"{extension} {self._offset} {len(data)} {info.name}")
+            shown = info.name.replace(" ", "_")  # DALI cuts the line at spaces, and reads by offset, not by this name
+            components.append(f"{extension} {self._offset} {len(data)} {shown}")
             self._write(data)
             self._write(bytes(-len(data) % _BLOCK_BYTES))
         self._index.append(" ".join(components))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fastfashion.config import RunConfig, parse_settings, recipe
+from fastfashion.config import DataConfig, RunConfig, parse_settings, recipe
 from fastfashion.errors import ConfigError
 from fastfashion.options import Debug, Json, Protocol, Shards, Size, Task, Workers, find_shards, run_command
 
@@ -44,41 +44,39 @@ def train(
 
     Example: fastfashion train --shards shards/small --task subCategory --size 80x64 --no-pretrained --nproc 2
     """
-    if resolved is not None:
+    if resolved is not None:  # a worker that `launch` started
         values = json.loads(resolved)
-        config, run = RunConfig.from_dict(values["config"]), Path(values["run"])
-    else:
-        flags = {
-            "data.task": task,
-            "data.protocol": protocol,
-            "data.size": size,
-            "data.workers": workers,
-            "model.name": model,
-            "model.pretrained": pretrained,
-            "model.weights": str(weights) if weights else None,
-            "train.epochs": epochs,
-            "train.batch_size": batch_size,
-            "train.seed": seed,
-        }
-        given = {key: value for key, value in flags.items() if value is not None}
-        chosen = recipe(recipe_name) | given | parse_settings(settings or [])
-        start = RunConfig.from_dict({"data": {"shards": str(find_shards(shards))}}).replace(chosen)
-        _train_resolved_later(start, out, name, nproc, as_json)
+        _work(RunConfig.from_dict(values["config"]), Path(values["run"]), as_json)
         return
-    _work(config, run, as_json)
+    if name is not None and (not name or name != Path(name).name):
+        raise ConfigError(f"--name {name}: expected a name, not a path; the folder of all runs is --out")
+    flags = {
+        "data.task": task,
+        "data.protocol": protocol,
+        "data.size": size,
+        "data.workers": workers,
+        "model.name": model,
+        "model.pretrained": pretrained,
+        "model.weights": str(weights) if weights else None,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.seed": seed,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    config = RunConfig(data=DataConfig(shards=str(find_shards(shards)))).replace(
+        recipe(recipe_name) | given | parse_settings(settings or [])
+    )
+    _start(config, out, name, nproc, as_json)
 
 
-def _train_resolved_later(start: RunConfig, out: Path, name: str | None, nproc: int | None, as_json: bool) -> None:
-    """Check all that can be checked in one process, then work, or start those that do."""
-    from fastfashion.train.job import check_run_folder, resolve
+def _start(config: RunConfig, out: Path, name: str | None, nproc: int | None, as_json: bool) -> None:
+    """Check all that one process can check, then work, or start the processes that do."""
+    from fastfashion.train.job import check_run_folder, resolve, run_name
     from fastfashion.train.launch import launch, must_launch
 
     launching = must_launch(nproc)
-    config = resolve(start)
-    data, first = config.data, "" if config.model.pretrained or config.model.weights else "-scratch"
-    run = out / (name or f"{data.task}-{config.model.name}{first}-{data.size}-{data.protocol}-seed{config.train.seed}")
-    if "/" in (name or "") or name in (".", ".."):
-        raise ConfigError(f"--name {name}: expected a name, not a path; the folder of all runs is --out")
+    config = resolve(config)
+    run = out / (name or run_name(config))
     check_run_folder(run, config)
     if not launching:
         _work(config, run, as_json)

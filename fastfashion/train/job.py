@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import predict, read_config, score
 from fastfashion.evaluate.run import CONFIG
 from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
-from fastfashion.model import Classifier, ModelDescription, build_classifier, check_model_name, count_parameters, objective, save_artifact
+from fastfashion.model import (
+    Classifier,
+    ModelDescription,
+    build_classifier,
+    check_first_weights,
+    count_parameters,
+    objective,
+    save_artifact,
+)
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import publish_json
 from fastfashion.train.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -29,13 +37,13 @@ HARMLESS = ("data.shards", "data.backend", "data.workers", "train.log_every_step
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSummary:
-    """How a run ended; `val` are the metrics of the best epoch (counted from 0) by task."""
+    """How a run ended; epochs are counted from 0."""
 
     run: str
     epochs: int
     resumed_at_epoch: int
     best_epoch: int
-    best_metric: float
+    best_metric: float  # that of train.select, on validation
     num_parameters: int
     train_rows: int
     val_rows: int
@@ -43,7 +51,7 @@ class TrainSummary:
 
 def resolve(config: RunConfig) -> RunConfig:
     """Settle what is "auto", checking that packed set, task and model exist; raises ConfigError or PackedSetError."""
-    check_model_name(config.model.name)
+    check_first_weights(config.model)
     packed = open_packed_set(Path(config.data.shards))
     packed.vocab.names(config.data.task)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
@@ -55,6 +63,12 @@ def resolve(config: RunConfig) -> RunConfig:
         data=replace(config.data, resolution=pictures.name, size=str(size)),
         train=replace(config.train, precision=precision),
     )
+
+
+def run_name(config: RunConfig) -> str:
+    """A name that tells runs apart by what people vary; the same settings give the same name on every rank."""
+    data, first = config.data, "" if config.model.pretrained or config.model.weights else "-scratch"
+    return f"{data.task}-{config.model.name}{first}-{data.size}-{data.protocol}-seed{config.train.seed}"
 
 
 def check_run_folder(run: Path, config: RunConfig) -> None:
@@ -76,71 +90,50 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 def train(config: RunConfig, run: Path, world: dist.World) -> TrainSummary:
     """Train a resolved config into the folder `run`, going on from its last checkpoint where there is one."""
     torch.manual_seed(config.train.seed)
-    packed = open_packed_set(Path(config.data.shards))
-    task = config.data.task
-    split = split_rows(packed.table, packed.vocab, task, config.data.protocol, config.data.split_seed)
-    if config.train.batch_size < world.size:
-        raise ConfigError(f"--batch-size {config.train.batch_size}: expected at least one picture for each of {world.size} processes")
-    pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
-    classes = {task: list(packed.vocab.names(task))}
-    train_spec = LoaderSpec(
-        pictures=pictures,
-        plan=Plan(
-            rows=split.train,
-            heights_px=pictures.height_px,
-            widths_px=pictures.width_px,
-            batch_size=min(config.train.batch_size, len(split.train)),
-            seed=config.train.seed,
-            augment=config.augment,
-        ),
-        labels=packed.vocab.codes(packed.table, list(classes)),
-        size=size,
-        device=world.device,
-        rank=world.rank,
-        world_size=world.size,
-        backend=config.data.backend,
-        workers=config.data.workers or dist.cores_per_process(world.local_size),
-    )
-    val_spec = replace(train_spec, plan=replace(train_spec.plan, rows=split.val, augment=None))
+    task, classes, spec, val_spec = _data(config, world)
     if world.is_main:
         run.mkdir(parents=True, exist_ok=True)
         publish_json(run / CONFIG, config.to_dict())
     with ExitStack() as stack:
-        loaders = []
-        for spec in (train_spec, val_spec):
-            loaders.append(open_loader(spec))
-            stack.callback(loaders[-1].close)
-        model = build_classifier(config.model, {name: len(names) for name, names in classes.items()}, size).to(world.device)
-        learner = Learner(config, model, world, total_steps=config.train.epochs * loaders[0].num_steps)
+        loader, val_loader = (stack.enter_context(closing(open_loader(each))) for each in (spec, val_spec))
+        model = build_classifier(config.model, {task: len(classes)}, spec.size).to(world.device)
+        total_steps = config.train.epochs * loader.num_steps
+        learner = Learner(config, model, world, total_steps)
         progress = learner.restore(run)
-        done = progress.epoch * loaders[0].num_steps
         recorder: Recorder = Silent()
         if world.is_main:
-            recorder = stack.enter_context(RunRecorder(run, done, config.train.epochs * loaders[0].num_steps))
+            recorder = stack.enter_context(RunRecorder(run, progress.epoch * loader.num_steps, total_steps))
         if progress.epoch:
             recorder.say(f"{run}: going on after epoch {progress.epoch} of {config.train.epochs}")
-        description = ModelDescription(model=config.model.name, size=str(size), classes=classes)
-        plan = train_spec.plan
+        description = ModelDescription(model=config.model.name, size=str(spec.size), classes={task: list(classes)})
 
         def validate() -> dict[str, dict[str, float | int]]:
             dist.broadcast_buffers(world, learner.averaged)
-            return score(predict(learner.averaged, loaders[1], world))
+            return score(predict(learner.averaged, val_loader, world))
+
+        def save_last(progress: Progress) -> None:
+            if world.is_main:
+                save_checkpoint(run / "checkpoints", progress, learner.states())
+
+        def save_best() -> None:
+            if world.is_main:
+                save_artifact(run / "best", learner.averaged, description)
 
         job = Training(
             world=world,
             config=config.train,
             model=learner.wrapped,
             optimizer=learner.optimizer,
-            loader=loaders[0],
+            loader=loader,
             precision=torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
             clip_norm=config.optim.clip_norm,
             learning_rate=learner.learning_rate,
             loss=lambda logits, labels, num: objective(logits, labels, num, world.size, config.optim.label_smoothing),
             average=learner.average,
             validate=validate,
-            rows_of=lambda epoch, step: plan.step(epoch, step).rows.tolist(),
-            save_last=(lambda at: save_checkpoint(run / "checkpoints", at, learner.states())) if world.is_main else (lambda at: None),
-            save_best=(lambda: save_artifact(run / "best", learner.averaged, description)) if world.is_main else (lambda: None),
+            rows_of=lambda epoch, step: spec.plan.step(epoch, step).rows.tolist(),
+            save_last=save_last,
+            save_best=save_best,
             recorder=recorder,
         )
         end = fit(job, progress)
@@ -151,9 +144,39 @@ def train(config: RunConfig, run: Path, world: dist.World) -> TrainSummary:
         best_epoch=end.best_epoch,
         best_metric=end.best_metric,
         num_parameters=count_parameters(model),
-        train_rows=len(split.train),
-        val_rows=len(split.val),
+        train_rows=len(spec.plan.rows),
+        val_rows=len(val_spec.plan.rows),
     )
+
+
+def _data(config: RunConfig, world: dist.World) -> tuple[str, tuple[str, ...], LoaderSpec, LoaderSpec]:
+    """Task, its classes, and what to load for training and for validation."""
+    if config.train.batch_size < world.size:
+        raise ConfigError(f"--batch-size {config.train.batch_size}: expected at least one picture for each of {world.size} processes")
+    task = config.data.task
+    packed = open_packed_set(Path(config.data.shards))
+    split = split_rows(packed.table, packed.vocab, task, config.data.protocol, config.data.split_seed)
+    pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
+    plan = Plan(
+        rows=split.train,
+        heights_px=pictures.height_px,
+        widths_px=pictures.width_px,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        augment=config.augment,
+    )
+    spec = LoaderSpec(
+        pictures=pictures,
+        plan=plan,
+        labels=packed.vocab.codes(packed.table, [task]),
+        size=size,
+        device=world.device,
+        rank=world.rank,
+        world_size=world.size,
+        backend=config.data.backend,
+        workers=config.data.workers or dist.cores_per_process(world.local_size),
+    )
+    return task, packed.vocab.names(task), spec, replace(spec, plan=replace(plan, rows=split.val, augment=None))
 
 
 class Learner:

@@ -1,0 +1,73 @@
+"""What every benchmark's record holds beside its numbers: machine, versions, commit.
+
+Nothing in it names the host or a place on its disk.
+"""
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastfashion.dist import cores_per_process
+from fastfashion.shards.layout import publish_json
+
+_PROCESSORS = Path("/proc/cpuinfo")
+
+
+def machine_info() -> dict[str, Any]:
+    """Processor name, cores that this process may use, Python version, operating system."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": cores_per_process(1),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def _cpu_name() -> str:
+    if _PROCESSORS.is_file():
+        for line in _PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    if platform.system() == "Darwin":
+        return _said("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()  # ARM Linux lists no model name
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str | None]:
+    """Installed version by distribution name; None where it is not installed."""
+    versions: dict[str, str | None] = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def git_commit() -> str | None:
+    """Short commit of the checkout in the current directory, with "-dirty" where tracked files differ; None outside of one."""
+    commit = _said("git", "rev-parse", "--short", "HEAD")
+    if not commit:
+        return None
+    # A measurement must not take the index lock from somebody who is committing.
+    changes = _said("git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    return commit if changes == "" else f"{commit}-dirty"
+
+
+def _said(*command: str) -> str | None:
+    """What a command prints; None where it is not there or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def write_record(path: Path, result: Mapping[str, Any]) -> None:
+    """Publish a record as JSON, by rename; makes the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    publish_json(path, dict(result))

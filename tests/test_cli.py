@@ -1,0 +1,149 @@
+"""The command line as a user meets it: the whole main job, stable JSON, and errors of one screen that say what to do."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import PackedSmall
+
+COMMANDS = ["synth", "shard", "splits", "train", "evaluate", "bench-loader"]
+
+
+def fastfashion(*arguments: str, cwd: Path, timeout_s: int = 300) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "fastfashion", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        env=environment,
+    )
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_main_job_from_nothing_to_a_result_far_above_chance(tmp_path: Path) -> None:
+    """What `make demo` does, smaller: defaults find the data set and the packed set by themselves."""
+    made = last_line(fastfashion("synth", "--rows", "500", "--res", "48x64", "--json", cwd=tmp_path))
+    assert made["rows"] == 500 and (tmp_path / "data/synth/styles.csv").is_file()
+    packed = last_line(fastfashion("shard", "--res", "32", "--json", cwd=tmp_path))
+    assert packed["kept"] + packed["rejected"] == packed["num_rows"] == 500
+    assert packed["rejected"] == len(pd.read_csv(tmp_path / packed["out"] / "rejected.csv")) > 0
+    options = ["--task", "subCategory", "--model", "resnet18", "--no-pretrained", "--size", "32x32", "--epochs", "10", "--batch-size", "32"]
+    trained = last_line(fastfashion("train", *options, "--nproc", "2", "--name", "first", "--json", cwd=tmp_path))
+    assert trained["epochs"] == 10
+    tested = fastfashion("evaluate", trained["run"], "--json", cwd=tmp_path)
+    scores = last_line(tested)["tasks"]["subCategory"]
+    assert scores["accuracy"] > scores["chance_accuracy"] + 0.15, tested.stdout
+    for said in ("accuracy", "macro F1", "chance", "confusion_subCategory.png", "report.json"):
+        assert said in tested.stdout
+    split = last_line(fastfashion("splits", "--task", "season", "--json", cwd=tmp_path))
+    listed = pd.read_csv(tmp_path / "splits.csv")
+    assert listed["split"].value_counts().to_dict() == {part: values["num_rows"] for part, values in split["parts"].items()}
+    # Another set beside it: now it has to be said which one is meant.
+    shutil.copytree(tmp_path / packed["out"], tmp_path / "shards/other")
+    assert "which packed set?" in refused(tmp_path, "splits")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_fits_a_screen_and_ends_with_an_example(command: str, tmp_path: Path) -> None:
+    done = fastfashion(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"Example: fastfashion {command}" in done.stdout
+    assert len(done.stdout.splitlines()) <= 50
+
+
+def refused(cwd: Path, *arguments: str) -> str:
+    """The error of a command that a user can cure: exit status 2, one screen, no traceback."""
+    done = fastfashion(*arguments, cwd=cwd)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 12
+    return done.stderr
+
+
+def test_without_data_the_packer_says_how_to_get_some(tmp_path: Path) -> None:
+    said = refused(tmp_path, "shard", "--res", "224")
+    assert "kaggle datasets download" in said and "fastfashion synth" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--source", "nowhere.zip"], "no such file"),
+        (["--source", "empty.zip"], "empty"),
+        (["--source", "text.zip"], "not a readable zip"),
+        (["--source", "source", "--res", "huge"], "unknown resolution 'huge'"),
+        (["--source", "source", "--res", "0"], "unknown resolution '0'"),
+        (["--source", "source", "--workers", "-1"], "--workers"),
+        (["--source", "source", "--quality", "0"], "--quality"),
+        (["--source", "broken", "--max-rejected", "1"], "more than --max-rejected 1"),
+    ],
+)
+def test_a_source_that_cannot_be_packed_leaves_no_packed_set(
+    arguments: list[str], said: str, packed_small: PackedSmall, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.zip").touch()
+    (tmp_path / "text.zip").write_text("this is no archive")
+    shutil.copytree(packed_small.source, tmp_path / "source")
+    shutil.copytree(packed_small.source, tmp_path / "broken")
+    for path in sorted((tmp_path / "broken/images").iterdir())[:2]:
+        path.write_bytes(path.read_bytes()[:200])
+    assert said in refused(tmp_path, "shard", *arguments, "--out", "out")
+    assert not list(tmp_path.glob("out/*/manifest.json")) and not list(tmp_path.glob("out/catalog.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["splits", "--task", "colour"], "unknown task 'colour'"),
+        (["splits", "--protocol", "random"], "stratified, reference"),
+        (["train", "--task", "colour", "--no-pretrained"], "masterCategory, subCategory"),
+        (["train", "--model", "resnet_18", "--no-pretrained"], "did you mean"),
+        (["train", "--size", "80by64", "--no-pretrained"], "HxW"),
+        (["train", "--set", "optim.rate=1", "--no-pretrained"], "optim.lr"),
+        (["train", "--set", "data.resolution=224", "--no-pretrained"], "resolution '224' is not packed, there are 32, full"),
+        (["train", "--recipe", "slow", "--no-pretrained"], "fast, reference"),
+        (["train", "--weights", "nowhere.pth"], "no such file"),
+        (["train", "--size", "32x32"], "--weights FILE"),  # ImageNet weights, without the Hub
+        (["train", "--name", "../x", "--no-pretrained"], "expected a name"),
+        (["bench-loader", "--rounds", "0"], "rounds"),
+    ],
+)
+def test_a_wrong_option_is_answered_with_what_is_right(arguments: list[str], said: str, packed_small: PackedSmall, tmp_path: Path) -> None:
+    assert said in refused(tmp_path, *arguments, "--shards", str(packed_small.out))
+    assert not list(tmp_path.rglob("*.safetensors")) and not (tmp_path / "splits.csv").exists()
+
+
+def test_a_damaged_packed_set_is_refused_by_every_reader(packed_small: PackedSmall, tmp_path: Path) -> None:
+    shutil.copytree(packed_small.out, tmp_path / "set")
+    manifest = tmp_path / "set/32/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
+    assert "version 99" in refused(tmp_path, "splits", "--shards", "set")
+    shutil.copy(packed_small.out / "32/manifest.json", manifest)
+    (tmp_path / "set/32/00000.tar").unlink()
+    assert "the shard is missing" in refused(tmp_path, "train", "--shards", "set", "--size", "32x32", "--no-pretrained")
+    assert "no such folder" in refused(tmp_path, "train", "--shards", "nowhere")
+    assert "not a packed set" in refused(tmp_path, "train", "--shards", str(tmp_path))
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    assert "not a run" in refused(tmp_path, "evaluate", "runs/nothing")
+
+
+def test_debug_shows_the_traceback_and_keeps_the_message(tmp_path: Path) -> None:
+    done = fastfashion("evaluate", "runs/nothing", "--debug", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr and "error: runs/nothing: not a run" in done.stderr
