@@ -102,7 +102,7 @@ def test_damaged_exif_means_upright_and_costs_no_picture(tags: bytes) -> None:
     assert probe(data) == ImageInfo(format="JPEG", height_px=43, width_px=61)
 
 
-@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize("turn", [1, 6, 8])
 @pytest.mark.parametrize(
     ("min_height_px", "min_width_px"), [(300, 400), (299, 1), (1, 101), (76, 100), (75, 100), (30, 40), (1, 1), (0, 0)]
 )

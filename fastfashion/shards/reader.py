@@ -129,5 +129,5 @@ def _read_parquet(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
     if missing := [name for name in columns if name not in table]:
-        raise PackedSetError(f"{path}: expected columns {', '.join(missing)}, found {', '.join(table)}; pack the set again")
+        raise PackedSetError(f"{path}: expected columns {', '.join(missing)}, found {', '.join(map(str, table))}; pack the set again")
     return table

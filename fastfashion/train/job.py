@@ -51,10 +51,10 @@ class TrainSummary:
 
 def resolve(config: RunConfig) -> RunConfig:
     """Settle what is "auto", checking that packed set, task and model exist; raises ConfigError or PackedSetError."""
-    check_first_weights(config.model)
     packed = open_packed_set(Path(config.data.shards))
     packed.vocab.names(config.data.task)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
+    check_first_weights(config.model)  # last: it may have to ask the Hub
     precision = config.train.precision
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() else "fp32"
