@@ -524,6 +524,26 @@ def test_staged_work_of_other_settings_or_another_table_is_not_used(many: tuple[
     assert digests(out) == digests(tmp_path / "fresh")
 
 
+def test_staged_work_is_not_used_after_a_picture_was_replaced(many: tuple[Path, Path], tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(many[0], source)
+
+    class Stop(Exception):
+        pass
+
+    def stop(images: int, num_bytes: int, rejected: int) -> None:
+        raise Stop
+
+    request = PackRequest(source=source, out=out, resolutions=("full",), rows_per_shard=20)
+    with pytest.raises(Stop):
+        pack(request, Progress(on_block=stop))
+    first, second = sorted((source / "images").iterdir())[:2]
+    first.write_bytes(second.read_bytes())
+    assert pack(request).resumed == 0
+    identity = open_packed_set(out).table["id"].tolist().index(first.stem)
+    assert open_packed_set(out).open("full").encoded(identity).tobytes() == second.read_bytes()
+
+
 def test_progress_tells_every_picture_once(packed_small: PackedSmall, tmp_path: Path) -> None:
     told: list[tuple[str, int]] = []
     progress = Progress(

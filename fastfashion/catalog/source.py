@@ -1,5 +1,6 @@
 """Encoded pictures by id and the table beside them, from a folder or straight from the Kaggle zip, never unpacked."""
 
+import hashlib
 import os
 import zipfile
 import zlib
@@ -36,6 +37,12 @@ class Source:
         if identity not in self.images:
             raise InputError("no image")
         return self._read(self.images[identity])
+
+    def fingerprint(self) -> str:
+        """Changes when a file of the source is replaced: sha256 of sizes and times of change."""
+        files = [self.path] if self.is_zip else [self.path / name for name in sorted(self.images.values())]
+        stats = (file.stat() for file in files)
+        return hashlib.sha256("\n".join(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats).encode()).hexdigest()
 
     def _read(self, name: str) -> bytes:
         try:

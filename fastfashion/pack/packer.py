@@ -64,6 +64,8 @@ class PackRequest:
     rows_per_shard: int = 1000
 
     def __post_init__(self) -> None:
+        if not self.resolutions:
+            raise ConfigError("--res: expected at least one resolution, found none")
         for name in self.resolutions:
             check_resolution(name)
         for what, value, low, high in (
@@ -239,13 +241,11 @@ def _encoder(quality: int, subsampling: str) -> dict[str, Any]:
 
 def _fingerprint(request: PackRequest, job: Job, styles: Styles) -> dict[str, Any]:
     """What must be the same for staged work to be gone on with."""
-    stat = job.source.path.stat()
     table = hashlib.sha256(pd.util.hash_pandas_object(styles.table, index=False).to_numpy().tobytes()).hexdigest()
     return {
         "version": FORMAT_VERSION,
         "source": str(job.source.path),
-        "source_bytes": stat.st_size,
-        "source_mtime_ns": stat.st_mtime_ns,
+        "files": job.source.fingerprint(),
         "table": table,
         "resolutions": list(job.resolutions),
         "encoder": _encoder(job.quality, job.subsampling),
