@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from fastfashion import __version__
-from fastfashion.options import Debug, Json, Protocol, Shards, Size, Task, Workers, find_shards, parse_picture_size, run_command
+from fastfashion.options import (
+    Debug,
+    Json,
+    Protocol,
+    Shards,
+    Size,
+    Task,
+    Workers,
+    find_shards,
+    find_source,
+    parse_picture_size,
+    run_command,
+)
 from fastfashion.train.__main__ import train
 
 app = typer.Typer(
@@ -91,10 +103,9 @@ def shard(
     Example: fastfashion shard --source fashion-product-images-small.zip --res full --res 40 --out shards/small
     """
     from fastfashion.dist import cores_per_process
-    from fastfashion.pack import PackRequest, find_source, pack
-    from fastfashion.pack.packer import bar_progress
+    from fastfashion.pack import PackRequest, bar_progress, pack
 
-    found = source or find_source()
+    found = find_source(source)
     request = PackRequest(
         source=found,
         out=out or Path("shards") / found.stem,

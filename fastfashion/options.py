@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from fastfashion.errors import ConfigError, FastfashionError
+from fastfashion.errors import ConfigError, FastfashionError, InputError
 
 SHARDS_HOME = Path("shards")
 _debug = False
@@ -62,6 +62,23 @@ def find_shards(given: Path | None) -> Path:
     raise ConfigError("no packed set under shards/: make one with fastfashion shard --res 224, or name one with --shards")
 
 
+def find_source(given: Path | None, home: Path = Path("data")) -> Path:
+    """The data set that is meant: the one given, or the only zip or packable folder under data/."""
+    if given is not None:
+        return given
+    found = sorted([*home.glob("*.zip"), *(table.parent for table in home.glob("*/styles.csv"))])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"which data set? There are {', '.join(map(str, found))}: choose with --source")
+    raise InputError(
+        f"no data set under {home}/: name one with --source, or get one:\n"
+        f"  kaggle datasets download paramaggarwal/fashion-product-images-small -p {home}   60x80 pictures\n"
+        f"  kaggle datasets download paramaggarwal/fashion-product-images-dataset -p {home} originals up to 1800x2400\n"
+        f"  fastfashion synth --out {home}/synth                                           a drawn stand-in, in seconds"
+    )
+
+
 def parse_picture_size(text: str) -> tuple[int, int]:
     """(width, height) in pixels of a WxH such as 600x800, the way sizes of photographs are spoken of."""
     width, _, height = text.partition("x")
@@ -74,9 +91,10 @@ def run_command(app: typer.Typer) -> None:
     """Run a typer app: errors that users can cure (the disk's among them) print as text and exit with 2, Ctrl-C exits with 130."""
     try:
         app()
-    except KeyboardInterrupt:
-        _say("stopped")
-        sys.exit(130)
+    except SystemExit as ending:
+        if ending.code == 130:  # what typer makes of Ctrl-C
+            print("stopped", file=sys.stderr)
+        raise
     except (FastfashionError, OSError) as error:
         if _debug:
             traceback.print_exc()

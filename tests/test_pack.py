@@ -23,7 +23,8 @@ from PIL import Image
 from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.image import decode_rgb
-from fastfashion.pack import PackRequest, Progress, find_source, pack
+from fastfashion.options import find_source
+from fastfashion.pack import PackRequest, Progress, pack
 from fastfashion.shards import PackedSet, open_packed_set
 
 
@@ -576,12 +577,12 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, object], message: st
 
 def test_the_only_data_set_is_found_and_of_several_none_is_guessed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)no data set under .*kaggle datasets download"):
-        find_source(tmp_path)
+        find_source(None, tmp_path)
     (tmp_path / "images.zip").touch()
-    assert find_source(tmp_path) == tmp_path / "images.zip"
+    assert find_source(None, tmp_path) == tmp_path / "images.zip"
     make_source(tmp_path / "synth", rows=1)
     with pytest.raises(ConfigError, match=r"which data set\? There are .*images\.zip.*synth: choose with --source"):
-        find_source(tmp_path)
+        find_source(None, tmp_path)
 
 
 def run_cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -10,15 +10,13 @@ import json
 import multiprocessing
 import signal
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from fastfashion import image
 from fastfashion.catalog import Source
@@ -104,12 +102,10 @@ def make_versions(job: Job, data: bytes) -> tuple[dict[str, Any], dict[str, tupl
     return {"height": shown.height_px, "width": shown.width_px, "pixels": digest}, versions
 
 
-def run_local(
-    job: Job, blocks: Sequence[Block], workers: int, pack: Callable[[Job, Block], dict[str, Any]] = pack_block
-) -> Iterator[dict[str, Any]]:
+def run_local(job: Job, blocks: Sequence[Block], workers: int) -> Iterator[dict[str, Any]]:
     """Pack blocks in this process (one worker) or in a pool of processes, and yield their records as they are done."""
     if workers == 1:
-        yield from (pack(job, block) for block in blocks)
+        yield from (pack_block(job, block) for block in blocks)
         return
     queue = iter(blocks)
     running: set[Future[dict[str, Any]]] = set()
@@ -144,9 +140,3 @@ def _start_worker(job: Job) -> None:
 def _pack_in_worker(block: Block) -> dict[str, Any]:
     assert _job is not None
     return pack_block(_job, block)
-
-
-def duplicate_groups(digests: Sequence[str]) -> np.ndarray:
-    """For every row the first row with the same pixels: int64 (N,)."""
-    first: dict[str, int] = {}
-    return np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], dtype=np.int64)

@@ -6,39 +6,33 @@ Everything is written under OUT/.staging; a resolution appears under its name by
 packed stays in staging, and the same command goes on from there.
 """
 
-import csv
 import hashlib
-import importlib.metadata
 import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from fastfashion.catalog import LABEL_COLUMNS, Rejected, Source, Styles, Vocab, open_source, read_styles
+from fastfashion.catalog import LABEL_COLUMNS, Rejected, Source, Styles, open_source, read_styles
 from fastfashion.errors import ConfigError, InputError, PackedSetError
-from fastfashion.pack.engines import Block, Job, block_record, duplicate_groups, run_local
+from fastfashion.pack.commit import commit, encoder_settings, write_rejected
+from fastfashion.pack.engines import Block, Job, block_record, run_local
+from fastfashion.pack.progress import Progress
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import (
     CATALOG,
     FORMAT_VERSION,
     FULL,
-    INDEX,
     MANIFEST,
     REJECTED,
     VOCAB,
     Manifest,
-    ShardEntry,
     check_resolution,
-    publish,
     publish_json,
 )
 
@@ -96,47 +90,6 @@ class PackSummary:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Called after every block: pictures and encoded bytes done since the last call, and rejected so far."""
-
-    on_start: Callable[[int], None] = lambda total: None
-    on_block: Callable[[int, int, int], None] = lambda images, num_bytes, rejected: None
-
-
-@contextmanager
-def bar_progress() -> Iterator[Progress]:
-    """A progress bar on the terminal: pictures with rate and time left, megabytes written, rejected."""
-    from tqdm import tqdm
-
-    with tqdm(unit=" pictures", disable=None, dynamic_ncols=True) as bar:
-        written = 0
-
-        def on_block(images: int, num_bytes: int, rejected: int) -> None:
-            nonlocal written
-            written += num_bytes
-            bar.update(images)
-            rate = written / 1e6 / max(1e-9, bar.format_dict["elapsed"])
-            bar.set_postfix_str(f"{rate:.1f} MB/s, {rejected} rejected")
-
-        yield Progress(on_start=bar.reset, on_block=on_block)
-
-
-def find_source(home: Path = Path("data")) -> Path:
-    """The data set that is meant where none is named: the only zip or packable folder under data/."""
-    found = sorted([*home.glob("*.zip"), *(table.parent for table in home.glob("*/styles.csv"))])
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ConfigError(f"which data set? There are {', '.join(map(str, found))}: choose with --source")
-    raise InputError(
-        f"no data set under {home}/: name one with --source, or get one:\n"
-        f"  kaggle datasets download paramaggarwal/fashion-product-images-small -p {home}   60x80 pictures, 0.6 GB\n"
-        f"  kaggle datasets download paramaggarwal/fashion-product-images-dataset -p {home} originals up to 1800x2400, 25 GB\n"
-        f"  fastfashion synth --out {home}/synth                                           a drawn stand-in, in seconds"
-    )
-
-
 def pack(request: PackRequest, progress: Progress | None = None) -> PackSummary:
     """Pack a source into a set of shards at one or several resolutions, each picture decoded once.
 
@@ -167,7 +120,7 @@ def pack(request: PackRequest, progress: Progress | None = None) -> PackSummary:
         num_bytes = sum(sample[name]["size"] for sample in record["kept"] for name in missing)
         progress.on_block(len(record["kept"]) + len(record["rejected"]), num_bytes, num_rejected)
         if num_rejected > request.max_rejected:
-            _write_rejected(staging / REJECTED, _all_rejected(styles, lost, records))
+            write_rejected(staging / REJECTED, _all_rejected(styles, lost, records))
             raise InputError(
                 f"{num_rejected} rows cannot be packed, more than --max-rejected {request.max_rejected}; nothing was published. "
                 f"See {staging / REJECTED} for each and why, then mend the source or run again with a higher --max-rejected"
@@ -180,7 +133,7 @@ def pack(request: PackRequest, progress: Progress | None = None) -> PackSummary:
     for record in run_local(job, [block for block in blocks if block.number not in records], request.workers):
         take(record)
 
-    _commit(request, job, styles, [records[number] for number in sorted(records)], _all_rejected(styles, lost, records))
+    commit(job, request.out, styles, [records[number] for number in sorted(records)], _all_rejected(styles, lost, records))
     packed_now = sum(len(record["kept"]) for record in records.values()) - resumed
     return _summary(request, styles, source, packed_now=packed_now, resumed=resumed, seconds=time.perf_counter() - started)
 
@@ -226,17 +179,11 @@ def _already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
     found = tuple(path.name for path in request.out.iterdir() if (path / MANIFEST).is_file())
     for name in set(found) & set(request.resolutions):
         encoder = Manifest.read(request.out / name / MANIFEST).encoder
-        if name != FULL and encoder != _encoder(request.quality, request.subsampling):
+        if name != FULL and encoder != encoder_settings(request.quality, request.subsampling):
             raise PackedSetError(
                 f"{request.out / name}: packed with other settings or library versions ({encoder}); remove that folder to pack it again"
             )
     return found
-
-
-def _encoder(quality: int, subsampling: str) -> dict[str, Any]:
-    """All that the bytes of a re-encoded picture depend on, besides the picture."""
-    versions = {name.lower(): importlib.metadata.version(name) for name in ("simplejpeg", "Pillow")}
-    return {"format": "jpeg", "quality": quality, "subsampling": subsampling, "resize": "bicubic"} | versions
 
 
 def _fingerprint(request: PackRequest, job: Job, styles: Styles) -> dict[str, Any]:
@@ -248,7 +195,7 @@ def _fingerprint(request: PackRequest, job: Job, styles: Styles) -> dict[str, An
         "files": job.source.fingerprint(),
         "table": table,
         "resolutions": list(job.resolutions),
-        "encoder": _encoder(job.quality, job.subsampling),
+        "encoder": encoder_settings(job.quality, job.subsampling),
         "rows_per_shard": request.rows_per_shard,
     }
 
@@ -282,64 +229,6 @@ def _all_rejected(styles: Styles, lost: Sequence[Rejected], records: dict[int, d
         Rejected(id=r["id"], line=int(lines[r["id"]]), reason=r["reason"]) for record in records.values() for r in record["rejected"]
     ]
     return sorted([*lost, *unreadable], key=lambda r: r.line)
-
-
-def _write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
-    def write(beside: Path) -> None:
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["id", "line", "reason"])
-            writer.writerows([r.id, r.line, r.reason] for r in rejected)
-
-    publish(path, write)
-
-
-def _write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Parquet without pandas' metadata, so that the bytes depend on the values (and pyarrow's version) alone."""
-    arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
-    publish(path, lambda beside: pq.write_table(arrow, beside))
-
-
-def _commit(request: PackRequest, job: Job, styles: Styles, records: Sequence[dict[str, Any]], rejected: Sequence[Rejected]) -> None:
-    """Write what describes the shards, manifest last, and rename every resolution into place."""
-    kept = [(record["number"], sample) for record in records for sample in record["kept"]]
-    if not kept:
-        _write_rejected(job.staging / REJECTED, rejected)
-        raise InputError(f"{job.source.path}: not one picture decodes; see {job.staging / REJECTED} for each and why")
-    assert len(kept) + len(rejected) == styles.num_rows, "a row was lost"
-    catalog = _catalog(styles, [sample for _, sample in kept])
-    if (request.out / CATALOG).exists():
-        packed = pd.read_parquet(request.out / CATALOG, columns=["id"])
-        if packed["id"].tolist() != catalog["id"].tolist():
-            raise PackedSetError(f"{request.out}: the pictures of {job.source.path} changed since it was packed; choose another --out")
-    for name in job.resolutions:
-        folder = job.staging / name
-        rows = [{"row": row, "shard": number} | sample[name] for row, (number, sample) in enumerate(kept)]
-        index = pd.DataFrame(rows)[["row", "shard", "offset", "size", "width", "height", "crc32"]]
-        _write_parquet(folder / INDEX, index)
-        Manifest(
-            resolution=name,
-            num_rows=len(kept),
-            index_sha256=hashlib.sha256((folder / INDEX).read_bytes()).hexdigest(),
-            encoder=None if name == FULL else _encoder(job.quality, job.subsampling),
-            shards=tuple(ShardEntry(**record["shards"][name]) for record in records if record["shards"][name]),
-        ).write(folder / MANIFEST)
-    if not (request.out / CATALOG).exists():
-        publish_json(request.out / VOCAB, Vocab.of_table(catalog).classes)
-        _write_rejected(request.out / REJECTED, rejected)
-        _write_parquet(request.out / CATALOG, catalog)
-    for name in job.resolutions:
-        (job.staging / name).rename(request.out / name)
-    shutil.rmtree(job.staging)
-
-
-def _catalog(styles: Styles, samples: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    table = styles.table.set_index("id").loc[[sample["id"] for sample in samples]].reset_index()
-    table.insert(0, "row", range(len(table)))
-    table["height"] = [sample["height"] for sample in samples]
-    table["width"] = [sample["width"] for sample in samples]
-    table["duplicate_group"] = duplicate_groups([sample["pixels"] for sample in samples])
-    return table
 
 
 def _summary(request: PackRequest, styles: Styles, source: Source, *, packed_now: int, resumed: int, seconds: float) -> PackSummary:
