@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -17,11 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
+from fastfashion import provenance
 from fastfashion.bench import loader as bench_loader
 from fastfashion.bench.loader import BACKENDS, BenchRequest, Work, bench, open_backend, table_text
-from fastfashion.bench.record import git_commit, package_versions, write_record
 from fastfashion.errors import ConfigError
 from fastfashion.pack import PackRequest, pack
+from fastfashion.provenance import git_commit, package_versions
 
 PEERS = ("ImageFolder + DataLoader + Pillow", "webdataset + Pillow")
 COLUMNS = ["id", "gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "year", "usage", "productDisplayName"]
@@ -102,7 +104,7 @@ def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_
         assert 0 < row["low"] <= row["images_per_s"] <= row["high"]
         ratios = [rate / whole for rate, whole in zip(row["by_round"], result["ceiling_by_round"], strict=True)]
         assert row["of_ceiling"] == pytest.approx(sum(ratios) / 2, abs=0.002)  # of two rounds, the median is the mean
-    assert set(result["machine"]) == {"cpu", "cores", "python", "platform"}
+    assert set(result["machine"]) == {"cpu", "gpu", "cores", "python", "platform"}
     assert result["versions"]["torch"] and "nvidia-dali-cuda120" in result["versions"]
     assert result["commit"] is None or re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", result["commit"])
     assert result["command"].startswith("fastfashion bench-loader --shards tiny ")
@@ -198,9 +200,10 @@ def test_a_request_that_cannot_be_measured_is_refused(request_small: BenchReques
 def test_records_know_no_commit_outside_a_checkout_and_no_version_of_what_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    assert git_commit() is None
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)  # somebody else's checkout around an installed package
+    (tmp_path / "provenance.py").touch()
     assert git_commit() is None
     assert package_versions(["numpy", "no-such-package"]) == {"numpy": np.__version__, "no-such-package": None}
-    write_record(tmp_path / "a/b.json", {"rate": 1.5})
-    assert json.loads((tmp_path / "a/b.json").read_text(encoding="utf-8")) == {"rate": 1.5}

@@ -151,6 +151,7 @@ def test_dollar_signs_are_no_mathematics(tmp_path: Path) -> None:
     plot_per_class(tmp_path / "b.png", np.array([0.2, 0.7]), np.array([6, 9]), names, title=r"$\frac{1$")
     plot_training(tmp_path / "c.png", history_of(2, names), title=r"$\frac{1$")
     plot_training(tmp_path / "d.png", history_of(2, names[:1]), title="run a")
+    assert len(list(tmp_path.glob("*.png"))) == 4  # matplotlib would have raised at the broken formula
 
 
 @pytest.mark.parametrize(

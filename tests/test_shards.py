@@ -18,9 +18,9 @@ from PIL import Image
 
 from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.files import publish
 from fastfashion.image import decode_rgb
 from fastfashion.shards import open_packed_set
-from fastfashion.shards.layout import publish
 from fastfashion.shards.writer import ShardWriter
 
 

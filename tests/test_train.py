@@ -64,6 +64,9 @@ def test_a_run_leaves_all_that_its_readers_need(runs: Path) -> None:
     config = json.loads((runs / "one" / "config.json").read_text())
     assert config["data"]["resolution"] == "32" and config["train"]["precision"] in ("fp32", "bf16")  # nothing is left at "auto"
     assert [line["epoch"] for line in metrics(runs / "one", "epoch")] == [0, 1]
+    (start,) = metrics(runs / "one", "start")
+    assert start["command"].startswith("fastfashion train --shards ") and start["command"].endswith("--name one")
+    assert start["processes"] == 1 and start["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +125,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(shards: Path, 
     rest = command([*arguments, "--name", "killed"], tmp_path)
     assert rest.returncode == 0, rest.stderr
     assert "going on after epoch" in rest.stderr
+    assert len(metrics(tmp_path / "killed", "start")) == 2
 
     def numbers(run: str) -> list[tuple[int, float]]:
         return [(line["step"], line["loss"]) for line in metrics(tmp_path / run, "step")]

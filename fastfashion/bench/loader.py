@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastfashion.bench.record import git_commit, machine_info, package_versions, write_record
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError
+from fastfashion.files import publish_json
 from fastfashion.image import decode_rgb
 from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.writer import ShardWriter
 
@@ -131,7 +132,8 @@ def bench(request: BenchRequest) -> dict[str, Any]:
         "versions": package_versions(PACKAGES),
     }
     if request.out is not None:
-        write_record(request.out, result)
+        request.out.parent.mkdir(parents=True, exist_ok=True)
+        publish_json(request.out, result)
     return result
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from fastfashion.catalog.vocab import Vocab
 from fastfashion.config import PROTOCOLS
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.files import publish
 
 REFERENCE_SEED = 42
 SHARES = {"train": Fraction(70, 100), "val": Fraction(15, 100), "test": Fraction(15, 100)}
@@ -98,19 +99,18 @@ def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
 def write_split(path: Path, table: pd.DataFrame, split: Split) -> dict[str, dict[str, int | str]]:
     """Write `id,split` in the split's own order; returns count and hash (of the ids joined by newlines) of each part."""
     parts = {part: table["id"].iloc[rows].tolist() for part, rows in split.parts().items()}
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(beside: Path) -> None:
         with beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["id", "split"])
             writer.writerows((identity, part) for part, ids in parts.items() for identity in ids)
-        beside.replace(path)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        publish(path, write)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error}); choose another --out") from error
-    finally:
-        if beside.exists():
-            beside.unlink()
     return {part: {"num_rows": len(ids), "ids_sha256": ids_hash(ids)} for part, ids in parts.items()}
 
 

@@ -19,10 +19,10 @@ from fastfashion.catalog.splits import REFERENCE_SEED
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import metrics, plots
+from fastfashion.files import publish, publish_json
 from fastfashion.load import Loader, LoaderSpec, Plan, choose_pictures, open_loader
 from fastfashion.model import Classifier, load_artifact
 from fastfashion.shards import PackedSet, open_packed_set
-from fastfashion.shards.layout import publish, publish_json
 
 CONFIG, METRICS, REPORT, PREDICTIONS = "config.json", "metrics.jsonl", "report.json", "predictions.parquet"
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from fastfashion.catalog import Rejected, Styles, Vocab
 from fastfashion.errors import InputError, PackedSetError
+from fastfashion.files import publish, publish_json
 from fastfashion.pack.engines import Job
 from fastfashion.shards.layout import (
     CATALOG,
@@ -28,8 +29,6 @@ from fastfashion.shards.layout import (
     VOCAB,
     Manifest,
     ShardEntry,
-    publish,
-    publish_json,
 )
 
 

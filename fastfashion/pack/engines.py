@@ -21,7 +21,8 @@ from typing import Any
 from fastfashion import image
 from fastfashion.catalog import Source
 from fastfashion.errors import InputError, PackedSetError
-from fastfashion.shards.layout import FULL, publish_json
+from fastfashion.files import publish_json
+from fastfashion.shards.layout import FULL
 from fastfashion.shards.writer import ShardWriter
 
 # Twice the target before the bicubic step keeps 48 dB PSNR against decoding in full; once the target only 33 dB.

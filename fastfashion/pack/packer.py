@@ -20,6 +20,7 @@ import pandas as pd
 
 from fastfashion.catalog import LABEL_COLUMNS, Rejected, Source, Styles, open_source, read_styles
 from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.files import publish_json
 from fastfashion.pack.commit import commit, encoder_settings, write_rejected
 from fastfashion.pack.engines import Block, Job, block_record, run_local
 from fastfashion.pack.progress import Progress
@@ -33,7 +34,6 @@ from fastfashion.shards.layout import (
     VOCAB,
     Manifest,
     check_resolution,
-    publish_json,
 )
 
 STAGING = ".staging"

@@ -1,13 +1,13 @@
 """Names, versions and the manifest of a packed set. shards/FORMAT.md is the specification."""
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.files import publish_json
 
 FORMAT_NAME = "fastfashion-packed-set"
 FORMAT_VERSION = 1
@@ -29,23 +29,6 @@ def check_resolution(name: str) -> str:
 
 def shard_name(number: int) -> str:
     return f"{number:05d}.tar"
-
-
-def publish(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, flush it to disk, and rename it into place; on an exception nothing is left."""
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def publish_json(path: Path, value: object) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    publish(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 @dataclass(frozen=True, kw_only=True)

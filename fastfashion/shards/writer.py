@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from fastfashion.shards.layout import ShardEntry, publish, shard_name
+from fastfashion.files import publish
+from fastfashion.shards.layout import ShardEntry, shard_name
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 _RECORD_BYTES = tarfile.RECORDSIZE  # what tar(1) pads an archive to

@@ -1,6 +1,7 @@
 """What torchrun starts, and what `fastfashion train` is: options to settings, then one worker or the launch of several."""
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -46,7 +47,7 @@ def train(
     """
     if resolved is not None:  # a worker that `launch` started
         values = json.loads(resolved)
-        _work(RunConfig.from_dict(values["config"]), Path(values["run"]), as_json)
+        _work(RunConfig.from_dict(values["config"]), Path(values["run"]), values["command"], as_json)
         return
     if name is not None and (not name or name != Path(name).name):
         raise ConfigError(f"--name {name}: expected a name, not a path; the folder of all runs is --out")
@@ -78,23 +79,24 @@ def _start(config: RunConfig, out: Path, name: str | None, nproc: int | None, as
     config = resolve(config)
     run = out / (name or run_name(config))
     check_run_folder(run, config)
+    command = shlex.join(["fastfashion", "train", *(sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:])])
     if not launching:
-        _work(config, run, as_json)
+        _work(config, run, command, as_json)
         return
-    values = json.dumps({"config": config.to_dict(), "run": str(run)})
+    values = json.dumps({"config": config.to_dict(), "run": str(run), "command": command})
     status = launch(nproc or 1, ["--resolved", values, *(["--json"] if as_json else [])])
     if status:
         raise typer.Exit(status)
 
 
-def _work(config: RunConfig, run: Path, as_json: bool) -> None:
+def _work(config: RunConfig, run: Path, command: str, as_json: bool) -> None:
     """Be one worker, of however many."""
     from fastfashion import dist
     from fastfashion.train.job import train
 
     world = dist.start()
     try:
-        summary = train(config, run, world)
+        summary = train(config, run, world, command)
     finally:
         dist.stop()
     if world.is_main:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fastfashion.errors import TrainingError
-from fastfashion.shards.layout import publish
+from fastfashion.files import publish
 
 LAST = "last.pt"
 

@@ -15,6 +15,7 @@ from fastfashion.config import OptimConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import predict, read_config, score
 from fastfashion.evaluate.run import CONFIG
+from fastfashion.files import publish_json
 from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
 from fastfashion.model import (
     Classifier,
@@ -25,12 +26,13 @@ from fastfashion.model import (
     objective,
     save_artifact,
 )
+from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
-from fastfashion.shards.layout import publish_json
 from fastfashion.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from fastfashion.train.loop import Training, fit
 from fastfashion.train.record import Recorder, RunRecorder, Silent
 
+PACKAGES = ("fastfashion", "torch", "timm", "nvidia-dali-cuda120", "simplejpeg", "opencv-python-headless", "numpy")
 # Settings that may differ when a run is gone on with: they change where and how fast, not what is computed.
 HARMLESS = ("data.shards", "data.backend", "data.workers", "train.log_every_steps")
 
@@ -87,8 +89,11 @@ def _flat(config: RunConfig) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, entries in config.to_dict().items() for key, value in entries.items()}
 
 
-def train(config: RunConfig, run: Path, world: dist.World) -> TrainSummary:
-    """Train a resolved config into the folder `run`, going on from its last checkpoint where there is one."""
+def train(config: RunConfig, run: Path, world: dist.World, command: str = "") -> TrainSummary:
+    """Train a resolved config into the folder `run`, going on from its last checkpoint where there is one.
+
+    `command` is what the user typed; it is recorded beside machine, versions and commit.
+    """
     torch.manual_seed(config.train.seed)
     task, classes, spec, val_spec = _data(config, world)
     if world.is_main:
@@ -103,6 +108,7 @@ def train(config: RunConfig, run: Path, world: dist.World) -> TrainSummary:
         recorder: Recorder = Silent()
         if world.is_main:
             recorder = stack.enter_context(RunRecorder(run, progress.epoch * loader.num_steps, total_steps))
+            recorder.write(_start_line(progress, loader.num_steps, world, command))
         if progress.epoch:
             recorder.say(f"{run}: going on after epoch {progress.epoch} of {config.train.epochs}")
         description = ModelDescription(model=config.model.name, size=str(spec.size), classes={task: list(classes)})
@@ -147,6 +153,13 @@ def train(config: RunConfig, run: Path, world: dist.World) -> TrainSummary:
         train_rows=len(spec.plan.rows),
         val_rows=len(val_spec.plan.rows),
     )
+
+
+def _start_line(progress: Progress, num_steps: int, world: dist.World, command: str) -> dict[str, Any]:
+    """What a run's metrics say of each time it was started."""
+    where = {"command": command, "commit": git_commit(), "processes": world.size, "device": world.device.type}
+    known = {"machine": machine_info(), "versions": package_versions(PACKAGES)}
+    return {"kind": "start", "epoch": progress.epoch, "step": progress.epoch * num_steps} | where | known
 
 
 def _data(config: RunConfig, world: dist.World) -> tuple[str, tuple[str, ...], LoaderSpec, LoaderSpec]:

@@ -10,7 +10,7 @@ from fastfashion.evaluate.run import METRICS
 
 
 class Recorder(Protocol):
-    """Takes lines of metrics; `{"kind": "step" | "epoch", "epoch", "step", …}` with `step` counted over all epochs."""
+    """Takes lines of metrics; `{"kind": "start" | "step" | "epoch", "epoch", "step", …}` with `step` counted over all epochs."""
 
     def write(self, line: dict[str, Any]) -> None: ...
 
@@ -49,7 +49,7 @@ class RunRecorder:
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in _flatten("", line):
+        for name, value in _flatten("", line) if line["kind"] != "start" else []:
             if name not in ("kind", "step"):
                 self._events.add_scalar(f"{line['kind']}/{name}", value, line["step"])
 

@@ -1,4 +1,4 @@
-"""What every benchmark's record holds beside its numbers: machine, versions, commit.
+"""What every record of a run or a benchmark holds beside its numbers: machine, versions, commit.
 
 Nothing in it names the host or a place on its disk.
 """
@@ -6,20 +6,22 @@ Nothing in it names the host or a place on its disk.
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fastfashion.dist import cores_per_process
-from fastfashion.shards.layout import publish_json
 
 _PROCESSORS = Path("/proc/cpuinfo")
 
 
 def machine_info() -> dict[str, Any]:
-    """Processor name, cores that this process may use, Python version, operating system."""
+    """Processor and GPU names, cores that this process may use, Python version, operating system."""
+    import torch
+
     return {
         "cpu": _cpu_name(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": cores_per_process(1),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -49,12 +51,13 @@ def package_versions(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """Short commit of the checkout in the current directory, with "-dirty" where tracked files differ; None outside of one."""
-    commit = _said("git", "rev-parse", "--short", "HEAD")
-    if not commit:
+    """Short commit of the checkout that this package runs from, with "-dirty" where tracked files differ; None outside of one."""
+    home = str(Path(__file__).parent)
+    if _said("git", "-C", home, "ls-files", "--error-unmatch", "provenance.py") is None:  # installed below somebody else's checkout
         return None
+    commit = _said("git", "-C", home, "rev-parse", "--short", "HEAD")
     # A measurement must not take the index lock from somebody who is committing.
-    changes = _said("git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    changes = _said("git", "-C", home, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     return commit if changes == "" else f"{commit}-dirty"
 
 
@@ -65,9 +68,3 @@ def _said(*command: str) -> str | None:
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def write_record(path: Path, result: Mapping[str, Any]) -> None:
-    """Publish a record as JSON, by rename; makes the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    publish_json(path, dict(result))

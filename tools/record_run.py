@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Make a record for bench/results/ of a trained and evaluated run: tools/record_run.py runs/NAME bench/results/train-NAME.json"""
+
+import argparse
+import json
+from pathlib import Path
+
+from fastfashion.evaluate.run import CONFIG, REPORT, read_metrics
+from fastfashion.files import publish_json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    lines = read_metrics(arguments.run)
+    starts = [line for line in lines if line["kind"] == "start"]
+    epochs = [{key: line[key] for key in ("epoch", "seconds", "val")} for line in lines if line["kind"] == "epoch"]
+    record = {
+        "starts": starts,
+        "train_minutes": round(sum(epoch["seconds"] for epoch in epochs) / 60, 1),
+        "epochs": epochs,
+        "test": json.loads((arguments.run / REPORT).read_text(encoding="utf-8")),
+        "config": json.loads((arguments.run / CONFIG).read_text(encoding="utf-8")),
+    }
+    publish_json(arguments.out, record)
+
+
+if __name__ == "__main__":
+    main()
