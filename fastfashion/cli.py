@@ -78,11 +78,11 @@ def synth(
             on_progress=bar.update,
         )
     print(
-        f"{summary.out}: {summary.images} pictures of {width_px}x{height_px}, {summary.num_bytes / 1e6:.1f} MB, {summary.rows} rows",
+        f"{out}: {summary.images} pictures of {width_px}x{height_px}, {summary.num_bytes / 1e6:.1f} MB, {summary.rows} rows",
         file=sys.stderr,
     )
     if as_json:
-        print(json.dumps(asdict(summary) | {"out": str(summary.out)}))
+        print(json.dumps(asdict(summary) | {"out": str(out)}))
 
 
 @app.command()
