@@ -53,6 +53,7 @@ def fit(job: Training, progress: Progress) -> Progress:
         line = {"kind": "epoch", "epoch": epoch, "step": (epoch + 1) * num_steps, "seconds": round(seconds, 3), "val": scores}
         job.recorder.write(line)
         progress = replace(progress, epoch=epoch + 1, step=0)
+        # "last" is no metric: then the number of the epoch stands for it, and each is better than the one before.
         metric = sum(float(s.get(job.config.select, epoch)) for s in scores.values()) / len(scores)
         if metric > progress.best_metric:
             progress = replace(progress, best_metric=metric, best_epoch=epoch)
