@@ -155,6 +155,15 @@ def test_a_batch_stays_as_it_was_while_later_ones_are_made(packed: PackedSet, op
     torch.testing.assert_close(first.images, copy, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_closing_while_an_epoch_is_under_way_is_quiet(packed: PackedSet, opened: Any, backend: str) -> None:
+    loader = opened(packed, backend, size=Size(32, 32))
+    batches = loader.steps(0)
+    next(batches)
+    loader.close()
+    batches.close()  # would raise if the rest of the epoch were still asked for
+
+
 def test_closing_ends_the_threads(packed: PackedSet, opened: Any) -> None:
     before = threading.active_count()
     loader = opened(packed, "threads", size=Size(32, 32))

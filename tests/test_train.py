@@ -122,6 +122,8 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(shards: Path, 
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "step", "epo')  # as a kill in the middle of writing a line leaves it
     rest = command([*arguments, "--name", "killed"], tmp_path)
     assert rest.returncode == 0, rest.stderr
     assert "going on after epoch" in rest.stderr

@@ -32,7 +32,7 @@ class Batch:
 
 
 class Loader(Protocol):
-    """Batches of an epoch, in the plan's order. `close` ends its threads; a closed loader yields nothing more."""
+    """Batches of an epoch, in the plan's order. `close` ends its threads; a closed loader must not be used any more."""
 
     num_steps: int
 

@@ -76,6 +76,7 @@ class DaliLoader:
         return PackedSetError(f"DALI cannot decode pictures of {pictures.folder}, though each decodes by itself: {error}")
 
     def close(self) -> None:
+        self._ended = True  # an iteration left half-way has nothing to run out any more
         self._pipeline = None
 
 

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from fastfashion.evaluate.run import METRICS
+from fastfashion.files import publish
 
 
 class Recorder(Protocol):
@@ -37,14 +38,13 @@ class RunRecorder:
         from tqdm import tqdm
 
         path = run / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= done_steps]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        # A run that was killed while it wrote leaves half a line, without an end.
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done_steps]
+        publish(path, lambda beside: beside.write_text("".join(kept), encoding="utf-8"))
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(run), purge_step=done_steps + 1)
-        self._bar = tqdm(
-            total=total_steps, initial=done_steps, unit="step", dynamic_ncols=True, disable=None if sys.stderr.isatty() else True
-        )
+        self._bar = tqdm(total=total_steps, initial=done_steps, unit="step", dynamic_ncols=True, disable=None)
 
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
