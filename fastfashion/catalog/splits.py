@@ -1,10 +1,8 @@
 """Splits: three lists of rows for a task. A split is never stored in a packed set; it is computed in milliseconds."""
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +11,10 @@ import pandas as pd
 from fastfashion.catalog.vocab import Vocab
 from fastfashion.config import PROTOCOLS
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.files import publish
+from fastfashion.files import publish_csv
 
 REFERENCE_SEED = 42
-SHARES = {"train": Fraction(70, 100), "val": Fraction(15, 100), "test": Fraction(15, 100)}
+PERCENT = {"train": 70, "val": 15, "test": 15}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,28 +85,21 @@ def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
     for code in np.unique(class_of_group):
         candidates = rng.permutation(np.flatnonzero(class_of_group == code))
         num_rows = sum(len(members[g]) for g in candidates)
-        filled = dict.fromkeys(SHARES, 0)
+        filled = dict.fromkeys(PERCENT, 0)
         for place, group in enumerate(candidates):
             # The first groups make sure of a member in each part; then whichever part is furthest below its share takes the next.
-            part = ("train", "test", "val")[place] if place < 3 else max(SHARES, key=lambda p: SHARES[p] * num_rows - filled[p])
+            part = ("train", "test", "val")[place] if place < 3 else max(PERCENT, key=lambda p: PERCENT[p] * num_rows - 100 * filled[p])
             part_of_row[members[group]] = part
             filled[part] += len(members[group])
-    return Split(**{part: np.flatnonzero(part_of_row == part) for part in SHARES})
+    return Split(**{part: np.flatnonzero(part_of_row == part) for part in PERCENT})
 
 
 def write_split(path: Path, table: pd.DataFrame, split: Split) -> dict[str, dict[str, int | str]]:
     """Write `id,split` in the split's own order; returns count and hash (of the ids joined by newlines) of each part."""
     parts = {part: table["id"].iloc[rows].tolist() for part, rows in split.parts().items()}
-
-    def write(beside: Path) -> None:
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["id", "split"])
-            writer.writerows((identity, part) for part, ids in parts.items() for identity in ids)
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        publish(path, write)
+        publish_csv(path, ["id", "split"], ((identity, part) for part, ids in parts.items() for identity in ids))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error}); choose another --out") from error
     return {part: {"num_rows": len(ids), "ids_sha256": ids_hash(ids)} for part, ids in parts.items()}

@@ -3,7 +3,6 @@
 staging/<res>/*.tar + records ─► index, manifest ─► vocab, rejected, catalog ─► rename staging/<res> to OUT/<res>
 """
 
-import csv
 import hashlib
 import importlib.metadata
 import shutil
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 from fastfashion.catalog import Rejected, Styles, Vocab
 from fastfashion.errors import InputError, PackedSetError
-from fastfashion.files import publish, publish_json
+from fastfashion.files import publish, publish_csv, publish_json
 from fastfashion.pack.engines import Job
 from fastfashion.shards.layout import (
     CATALOG,
@@ -39,13 +38,7 @@ def encoder_settings(quality: int, subsampling: str) -> dict[str, Any]:
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
-    def write(beside: Path) -> None:
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["id", "line", "reason"])
-            writer.writerows([r.id, r.line, r.reason] for r in rejected)
-
-    publish(path, write)
+    publish_csv(path, ["id", "line", "reason"], ([r.id, r.line, r.reason] for r in rejected))
 
 
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
