@@ -53,7 +53,7 @@ def synth(
     rows: Annotated[int, typer.Option(help="Lines of the table.")] = 1200,
     res: Annotated[str, typer.Option(help="Size of the pictures, width x height in pixels, 60x80 to 1800x2400.")] = "600x800",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    workers: Annotated[int | None, Workers(what="Processes")] = None,
+    workers: Annotated[int | None, Workers(what="Processes; all cores by default.")] = None,
     as_json: Annotated[bool, Json()] = False,
     debug: Annotated[bool, Debug()] = False,
 ) -> None:
@@ -92,7 +92,7 @@ def shard(
     res: Annotated[list[str] | None, typer.Option(help="Shorter side in pixels, or full; again and again.", rich_help_panel=OUT)] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality of resized pictures.", rich_help_panel=OUT)] = 90,
     max_rejected: Annotated[int, typer.Option(help="Stop when more rows than this cannot be packed.", rich_help_panel=IN)] = 1000,
-    workers: Annotated[int | None, Workers(OUT, what="Processes")] = None,
+    workers: Annotated[int | None, Workers(OUT, what="Processes; all cores by default.")] = None,
     as_json: Annotated[bool, Json(OUT)] = False,
     debug: Annotated[bool, Debug(OUT)] = False,
 ) -> None:

@@ -57,11 +57,8 @@ def stop() -> None:
 
 def cores_per_process(local_size: int) -> int:
     """This process's even share of the cores it may run on."""
-    return (
-        max(1, len(os.sched_getaffinity(0)) // local_size)
-        if hasattr(os, "sched_getaffinity")
-        else max(1, (os.cpu_count() or 1) // local_size)
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // local_size)
 
 
 def gather(world: World, value: Any) -> list[Any]:

@@ -38,8 +38,8 @@ def Size(panel: str | None = None) -> Any:
     )
 
 
-def Workers(panel: str | None = None, *, what: str = "Loader threads a process") -> Any:
-    return typer.Option("--workers", help=f"{what}; all cores by default.", rich_help_panel=panel)
+def Workers(panel: str | None = None, *, what: str = "Loader threads a process; its share of the cores by default.") -> Any:
+    return typer.Option("--workers", help=what, rich_help_panel=panel)
 
 
 def Json(panel: str | None = None) -> Any:

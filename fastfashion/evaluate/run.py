@@ -5,6 +5,7 @@ run/best + config.json ─► test rows ─► predict (every rank its share) �
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,20 +30,20 @@ CONFIG, METRICS, REPORT, PREDICTIONS = "config.json", "metrics.jsonl", "report.j
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Every row once, in the loader's order, on every rank."""
+    """Every row once, ascending, on every rank."""
 
     rows: np.ndarray  # int64 (n,)
     labels: np.ndarray  # int64 (n, T), -1 where there is none
     probabilities: dict[str, np.ndarray]  # task -> float32 (n, C), rows sum to 1
 
 
-def predict(model: Classifier, loader: Loader, world: dist.World, precision: torch.dtype = torch.float32) -> Predictions:
-    """Run the model over a loader and gather all ranks' rows; padding is dropped."""
+def predict(model: Classifier, loader: Loader, world: dist.World) -> Predictions:
+    """Run the model, in float32, over a loader and gather all ranks' rows; padding is dropped."""
     rows, labels = [], []
     probabilities: dict[str, list[torch.Tensor]] = {task: [] for task in model.heads}
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), torch.autocast(world.device.type, dtype=precision, enabled=precision != torch.float32):
+    with torch.inference_mode():
         for batch in loader.steps(0):
             real = batch.rows >= 0
             rows.append(batch.rows[real])
@@ -128,11 +129,8 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
         backend=config.data.backend,
         workers=request.workers or dist.cores_per_process(world.local_size),
     )
-    loader = open_loader(spec)
-    try:
+    with closing(open_loader(spec)) as loader:
         predictions = predict(model.to(world.device), loader, world)
-    finally:
-        loader.close()
     assert np.array_equal(predictions.rows, np.sort(split.test)), "a test row was lost or doubled"
     report = _report(request.run, config, packed, split, predictions)
     if world.is_main:

@@ -117,13 +117,11 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "") ->
             dist.broadcast_buffers(world, learner.averaged)
             return score(predict(learner.averaged, val_loader, world))
 
-        def save_last(progress: Progress) -> None:
+        def save(progress: Progress, best: bool) -> None:
+            if world.is_main and best:
+                save_artifact(run / "best", learner.averaged, description)
             if world.is_main:
                 save_checkpoint(run / "checkpoints", progress, learner.states())
-
-        def save_best() -> None:
-            if world.is_main:
-                save_artifact(run / "best", learner.averaged, description)
 
         job = Training(
             world=world,
@@ -138,8 +136,7 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "") ->
             average=learner.average,
             validate=validate,
             rows_of=lambda epoch, step: spec.plan.step(epoch, step).rows.tolist(),
-            save_last=save_last,
-            save_best=save_best,
+            save=save,
             recorder=recorder,
         )
         end = fit(job, progress)

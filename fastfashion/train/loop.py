@@ -36,8 +36,7 @@ class Training:
     average: Callable[[int], None]  # take the weights after this step into the moving average
     validate: Callable[[], dict[str, dict[str, float | int]]]  # task -> metrics
     rows_of: Callable[[int, int], list[int]]  # (epoch, step) -> rows of the global batch
-    save_last: Callable[[Progress], None]
-    save_best: Callable[[], None]
+    save: Callable[[Progress, bool], None]  # a checkpoint; and the weights, where they are the best so far
     recorder: Recorder
     pending: list[tuple[int, torch.Tensor]] = field(default_factory=list)  # (step of the epoch, loss) since the last log line
 
@@ -55,10 +54,10 @@ def fit(job: Training, progress: Progress) -> Progress:
         progress = replace(progress, epoch=epoch + 1, step=0)
         # "last" is no metric: then the number of the epoch stands for it, and each is better than the one before.
         metric = sum(float(s.get(job.config.select, epoch)) for s in scores.values()) / len(scores)
-        if metric > progress.best_metric:
+        best = metric > progress.best_metric
+        if best:
             progress = replace(progress, best_metric=metric, best_epoch=epoch)
-            job.save_best()
-        job.save_last(progress)
+        job.save(progress, best)
         shown = ", ".join(f"{task} accuracy {s['accuracy']:.4f}, macro F1 {s['macro_f1']:.4f}" for task, s in scores.items())
         job.recorder.say(f"epoch {epoch + 1}/{job.config.epochs}: {shown} on validation ({seconds:.0f} s)")
     return progress
