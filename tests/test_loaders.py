@@ -162,6 +162,7 @@ def test_closing_while_an_epoch_is_under_way_is_quiet(packed: PackedSet, opened:
     next(batches)
     loader.close()
     batches.close()  # would raise if the rest of the epoch were still asked for
+    assert next(batches, None) is None
 
 
 def test_closing_ends_the_threads(packed: PackedSet, opened: Any) -> None:

@@ -564,7 +564,7 @@ def test_progress_tells_every_picture_once(packed_small: PackedSmall, tmp_path: 
         ({"resolutions": ("٣٢",)}, "unknown resolution"),
         ({"workers": 0}, "--workers: expected 1 to 1024, found 0"),
         ({"quality": 101}, "--quality: expected 1 to 100, found 101"),
-        ({"rows_per_shard": 0}, "--rows-per-shard: expected 1 to 1000000, found 0"),
+        ({"rows_per_shard": 0}, "rows_per_shard: expected 1 to 1000000, found 0"),
         ({"max_rejected": -1}, "--max-rejected: expected 0 or more, found -1"),
         ({"subsampling": "411"}, "subsampling: expected 420, 422, 444, found '411'"),
     ],
