@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 from fastfashion import __version__
+from fastfashion.files import location
 from fastfashion.options import (
     Debug,
     Json,
+    Location,
     Protocol,
     Shards,
     Size,
+    Source,
     Task,
     Workers,
     find_shards,
@@ -32,7 +35,7 @@ app = typer.Typer(
 )
 app.command("train")(train)
 
-IN, OUT = "In", "Out"
+IN, OUT, RUN = "In", "Out", "Run"
 
 
 def _show_version(value: bool) -> None:
@@ -87,23 +90,28 @@ def synth(
 
 @app.command()
 def shard(
-    source: Annotated[Path | None, typer.Option(help="Kaggle zip or folder; the one under data/ by default.", rich_help_panel=IN)] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the packed set; shards/NAME by default.", rich_help_panel=OUT)] = None,
+    source: Annotated[Path | None, Source(IN)] = None,
+    out: Annotated[Path | None, Location("Folder of the packed set; shards/NAME by default.", OUT)] = None,
     res: Annotated[list[str] | None, typer.Option(help="Shorter side in pixels, or full; again and again.", rich_help_panel=OUT)] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality of resized pictures.", rich_help_panel=OUT)] = 90,
     max_rejected: Annotated[int, typer.Option(help="Stop when more rows than this cannot be packed.", rich_help_panel=IN)] = 1000,
-    workers: Annotated[int | None, Workers(OUT, what="Processes; all cores by default.")] = None,
-    as_json: Annotated[bool, Json(OUT)] = False,
-    debug: Annotated[bool, Debug(OUT)] = False,
+    max_pixels: Annotated[int, typer.Option(help="Reject pictures of more pixels, unread.", rich_help_panel=IN)] = 100_000_000,
+    workers: Annotated[int | None, Workers(RUN, what="Processes; all cores by default.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: the same blocks on a Ray cluster.", rich_help_panel=RUN)] = "local",
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster, such as auto.", rich_help_panel=RUN)] = None,
+    only_plan: Annotated[bool, typer.Option("--dry-run", help="Print the plan and an estimate of sizes.", rich_help_panel=RUN)] = False,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Pack pictures and their table into shards, at one or several resolutions.
+    """Pack pictures and their table into shards, at one or several resolutions, on disk or object storage.
 
     Goes on where an interrupted run stopped. What is left out stands in rejected.csv, with the reason.
 
     Example: fastfashion shard --source fashion-product-images-small.zip --res full --res 40 --out shards/small
     """
     from fastfashion.dist import cores_per_process
-    from fastfashion.pack import PackRequest, bar_progress, pack
+    from fastfashion.pack import PackRequest, bar_progress, dry_run, pack
+    from fastfashion.pack.text import dry_run_text, summary_text
 
     found = find_source(source)
     request = PackRequest(
@@ -111,24 +119,80 @@ def shard(
         out=out or Path("shards") / found.stem,
         resolutions=tuple(dict.fromkeys(res or ["224"])),
         workers=workers or cores_per_process(1),
+        engine=engine,
+        address=address,
         max_rejected=max_rejected,
+        max_pixels=max_pixels,
         quality=quality,
     )
-    with bar_progress() as progress:
-        summary = pack(request, progress)
-    rate = f", {summary.packed_now / summary.seconds:.0f} pictures/s" if summary.packed_now else ""
-    print(
-        f"{summary.out}: {summary.kept} of {summary.num_rows} rows packed ({summary.packed_now} now, {summary.resumed} before{rate}), "
-        f"{summary.rejected} rejected, see {summary.out / 'rejected.csv'}",
-        file=sys.stderr,
-    )
-    for name, sizes in summary.resolutions.items():
-        print(
-            f"  {name}: {sizes['num_shards']} shards, {sizes['tar_bytes'] / 1e6:.1f} MB ({sizes['num_bytes'] / 1e6:.1f} MB of pictures)",
-            file=sys.stderr,
-        )
+    if only_plan:
+        plan = dry_run(request)
+        print(dry_run_text(plan), file=sys.stderr)
+        result: dict[str, object] = asdict(plan)
+    else:
+        try:
+            with bar_progress() as progress:
+                summary = pack(request, progress)
+        except (KeyboardInterrupt, SystemExit):
+            print("what is packed stays: the same command goes on from there", file=sys.stderr)
+            raise
+        print(summary_text(summary), file=sys.stderr)
+        result = asdict(summary)
     if as_json:
-        print(json.dumps(asdict(summary) | {"out": str(summary.out)}))
+        print(json.dumps(result | {"out": str(request.out)}))
+
+
+@app.command()
+def verify(
+    shards: Annotated[Path, typer.Argument(help="Folder of a packed set; s3:// and the like too.", parser=location, metavar="SET")],
+    repair: Annotated[bool, typer.Option("--repair", help="Pack damaged shards again from --source.")] = False,
+    source: Annotated[Path | None, Source()] = None,
+    workers: Annotated[int | None, Workers(what="Processes of the repair; all cores by default.")] = None,
+    as_json: Annotated[bool, Json()] = False,
+    debug: Annotated[bool, Debug()] = False,
+) -> None:
+    """Compare every byte of a packed set with its checksums; exits with 1 where one differs.
+
+    Example: fastfashion verify shards/small --repair --source fashion-product-images-small.zip
+    """
+    from fastfashion.dist import cores_per_process
+    from fastfashion.pack.repair import repair as repack
+    from fastfashion.pack.text import verify_bar, verify_text
+
+    result = verify_bar(shards)
+    repaired: list[str] = []
+    if result.damage and repair:
+        print(verify_text(shards, result), file=sys.stderr)
+        repaired = repack(shards, find_source(source), result.damage, workers or cores_per_process(1))
+        print(f"{shards}: packed again: {', '.join(repaired) or 'nothing'}", file=sys.stderr)
+        result = verify_bar(shards)
+    print(verify_text(shards, result), file=sys.stderr)
+    if as_json:
+        print(json.dumps(asdict(result) | {"out": str(shards), "repaired": repaired}))
+    if result.damage:
+        raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.json and a picture of the largest duplicate groups.")] = None,
+    as_json: Annotated[bool, Json()] = False,
+    debug: Annotated[bool, Debug()] = False,
+) -> None:
+    """Report what a packed set holds: sizes, bytes, classes, duplicates, and what each split would leak from training into its test.
+
+    Example: fastfashion audit shards/small --out audit
+    """
+    from fastfashion.pack.audit import audit as audit_set
+    from fastfashion.pack.audit import audit_text
+
+    report = audit_set(shards, out)
+    print(audit_text(report))
+    if out is not None:
+        print(f"{out}: audit.json" + (", duplicates.png" if report["duplicates"]["groups"] else ""), file=sys.stderr)
+    if as_json:
+        print(json.dumps(report))
 
 
 @app.command()
@@ -208,6 +272,33 @@ def bench_loader(
     request = BenchRequest(
         shards=find_shards(shards), size=size, threads=threads, batch_size=batch_size, num_images=images, rounds=rounds, out=out
     )
+    result = bench(request)
+    print(table_text(result))
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command("bench-shard")
+def bench_shard(
+    images: Annotated[int, typer.Option(help="Pictures a measurement, the same for everybody.")] = 1024,
+    workers: Annotated[int | None, Workers(what="Processes; all cores by default.")] = None,
+    rounds: Annotated[int, typer.Option(help="Interleaved measurements of everybody.")] = 5,
+    photos: Annotated[Path | None, typer.Option(help="Folder where the stand-ins are made once and kept.")] = None,
+    source: Annotated[Path | None, typer.Option(help="A real zip or folder to pack as well.")] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure peak memory too, with few and with 8 times as many rows.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the record, with machine and versions, to this JSON file.")] = None,
+    as_json: Annotated[bool, Json()] = False,
+    debug: Annotated[bool, Debug()] = False,
+) -> None:
+    """Compare packing with Pillow, with img2dataset's resizer, and with decoding alone, on stand-ins for photographs.
+
+    Example: fastfashion bench-shard --photos data/photos --out bench/results/shard-2-cores.json
+    """
+    from fastfashion.bench.shard import BenchShardRequest, bench, table_text
+    from fastfashion.dist import cores_per_process
+
+    threads = workers or cores_per_process(1)
+    request = BenchShardRequest(num_images=images, workers=threads, rounds=rounds, photos=photos, source=source, memory=memory, out=out)
     result = bench(request)
     print(table_text(result))
     if as_json:

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from fastfashion.errors import ConfigError, FastfashionError, InputError
+from fastfashion.files import location
 
 SHARDS_HOME = Path("shards")
 _debug = False
@@ -22,6 +23,14 @@ def _set_debug(value: bool) -> bool:
 
 def Shards(panel: str | None = None) -> Any:
     return typer.Option("--shards", help="Folder of a packed set; the one under shards/ by default.", rich_help_panel=panel)
+
+
+def Location(what: str, panel: str | None = None) -> Any:
+    return typer.Option(help=what, parser=location, metavar="PATH", rich_help_panel=panel)
+
+
+def Source(panel: str | None = None) -> Any:
+    return Location("Kaggle zip or folder, or its s3:// or https:// address; the one under data/ by default.", panel)
 
 
 def Task(panel: str | None = None) -> Any:

@@ -121,9 +121,21 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
         parse(HEADER + ",season", SHIRT + ",Fall")
 
 
-def test_a_duplicate_id_names_both_lines() -> None:
-    with pytest.raises(InputError, match=r"my\.csv, line 4, column 'id': 1163 .* line 2"):
-        parse(HEADER, SHIRT, WATCH, SHIRT)
+def test_of_an_id_that_stands_twice_the_first_line_counts_and_the_later_ones_are_rejected() -> None:
+    styles = parse(HEADER, SHIRT, WATCH, SHIRT.replace("Blue", "Red"), WATCH, SHIRT)
+    assert styles.table[["id", "line", "baseColour"]].to_numpy().tolist() == [["1163", 2, "Blue"], ["59263", 3, "Silver"]]
+    assert [(r.id, r.line, r.reason) for r in styles.rejected] == [
+        ("1163", 4, "id stands already in line 2"),
+        ("59263", 5, "id stands already in line 3"),
+        ("1163", 6, "id stands already in line 2"),
+    ]
+    assert styles.num_rows == 5
+
+
+def test_an_id_whose_first_line_is_unusable_is_taken_from_the_next() -> None:
+    styles = parse(HEADER, "1163,Men", SHIRT)
+    assert styles.table["line"].tolist() == [3]
+    assert [(r.id, r.line) for r in styles.rejected] == [("1163", 2)]
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"\xef\xbb\xbf", b" \n"])

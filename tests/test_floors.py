@@ -139,8 +139,12 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
+def test_worker_processes_of_the_packer_start_without_pandas() -> None:
+    assert not {"pandas", "pyarrow", "torch"} & modules_after("import fastfashion.pack.engines")
+
+
 def test_the_look_at_loaded_modules_would_see_a_heavy_one() -> None:
-    assert "pandas" in modules_after("import fastfashion.catalog")
+    assert "pandas" in modules_after("import fastfashion.pack.packer")
 
 
 def test_importing_prints_nothing_and_leaves_random_state_alone() -> None:

@@ -3,13 +3,10 @@
 import csv
 import io
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,11 +17,12 @@ import pytest
 from conftest import COLUMNS, PackedSmall, digests, make_source, psnr_db, smooth_picture, table_row, zip_folder
 from PIL import Image
 
+from fastfashion.bench.photos import photograph
 from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.errors import ConfigError, InputError, PackedSetError
-from fastfashion.image import decode_rgb
+from fastfashion.image import decode_rgb, encode_jpeg
 from fastfashion.options import find_source
-from fastfashion.pack import PackRequest, Progress, pack
+from fastfashion.pack import PackRequest, Progress, dry_run, pack
 from fastfashion.shards import PackedSet, open_packed_set
 
 
@@ -86,6 +84,7 @@ def test_packing_twice_gives_the_same_bytes_in_every_file(packed_small: PackedSm
         "full/index.parquet",
         "full/manifest.json",
         "rejected.csv",
+        "set.json",
         "vocab.json",
     ]
 
@@ -132,21 +131,11 @@ def test_the_vocabulary_holds_the_labels_that_occur(packed_small: PackedSmall) -
     assert vocab["baseColour"] == ["Black", "Blue", "White"]
 
 
-def test_only_pixel_identical_twins_share_a_duplicate_group(packed_small: PackedSmall) -> None:
+def test_of_pictures_that_differ_only_twins_share_a_duplicate_group(packed_small: PackedSmall) -> None:
     source, table = packed_small.source, open_packed_set(packed_small.out).table
     a, b = (source / "images" / f"{table['id'].iloc[row]}.jpg" for row in (8, 9))
     assert a.read_bytes() != b.read_bytes()
     assert table["duplicate_group"].tolist() == [8 if row == 9 else row for row in range(60)]
-
-
-def test_two_pictures_of_one_colour_and_other_shape_are_no_twins(tmp_path: Path) -> None:
-    source = make_source(tmp_path / "set", rows=2)
-    for place, size in enumerate([(40, 60), (60, 40), (40, 60)]):
-        file = io.BytesIO()
-        Image.new("RGB", size, "red").save(file, "PNG")
-        add_row(source, f"red{place}", file.getvalue())
-    pack(PackRequest(source=source, out=tmp_path / "out", resolutions=("full",)))
-    assert open_packed_set(tmp_path / "out").table["duplicate_group"].tolist() == [0, 1, 2, 3, 2]
 
 
 @pytest.mark.parametrize("name", ["full", "32"])
@@ -189,19 +178,22 @@ def test_a_resized_version_has_the_right_shape_and_looks_like_the_original(packe
         assert psnr_db(found, wanted) > 33
 
 
-def test_a_large_picture_is_resized_as_well_as_by_pillow(tmp_path: Path) -> None:
-    source = make_source(tmp_path / "set", rows=8, width_px=900, height_px=1200)
-    request = PackRequest(source=source, out=tmp_path / "out", resolutions=("224", "64"), quality=100, subsampling="444")
-    pack(request)
-    packed = open_packed_set(request.out)
-    for row, identity in enumerate(packed.table["id"]):
+def test_a_photograph_is_resized_as_well_as_by_full_decoding_and_pillows_bicubic(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "set", rows=0)
+    sizes = {"even": (1800, 2400), "odd": (1403, 1871), "wide": (1333, 777)}
+    for seed, (identity, (width_px, height_px)) in enumerate(sizes.items()):
+        drawing = np.asarray(smooth_picture(seed, width_px // 2, height_px // 2))
+        pixels = photograph(drawing, width_px, height_px, np.random.default_rng(seed))
+        add_row(source, identity, encode_jpeg(pixels, 90, "420"))
+    pack(PackRequest(source=source, out=tmp_path / "out", resolutions=("512", "224", "64"), quality=100, subsampling="444"))
+    packed = open_packed_set(tmp_path / "out")
+    for row, identity in enumerate(sizes):
         whole = pillow_rgb(source / "images" / f"{identity}.jpg")
-        for name, height_px, width_px in (("224", 299, 224), ("64", 85, 64)):
-            height_px = {"224": 298, "64": 85}[name] if row == 4 else height_px  # 901x1197
+        for name in ("512", "224", "64"):
             found = picture_of(packed, name, row)
-            assert found.shape == (height_px, width_px, 3)
-            # At quality 100 what is left is the scaled decode, the cascade 224 -> 64, and rounding: measured 49 dB and more.
-            assert psnr_db(found, np.asarray(whole.resize((width_px, height_px), Image.Resampling.BICUBIC))) >= 45
+            assert min(found.shape[:2]) == int(name)
+            # At quality 100 what is left is the scaled decode, the cascade 512 -> 224 -> 64, and rounding.
+            assert psnr_db(found, np.asarray(whole.resize(found.shape[1::-1], Image.Resampling.BICUBIC))) >= 45, (identity, name)
 
 
 def test_a_small_picture_is_not_enlarged(tmp_path: Path) -> None:
@@ -220,21 +212,6 @@ def test_grayscale_odd_sizes_and_other_formats_survive_as_rgb(packed_small: Pack
         assert picture_of(packed, "full", row).shape == shape
     grey = picture_of(packed, "32", 3).astype(int)
     assert np.abs(grey - grey[:, :, :1]).max() <= 1
-
-
-def test_a_turned_photograph_is_packed_as_shown(tmp_path: Path) -> None:
-    source = make_source(tmp_path / "set", rows=1)
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    file = io.BytesIO()
-    smooth_picture(70, 80, 60).save(file, "JPEG", quality=95, exif=tags)
-    add_row(source, "turned", file.getvalue())
-    pack(PackRequest(source=source, out=tmp_path / "out", resolutions=("full", "32")))
-    packed = open_packed_set(tmp_path / "out")
-    assert packed.table[["height", "width"]].iloc[1].tolist() == [80, 60]
-    upright = smooth_picture(70, 80, 60).transpose(Image.Transpose.ROTATE_270)
-    assert psnr_db(picture_of(packed, "full", 1), np.asarray(upright)) > 35
-    assert psnr_db(picture_of(packed, "32", 1), np.asarray(upright.resize((32, 43), Image.Resampling.BICUBIC))) > 32
 
 
 def broken_source(home: Path) -> tuple[Path, list[tuple[str, int, str]]]:
@@ -402,7 +379,8 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_cut_off_while_it_published_is_finished_by_the_next(packed_small: PackedSmall, tmp_path: Path) -> None:
-    for left in ((), ("vocab.json",), ("vocab.json", "rejected.csv"), ("vocab.json", "rejected.csv", "catalog.parquet")):
+    files = ("vocab.json", "rejected.csv", "catalog.parquet", "set.json")
+    for left in (files[:number] for number in range(5)):
         out = tmp_path / f"out{len(left)}"
         out.mkdir()
         for name in left:
@@ -426,132 +404,48 @@ def test_other_settings_for_a_packed_resolution_are_refused(packed_small: Packed
     assert digests(packed_small.out) == before
 
 
-CHILD = """
-import sys, time
-from pathlib import Path
-from fastfashion.pack import PackRequest, Progress, pack
-
-blocks = 0
-def on_block(images, num_bytes, rejected):
-    global blocks
-    blocks += 1
-    if blocks == 8:  # never reached by a parent that is quick; for one that is slow the run is still in its middle
-        time.sleep(600)
-
-if __name__ == "__main__":
-    source, out = map(Path, sys.argv[1:3])
-    pack(PackRequest(source=source, out=out, resolutions=("full", "64"), rows_per_shard=20), Progress(on_block=on_block))
-"""
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A source of 300 pictures, two of which are broken, and the set that an undisturbed run makes of it."""
-    home = tmp_path_factory.mktemp("many")
-    source = make_source(home / "set", rows=300, width_px=150, height_px=200)
-    for row in (30, 290):
-        (source / "images" / f"{table_row(row)[0]}.jpg").write_bytes(b"junk")
-    pack(PackRequest(source=source, out=home / "whole", resolutions=("full", "64"), rows_per_shard=20))
-    return source, home / "whole"
-
-
-def kill_in_mid_run(source: Path, out: Path, script: Path) -> int:
-    """Pack in a process of its own, kill it once two blocks are recorded, and return how many are."""
-    script.write_text(CHILD)
-    child = subprocess.Popen([sys.executable, str(script), str(source), str(out)], cwd=Path(__file__).parents[1])
-    try:
-        deadline = time.monotonic() + 120
-        while len(list((out / ".staging" / "blocks").glob("*.json"))) < 2:
-            assert child.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline, "no block was recorded in two minutes"
-            time.sleep(0.002)
-    finally:
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-    assert child.returncode == -signal.SIGKILL
-    return len(list((out / ".staging" / "blocks").glob("*.json")))
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_goes_on_where_it_stopped_and_ends_with_the_same_bytes(many: tuple[Path, Path], workers: int, tmp_path: Path) -> None:
-    source, whole = many
-    out = tmp_path / "out"
-    num_blocks = kill_in_mid_run(source, out, tmp_path / "child.py")
-    assert 2 <= num_blocks < 15
-    assert published(out) == []
-    with pytest.raises(PackedSetError, match="not a packed set"):
-        open_packed_set(out)
-    summary = pack(PackRequest(source=source, out=out, resolutions=("full", "64"), rows_per_shard=20, workers=workers))
-    assert summary.resumed == num_blocks * 20 - (num_blocks > 1)  # block 1 holds the broken picture of row 30
-    assert summary.resumed + summary.packed_now == summary.kept == 298
-    assert digests(out) == digests(whole)
-
-
-def test_a_staged_shard_that_was_cut_is_packed_again(many: tuple[Path, Path], tmp_path: Path) -> None:
-    source, whole = many
-    out = tmp_path / "out"
-    num_blocks = kill_in_mid_run(source, out, tmp_path / "child.py")
-    os.truncate(out / ".staging" / "full" / "00000.tar", 5000)
-    summary = pack(PackRequest(source=source, out=out, resolutions=("full", "64"), rows_per_shard=20))
-    assert summary.resumed == (num_blocks - 1) * 20 - 1
-    assert digests(out) == digests(whole)
-
-
-@pytest.mark.parametrize("change", ["quality", "rows_per_shard", "table"])
-def test_staged_work_of_other_settings_or_another_table_is_not_used(many: tuple[Path, Path], change: str, tmp_path: Path) -> None:
-    source, out = many[0], tmp_path / "out"
-
-    class Stop(Exception):
-        pass
-
-    def stop(images: int, num_bytes: int, rejected: int) -> None:
-        raise Stop
-
-    settings = {"source": source, "out": out, "resolutions": ("full", "64"), "rows_per_shard": 20}
-    with pytest.raises(Stop):
-        pack(PackRequest(**settings), Progress(on_block=stop))
-    assert published(out) == []
-    assert len(list((out / ".staging" / "blocks").iterdir())) == 1
-    if change == "table":
-        copy = tmp_path / "copy"
-        shutil.copytree(source, copy, copy_function=os.link)
-        (copy / "styles.csv").unlink()
-        (copy / "styles.csv").write_text((source / "styles.csv").read_text().replace("Casual", "Everyday"))
-        settings["source"] = copy
-    other = {"quality": {"quality": 91}, "rows_per_shard": {"rows_per_shard": 30}, "table": {}}[change]
-    summary = pack(PackRequest(**settings | other))
-    assert (summary.resumed, summary.packed_now) == (0, 298)
-    pack(PackRequest(**settings | other | {"out": tmp_path / "fresh"}))
-    assert digests(out) == digests(tmp_path / "fresh")
-
-
-def test_staged_work_is_not_used_after_a_picture_was_replaced(many: tuple[Path, Path], tmp_path: Path) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
-    shutil.copytree(many[0], source)
-
-    class Stop(Exception):
-        pass
-
-    def stop(images: int, num_bytes: int, rejected: int) -> None:
-        raise Stop
-
-    request = PackRequest(source=source, out=out, resolutions=("full",), rows_per_shard=20)
-    with pytest.raises(Stop):
-        pack(request, Progress(on_block=stop))
-    first, second = sorted((source / "images").iterdir())[:2]
-    first.write_bytes(second.read_bytes())
-    assert pack(request).resumed == 0
-    identity = open_packed_set(out).table["id"].tolist().index(first.stem)
-    assert open_packed_set(out).open("full").encoded(identity).tobytes() == second.read_bytes()
-
-
 def test_progress_tells_every_picture_once(packed_small: PackedSmall, tmp_path: Path) -> None:
-    told: list[tuple[str, int]] = []
-    progress = Progress(
-        on_start=lambda total: told.append(("start", total)), on_block=lambda images, num_bytes, rejected: told.append(("block", images))
-    )
-    pack(PackRequest(source=packed_small.source, out=tmp_path / "out", resolutions=("32",), rows_per_shard=25), progress)
-    assert told == [("start", 60), ("block", 25), ("block", 25), ("block", 10)]
+    totals: list[int] = []
+    told: list[tuple[int, int, int]] = []
+    progress = Progress(on_start=totals.append, on_packed=lambda *sums: told.append(sums))
+    summary = pack(PackRequest(source=packed_small.source, out=tmp_path / "out", resolutions=("32",), rows_per_shard=25), progress)
+    assert totals == [60]
+    assert sum(images for images, _, _ in told) == 60
+    assert sum(num_bytes for _, num_bytes, _ in told) == summary.resolutions["32"]["num_bytes"]
+    assert [rejected for _, _, rejected in told] == [0] * len(told)
+
+
+def test_a_dry_run_writes_nothing_and_estimates_what_a_run_then_takes(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "set", rows=90, width_px=150, height_px=200)
+    add_row(source, "lost", None)
+    add_row(source, "broken", b"junk")
+    request = PackRequest(source=source, out=tmp_path / "out", resolutions=("full", "64"), rows_per_shard=25)
+    before = {path.name for path in tmp_path.iterdir()}
+    plan = dry_run(request)
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert (plan.num_rows, plan.rejected, plan.to_pack, plan.resumed, plan.num_shards) == (92, 1, 91, 0, 4)
+    assert plan.already_packed == ()
+    assert plan.free_bytes is not None
+    summary = pack(request)
+    for name, sizes in summary.resolutions.items():
+        assert 0.8 < plan.tar_bytes[name] / sizes["tar_bytes"] < 1.25
+    again = dry_run(request)
+    assert (again.to_pack, again.already_packed, again.tar_bytes) == (0, ("64", "full"), {})
+
+
+def test_a_dry_run_tells_what_an_interrupted_run_has_done(packed_small: PackedSmall, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(*sums: int) -> None:
+        raise Stop
+
+    request = PackRequest(source=packed_small.source, out=tmp_path / "out", resolutions=("32",), rows_per_shard=25)
+    with pytest.raises(Stop):
+        pack(request, Progress(on_packed=stop))
+    before = digests(tmp_path / "out")
+    assert (dry_run(request).resumed, dry_run(request).to_pack) == (25, 60)
+    assert digests(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize(
@@ -567,6 +461,9 @@ def test_progress_tells_every_picture_once(packed_small: PackedSmall, tmp_path: 
         ({"rows_per_shard": 0}, "rows_per_shard: expected 1 to 1000000, found 0"),
         ({"max_rejected": -1}, "--max-rejected: expected 0 or more, found -1"),
         ({"subsampling": "411"}, "subsampling: expected 420, 422, 444, found '411'"),
+        ({"max_pixels": 0}, "--max-pixels: expected 1 to"),
+        ({"engine": "spark"}, "--engine: expected local or ray, found 'spark'"),
+        ({"address": "auto"}, "--address auto: only --engine ray has an address"),
     ],
     ids=str,
 )
@@ -597,6 +494,14 @@ def test_the_command_line_packs_and_reports_in_json(packed_small: PackedSmall, t
     assert (result["kept"], result["rejected"], result["packed_now"], result["out"]) == (60, 0, 60, "out")
     assert set(result["resolutions"]) == {"32", "full"}
     assert len(open_packed_set(tmp_path / "out")) == 60
+
+
+def test_the_command_line_prints_the_plan_and_packs_nothing(packed_small: PackedSmall, tmp_path: Path) -> None:
+    done = run_cli("shard", "--source", str(packed_small.source), "--out", "out", "--res", "full", "--dry-run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "to pack: 60 pictures, in 1 shards a resolution" in done.stderr
+    assert json.loads(done.stdout)["to_pack"] == 60
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line_and_exits_with_2(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """A packed set opens in the tools of others, and what is wrong with one is said before it is read."""
 
+import errno
+import hashlib
 import io
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import PackedSmall, digests, psnr_db
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from fastfashion.catalog import LABEL_COLUMNS
@@ -21,7 +27,13 @@ from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import publish
 from fastfashion.image import decode_rgb
 from fastfashion.shards import open_packed_set
-from fastfashion.shards.writer import ShardWriter
+from fastfashion.shards.writer import ShardWriter, member_header
+
+
+def sign(path: Path, values: dict[str, Any]) -> None:
+    """Write set.json or a manifest as FORMAT.md says that others may: any JSON, and its checksum as the last field."""
+    head = json.dumps({name: value for name, value in values.items() if name != "sha256"}, separators=(",", ":"))[:-1].encode()
+    path.write_bytes(head + b',\n  "sha256": "' + hashlib.sha256(head).hexdigest().encode() + b'"\n}\n')
 
 
 def tars(packed: PackedSmall, name: str) -> list[Path]:
@@ -78,6 +90,24 @@ def test_webdataset_reads_keys_pictures_and_labels(packed_small: PackedSmall) ->
     for row, (_, picture, labels) in enumerate(samples):
         np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), decode_rgb(opened.encoded(row)))
         assert labels["id"] == packed.table["id"].iloc[row]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_hugging_face_datasets_reads_keys_pictures_and_labels(
+    packed_small: PackedSmall, streaming: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    packed = open_packed_set(packed_small.out)
+    for name in ("full", "32"):
+        files = {"train": [str(path) for path in tars(packed_small, name)]}
+        found = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=str(tmp_path), streaming=streaming)
+        samples = list(found)
+        assert [sample["__key__"] for sample in samples] == packed.table["id"].tolist()
+        assert [sample["json"] for sample in samples] == packed.table[["id", *LABEL_COLUMNS]].to_dict("records")
+        opened = packed.open(name)
+        for row, sample in enumerate(samples):
+            np.testing.assert_array_equal(np.asarray(sample["jpg"].convert("RGB")), decode_rgb(opened.encoded(row)))
 
 
 def read_by_dali(paths: list[Path], num_samples: int) -> Iterator[tuple[np.ndarray, bytes, np.ndarray]]:
@@ -139,14 +169,26 @@ def test_dalis_own_tool_writes_the_same_index(packed_small: PackedSmall, name: s
 def test_the_manifest_describes_its_shards(packed_small: PackedSmall) -> None:
     for name in ("full", "32"):
         manifest = json.loads((packed_small.out / name / "manifest.json").read_text())
-        assert (manifest["format"], manifest["version"], manifest["resolution"]) == ("fastfashion-packed-set", 1, name)
+        assert (manifest["format"], manifest["version"], manifest["resolution"]) == ("fastfashion-packed-set", 2, name)
         assert manifest["num_rows"] == 60
         assert [(s["number"], s["num_rows"]) for s in manifest["shards"]] == [(0, 25), (1, 25), (2, 10)]
         sums = digests(packed_small.out / name)
         assert {f"{s['number']:05d}.tar": s["sha256"] for s in manifest["shards"]} == {n: h for n, h in sums.items() if n.endswith(".tar")}
         assert [s["num_bytes"] for s in manifest["shards"]] == [path.stat().st_size for path in tars(packed_small, name)]
+        assert {f"{s['number']:05d}.idx": s["idx_sha256"] for s in manifest["shards"]} == {
+            n: h for n, h in sums.items() if n.endswith(".idx")
+        }
         assert manifest["index_sha256"] == sums["index.parquet"]
     assert manifest["encoder"]["quality"] == 90
+
+
+def test_set_json_describes_what_lies_beside_the_resolutions(packed_small: PackedSmall) -> None:
+    described = json.loads((packed_small.out / "set.json").read_text())
+    assert (described["format"], described["version"], described["num_rows"]) == ("fastfashion-packed-set", 2, 60)
+    assert described["files"] == {
+        name: {"num_bytes": (packed_small.out / name).stat().st_size, "sha256": digests(packed_small.out)[name]}
+        for name in ("catalog.parquet", "vocab.json", "rejected.csv")
+    }
 
 
 def test_numbered_resolutions_hold_baseline_jpegs(packed_small: PackedSmall) -> None:
@@ -197,11 +239,65 @@ def empty_a_shard(out: Path) -> None:
 
 def change_manifest(out: Path, **values: object) -> None:
     path = out / "full" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    sign(path, json.loads(path.read_text()) | values)
+
+
+def change_set(out: Path, **values: object) -> None:
+    sign(out / "set.json", json.loads((out / "set.json").read_text()) | values)
+
+
+def change_index(out: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Leaves the checksums right, as another program's mistake would."""
+    path = out / "full" / "index.parquet"
+    change(pd.read_parquet(path)).to_parquet(path)
+    change_manifest(out, index_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def set_another_version(out: Path) -> None:
-    change_manifest(out, version=2)
+    change_manifest(out, version=99)
+
+
+def set_the_version_before(out: Path) -> None:
+    """Which knew neither set.json nor checksums of manifests."""
+    (out / "set.json").unlink()
+    path = out / "full" / "manifest.json"
+    values = {name: value for name, value in json.loads(path.read_text()).items() if name != "sha256"}
+    path.write_text(json.dumps(values | {"version": 1}))
+
+
+def edit_the_manifest(out: Path) -> None:
+    path = out / "full" / "manifest.json"
+    path.write_text(path.read_text().replace('"num_rows": 60', '"num_rows": 61'))
+
+
+def name_another_resolution(out: Path) -> None:
+    change_manifest(out, resolution="32")
+
+
+def text_for_a_number(out: Path) -> None:
+    shards = json.loads((out / "full" / "manifest.json").read_text())["shards"]
+    change_manifest(out, shards=[shards[0] | {"num_bytes": "many"}, *shards[1:]])
+
+
+def remove_set_json(out: Path) -> None:
+    (out / "set.json").unlink()
+
+
+def edit_set_json(out: Path) -> None:
+    (out / "set.json").write_text((out / "set.json").read_text().replace('"num_rows": 60', '"num_rows": 59'))
+
+
+def set_of_other_rows(out: Path) -> None:
+    change_set(out, num_rows=59)
+
+
+def set_of_other_files(out: Path) -> None:
+    files = json.loads((out / "set.json").read_text())["files"]
+    change_set(out, files={f"../{name}": entry for name, entry in files.items()})
+
+
+def set_of_no_files(out: Path) -> None:
+    change_set(out, files=[])
 
 
 def set_another_format(out: Path) -> None:
@@ -226,7 +322,7 @@ def manifest_of_bytes(out: Path) -> None:
 
 def manifest_without_shards(out: Path) -> None:
     path = out / "full" / "manifest.json"
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "shards"}))
+    sign(path, {k: v for k, v in json.loads(path.read_text()).items() if k != "shards"})
 
 
 def manifest_with_odd_shards(out: Path) -> None:
@@ -273,14 +369,35 @@ def remove_index(out: Path) -> None:
     (out / "full" / "index.parquet").unlink()
 
 
-def shorten_index(out: Path) -> None:
+def flip_a_bit_of_the_index(out: Path) -> None:
     path = out / "full" / "index.parquet"
-    pd.read_parquet(path).iloc[:-1].to_parquet(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def shorten_index(out: Path) -> None:
+    change_index(out, lambda index: index.iloc[:-1])
 
 
 def index_without_offsets(out: Path) -> None:
-    path = out / "full" / "index.parquet"
-    pd.read_parquet(path).drop(columns="offset").to_parquet(path)
+    change_index(out, lambda index: index.drop(columns="offset"))
+
+
+def index_of_text(out: Path) -> None:
+    change_index(out, lambda index: index.assign(shard="first"))
+
+
+def index_beyond_a_shard(out: Path) -> None:
+    change_index(out, lambda index: index.assign(size=index["size"].where(index["row"] != 31, 2**62)))
+
+
+def index_of_an_unknown_shard(out: Path) -> None:
+    change_index(out, lambda index: index.assign(shard=index["shard"] + 10))
+
+
+def index_in_another_order(out: Path) -> None:
+    change_index(out, lambda index: index.iloc[::-1])
 
 
 def catalog_without_ids(out: Path) -> None:
@@ -297,16 +414,28 @@ def catalog_without_ids(out: Path) -> None:
         (empty_a_shard, r"full/00001\.tar: expected \d+ bytes, found 0 bytes; pack the set again"),
         (
             set_another_version,
-            r"full/manifest\.json: expected fastfashion-packed-set version 1, found fastfashion-packed-set version 2; pack",
+            r"full/manifest\.json: expected fastfashion-packed-set version 2, found fastfashion-packed-set version 99; pack",
         ),
-        (set_another_format, r"full/manifest\.json: expected fastfashion-packed-set version 1, found mosaic version 1; pack"),
+        (
+            set_the_version_before,
+            r"full/manifest\.json: expected fastfashion-packed-set version 2, found fastfashion-packed-set version 1; pack the set again",
+        ),
+        (set_another_format, r"full/manifest\.json: expected fastfashion-packed-set version 2, found mosaic version 2; pack"),
         (set_other_rows, r"full: expected 60 rows as in catalog\.parquet, found 60 in index\.parquet and 61 in manifest\.json; pack"),
-        (cut_the_manifest, r"full/manifest\.json: not a readable manifest .*; pack the set again"),
-        (manifest_of_a_list, r"full/manifest\.json: expected fastfashion-packed-set version 1.*; pack the set again"),
-        (manifest_of_bytes, r"full/manifest\.json: not a readable manifest .*; pack the set again"),
-        (manifest_without_shards, r"full/manifest\.json: damaged manifest .*shards.*; pack the set again"),
-        (manifest_with_odd_shards, r"full/manifest\.json: damaged manifest .*; pack the set again"),
-        (manifest_with_more, r"full/manifest\.json: damaged manifest .*colour.*; pack the set again"),
+        (edit_the_manifest, r"full/manifest\.json: damaged: its bytes differ from the checksum at its end; pack the set again"),
+        (name_another_resolution, r"full: holds resolution 32; give the folder its name back"),
+        (text_for_a_number, r"full/manifest\.json: .*num_bytes: expected a number of 0 or more, found 'many'.*; pack the set again"),
+        (cut_the_manifest, r"full/manifest\.json: not readable .*; pack the set again"),
+        (manifest_of_a_list, r"full/manifest\.json: expected fastfashion-packed-set version 2.*; pack the set again"),
+        (manifest_of_bytes, r"full/manifest\.json: not readable .*; pack the set again"),
+        (manifest_without_shards, r"full/manifest\.json: not written as the format asks .*shards.*; pack the set again"),
+        (manifest_with_odd_shards, r"full/manifest\.json: not written as the format asks .*; pack the set again"),
+        (manifest_with_more, r"full/manifest\.json: not written as the format asks .*colour.*; pack the set again"),
+        (remove_set_json, r"set/set\.json: missing; .*run fastfashion shard again"),
+        (edit_set_json, r"set/set\.json: damaged: its bytes differ from the checksum at its end; pack the set again"),
+        (set_of_other_rows, r"catalog\.parquet: expected 59 rows as in set\.json, found 60; pack the set again"),
+        (set_of_other_files, r"set/set\.json: not written as the format asks .*\.\./catalog.*; pack the set again"),
+        (set_of_no_files, r"set/set\.json: not written as the format asks .*; pack the set again"),
         (damage_vocab, r"vocab\.json: not readable .*; pack the set again"),
         (vocab_of_a_list, r"vocab\.json: not readable .*; pack the set again"),
         (vocab_of_numbers, r"vocab\.json: not readable .*; pack the set again"),
@@ -314,10 +443,15 @@ def catalog_without_ids(out: Path) -> None:
         (damage_catalog, r"catalog\.parquet: not readable .*; pack the set again"),
         (cut_catalog, r"catalog\.parquet: not readable .*; pack the set again"),
         (remove_catalog, r"set: not a packed set: expected catalog\.parquet, vocab\.json .*; make one with fastfashion shard"),
-        (damage_index, r"full/index\.parquet: not readable .*; pack the set again"),
+        (damage_index, r"full/index\.parquet: damaged: its checksum is not the one in manifest\.json; pack the set again"),
+        (flip_a_bit_of_the_index, r"full/index\.parquet: damaged: its checksum is not the one in manifest\.json; pack the set again"),
         (remove_index, r"full/index\.parquet: not readable .*; pack the set again"),
         (shorten_index, r"full: expected 60 rows as in catalog\.parquet, found 59 in index\.parquet and 60 in manifest\.json; pack"),
-        (index_without_offsets, r"full/index\.parquet: .*offset.*; pack the set again"),
+        (index_without_offsets, r"full/index\.parquet: expected columns offset, found .*; pack the set again"),
+        (index_of_text, r"full/index\.parquet: expected whole numbers .*; pack the set again"),
+        (index_beyond_a_shard, r"full/index\.parquet: line 31 is no place in a shard .*size 4611686018427387904.*; pack the set again"),
+        (index_of_an_unknown_shard, r"full/index\.parquet: line 0 is no place in a shard .*shard 10,.*; pack the set again"),
+        (index_in_another_order, r"full/index\.parquet: line 0 is no place in a shard .*row 59,.*; pack the set again"),
         (catalog_without_ids, r"catalog\.parquet: .*id.*; pack the set again"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -394,6 +528,131 @@ def test_a_shard_is_published_when_it_is_whole_and_leaves_nothing_on_an_error(tm
         pass
     assert writer.entry is None
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=100), st.integers(0, 8**11 - 1))
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    encoded = name.encode()[:100].decode(errors="ignore").encode()
+    info = tarfile.TarInfo(encoded.decode())
+    info.size = size
+    assert member_header(encoded, size) == info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
+
+
+@given(st.lists(st.tuples(st.text("ab Ö語-", min_size=1, max_size=30), st.binary(max_size=3000), st.binary(max_size=600)), min_size=1))
+def test_shards_are_those_of_tarfile(samples: list[tuple[str, bytes, bytes]]) -> None:
+    theirs = io.BytesIO()
+    with tarfile.open(fileobj=theirs, mode="w", format=tarfile.USTAR_FORMAT, encoding="utf-8") as tar:
+        for key, jpg, labels in samples:
+            for name, data in ((f"{key}.jpg", jpg), (f"{key}.json", labels)):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    with tempfile.TemporaryDirectory() as folder:
+        with ShardWriter(Path(folder), 3) as writer:
+            offsets = [writer.add(key, {"jpg": jpg, "json": labels}) for key, jpg, labels in samples]
+        data = (Path(folder) / "00003.tar").read_bytes()
+    assert data == theirs.getvalue()
+    for (_, jpg, labels), at in zip(samples, offsets, strict=True):
+        assert (data[at["jpg"] : at["jpg"] + len(jpg)], data[at["json"] : at["json"] + len(labels)]) == (jpg, labels)
+    assert writer.entry is not None
+    assert (writer.entry.num_bytes, writer.entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_a_shard_far_larger_than_what_is_written_at_once_is_the_same(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (9, 700_001), dtype=np.uint8)
+    with ShardWriter(tmp_path, 0) as writer:
+        for number, picture in enumerate(pictures):
+            writer.add(str(number), {"jpg": picture.tobytes()})
+    with tarfile.open(tmp_path / "00000.tar") as tar:
+        assert [tar.extractfile(member).read() for member in tar] == [picture.tobytes() for picture in pictures]  # type: ignore[union-attr]
+    assert writer.entry is not None
+    assert writer.entry.sha256 == digests(tmp_path)["00000.tar"]
+    assert writer.entry.idx_sha256 == digests(tmp_path)["00000.idx"]
+
+
+@pytest.mark.parametrize(("key", "fits"), [("a" * 96, True), ("a" * 97, False), ("語" * 32, True), ("語" * 33, False)])
+def test_member_names_beyond_what_ustar_holds_are_refused(key: str, fits: bool, tmp_path: Path) -> None:
+    if fits:
+        with ShardWriter(tmp_path, 0) as writer:
+            writer.add(key, {"jpg": b"1"})
+        with tarfile.open(tmp_path / "00000.tar") as tar:
+            assert tar.getnames() == [f"{key}.jpg"]
+    else:
+        with pytest.raises(AssertionError, match=r"1 to 100 bytes, found 10[13]"), ShardWriter(tmp_path, 0) as writer:
+            writer.add(key, {"jpg": b"1"})
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_unfinished_shards_are_hidden_and_carry_their_process(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, 7):
+        assert [path.name for path in tmp_path.iterdir()] == [f".00007.tar.{os.getpid()}.partial"]
+
+
+FILL_THE_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from fastfashion.shards.writer import ShardWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+try:
+    with ShardWriter(Path(sys.argv[1]), 0) as writer:
+        for number in range(100):
+            writer.add(str(number), {"jpg": bytes(100_000)})
+except OSError as error:
+    print(type(error).__name__, error.errno, error.filename)
+"""
+
+
+def test_a_disk_that_takes_no_more_ends_in_an_os_error_that_names_the_shard_and_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FILL_THE_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["OSError", str(errno.EFBIG), str(tmp_path / "00000.tar")]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def remote() -> Iterator[Path]:
+    """A folder of fsspec's own storage in memory, which has no rename and no memory maps."""
+    upath = pytest.importorskip("upath")
+    folder = upath.UPath("memory://shop/sets")
+    yield folder
+    if folder.fs.exists(folder.path):
+        folder.fs.rm(folder.path, recursive=True)
+
+
+def test_a_remote_shard_is_uploaded_when_it_is_whole_and_never_on_an_error(
+    remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    with pytest.raises(RuntimeError), ShardWriter(remote, 7) as writer:
+        writer.add("a", {"jpg": bytes(3_000_000)})
+        raise RuntimeError
+    assert not remote.exists()
+    with ShardWriter(remote, 7) as writer, ShardWriter(tmp_path, 7) as local:
+        for shard in (writer, local):
+            shard.add("a", {"jpg": bytes(3_000_000), "json": b"{}"})
+        assert not remote.exists()
+    assert sorted(path.name for path in remote.iterdir()) == ["00007.idx", "00007.tar"]
+    for name in ("00007.idx", "00007.tar"):
+        assert (remote / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert writer.entry == local.entry
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_remote_set_opens_for_everything_but_its_pictures(packed_small: PackedSmall, remote: Any) -> None:
+    remote.fs.put(str(packed_small.out), remote.path, recursive=True)
+    here, there = open_packed_set(packed_small.out), open_packed_set(remote)
+    pd.testing.assert_frame_equal(there.table, here.table)
+    assert (there.vocab, there.resolutions) == (here.vocab, here.resolutions)
+    for name in ("32", "full"):
+        ours, theirs = here.open(name), there.open(name)
+        assert theirs.manifest == ours.manifest
+        np.testing.assert_array_equal(theirs.offset, ours.offset)
+    with pytest.raises(PackedSetError, match=r"full/00000\.tar: .*copy the set to a disk first: memory://shop/sets"):
+        theirs.encoded(0)
+    (remote / "full" / "00001.tar").write_bytes(b"cut")
+    with pytest.raises(PackedSetError, match=r"memory://shop/sets/full/00001\.tar: expected \d+ bytes, found 3 bytes"):
+        there.open("full")
 
 
 def test_publishing_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """Pictures and their table from a folder or straight from a zip, and what is said where there are none."""
 
+import os
 import pickle
 import struct
 import subprocess
 import sys
+import threading
+import urllib.parse
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from conftest import make_source, zip_folder
 
-from fastfashion.catalog import open_source
+from fastfashion.catalog import Source, open_source
+from fastfashion.catalog.source import UnreachableError
 from fastfashion.errors import InputError
+from fastfashion.files import location
 
 
 def as_folder(folder: Path, home: Path) -> Path:
@@ -78,7 +84,7 @@ def test_of_kaggles_two_copies_the_one_nearest_the_top_counts(form: Callable[[Pa
     source = open_source(form(folder, tmp_path))
     assert source.table == "styles.csv"
     assert len(source.images) == 4
-    assert all(name.startswith("images/") for name in source.images.values())
+    assert all(member.name.startswith("images/") for member in source.images.values())
 
 
 def test_pictures_may_lie_in_the_other_copy_than_the_table(tmp_path: Path) -> None:
@@ -99,8 +105,9 @@ def test_what_other_systems_leave_in_archives_is_no_picture(tmp_path: Path) -> N
 
 def test_of_several_pictures_with_one_id_the_jpg_counts(tmp_path: Path) -> None:
     folder = make_source(tmp_path / "set", rows=1)
-    (folder / "images" / "10000.png").write_bytes(b"other")
-    assert open_source(folder).images == {"10000": "images/10000.jpg"}
+    for suffix in ("png", "gif", "jpeg", "webp"):
+        (folder / "images" / f"10000.{suffix}").write_bytes(b"other")
+    assert {identity: member.name for identity, member in open_source(folder).images.items()} == {"10000": "images/10000.jpg"}
 
 
 def test_an_empty_zip_is_refused(tmp_path: Path) -> None:
@@ -183,3 +190,277 @@ def test_a_source_survives_pickling_into_another_process(form: Callable[[Path, P
     found = subprocess.run([sys.executable, "-c", child], input=pickle.dumps(source), capture_output=True, check=True)
     assert found.stdout == expected
     assert pickle.loads(pickle.dumps(source)) == source
+    assert pickle.loads(pickle.dumps(source.reader)) == source.reader
+    assert len(pickle.dumps(source.reader)) < 1000  # it goes along with every block of rows
+
+
+@pytest.mark.parametrize("form", [as_folder, as_zip, as_deflated_zip], ids=lambda f: f.__name__)
+def test_members_read_in_turn_give_pictures_and_errors_in_their_places(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+    folder = make_source(tmp_path / "set", rows=3)
+    pictures = {f.stem: f.read_bytes() for f in (folder / "images").iterdir()}
+    source = open_source(form(folder, tmp_path))
+    lost = source.images["996"]._replace(name="images/lost.jpg", offset=17)
+    found = list(source.reader.read_many([source.images["996"], lost, source.images["10000"]]))
+    assert (found[0], found[2]) == (pictures["996"], pictures["10000"])
+    assert isinstance(found[1], InputError)
+    assert "cannot read images/lost.jpg" in str(found[1])
+
+
+@pytest.mark.parametrize("extra_bytes", [0, 40, 5000])
+def test_a_local_header_may_have_an_extra_field_of_any_length(extra_bytes: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("styles.csv", "id\n")
+        info = zipfile.ZipInfo("images/7.jpg")
+        info.extra = struct.pack("<HH", 0xCAFE, extra_bytes) + bytes(extra_bytes)
+        archive.writestr(info, b"a picture")
+    assert open_source(tmp_path / "set.zip").read("7") == b"a picture"
+
+
+def test_of_two_members_with_one_name_the_last_counts(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("styles.csv", "id\n")
+        archive.writestr("images/7.jpg", b"first")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("images/7.jpg", b"last")
+    assert open_source(tmp_path / "set.zip").read("7") == b"last"
+
+
+def test_a_member_beyond_four_gigabytes_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    path.touch()
+    os.truncate(path, 5 << 30)  # a hole, which takes no space
+    with zipfile.ZipFile(path, "a") as archive:  # appends: offsets count from the start of the file
+        archive.writestr("styles.csv", "id\n")
+        archive.writestr("images/7.jpg", b"far away")
+    source = open_source(path)
+    assert source.images["7"].offset > 5 << 30
+    assert source.read("7") == b"far away"
+
+
+@pytest.mark.parametrize("form", [as_folder, as_zip, as_deflated_zip], ids=lambda f: f.__name__)
+def test_a_member_larger_than_a_picture_may_be_is_refused_and_not_read(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+    folder = make_source(tmp_path / "set", rows=2)
+    source = open_source(form(folder, tmp_path))
+    size = (folder / "images" / "10000.jpg").stat().st_size
+    assert len(source.reader.read(source.images["10000"], max_bytes=size)) == size
+    with pytest.raises(InputError, match=r"cannot read images/10000\.jpg: .*more .*than a picture may have"):
+        source.reader.read(source.images["10000"], max_bytes=size - 1)
+
+
+def test_a_member_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("styles.csv", "id\n")
+        archive.writestr("images/7.jpg", bytes(1 << 24))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(struct.pack("<I", 1 << 24), struct.pack("<I", 1000)))
+    source = open_source(path)
+    with pytest.raises(InputError, match=r"cannot read images/7\.jpg: 1001 bytes instead of 1000"):
+        source.read("7")
+
+
+@pytest.mark.parametrize(("method", "flags", "reason"), [(12, 0, "compressed by method 12"), (0, 1, "encrypted")])
+def test_what_cannot_be_unpacked_is_refused_with_the_reason(method: int, flags: int, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images/7.jpg", b"secret")
+        archive.writestr("styles.csv", "id\n")
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\1\2")
+    struct.pack_into("<HH", data, 6, flags, method)
+    struct.pack_into("<HH", data, directory + 8, flags, method)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"cannot read images/7\.jpg: it is {reason}.*; expected stored or deflated"):
+        open_source(path).read("7")
+
+
+OUTSIDE = ["../images/1.jpg", "/images/2.jpg", "images/../../images/3.jpg", "..\\images\\4.jpg", "C:\\images\\5.jpg", "../styles.csv"]
+
+
+def test_names_that_lead_out_of_the_zip_are_ignored(tmp_path: Path) -> None:
+    path = zip_folder(make_source(tmp_path / "set", rows=2), tmp_path / "set.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in OUTSIDE:
+            archive.writestr(name, b"outside")
+    source = open_source(path)
+    assert set(source.images) == {"10000", "996"}
+    assert source.table == "styles.csv"
+
+
+def test_a_zip_in_a_zip_is_named(tmp_path: Path) -> None:
+    inner = zip_folder(make_source(tmp_path / "set", rows=2), tmp_path / "archive.zip")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(inner, "download/archive.zip")
+    with pytest.raises(InputError, match=r"outer\.zip: no styles\.csv, but it holds download/archive\.zip: unpack that one.*--source"):
+        open_source(tmp_path / "outer.zip")
+
+
+def test_a_fingerprint_changes_when_a_picture_is_replaced(tmp_path: Path) -> None:
+    folder = make_source(tmp_path / "set", rows=3)
+    before = open_source(folder).fingerprint()
+    assert open_source(folder).fingerprint() == before
+    (folder / "images" / "996.jpg").write_bytes(b"another")
+    assert open_source(folder).fingerprint() != before
+
+
+def in_memory(folder: Path) -> Path:
+    """The same files in fsspec's memory file system, below a name of their own."""
+    there = location(f"memory://{folder}")
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            there.joinpath(file.relative_to(folder).as_posix()).parent.mkdir(parents=True, exist_ok=True)
+            there.joinpath(file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
+    return there
+
+
+@pytest.mark.parametrize("form", [as_folder, as_zip, as_nested_zip, as_deflated_zip], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", ["plain", "Größe 服装"])
+def test_a_remote_source_gives_what_the_local_one_gives(form: Callable[[Path, Path], Path], name: str, tmp_path: Path) -> None:
+    local = form(make_source(tmp_path / name / "set", rows=40), tmp_path)
+    remote = in_memory(local if local.is_dir() else tmp_path)
+    ours, theirs = open_source(local), open_source(remote if local.is_dir() else remote / local.name)
+    assert theirs.is_zip == ours.is_zip
+    assert theirs.read_table() == ours.read_table()
+    assert set(theirs.images) == set(ours.images)
+    order = sorted(ours.images)
+    found = theirs.reader.read_many(theirs.images[identity] for identity in order)
+    assert list(found) == list(ours.reader.read_many(ours.images[identity] for identity in order))
+    assert pickle.loads(pickle.dumps(theirs.reader)).read(theirs.images["10000"]) == ours.read("10000")
+
+
+def test_a_picture_that_vanished_from_a_remote_folder_costs_that_one_alone(tmp_path: Path) -> None:
+    remote = in_memory(make_source(tmp_path / "set", rows=20))
+    source = open_source(remote)
+    before = source.fingerprint()
+    (remote / "images" / "996.jpg").unlink()
+    order = sorted(source.images)
+    found = dict(zip(order, source.reader.read_many(source.images[identity] for identity in order), strict=True))
+    assert [identity for identity, data in found.items() if isinstance(data, InputError)] == ["996"]
+    assert "cannot read images/996.jpg" in str(found["996"])
+    (remote / "images" / "996.jpg").write_bytes(b"another")
+    assert open_source(remote).fingerprint() != before
+
+
+def test_a_remote_place_without_a_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"memory:.*nowhere: no such file or folder"):
+        open_source(location(f"memory://{tmp_path}/nowhere"))
+    (empty := location(f"memory://{tmp_path}/empty")).mkdir(parents=True)
+    (empty / "notes.txt").write_text("nothing")
+    with pytest.raises(InputError, match=r"memory:.*empty: no styles\.csv among its 1 files"):
+        open_source(empty)
+
+
+class WebServer(ThreadingHTTPServer):
+    """Serves one folder on loopback; `ranges` says whether parts of files, `broken` how many of the next requests fail."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), WebHandler)
+        self.folder, self.ranges, self.broken = folder, True, 0
+        self.requests: list[str] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class WebHandler(BaseHTTPRequestHandler):
+    server: WebServer
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        asked = self.headers.get("Range")
+        if body and asked:
+            self.server.requests.append(asked)
+        path = self.server.folder / urllib.parse.unquote(self.path).lstrip("/")
+        if body and self.server.broken:
+            self.server.broken -= 1
+            self.send_error(503)
+            return
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        size = len(data)
+        if asked and self.server.ranges:
+            first, last = (int(v) for v in asked.removeprefix("bytes=").split("-"))
+            data = data[first : last + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{first + len(data) - 1}/{size}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebServer]:
+    server = WebServer(tmp_path)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_zip_on_a_web_server_is_read_by_one_range_request_a_picture(web: WebServer, tmp_path: Path) -> None:
+    local = open_source(zip_folder(make_source(tmp_path / "set", rows=50), tmp_path / "Größe 1.zip"))
+    source = open_source(location(f"{web.url}/Größe 1.zip"))
+    assert source.is_zip
+    assert source.read_table() == local.read_table()
+    opened = len(web.requests)
+    assert opened < 8
+    order = sorted(source.images)
+    found = list(pickle.loads(pickle.dumps(source.reader)).read_many(source.images[identity] for identity in order))
+    assert found == [local.read(identity) for identity in order]
+    assert len(web.requests) - opened == 50
+
+
+def test_a_web_server_that_stumbles_is_asked_again_and_one_that_is_gone_stops_the_run(
+    web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastfashion.catalog.source.RETRY_WAITS_S", (0.01, 0.01, 0.01))
+    local = open_source(zip_folder(make_source(tmp_path / "set", rows=5), tmp_path / "set.zip"))
+    source = open_source(location(f"{web.url}/set.zip"))
+    web.broken = 2
+    assert source.read("10000") == local.read("10000")
+    web.broken = 10**6
+    with pytest.raises(UnreachableError, match=r"set\.zip: cannot be read any more .*503.*run the same command again"):
+        list(source.reader.read_many(source.images.values()))
+    web.broken = 0
+    (tmp_path / "set.zip").unlink()
+    with pytest.raises(UnreachableError, match=r"set\.zip: cannot be read any more \(FileNotFoundError"):
+        source.read("10000")
+
+
+def test_a_web_server_that_knows_no_ranges_and_a_folder_on_one_are_refused(web: WebServer, tmp_path: Path) -> None:
+    zip_folder(make_source(tmp_path / "set", rows=5), tmp_path / "set.zip")
+    with pytest.raises(InputError, match=r"set: no such file"):
+        open_source(location(f"{web.url}/set"))
+    (tmp_path / "listing").write_text("<html>a page that lists files</html>")
+    with pytest.raises(InputError, match=r"listing: not a readable zip .*a folder on a web server cannot be listed: name a zip"):
+        open_source(location(f"{web.url}/listing"))
+    source = open_source(location(f"{web.url}/set.zip"))
+    web.ranges = False
+    with pytest.raises(UnreachableError, match=r"set\.zip: the server sends all of it .*download it first"):
+        source.read("10000")
+    with pytest.raises(InputError, match=r"again\.zip: not a readable zip .*range requests"):
+        (tmp_path / "again.zip").write_bytes((tmp_path / "set.zip").read_bytes())
+        open_source(location(f"{web.url}/again.zip"))
+
+
+def test_the_real_zip_gives_the_bytes_that_zipfile_gives(real_zip: Path, real_source: Source) -> None:
+    identities = sorted(real_source.images)[::60]
+    found = real_source.reader.read_many(real_source.images[identity] for identity in identities)
+    with zipfile.ZipFile(real_zip) as archive:
+        assert list(found) == [archive.read(f"images/{identity}.jpg") for identity in identities]
+    assert len(identities) > 700

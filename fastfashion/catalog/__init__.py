@@ -1,8 +1,21 @@
 """Floor 1: the table of products, its labels and splits, and where the pictures come from."""
 
-from fastfashion.catalog.source import Source, open_source
+from fastfashion.catalog.source import Member, Reader, Source, open_source
 from fastfashion.catalog.splits import Split, ids_hash, split_rows
 from fastfashion.catalog.styles import LABEL_COLUMNS, Rejected, Styles, read_styles
 from fastfashion.catalog.vocab import Vocab
 
-__all__ = ["LABEL_COLUMNS", "Rejected", "Source", "Split", "Styles", "Vocab", "ids_hash", "open_source", "read_styles", "split_rows"]
+__all__ = [
+    "LABEL_COLUMNS",
+    "Member",
+    "Reader",
+    "Rejected",
+    "Source",
+    "Split",
+    "Styles",
+    "Vocab",
+    "ids_hash",
+    "open_source",
+    "read_styles",
+    "split_rows",
+]

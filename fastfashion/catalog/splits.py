@@ -4,14 +4,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from fastfashion.catalog.vocab import Vocab
 from fastfashion.config import PROTOCOLS
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.files import publish_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REFERENCE_SEED = 42
 PERCENT = {"train": 70, "val": 15, "test": 15}
@@ -29,7 +32,7 @@ class Split:
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
-def split_rows(table: pd.DataFrame, vocab: Vocab, task: str, protocol: str, seed: int = 0) -> Split:
+def split_rows(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str, seed: int = 0) -> Split:
     """Split the rows of a catalog for one task; rows without a label for it stand in no part.
 
     `reference` is the reference project's split and ignores `seed`; `stratified` keeps class shares and duplicate groups.
@@ -52,7 +55,7 @@ def split_rows(table: pd.DataFrame, vocab: Vocab, task: str, protocol: str, seed
     return split
 
 
-def _reference(table: pd.DataFrame, codes: np.ndarray) -> Split:
+def _reference(table: "pd.DataFrame", codes: np.ndarray) -> Split:
     """ImageFolder's order (class name, then file name, both as strings), then torch's random_split with seed 42.
 
     Rows whose name held an unquoted comma are left out, because the reference project's CSV reader skips them.
@@ -94,7 +97,7 @@ def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
     return Split(**{part: np.flatnonzero(part_of_row == part) for part in PERCENT})
 
 
-def write_split(path: Path, table: pd.DataFrame, split: Split) -> dict[str, dict[str, int | str]]:
+def write_split(path: Path, table: "pd.DataFrame", split: Split) -> dict[str, dict[str, int | str]]:
     """Write `id,split` in the split's own order; returns count and hash (of the ids joined by newlines) of each part."""
     parts = {part: table["id"].iloc[rows].tolist() for part, rows in split.parts().items()}
     try:

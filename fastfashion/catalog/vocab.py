@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from fastfashion.catalog.styles import LABEL_COLUMNS, NO_LABEL
 from fastfashion.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Vocab:
     classes: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def of_table(cls, table: pd.DataFrame, tasks: Iterable[str] = LABEL_COLUMNS) -> "Vocab":
+    def of_table(cls, table: "pd.DataFrame", tasks: Iterable[str] = LABEL_COLUMNS) -> "Vocab":
         """The labels that occur in the columns of a catalog."""
         return cls({task: tuple(sorted(set(table[task].unique()) - set(NO_LABEL))) for task in tasks})
 
@@ -27,8 +30,10 @@ class Vocab:
             raise ConfigError(f"unknown task {task!r}: this packed set has {', '.join(self.classes)}")
         return self.classes[task]
 
-    def codes(self, table: pd.DataFrame, tasks: Sequence[str]) -> np.ndarray:
+    def codes(self, table: "pd.DataFrame", tasks: Sequence[str]) -> np.ndarray:
         """Labels as int64 (N, T), -1 where a row has none (or one that the vocabulary does not know)."""
+        import pandas as pd
+
         names = [list(self.names(task)) for task in tasks]
         columns = [pd.Categorical(table[task], categories=known).codes for task, known in zip(tasks, names, strict=True)]
         return np.stack(columns, axis=1).astype(np.int64)

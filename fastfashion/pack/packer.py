@@ -1,237 +1,176 @@
 """Packing: plan, resume, commit.
 
-    table + pictures ─► blocks of rows ─► engine ─► OUT/.staging/<res>/… ─► catalog, vocab, rejected, index, manifest ─► OUT/<res>/
+    table + pictures ─► blocks of rows ─► engine ─► staged shards and records ─► catalog, vocab, rejected, index, manifest ─► OUT/<res>/
 
-Everything is written under OUT/.staging; a resolution appears under its name by one rename, complete. What an interrupted run has
-packed stays in staging, and the same command goes on from there.
+A resolution appears complete or not at all. What an interrupted run has packed stays staged, and the same command goes on from there.
 """
 
-import hashlib
-import json
-import re
+import contextlib
+import errno
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import pandas as pd
-
-from fastfashion.catalog import LABEL_COLUMNS, Rejected, Source, Styles, open_source, read_styles
-from fastfashion.errors import ConfigError, InputError, PackedSetError
-from fastfashion.files import publish_json
-from fastfashion.pack.commit import commit, encoder_settings, write_rejected
-from fastfashion.pack.engines import Block, Job, block_record, run_local
+from fastfashion.catalog import Rejected
+from fastfashion.errors import InputError, PackedSetError
+from fastfashion.files import is_remote
+from fastfashion.pack.block import Job
+from fastfashion.pack.commit import commit, write_rejected
+from fastfashion.pack.engines import Engine, open_engine
+from fastfashion.pack.plan import Plan, already_packed, make_plan, plan_fingerprint
 from fastfashion.pack.progress import Progress
+from fastfashion.pack.request import PackRequest, PackSummary, descending
+from fastfashion.pack.staging import Record, Staging, lock
 from fastfashion.shards import open_packed_set
-from fastfashion.shards.layout import (
-    CATALOG,
-    FORMAT_VERSION,
-    FULL,
-    MANIFEST,
-    REJECTED,
-    VOCAB,
-    Manifest,
-    check_resolution,
-)
+from fastfashion.shards.layout import REJECTED
 
-STAGING = ".staging"
-PLAN = "plan.json"
-SUBSAMPLINGS = ("420", "422", "444")
-# An id becomes a tar member's name, for which USTAR has 100 bytes, and webdataset cuts that at the first dot.
-USABLE_ID = re.compile(r"[^./\\\x00-\x1f\x7f]+")
-MAX_ID_BYTES = 90
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackRequest:
-    """What to pack, and how."""
-
-    source: Path
-    out: Path
-    resolutions: tuple[str, ...] = ("224",)
-    workers: int = 1
-    max_rejected: int = 1000  # pictures that may be left out before the run stops
-    quality: int = 90
-    subsampling: str = "420"  # a quarter of the chroma samples: a fifth less time to decode than 444 (bench/LOG.md)
-    rows_per_shard: int = 1000
-
-    def __post_init__(self) -> None:
-        if not self.resolutions:
-            raise ConfigError("--res: expected at least one resolution, found none")
-        for name in self.resolutions:
-            check_resolution(name)
-        for what, value, low, high in (
-            ("--workers", self.workers, 1, 1024),
-            ("--quality", self.quality, 1, 100),
-            ("rows_per_shard", self.rows_per_shard, 1, 1_000_000),
-        ):
-            if not low <= value <= high:
-                raise ConfigError(f"{what}: expected {low} to {high}, found {value}")
-        if self.subsampling not in SUBSAMPLINGS:
-            raise ConfigError(f"subsampling: expected {', '.join(SUBSAMPLINGS)}, found {self.subsampling!r}")
-        if self.max_rejected < 0:
-            raise ConfigError(f"--max-rejected: expected 0 or more, found {self.max_rejected}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackSummary:
-    """What a packing run did. `num_rows` = kept + rejected: the lines of the table."""
-
-    out: Path
-    num_rows: int
-    kept: int
-    rejected: int
-    images_without_row: int
-    packed_now: int
-    resumed: int
-    resolutions: dict[str, dict[str, int]]  # name -> num_bytes (encoded pictures), tar_bytes, num_shards
-    seconds: float
+TAR_BYTES = 2560  # of a sample beside its picture: two headers, the labels, padding
 
 
 def pack(request: PackRequest, progress: Progress | None = None) -> PackSummary:
     """Pack a source into a set of shards at one or several resolutions, each picture decoded once.
 
     Resolutions that OUT already has are left as they are. Raises InputError where the source cannot be used or more than
-    `max_rejected` rows are left out, PackedSetError where OUT holds another set.
+    `max_rejected` rows are left out, PackedSetError where OUT holds another set, another packer holds OUT, or the disk is full.
     """
     started = time.perf_counter()
     progress = progress or Progress()
-    source = open_source(request.source)
-    styles = read_styles(source.read_table(), f"{source.path}: {source.table}")
-    present = _already_packed(request, styles)
-    missing = tuple(sorted(set(request.resolutions) - set(present), key=lambda name: (name != FULL, -int(name) if name != FULL else 0)))
-    lost, blocks = _plan(styles, source, request.rows_per_shard)
-    staging = request.out / STAGING
-    if not missing:
-        return _summary(request, styles, source, packed_now=0, resumed=0, seconds=time.perf_counter() - started)
-    job = Job(source=source, resolutions=missing, quality=request.quality, subsampling=request.subsampling, staging=staging)
-    _prepare_staging(job, _fingerprint(request, job, styles))
+    # Worker processes start first: they import while this one plans.
+    with _sigterm_raises(), contextlib.closing(open_engine(request.engine, request.workers, request.address)) as engine:
+        plan = make_plan(request)
+        with lock(request.out):
+            missing = descending(set(request.resolutions) - set(already_packed(request, plan.styles)))
+            packed_now = resumed = 0
+            if missing:
+                packed_now, resumed = _pack_missing(request, plan, Staging(request.out, missing), engine, progress)
+    return _summary(request, plan, packed_now=packed_now, resumed=resumed, seconds=time.perf_counter() - started)
 
-    progress.on_start(sum(len(block.samples) for block in blocks))
-    records: dict[int, dict[str, Any]] = {}
-    num_rejected = len(lost)
 
-    def take(record: dict[str, Any]) -> None:
-        nonlocal num_rejected
-        records[record["number"]] = record
-        num_rejected += len(record["rejected"])
-        num_bytes = sum(sample[name]["size"] for sample in record["kept"] for name in missing)
-        progress.on_block(len(record["kept"]) + len(record["rejected"]), num_bytes, num_rejected)
-        if num_rejected > request.max_rejected:
-            write_rejected(staging / REJECTED, _all_rejected(styles, lost, records))
+def _pack_missing(request: PackRequest, plan: Plan, staging: Staging, engine: Engine, progress: Progress) -> tuple[int, int]:
+    """Pack what is not staged yet, and publish; returns how many pictures were packed now, and how many before."""
+    staging.prepare(plan_fingerprint(request, list(staging.folders), plan))
+    run = _Run(request, plan, staging, progress)
+    with _disk_full_explained(run):
+        try:
+            resumed = run.resume()
+            run.finish(engine.run(run.job, (plan.block(number) for number in run.missing()), run.tick))
+        finally:
+            engine.close()  # nobody writes any more
+            staging.remove_partials()
+        commit(request, staging, plan.styles, run.in_order(), run.rejected())
+    return sum(len(record.kept) for record in run.in_order()) - resumed, resumed
+
+
+def make_job(request: PackRequest, plan: Plan, staging: Staging) -> Job:
+    return Job(
+        reader=plan.source.reader,
+        resolutions=tuple(staging.folders),
+        quality=request.quality,
+        subsampling=request.subsampling,
+        max_pixels=request.max_pixels,
+        folders=staging.folders,
+        records=staging.records,
+    )
+
+
+class _Run:
+    """The blocks of one run: which are done, and what they say."""
+
+    def __init__(self, request: PackRequest, plan: Plan, staging: Staging, progress: Progress) -> None:
+        self._request = request
+        self._plan = plan
+        self._records: dict[int, Record] = {}
+        self._num_rejected = len(plan.lost)
+        self._told = [0, 0, len(plan.lost)]  # pictures, bytes, rejected
+        self._progress = progress
+        self.staging = staging
+        self.job = make_job(request, plan, staging)
+
+    def resume(self) -> int:
+        """Take what an earlier run has packed; returns how many pictures that are."""
+        self._progress.on_start(len(self._plan.rows))
+        for record in self.staging.finished():
+            self.tick(record.num_rows, record.num_bytes, len(record.rejected))
+            self._take(record)
+        resumed = sum(len(record.kept) for record in self._records.values())
+        if self._records:
+            self._progress.on_resume(resumed)
+        return resumed
+
+    def missing(self) -> list[int]:
+        return [number for number in range(len(self._plan)) if number not in self._records]
+
+    def finish(self, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            self._take(self.staging.read(number))
+
+    def tick(self, images: int, num_bytes: int, rejected: int) -> None:
+        self._told = [self._told[0] + images, self._told[1] + num_bytes, self._told[2] + rejected]
+        self._progress.on_packed(images, num_bytes, self._told[2])
+
+    def _take(self, record: Record) -> None:
+        self._records[record.number] = record
+        self._num_rejected += len(record.rejected)
+        if self._num_rejected > self._request.max_rejected:
+            listed = self.staging.root / REJECTED
+            write_rejected(listed, self.rejected())
             raise InputError(
-                f"{num_rejected} rows cannot be packed, more than --max-rejected {request.max_rejected}; nothing was published. "
-                f"See {staging / REJECTED} for each and why, then mend the source or run again with a higher --max-rejected"
+                f"{self._num_rejected} rows cannot be packed, more than --max-rejected {self._request.max_rejected}; nothing was "
+                f"published. See {listed} for each and why, then mend the source or run again with a higher --max-rejected"
             )
 
-    for block in blocks:
-        if (record := _finished(job, block.number)) is not None:
-            take(record)
-    resumed = sum(len(record["kept"]) for record in records.values())
-    for record in run_local(job, [block for block in blocks if block.number not in records], request.workers):
-        take(record)
+    def in_order(self) -> list[Record]:
+        return [self._records[number] for number in sorted(self._records)]
 
-    commit(job, request.out, styles, [records[number] for number in sorted(records)], _all_rejected(styles, lost, records))
-    packed_now = sum(len(record["kept"]) for record in records.values()) - resumed
-    return _summary(request, styles, source, packed_now=packed_now, resumed=resumed, seconds=time.perf_counter() - started)
+    def rejected(self) -> list[Rejected]:
+        reasons = {r["id"]: r["reason"] for record in self._records.values() for r in record.rejected}
+        table = self._plan.styles.table
+        rows = table[table["id"].isin(list(reasons))]
+        unreadable = [Rejected(id=i, line=int(line), reason=reasons[i]) for i, line in zip(rows["id"], rows["line"], strict=True)]
+        return sorted([*self._plan.lost, *unreadable], key=lambda r: r.line)
 
-
-def _plan(styles: Styles, source: Source, rows_per_shard: int) -> tuple[list[Rejected], list[Block]]:
-    """Rows that cannot be packed at all, and blocks of those that may be."""
-    lost, samples = list(styles.rejected), []
-    labels = styles.table[list(LABEL_COLUMNS)].to_dict("records")
-    for identity, line, row_labels in zip(styles.table["id"], styles.table["line"], labels, strict=True):
-        if not USABLE_ID.fullmatch(identity) or len(identity.encode()) > MAX_ID_BYTES:
-            reason = f"id cannot be a file name: expected 1 to {MAX_ID_BYTES} bytes of UTF-8 without . / or \\"
-            lost.append(Rejected(id=identity, line=line, reason=reason))
-        elif identity not in source.images:
-            lost.append(Rejected(id=identity, line=line, reason="no image"))
-        else:
-            samples.append((identity, {str(name): str(value) for name, value in row_labels.items()}))
-    if not samples:
-        raise InputError(f"{source.path}: none of the {styles.num_rows} rows of {source.table} has an image; expected images/<id>.jpg")
-    starts = range(0, len(samples), rows_per_shard)
-    return lost, [Block(number=number, samples=samples[at : at + rows_per_shard]) for number, at in enumerate(starts)]
+    def bytes_needed(self) -> int:
+        """About how many bytes the rest takes, from the mean of what is packed."""
+        images, num_bytes, _ = self._told
+        per_picture = num_bytes / max(1, images) + len(self.job.resolutions) * TAR_BYTES
+        return int((len(self._plan.rows) - sum(record.num_rows for record in self._records.values())) * per_picture)
 
 
-def _already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
-    """Resolutions that OUT has of this very table; raises PackedSetError where it holds something else."""
-    if not (request.out / CATALOG).exists():
-        ours = (STAGING, VOCAB, REJECTED)  # a run may have been cut off just before it published the catalog
-        foreign = [path.name for path in request.out.iterdir() if path.name not in ours] if request.out.exists() else []
-        if foreign:
-            raise PackedSetError(f"{request.out}: expected an empty folder or a packed set, found {foreign[0]}; choose another --out")
-        return ()
+@contextlib.contextmanager
+def _disk_full_explained(run: _Run) -> Iterator[None]:
     try:
-        packed = pd.read_parquet(request.out / CATALOG)
-        num_rejected = len(pd.read_csv(request.out / REJECTED))
-    except (OSError, ValueError) as error:
-        raise PackedSetError(f"{request.out}: holds a damaged set ({error}); choose another --out or remove it") from error
-    columns = ["id", *LABEL_COLUMNS]
-    expected = styles.table.set_index("id").reindex(packed["id"]).reset_index()
-    same = packed[columns].astype(str).equals(expected[columns].astype(str))
-    if not same or len(packed) + num_rejected != styles.num_rows:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(run.staging.root).free if not is_remote(run.staging.root) else 0
         raise PackedSetError(
-            f"{request.out}: holds another set (its rows differ from those of {request.source}); choose another --out or remove it"
-        )
-    found = tuple(path.name for path in request.out.iterdir() if (path / MANIFEST).is_file())
-    for name in set(found) & set(request.resolutions):
-        encoder = Manifest.read(request.out / name / MANIFEST).encoder
-        if name != FULL and encoder != encoder_settings(request.quality, request.subsampling):
-            raise PackedSetError(
-                f"{request.out / name}: packed with other settings or library versions ({encoder}); remove that folder to pack it again"
-            )
-    return found
+            f"{run.staging.root.parent}: the disk is full: about {run.bytes_needed() / 1e6:.0f} MB more are needed, {free / 1e6:.0f} MB "
+            "are free; nothing was published. Free some space and run the same command, which goes on from what is packed, or choose "
+            "another --out"
+        ) from error
 
 
-def _fingerprint(request: PackRequest, job: Job, styles: Styles) -> dict[str, Any]:
-    """What must be the same for staged work to be gone on with."""
-    table = hashlib.sha256(pd.util.hash_pandas_object(styles.table, index=False).to_numpy().tobytes()).hexdigest()
-    return {
-        "version": FORMAT_VERSION,
-        "source": str(job.source.path),
-        "files": job.source.fingerprint(),
-        "table": table,
-        "resolutions": list(job.resolutions),
-        "encoder": encoder_settings(job.quality, job.subsampling),
-        "rows_per_shard": request.rows_per_shard,
-    }
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM ends the run as an exception, as Ctrl-C does, so that worker processes end with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _prepare_staging(job: Job, fingerprint: dict[str, Any]) -> None:
-    plan = job.staging / PLAN
-    if not plan.is_file() or json.loads(plan.read_text(encoding="utf-8")) != fingerprint:
-        shutil.rmtree(job.staging, ignore_errors=True)
-        for name in ("blocks", *job.resolutions):
-            (job.staging / name).mkdir(parents=True)
-        publish_json(plan, fingerprint)
-
-
-def _finished(job: Job, number: int) -> dict[str, Any] | None:
-    """The record of a block that an earlier run packed, if its shards are there in full."""
-    path = block_record(job.staging, number)
-    if not path.is_file():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for name, entry in record["shards"].items():
-        if entry is not None:
-            shard = job.staging / name / f"{number:05d}.tar"
-            if not shard.is_file() or shard.stat().st_size != entry["num_bytes"]:
-                return None
-    return record
-
-
-def _all_rejected(styles: Styles, lost: Sequence[Rejected], records: dict[int, dict[str, Any]]) -> list[Rejected]:
-    lines = dict(zip(styles.table["id"], styles.table["line"], strict=True))
-    unreadable = [
-        Rejected(id=r["id"], line=int(lines[r["id"]]), reason=r["reason"]) for record in records.values() for r in record["rejected"]
-    ]
-    return sorted([*lost, *unreadable], key=lambda r: r.line)
-
-
-def _summary(request: PackRequest, styles: Styles, source: Source, *, packed_now: int, resumed: int, seconds: float) -> PackSummary:
+def _summary(request: PackRequest, plan: Plan, *, packed_now: int, resumed: int, seconds: float) -> PackSummary:
     packed = open_packed_set(request.out)
     resolutions = {}
     for name in request.resolutions:
@@ -244,10 +183,10 @@ def _summary(request: PackRequest, styles: Styles, source: Source, *, packed_now
         }
     return PackSummary(
         out=request.out,
-        num_rows=styles.num_rows,
+        num_rows=plan.styles.num_rows,
         kept=len(packed),
-        rejected=styles.num_rows - len(packed),
-        images_without_row=len(source.images.keys() - set(styles.table["id"])),
+        rejected=plan.styles.num_rows - len(packed),
+        images_without_row=len(plan.source.images.keys() - set(plan.styles.table["id"])),
         packed_now=packed_now,
         resumed=resumed,
         resolutions=resolutions,

@@ -7,25 +7,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Called after every block: pictures and encoded bytes done since the last call, and rejected so far."""
+    """Called a few times a second, with pictures and encoded bytes done since the last call, and all that is rejected so far."""
 
     on_start: Callable[[int], None] = lambda total: None
-    on_block: Callable[[int, int, int], None] = lambda images, num_bytes, rejected: None
+    on_resume: Callable[[int], None] = lambda images: None  # pictures that an earlier run has packed
+    on_packed: Callable[[int, int, int], None] = lambda images, num_bytes, rejected: None
 
 
 @contextmanager
 def bar_progress() -> Iterator[Progress]:
     """A progress bar on the terminal: pictures with rate and time left, megabytes written, rejected."""
+    import sys
+
     from tqdm import tqdm
 
     with tqdm(unit=" pictures", disable=None, dynamic_ncols=True) as bar:
-        written = 0
+        written = before = 0
 
-        def on_block(images: int, num_bytes: int, rejected: int) -> None:
+        def on_resume(images: int) -> None:
+            nonlocal before
+            bar.write(f"going on after {images} pictures that an earlier run packed", file=sys.stderr)
+            bar.initial, before = bar.n, written  # the rate is that of this run
+
+        def on_packed(images: int, num_bytes: int, rejected: int) -> None:
             nonlocal written
             written += num_bytes
+            rate = (written - before) / 1e6 / max(1e-9, bar.format_dict["elapsed"])
+            bar.set_postfix_str(f"{rate:.1f} MB/s, {rejected} rejected", refresh=False)
             bar.update(images)
-            rate = written / 1e6 / max(1e-9, bar.format_dict["elapsed"])
-            bar.set_postfix_str(f"{rate:.1f} MB/s, {rejected} rejected")
 
-        yield Progress(on_start=bar.reset, on_block=on_block)
+        yield Progress(on_start=bar.reset, on_resume=on_resume, on_packed=on_packed)

@@ -1,23 +1,27 @@
-"""Names, versions and the manifest of a packed set. shards/FORMAT.md is the specification."""
+"""Names, versions and checksums of a packed set. shards/FORMAT.md is the specification."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.files import publish_json
+from fastfashion.files import publish
 
 FORMAT_NAME = "fastfashion-packed-set"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
+SET = "set.json"
 CATALOG = "catalog.parquet"
 VOCAB = "vocab.json"
 REJECTED = "rejected.csv"
 INDEX = "index.parquet"
 MANIFEST = "manifest.json"
 FULL = "full"
+
+READ_BYTES = 1 << 20  # at once, where a file may be larger than memory
 
 
 def check_resolution(name: str) -> str:
@@ -31,14 +35,68 @@ def shard_name(number: int) -> str:
     return f"{number:05d}.tar"
 
 
+def index_name(number: int) -> str:
+    return f"{number:05d}.idx"
+
+
+def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None) -> tuple[int, str]:
+    """Size in bytes and sha256 of a file, read in blocks; `on_bytes` is told the size of each."""
+    digest, num_bytes = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+            num_bytes += len(block)
+            on_bytes(len(block))
+    return num_bytes, digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file beside the resolutions."""
+
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFiles:
+    """What a set holds beside its resolutions; written after those files and before the first resolution."""
+
+    num_rows: int
+    files: Mapping[str, FileEntry]
+
+    @classmethod
+    def of(cls, folder: Path, num_rows: int) -> "SetFiles":
+        """Hashes the catalog, the vocabulary and the rejected rows that lie in a folder."""
+        files = {name: hash_file(folder / name) for name in (CATALOG, VOCAB, REJECTED)}
+        return cls(num_rows=num_rows, files={name: FileEntry(num_bytes=size, sha256=sha256) for name, (size, sha256) in files.items()})
+
+    def write(self, path: Path) -> None:
+        _write_signed(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "SetFiles":
+        """Raises PackedSetError where the file is missing, damaged, or of another format version."""
+        values = _read_signed(path)
+        try:
+            found = cls(**values | {"files": {name: FileEntry(**entry) for name, entry in values["files"].items()}})
+            if set(found.files) != {CATALOG, VOCAB, REJECTED}:
+                raise ValueError(f"expected the files {CATALOG}, {VOCAB} and {REJECTED}, found {', '.join(found.files)}")
+            _check_fields(found, *found.files.values())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise PackedSetError(f"{path}: not written as the format asks ({error}); pack the set again") from error
+        return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """One tar of a resolution."""
+    """One tar of a resolution, and its index for other readers."""
 
     number: int
     num_rows: int
-    num_bytes: int
-    sha256: str
+    num_bytes: int  # of the tar
+    sha256: str  # of the tar
+    idx_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,24 +110,56 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
 
     def write(self, path: Path) -> None:
-        publish_json(path, {"format": FORMAT_NAME, "version": FORMAT_VERSION} | asdict(self))
+        _write_signed(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """Raises PackedSetError where the file is missing, unreadable, or of another format version."""
+        """Raises PackedSetError where the file is missing, damaged, or of another format version."""
+        values = _read_signed(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise PackedSetError(f"{path}: no manifest; this resolution was not packed to its end, run fastfashion shard again") from None
-        except ValueError as error:
-            raise PackedSetError(f"{path}: not a readable manifest ({error}); pack the set again") from error
-        found = (values.pop("format", None), values.pop("version", None)) if isinstance(values, dict) else (None, None)
-        if found != (FORMAT_NAME, FORMAT_VERSION):
-            raise PackedSetError(
-                f"{path}: expected {FORMAT_NAME} version {FORMAT_VERSION}, found {found[0]} version {found[1]}; "
-                "pack the set again, or use the fastfashion that wrote it"
-            )
-        try:
-            return cls(**values | {"shards": tuple(ShardEntry(**entry) for entry in values["shards"])})
-        except (KeyError, TypeError) as error:
-            raise PackedSetError(f"{path}: damaged manifest ({error}); pack the set again") from error
+            found = cls(**values | {"shards": tuple(ShardEntry(**entry) for entry in values["shards"])})
+            _check_fields(found, *found.shards)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PackedSetError(f"{path}: not written as the format asks ({error}); pack the set again") from error
+        return found
+
+
+def _check_fields(*entries: Any) -> None:
+    """Whoever follows FORMAT.md may have written them: numbers are whole and not negative, and text is text."""
+    for entry in entries:
+        for name, kind in type(entry).__annotations__.items():
+            value = getattr(entry, name)
+            if kind in (int, str) and (type(value) is not kind or (kind is int and value < 0)):
+                raise ValueError(f"{name}: expected {'a number of 0 or more' if kind is int else 'text'}, found {value!r}")
+
+
+def _write_signed(path: Path, values: Mapping[str, Any]) -> None:
+    """JSON whose last field, `sha256`, is that of all the bytes before it: a reader need not write JSON as we do to check it."""
+    text = json.dumps({"format": FORMAT_NAME, "version": FORMAT_VERSION, **values}, indent=2, ensure_ascii=False)
+    signed = text.removesuffix("\n}").encode()
+    publish(path, lambda beside: beside.write_bytes(signed + _signature(signed)))
+
+
+def _signature(signed: bytes) -> bytes:
+    return f',\n  "sha256": "{hashlib.sha256(signed).hexdigest()}"\n}}\n'.encode()
+
+
+def _read_signed(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+        values = json.loads(data)
+    except FileNotFoundError:
+        raise PackedSetError(f"{path}: missing; it was not packed to its end, run fastfashion shard again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
+    found = (values.pop("format", None), values.pop("version", None)) if isinstance(values, dict) else (None, None)
+    if found != (FORMAT_NAME, FORMAT_VERSION):
+        raise PackedSetError(
+            f"{path}: expected {FORMAT_NAME} version {FORMAT_VERSION}, found {found[0]} version {found[1]}; "
+            "pack the set again, or use the fastfashion that wrote it"
+        )
+    signature = _signature(b"")
+    if data[-len(signature) :] != _signature(data[: -len(signature)]):
+        raise PackedSetError(f"{path}: damaged: its bytes differ from the checksum at its end; pack the set again")
+    del values["sha256"]
+    return values

@@ -1,19 +1,24 @@
 """Reading packed sets: open, check, encoded bytes by row over memory maps."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from fastfashion.catalog import Vocab
 from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, VOCAB, Manifest, shard_name
+from fastfashion.files import is_remote
+from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, SET, VOCAB, Manifest, SetFiles, shard_name
 
-CATALOG_COLUMNS = ("id", "recovered", "duplicate_group")  # and those of the vocabulary
-INDEX_COLUMNS = ("shard", "offset", "size", "height", "width")
+if TYPE_CHECKING:
+    import pandas as pd
+
+CATALOG_COLUMNS = ("id", "recovered", "fingerprint", "duplicate_group")  # and those of the vocabulary
+INDEX_COLUMNS = ("row", "shard", "offset", "size", "height", "width", "crc32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +39,16 @@ class Resolution:
         return self.manifest.resolution
 
     def encoded(self, row: int) -> np.ndarray:
-        """The encoded picture of a row: uint8 (bytes,), a view of the memory-mapped shard."""
+        """The encoded picture of a row: uint8 (bytes,), a view of the memory-mapped shard.
+
+        Raises PackedSetError where the shard is gone, or lies on object storage, which has no memory maps.
+        """
         number = int(self.shard[row])
         shard = self._maps.get(number)
         if shard is None:
             path = self.folder / shard_name(number)
+            if is_remote(path):
+                raise PackedSetError(f"{path}: pictures are read from disks only; copy the set to a disk first: {self.folder.parent}")
             try:
                 shard = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
             except (OSError, ValueError) as error:
@@ -57,7 +67,7 @@ class PackedSet:
     """A catalog, its vocabulary, and the names of the resolutions that are packed."""
 
     path: Path
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     vocab: Vocab
     resolutions: tuple[str, ...]  # ascending, "full" last
 
@@ -65,7 +75,7 @@ class PackedSet:
         return len(self.table)
 
     def open(self, name: str) -> Resolution:
-        """Open one resolution; every shard's presence and size is checked against the manifest.
+        """Open one resolution; its index is checked against its checksum, every shard's presence and size against the manifest.
 
         A tar cut short would otherwise kill the process that reads it through a memory map. Raises ConfigError for a resolution
         that is not packed, PackedSetError for a damaged one.
@@ -77,19 +87,10 @@ class PackedSet:
             )
         folder = self.path / name
         manifest = Manifest.read(folder / MANIFEST)
-        for entry in manifest.shards:
-            shard = folder / shard_name(entry.number)
-            found = shard.stat().st_size if shard.is_file() else None
-            if found != entry.num_bytes:
-                state = "the shard is missing" if found is None else f"found {found} bytes"
-                raise PackedSetError(f"{shard}: expected {entry.num_bytes} bytes, {state}; pack the set again")
-        index = _read_parquet(folder / INDEX, INDEX_COLUMNS)
-        if len(index) != len(self.table) or manifest.num_rows != len(self.table):
-            raise PackedSetError(
-                f"{folder}: expected {len(self.table)} rows as in {CATALOG}, found {len(index)} in {INDEX} and "
-                f"{manifest.num_rows} in {MANIFEST}; pack the set again"
-            )
-        columns = {name: index[name].to_numpy(np.int64) for name in INDEX_COLUMNS}
+        if manifest.resolution != name:
+            raise PackedSetError(f"{folder}: holds resolution {manifest.resolution}; give the folder its name back")
+        self._check_shards(folder, manifest)
+        columns = self._read_index(folder, manifest)
         return Resolution(
             folder=folder,
             manifest=manifest,
@@ -100,33 +101,105 @@ class PackedSet:
             width_px=columns["width"],
         )
 
+    def _check_shards(self, folder: Path, manifest: Manifest) -> None:
+        # One listing: on object storage, asking for each shard would be one request each.
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name.endswith(".tar") and path.is_file()}
+        for entry in manifest.shards:
+            found = sizes.get(shard_name(entry.number))
+            if found != entry.num_bytes:
+                state = "the shard is missing" if found is None else f"found {found} bytes"
+                raise PackedSetError(
+                    f"{folder / shard_name(entry.number)}: expected {entry.num_bytes} bytes, {state}; pack the set again, or only "
+                    f"what is damaged with fastfashion verify {self.path} --repair --source SOURCE"
+                )
+
+    def _read_index(self, folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+        """int64 (N,) each."""
+        path = folder / INDEX
+        data = read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
+            raise PackedSetError(f"{path}: damaged: its checksum is not the one in {MANIFEST}; pack the set again")
+        index = parse_parquet(path, data, INDEX_COLUMNS)
+        if len(index) != len(self.table) or manifest.num_rows != len(self.table):
+            raise PackedSetError(
+                f"{folder}: expected {len(self.table)} rows as in {CATALOG}, found {len(index)} in {INDEX} and "
+                f"{manifest.num_rows} in {MANIFEST}; pack the set again"
+            )
+        try:
+            columns = {name: index[name].to_numpy(np.int64) for name in INDEX_COLUMNS}
+        except (TypeError, ValueError) as error:
+            raise PackedSetError(f"{path}: expected whole numbers ({error}); pack the set again") from error
+        tars = {entry.number: entry.num_bytes for entry in manifest.shards}
+        tar_bytes = index["shard"].map(tars).fillna(-1).to_numpy(np.int64)
+        outside = (columns["offset"] < 0) | (columns["size"] < 0) | (columns["offset"] > tar_bytes - columns["size"])
+        outside |= columns["row"] != np.arange(len(index))
+        if outside.any():
+            row = int(np.argmax(outside))
+            found = ", ".join(f"{name} {columns[name][row]}" for name in ("row", "shard", "offset", "size"))
+            raise PackedSetError(f"{path}: line {row} is no place in a shard of {MANIFEST} ({found}); pack the set again")
+        return columns
+
 
 def open_packed_set(path: Path) -> PackedSet:
-    """Open a packed set; raises PackedSetError where there is none or it is incomplete."""
+    """Open a packed set; raises PackedSetError where there is none or it is incomplete.
+
+    The catalog's own checksum is left to `verify`: a label that was corrected by hand is no reason not to train.
+    """
+    how_to_make = f"make one with fastfashion shard --res 224 --out {path}"
+    list_anew(path)
     if not path.is_dir():
-        raise PackedSetError(f"{path}: no such folder; expected a packed set, make one with fastfashion shard --res 224 --out {path}")
+        raise PackedSetError(f"{path}: no such folder; expected a packed set, {how_to_make}")
     names = [folder.name for folder in path.iterdir() if (folder / MANIFEST).is_file()]
-    resolutions = tuple(sorted(names, key=lambda name: (name == FULL, len(name), name)))
+    resolutions = tuple(sorted(names, key=resolution_order))
     if not resolutions or not (path / CATALOG).is_file() or not (path / VOCAB).is_file():
         raise PackedSetError(
-            f"{path}: not a packed set: expected {CATALOG}, {VOCAB} and at least one resolution with a {MANIFEST}; "
-            f"make one with fastfashion shard --res 224 --out {path}"
+            f"{path}: not a packed set: expected {CATALOG}, {VOCAB} and at least one resolution with a {MANIFEST}; {how_to_make}"
         )
     for name in resolutions:
         Manifest.read(path / name / MANIFEST)
+    num_rows = SetFiles.read(path / SET).num_rows
     try:
-        classes = json.loads((path / VOCAB).read_text(encoding="utf-8"))
+        classes = json.loads(read_bytes(path / VOCAB))
         vocab = Vocab({task: tuple(names) for task, names in classes.items()})
     except (ValueError, AttributeError, TypeError) as error:
         raise PackedSetError(f"{path / VOCAB}: not readable ({error}); pack the set again") from error
-    table = _read_parquet(path / CATALOG, (*CATALOG_COLUMNS, *vocab.classes))
+    table = parse_parquet(path / CATALOG, read_bytes(path / CATALOG), (*CATALOG_COLUMNS, *vocab.classes))
+    if len(table) != num_rows:
+        raise PackedSetError(f"{path / CATALOG}: expected {num_rows} rows as in {SET}, found {len(table)}; pack the set again")
     return PackedSet(path=path, table=table, vocab=vocab, resolutions=resolutions)
 
 
-def _read_parquet(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+def resolution_order(name: str) -> tuple[bool, int, str]:
+    """Sorts ascending, "full" last."""
+    return name == FULL, len(name), name
+
+
+def list_anew(path: Path) -> None:
+    """fsspec remembers listings of object storage; other processes may have written there since."""
+    if is_remote(path):
+        remote: Any = path
+        remote.fs.invalidate_cache()
+
+
+def read_bytes(path: Path) -> bytes:
     try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        return path.read_bytes()
+    except OSError as error:
+        raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
+
+
+def parse_parquet(path: Path, data: bytes, columns: Iterable[str]) -> "pd.DataFrame":
+    """The table in a file's bytes; raises PackedSetError, with its path, where they are no table or lack a column.
+
+    In this thread alone: a thread of pyarrow's that still holds Python's bytes while the interpreter ends aborts the process (with
+    `pd.read_parquet(io.BytesIO(data))` 27 of 360 short runs).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False).to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
     if missing := [name for name in columns if name not in table]:
         raise PackedSetError(f"{path}: expected columns {', '.join(missing)}, found {', '.join(map(str, table))}; pack the set again")

@@ -1,36 +1,61 @@
-"""Writing shards: a plain USTAR tar and its DALI/WebDataset index, streamed, hashed as written, published by rename."""
+"""Writing shards: a plain USTAR tar and its DALI/WebDataset index, streamed, hashed as written, published whole."""
 
 import hashlib
 import os
 import tarfile
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from fastfashion.files import publish
-from fastfashion.shards.layout import ShardEntry, shard_name
+from fastfashion.files import is_remote, publish
+from fastfashion.shards.layout import ShardEntry, index_name, shard_name
 
+MAX_NAME_BYTES = 100  # of a member, what USTAR has room for
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 _RECORD_BYTES = tarfile.RECORDSIZE  # what tar(1) pads an archive to
+_FLUSH_BYTES = 1 << 20  # written and hashed at once
+
+# A header as tarfile writes it, cut open where members differ. Putting one together takes a tenth of tarfile's time.
+_EMPTY = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+_BEFORE_SIZE, _BEFORE_CHECKSUM, _AFTER_CHECKSUM = _EMPTY[MAX_NAME_BYTES:124], _EMPTY[136:148], _EMPTY[156:]
+_SUM = sum(_BEFORE_SIZE) + sum(_BEFORE_CHECKSUM) + sum(_AFTER_CHECKSUM) + sum(b" " * 8)  # the checksum counts as eight spaces
+_PADDING = bytes(_BLOCK_BYTES)
+
+
+def member_header(name: bytes, size: int) -> bytes:
+    """The USTAR header of a plain file of mode 0644, owner 0 and time 0."""
+    assert 0 < len(name) <= MAX_NAME_BYTES, f"{name!r}: expected a member's name of 1 to {MAX_NAME_BYTES} bytes, found {len(name)}"
+    assert size < 8**11, f"{name!r}: expected less than 8 GiB, found {size} bytes"
+    digits = b"%011o\0" % size
+    checksum = b"%06o\0 " % (_SUM + sum(name) + sum(digits))
+    return name.ljust(MAX_NAME_BYTES, b"\0") + _BEFORE_SIZE + digits + _BEFORE_CHECKSUM + checksum + _AFTER_CHECKSUM
 
 
 class ShardWriter:
     """Writes one shard; as a context manager it publishes on success and leaves nothing on an exception.
 
-    Bytes depend on the members alone: USTAR, mtime 0, uid and gid 0, mode 0644.
+    Bytes depend on the members alone: USTAR, mtime 0, uid and gid 0, mode 0644. On object storage the shard is written to a
+    temporary file first, and uploaded when it is whole.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
-        self._path = folder / shard_name(number)
-        self._beside = self._path.with_name(f".{self._path.name}.partial")
+        self._folder = folder
         self._number = number
         self._hash = hashlib.sha256()
         self._offset = 0
+        self._written = 0
+        self._pieces: list[bytes] = []  # what lies between _written and _offset
         self._index: list[str] = []
         self.entry: ShardEntry | None = None
 
     def __enter__(self) -> "ShardWriter":
-        self._file = self._beside.open("wb")
+        self._temporary = tempfile.TemporaryDirectory(prefix="fastfashion-") if is_remote(self._folder) else None
+        here = Path(self._temporary.name) if self._temporary else self._folder
+        # with the process id, so that a process that lingers when its run was killed cannot disturb the next run
+        self._partial = here / f".{shard_name(self._number)}.{os.getpid()}.partial"
+        self._file = self._partial.open("wb", buffering=0)  # unbuffered: closing writes nothing, so it cannot fail on a full disk
         return self
 
     def add(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
@@ -38,35 +63,61 @@ class ShardWriter:
         offsets = {}
         components = []
         for extension, data in members.items():
-            info = tarfile.TarInfo(f"{key}.{extension}")
-            info.size = len(data)
-            self._write(info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict"))
-            offsets[extension] = self._offset
-            shown = info.name.replace(" ", "_")  # DALI cuts the line at spaces, and reads by offset, not by this name
-            components.append(f"{extension} {self._offset} {len(data)} {shown}")
-            self._write(data)
-            self._write(bytes(-len(data) % _BLOCK_BYTES))
+            name, size = f"{key}.{extension}", len(data)
+            padding = _PADDING[: -size % _BLOCK_BYTES]
+            self._pieces += (member_header(name.encode(), size), data, padding)
+            offset = offsets[extension] = self._offset + _BLOCK_BYTES
+            self._offset = offset + size + len(padding)
+            shown = name.replace(" ", "_")  # DALI cuts the line at spaces, and reads by offset, not by this name
+            components.append(f"{extension} {offset} {size} {shown}")
         self._index.append(" ".join(components))
+        if self._offset - self._written >= _FLUSH_BYTES:
+            self._flush()
         return offsets
 
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
+    def _flush(self) -> None:
+        data = b"".join(self._pieces)
         self._hash.update(data)
-        self._offset += len(data)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            error.filename = str(self._folder / shard_name(self._number))  # which write() does not say
+            raise
+        self._pieces.clear()
+        self._written = self._offset
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if error is None and self._index:
-                end = self._offset + 2 * _BLOCK_BYTES
-                self._write(bytes(end + -end % _RECORD_BYTES - self._offset))
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                index = f"v1.2 {len(self._index)}\n" + "\n".join(self._index) + "\n"
-                publish(self._path.with_suffix(".idx"), lambda beside: beside.write_text(index, encoding="utf-8"))
-                self._beside.replace(self._path)
-                self.entry = ShardEntry(
-                    number=self._number, num_rows=len(self._index), num_bytes=self._offset, sha256=self._hash.hexdigest()
-                )
+                self._publish()
         finally:
             self._file.close()
-            self._beside.unlink(missing_ok=True)
+            self._partial.unlink(missing_ok=True)
+            if self._temporary:
+                self._temporary.cleanup()
+
+    def _publish(self) -> None:
+        """Index first: where the tar is, all of the shard is."""
+        end = self._offset + 2 * _BLOCK_BYTES
+        end += -end % _RECORD_BYTES
+        self._pieces.append(bytes(end - self._offset))
+        self._offset = end
+        self._flush()
+        os.fsync(self._file.fileno())
+        index = (f"v1.2 {len(self._index)}\n" + "\n".join(self._index) + "\n").encode()
+        publish(self._folder / index_name(self._number), lambda beside: beside.write_bytes(index))
+        tar = self._folder / shard_name(self._number)
+        if self._temporary:
+            remote: Any = tar
+            remote.fs.put_file(str(self._partial), remote.path)
+        else:
+            self._partial.replace(tar)
+        self.entry = ShardEntry(
+            number=self._number,
+            num_rows=len(self._index),
+            num_bytes=self._offset,
+            sha256=self._hash.hexdigest(),
+            idx_sha256=hashlib.sha256(index).hexdigest(),
+        )

@@ -1,0 +1,263 @@
+"""What a packed set holds: sizes, bytes, classes, duplicates, and how much of them a split would leak from training into its tests.
+
+packed set ─► report (a dict) ─► text, audit.json ; largest duplicate groups ─► duplicates.png
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from fastfashion import image
+from fastfashion.catalog import Vocab, split_rows
+from fastfashion.config import PROTOCOLS
+from fastfashion.errors import FastfashionError, InputError, PackedSetError
+from fastfashion.files import publish, publish_json
+from fastfashion.shards import PackedSet, Resolution, open_packed_set
+from fastfashion.shards.layout import REJECTED
+
+REPORT, SHEET = "audit.json", "duplicates.png"
+RARE = 5  # pictures; a class of fewer can hardly be in every part of a split
+SHOWN = 3  # classes, sizes and reasons in the text; the report has all
+SHEET_GROUPS, SHEET_IMAGES = 12, 8  # of the contact sheet: groups, and images of one group
+TILE_WIDTH_PX, TILE_HEIGHT_PX, GAP_PX = 120, 160, 12
+TITLE_PX, CAPTION_PX, FONT_PX = 24, 34, 13
+
+
+def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS, seed: int = 0) -> dict[str, Any]:
+    """Report on a packed set; with `out`, also written there as audit.json beside a picture of the largest duplicate groups.
+
+    `seed` is that of the stratified protocol. Raises PackedSetError where there is no complete set, InputError where `out` cannot be
+    written.
+    """
+    packed = open_packed_set(path)
+    report = {
+        "set": str(path),
+        "images": len(packed),
+        "rejected": _rejected(path / REJECTED),
+        "sizes": _sizes(packed.table),
+        "resolutions": {name: _bytes(packed, name) for name in packed.resolutions},
+        "labels": {task: _classes(packed, task) for task in packed.vocab.classes},
+        "duplicates": _duplicates(packed.table, packed.vocab),
+        "leakage": {
+            protocol: {task: leakage(packed.table, packed.vocab, task, protocol, seed) for task in packed.vocab.classes}
+            for protocol in protocols
+        },
+    }
+    if out is not None:
+        _write(out, report, packed)
+    return report
+
+
+def _write(out: Path, report: dict[str, Any], packed: PackedSet) -> None:
+    sheet = duplicates_sheet(packed)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if sheet is None:
+            (out / SHEET).unlink(missing_ok=True)  # of an earlier audit
+        else:
+            publish(out / SHEET, lambda beside: sheet.save(beside, "PNG"))
+        publish_json(out / REPORT, report)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error}); choose another --out") from error
+
+
+def _rejected(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            reasons = pd.read_csv(file, dtype=str, keep_default_na=False)["reason"]
+    except (OSError, KeyError, ValueError) as error:
+        raise PackedSetError(f"{path}: expected id,line,reason, not readable ({error}); pack the set again") from error
+    return {"rows": len(reasons), "reasons": dict(Counter(reasons).most_common())}
+
+
+def _sizes(table: pd.DataFrame) -> dict[str, Any]:
+    shorter_px = table[["height", "width"]].min(axis=1)
+    sizes = Counter(zip(table["width"], table["height"], strict=True))
+    return {
+        "images": {f"{width}x{height}": count for (width, height), count in sizes.most_common()},
+        "shorter_side_px": {"min": int(shorter_px.min()), "median": float(shorter_px.median()), "max": int(shorter_px.max())},
+    }
+
+
+def _bytes(packed: PackedSet, name: str) -> dict[str, Any]:
+    opened = packed.open(name)
+    num_bytes, shards = opened.num_bytes, opened.manifest.shards
+    return {
+        "num_bytes": int(num_bytes.sum()),
+        "median_bytes": float(np.median(num_bytes)),
+        "min_bytes": int(num_bytes.min()),
+        "max_bytes": int(num_bytes.max()),
+        "tar_bytes": sum(entry.num_bytes for entry in shards),
+        "num_shards": len(shards),
+    }
+
+
+def _classes(packed: PackedSet, task: str) -> dict[str, Any]:
+    codes = packed.vocab.codes(packed.table, [task])[:, 0]
+    names = packed.vocab.names(task)
+    counts = np.bincount(codes[codes >= 0], minlength=len(names))
+    images = {names[code]: int(counts[code]) for code in np.argsort(-counts, kind="stable")}
+    return {"classes": len(names), "missing": int((codes < 0).sum()), "rare": int((counts < RARE).sum()), "images": images}
+
+
+def _duplicates(table: pd.DataFrame, vocab: Vocab) -> dict[str, Any]:
+    groups = table["duplicate_group"].to_numpy()
+    sizes = np.bincount(groups, minlength=len(table))
+    return {
+        "groups": int((sizes > 1).sum()),
+        "images": int(sizes[sizes > 1].sum()),
+        "largest": int(sizes.max()),
+        "groups_with_different_labels": {task: len(_differing(table, vocab, task)) for task in vocab.classes},
+    }
+
+
+def leakage(table: pd.DataFrame, vocab: Vocab, task: str, protocol: str, seed: int) -> dict[str, Any]:
+    """Rows of each part, and how many of validation and test have a member of their duplicate group in training."""
+    try:
+        split = split_rows(table, vocab, task, protocol, seed)
+    except FastfashionError as error:
+        return {"impossible": str(error)}
+    groups = table["duplicate_group"].to_numpy()
+    rows = {part: len(rows) for part, rows in split.parts().items()}
+    leaked = {part: int(np.isin(groups[split.parts()[part]], groups[split.train]).sum()) for part in ("val", "test")}
+    return {"rows": rows, "leaked": leaked}
+
+
+def _differing(table: pd.DataFrame, vocab: Vocab, task: str) -> np.ndarray:
+    """Duplicate groups (their first rows) whose members carry different labels; a missing label differs from none."""
+    codes = vocab.codes(table, [task])[:, 0]
+    labelled = table["duplicate_group"].to_numpy()[codes >= 0]
+    pairs = np.unique(np.stack([labelled, codes[codes >= 0]]), axis=1)
+    groups, num_labels = np.unique(pairs[0], return_counts=True)
+    return groups[num_labels > 1]
+
+
+def duplicates_sheet(packed: PackedSet) -> Image.Image | None:
+    """Contact sheet of the largest duplicate groups, one row of images a group; None where no image stands twice.
+
+    Above each row stands in what labels its images differ; under each image its id and the first of those labels, or the finest of all.
+    """
+    groups = packed.table["duplicate_group"].to_numpy()
+    sizes = np.bincount(groups, minlength=len(groups))
+    firsts = [int(first) for first in np.argsort(-sizes, kind="stable")[:SHEET_GROUPS] if sizes[first] > 1]
+    if not firsts:
+        return None
+    differing = {task: set(_differing(packed.table, packed.vocab, task).tolist()) for task in packed.vocab.classes}
+    finest = max(packed.vocab.classes, key=lambda task: len(packed.vocab.names(task)))
+    pictures = _sharp_enough(packed)
+    columns = min(SHEET_IMAGES, int(sizes[firsts[0]]))
+    height_px = TITLE_PX + TILE_HEIGHT_PX + CAPTION_PX + GAP_PX
+    sheet = Image.new("RGB", (GAP_PX + columns * (TILE_WIDTH_PX + GAP_PX), GAP_PX + len(firsts) * height_px), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
+    for line, first in enumerate(firsts):
+        top_px = GAP_PX + line * height_px
+        tasks = [task for task in differing if first in differing[task]]
+        title = f"{sizes[first]} images, " + (f"labels differ: {', '.join(tasks)}" if tasks else "same labels")
+        draw.text((GAP_PX, top_px), title, fill="black", font=font)
+        for place, row in enumerate(np.flatnonzero(groups == first)[:SHEET_IMAGES]):
+            left_px = GAP_PX + place * (TILE_WIDTH_PX + GAP_PX)
+            sheet.paste(_tile(pictures, int(row)), (left_px, top_px + TITLE_PX))
+            label = packed.table[[*tasks, finest][0]].iloc[row]
+            for text, fill, drop_px in ((packed.table["id"].iloc[row], "black", 2), (label, "dimgray", 2 + FONT_PX)):
+                clipped = _clip(str(text), font)
+                draw.text((left_px, top_px + TITLE_PX + TILE_HEIGHT_PX + drop_px), clipped, fill=fill, font=font)
+    return sheet
+
+
+def _sharp_enough(packed: PackedSet) -> Resolution:
+    """The smallest resolution that fills a tile, or the largest there is."""
+    opened = [packed.open(name) for name in packed.resolutions]
+    filling = (r for r in opened if np.median(np.minimum(r.height_px, r.width_px)) >= TILE_WIDTH_PX)
+    return next(filling, opened[-1])
+
+
+def _tile(pictures: Resolution, row: int) -> Image.Image:
+    """A picture on a white tile, as large as fits, in the middle."""
+    try:
+        pixels = image.decode_rgb(pictures.encoded(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
+    except InputError as error:
+        raise PackedSetError(f"{pictures.where(row)}: {error}; run fastfashion verify on the set") from error
+    height_px, width_px = pixels.shape[:2]
+    scale = min(TILE_HEIGHT_PX / height_px, TILE_WIDTH_PX / width_px)
+    fitted = image.resize(pixels, max(1, round(height_px * scale)), max(1, round(width_px * scale)))
+    tile = Image.new("RGB", (TILE_WIDTH_PX, TILE_HEIGHT_PX), "white")
+    tile.paste(Image.fromarray(fitted), ((TILE_WIDTH_PX - fitted.shape[1]) // 2, (TILE_HEIGHT_PX - fitted.shape[0]) // 2))
+    return tile
+
+
+def _clip(text: str, font: Any) -> str:
+    """The text, cut to the width of a tile."""
+    if font.getlength(text) <= TILE_WIDTH_PX:
+        return text
+    fits = next(n for n in range(len(text) - 1, -1, -1) if font.getlength(text[:n] + "…") <= TILE_WIDTH_PX)
+    return text[:fits] + "…"
+
+
+def audit_text(report: dict[str, Any]) -> str:
+    """The report for a terminal."""
+    shorter, duplicates = report["sizes"]["shorter_side_px"], report["duplicates"]
+    lines = [
+        f"{report['set']}: {report['images']} images, {report['rejected']['rows']} rows rejected",
+        *(f"  rejected: {text}" for text in _most(report["rejected"]["reasons"])),
+        f"sizes (width x height): {', '.join(_most(report['sizes']['images']))}",
+        f"  shorter side {shorter['min']} to {shorter['max']} px, median {shorter['median']:g}",
+        "",
+        *_table(
+            ["resolution", "shards", "tar MB", "images MB", "median KB", "min KB", "max KB"],
+            (
+                [name, str(r["num_shards"]), *(f"{r[key] / 1e6:.1f}" for key in ("tar_bytes", "num_bytes"))]
+                + [f"{r[key] / 1e3:.1f}" for key in ("median_bytes", "min_bytes", "max_bytes")]
+                for name, r in report["resolutions"].items()
+            ),
+        ),
+        "",
+        *_table(
+            ["label", "classes", "missing", f"below {RARE}", "most frequent, and rarest"],
+            (
+                [task, *(str(r[key]) for key in ("classes", "missing", "rare")), ", ".join(_ends(r["images"]))]
+                for task, r in report["labels"].items()
+            ),
+        ),
+        "",
+        f"duplicates: {duplicates['groups']} groups hold {duplicates['images']} images, the largest {duplicates['largest']}",
+        "  groups whose labels differ: "
+        + ", ".join(f"{task} {count}" for task, count in duplicates["groups_with_different_labels"].items()),
+        "",
+        "rows with a duplicate in training:",
+        *_table(["protocol", "label", "val", "test"], _leakage_rows(report["leakage"])),
+    ]
+    return "\n".join(lines)
+
+
+def _leakage_rows(leakage: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for protocol, tasks in leakage.items():
+        for task, r in tasks.items():
+            shares = [f"{r['leaked'][part]} of {r['rows'][part]}" for part in ("val", "test")] if "rows" in r else ["-", r["impossible"]]
+            rows.append([protocol, task, *shares])
+    return rows
+
+
+def _most(counts: dict[str, int]) -> list[str]:
+    shown = [f"{name} ({count})" for name, count in list(counts.items())[:SHOWN]]
+    rest = list(counts.values())[SHOWN:]
+    return shown + ([f"{len(rest)} others ({sum(rest)})"] if rest else [])
+
+
+def _ends(counts: dict[str, int]) -> list[str]:
+    items = [f"{name} {count}" for name, count in counts.items()]
+    return items if len(items) <= 2 * SHOWN else [*items[:SHOWN], "…", *items[-SHOWN:]]
+
+
+def _table(header: list[str], rows: Any) -> list[str]:
+    """Columns as wide as their widest cell; the first and the last flush left."""
+    cells = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    last = len(widths) - 1
+    flush = [str.ljust if place in (0, last) else str.rjust for place in range(len(widths))]
+    return ["  ".join(f(cell, width) for f, cell, width in zip(flush, line, widths, strict=True)).rstrip() for line in cells]

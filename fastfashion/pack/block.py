@@ -1,0 +1,139 @@
+"""Packing one block of rows: what a worker does, whoever runs it.
+
+    block of rows ─► read ─► decode once ─► every resolution: resize, encode ─► one tar each ─► blocks/NNNNN.json (done)
+
+A block is the unit of work and becomes one shard a resolution.
+"""
+
+import json
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastfashion import image
+from fastfashion.catalog.duplicates import fingerprint
+from fastfashion.catalog.source import Member, Reader
+from fastfashion.errors import InputError
+from fastfashion.files import publish
+from fastfashion.shards.layout import FULL
+from fastfashion.shards.writer import ShardWriter
+
+# Twice the target before the bicubic step keeps 48 dB PSNR against decoding in full; once the target only 33 dB.
+OVERSAMPLE = 2
+# Enough for a fingerprint. For `full` alone no more is decoded: a smaller scale reads every byte all the same.
+LOOK_SHORT_PX = 128
+TICK_S = 0.25
+
+Tick = Callable[[int, int, int], None]  # pictures, encoded bytes and rejected pictures since the last call
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every block of a packing run shares."""
+
+    reader: Reader
+    resolutions: tuple[str, ...]  # descending, "full" first
+    quality: int
+    subsampling: str
+    max_pixels: int
+    folders: dict[str, Path]  # resolution -> where its shards are written
+    records: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Consecutive rows of the table that become one shard."""
+
+    number: int
+    samples: Sequence[tuple[str, Member, dict[str, str]]]  # id, where its picture lies, labels as written
+
+
+def record_path(records: Path, number: int) -> Path:
+    return records / f"{number:05d}.json"
+
+
+def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, rejected: None) -> None:
+    """Write the shards of one block, then its record.
+
+    The record: `kept` (columns id, height, width, fingerprint), `pictures` (resolution -> columns offset, size, height, width,
+    crc32, in the same order), `rejected` (id, reason), `shards` (resolution -> manifest entry, or null where nothing was kept).
+    """
+    kept: dict[str, list[Any]] = {name: [] for name in ("id", "height", "width", "fingerprint")}
+    pictures: dict[str, dict[str, list[int]]] = {
+        name: {column: [] for column in ("offset", "size", "height", "width", "crc32")} for name in job.resolutions
+    }
+    rejected: list[dict[str, str]] = []
+    told = _Telling(tick)
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(ShardWriter(job.folders[name], block.number)) for name in job.resolutions}
+        encoded = job.reader.read_many([member for _, member, _ in block.samples])
+        for (identity, _, labels), data in zip(block.samples, encoded, strict=True):
+            try:
+                if isinstance(data, InputError):
+                    raise data
+                info, versions = make_versions(job, data)
+            except InputError as error:
+                rejected.append({"id": identity, "reason": str(error)})
+                told.add(0, 1)
+                continue
+            labelled = json.dumps({"id": identity} | labels, ensure_ascii=False).encode()
+            for name, (jpg, height_px, width_px) in versions.items():
+                offset = writers[name].add(identity, {"jpg": jpg, "json": labelled})["jpg"]
+                place = (offset, len(jpg), height_px, width_px, zlib.crc32(jpg))
+                for column, number in zip(pictures[name].values(), place, strict=True):
+                    column.append(number)
+            for name, value in zip(kept, (identity, *info), strict=True):
+                kept[name].append(value)
+            told.add(sum(len(jpg) for jpg, _, _ in versions.values()), 0)
+    shards = {name: vars(writer.entry) if writer.entry else None for name, writer in writers.items()}
+    text = json.dumps({"kept": kept, "pictures": pictures, "rejected": rejected, "shards": shards}, ensure_ascii=False)
+    publish(record_path(job.records, block.number), lambda beside: beside.write_text(text, encoding="utf-8"))
+    told.flush()
+
+
+class _Telling:
+    """Passes on what is done, a few times a second."""
+
+    def __init__(self, tick: Tick) -> None:
+        self._tick = tick
+        self._sums = [0, 0, 0]
+        self._next_s = time.monotonic() + TICK_S
+
+    def add(self, num_bytes: int, rejected: int) -> None:
+        self._sums = [self._sums[0] + 1, self._sums[1] + num_bytes, self._sums[2] + rejected]
+        if time.monotonic() >= self._next_s:
+            self.flush()
+
+    def flush(self) -> None:
+        self._tick(*self._sums)
+        self._sums = [0, 0, 0]
+        self._next_s = time.monotonic() + TICK_S
+
+
+def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str, tuple[bytes, int, int]]]:
+    """Decode once, and make every resolution from the smallest picture at hand that is at least twice as large.
+
+    Returns the picture's shown height and width and its fingerprint (hex), and for each resolution the encoded bytes, height and
+    width in pixels. Raises InputError where the picture does not decode completely.
+    """
+    shown = image.probe(data, max_pixels=job.max_pixels)
+    shorts = [int(name) for name in job.resolutions if name != FULL]
+    wanted = image.fit_short_side(shown.height_px, shown.width_px, OVERSAMPLE * max(shorts) if shorts else LOOK_SHORT_PX)
+    pixels = image.decode_rgb(data, min_height_px=wanted[0], min_width_px=wanted[1], max_pixels=job.max_pixels)
+    box = image.content_box(pixels, shown)
+    levels = [pixels]
+    versions: dict[str, tuple[bytes, int, int]] = {}
+    for name in job.resolutions:
+        if name == FULL:
+            versions[name] = (data, shown.height_px, shown.width_px)
+            continue
+        height_px, width_px = image.fit_short_side(shown.height_px, shown.width_px, int(name))
+        large = next((level for level in reversed(levels) if level.shape[0] >= OVERSAMPLE * height_px), pixels)
+        levels.append(image.resize(large, height_px, width_px, box if large is pixels else None))
+        versions[name] = (image.encode_jpeg(levels[-1], job.quality, job.subsampling), height_px, width_px)
+    looked_at = next((level for level in reversed(levels) if min(level.shape[:2]) >= LOOK_SHORT_PX), pixels)
+    return (shown.height_px, shown.width_px, fingerprint(looked_at).hex()), versions

@@ -1,0 +1,122 @@
+"""Repacking just the shards that `verify` found damaged.
+
+damage ─► shard numbers ─► their rows, from index and catalog ─► the packer's own blocks ─► same sha256? ─► into place
+"""
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastfashion.errors import PackedSetError
+from fastfashion.files import is_remote, publish
+from fastfashion.pack.block import Block, Job
+from fastfashion.pack.commit import encoder_settings
+from fastfashion.pack.engines import open_engine
+from fastfashion.pack.plan import Plan, make_plan
+from fastfashion.pack.request import PackRequest
+from fastfashion.pack.staging import STAGING, lock
+from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.shards.layout import FULL, INDEX, MANIFEST, Manifest, shard_name
+from fastfashion.shards.reader import parse_parquet
+from fastfashion.shards.verify import Damage
+
+NEEDED = ("set.json", "catalog.parquet", MANIFEST, INDEX)  # to know which rows a shard holds
+
+
+def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int) -> list[str]:
+    """Pack damaged shards again from the source that the set was made of; returns their names within the set.
+
+    A shard is put in place only if it has the bytes that the manifest tells. Raises PackedSetError where the files that say which
+    rows a shard holds are damaged themselves, or library versions or the source are not those that the set was packed with.
+    """
+    damage = list(damage)
+    for found in damage:
+        if found.where.rsplit("/", 1)[-1] in NEEDED:
+            raise PackedSetError(
+                f"{path}: {found.where} is damaged ({found.reason}), so it is not known which rows the shards hold; only shards can be "
+                f"repaired: pack the set again into another folder, fastfashion shard --source {source}"
+            )
+    shards: dict[str, set[int]] = {}
+    for found in damage:
+        if found.resolution is not None and found.shard is not None:
+            shards.setdefault(found.resolution, set()).add(found.shard)
+    repaired = []
+    with lock(path), _scratch(path) as scratch:
+        packed = open_packed_set(path)
+        request = PackRequest(source=source, out=path, workers=workers)
+        with contextlib.closing(open_engine("local", workers, None)) as engine:
+            plan = make_plan(request)
+            for name, numbers in sorted(shards.items()):
+                manifest = Manifest.read(path / name / MANIFEST)
+                job = _job(plan, manifest, scratch, path / name)
+                blocks = _blocks(packed, plan, path / name, numbers)
+                for number in engine.run(job, blocks, lambda images, num_bytes, rejected: None):
+                    _replace(path / name, job.folders[name], manifest, number)
+                    repaired.append(f"{name}/{shard_name(number)}")
+    return sorted(repaired)
+
+
+@contextlib.contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder on the set's own disk, where a set lies on one; a run that is killed leaves it where the next removes it."""
+    staging = None if is_remote(path) else path / STAGING
+    if staging:
+        staging.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="repair-", dir=staging) as scratch:
+        yield Path(scratch)
+    if staging:
+        with contextlib.suppress(OSError):
+            staging.rmdir()
+
+
+def _job(plan: Plan, manifest: Manifest, scratch: Path, folder: Path) -> Job:
+    """The job that made a resolution, as far as its bytes depend on it."""
+    encoder: dict[str, Any] = dict(manifest.encoder or {})
+    cascade = encoder.pop("cascade", [FULL])
+    quality, subsampling = encoder.get("quality", 90), encoder.get("subsampling", "420")
+    if encoder and encoder != (ours := encoder_settings(quality, subsampling)):
+        other = ", ".join(f"{key} {encoder.get(key)} (here {ours[key]})" for key in ours if encoder.get(key) != ours[key])
+        raise PackedSetError(f"{folder}: packed with {other}; with these its bytes cannot be made again: install those, or pack it again")
+    resolutions = tuple(cascade[: cascade.index(manifest.resolution) + 1])
+    folders = {name: scratch / manifest.resolution / name for name in resolutions}
+    for made in (records := scratch / manifest.resolution / "blocks", *folders.values()):
+        made.mkdir(parents=True)
+    return Job(
+        reader=plan.source.reader,
+        resolutions=resolutions,
+        quality=quality,
+        subsampling=subsampling,
+        max_pixels=2**40,  # what was packed was not too large
+        folders=folders,
+        records=records,
+    )
+
+
+def _blocks(packed: PackedSet, plan: Plan, folder: Path, numbers: set[int]) -> list[Block]:
+    shard = parse_parquet(folder / INDEX, (folder / INDEX).read_bytes(), ["shard"])["shard"].to_numpy()
+    position = {identity: place for place, identity in enumerate(plan.styles.table["id"])}
+    blocks = []
+    for number in sorted(numbers):
+        ids = packed.table["id"].to_numpy()[shard == number]
+        if gone := [identity for identity in ids if identity not in position or identity not in plan.source.images]:
+            raise PackedSetError(f"{folder / shard_name(number)}: its picture {gone[0]} is not in {plan.source.path}; is that its source?")
+        blocks.append(Block(number=number, samples=plan.samples(np.array([position[identity] for identity in ids]))))
+    return blocks
+
+
+def _replace(folder: Path, made: Path, manifest: Manifest, number: int) -> None:
+    entry = next(entry for entry in manifest.shards if entry.number == number)
+    tar = made / shard_name(number)
+    fresh = tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in (tar, tar.with_suffix(".idx")))
+    if fresh != (entry.sha256, entry.idx_sha256):
+        raise PackedSetError(
+            f"{folder / shard_name(number)}: packed again from this source it has other bytes: expected sha256 {entry.sha256}, found "
+            f"{fresh[0]}; the source's pictures or labels have changed since"
+        )
+    for file in (tar.with_suffix(".idx"), tar):
+        publish(folder / file.name, lambda beside, file=file: beside.write_bytes(file.read_bytes()))  # type: ignore[misc]

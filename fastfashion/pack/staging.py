@@ -1,0 +1,167 @@
+"""Unfinished work: who is at it, what is done of it, and whether the next run may go on with it.
+
+On a disk, shards wait in OUT/.staging/<res> until a resolution is complete. On object storage, which has no rename, they lie under
+their final names at once, and only the manifest makes a resolution of them.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fastfashion.errors import PackedSetError
+from fastfashion.files import is_remote, publish_json
+from fastfashion.pack.block import record_path
+from fastfashion.shards.layout import MANIFEST, shard_name
+from fastfashion.shards.reader import list_anew
+
+STAGING = ".staging"
+LOCK = ".packing.lock"
+PLAN = "plan.json"
+
+
+@contextlib.contextmanager
+def lock(out: Path) -> Iterator[None]:
+    """Hold OUT for one packer; raises PackedSetError with the other's name where it is held. Freed when this process ends, however.
+
+    Object storage has no such lock; two packers with the same input write the same bytes there.
+    """
+    if is_remote(out):
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / LOCK
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise PackedSetError(
+                f"{out}: another packer holds it: {file.read().strip() or 'it has just started'}; wait for it to end, or stop it"
+            ) from None
+        if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+            raise PackedSetError(f"{out}: another packer ended there just now; run the same command again")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                out.rmdir()  # a run that made nothing leaves nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A packed block, as its record says: columns rather than objects, since there are as many rows as pictures."""
+
+    number: int
+    kept: pa.Table
+    pictures: dict[str, pa.Table]  # resolution -> offset, size, height, width, crc32
+    rejected: Sequence[dict[str, str]]
+    shards: dict[str, dict[str, Any] | None]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.kept) + len(self.rejected)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(sum(table["size"].to_pylist()) for table in self.pictures.values())
+
+
+class Staging:
+    """The folder of a run's unfinished work."""
+
+    def __init__(self, out: Path, resolutions: Sequence[str]) -> None:
+        self.root = out / STAGING
+        self.records = self.root / "blocks"
+        self.folders = {name: (out if is_remote(out) else self.root) / name for name in resolutions}
+        self._out = out
+
+    def prepare(self, plan: dict[str, Any]) -> None:
+        """Keep what is staged if it is of the same plan, throw it away otherwise."""
+        if self._plan() != plan:
+            self.remove()
+            if is_remote(self._out):  # what another plan left there without a manifest
+                for folder in self.folders.values():
+                    remove_tree(folder)
+            for folder in (self.records, *self.folders.values()):
+                folder.mkdir(parents=True, exist_ok=True)
+            publish_json(self.root / PLAN, plan)
+        self.remove_partials()
+
+    def _plan(self) -> dict[str, Any] | None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            found: dict[str, Any] = json.loads((self.root / PLAN).read_text(encoding="utf-8"))
+            return found
+        return None
+
+    def would_resume(self, plan: dict[str, Any]) -> bool:
+        return self._plan() == plan
+
+    def finished(self) -> Iterator[Record]:
+        """Blocks that an earlier run packed, of which record and shards are whole."""
+        list_anew(self._out)
+        paths = sorted(self.records.iterdir()) if self.records.is_dir() else []
+        for path in paths:
+            if path.suffix == ".json" and path.stem.isdecimal():
+                with contextlib.suppress(ValueError, KeyError):  # cut short, by a disk that lost power
+                    if self._whole(record := self.read(int(path.stem))):
+                        yield record
+
+    def read(self, number: int) -> Record:
+        """The record of a finished block."""
+        values = json.loads(record_path(self.records, number).read_text(encoding="utf-8"))
+        return Record(
+            number=number,
+            kept=pa.table(values["kept"], schema=KEPT),
+            pictures={name: pa.table(columns, schema=PICTURES) for name, columns in values["pictures"].items()},
+            rejected=values["rejected"],
+            shards=values["shards"],
+        )
+
+    def _whole(self, record: Record) -> bool:
+        """Whether the shards that a record speaks of are there, at the size that it says."""
+        for name, entry in record.shards.items():
+            if entry is not None:
+                shard = self.folders[name] / shard_name(record.number)
+                if not shard.is_file() or shard.stat().st_size != entry["num_bytes"] or not shard.with_suffix(".idx").is_file():
+                    return False
+        return True
+
+    def remove_partials(self) -> None:
+        """What processes that were killed in mid-file have left."""
+        if not is_remote(self._out):
+            for path in self.root.rglob(".*.partial"):
+                path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        remove_tree(self.root)
+
+
+def remove_tree(folder: Path) -> None:
+    if not is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    remote: Any = folder
+    with contextlib.suppress(FileNotFoundError):
+        remote.fs.rm(remote.path, recursive=True)
+
+
+def has_manifest(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+KEPT = pa.schema([("id", pa.string()), ("height", pa.int64()), ("width", pa.int64()), ("fingerprint", pa.string())])
+PICTURES = pa.schema([(name, pa.int64()) for name in ("offset", "size", "height", "width", "crc32")])

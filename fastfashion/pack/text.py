@@ -1,0 +1,53 @@
+"""What packing and verifying say on the terminal."""
+
+from pathlib import Path
+
+from fastfashion.pack.estimate import DryRun
+from fastfashion.pack.request import PackSummary
+from fastfashion.shards.verify import VerifyResult, verify
+
+
+def summary_text(summary: PackSummary) -> str:
+    rate = f", {summary.packed_now / summary.seconds:.0f} pictures/s" if summary.packed_now else ""
+    lines = [
+        f"{summary.out}: {summary.kept} of {summary.num_rows} rows packed ({summary.packed_now} now, {summary.resumed} before{rate}), "
+        f"{summary.rejected} rejected, see {summary.out / 'rejected.csv'}"
+    ]
+    for name, sizes in summary.resolutions.items():
+        tar_mb, picture_mb = sizes["tar_bytes"] / 1e6, sizes["num_bytes"] / 1e6
+        lines.append(f"  {name}: {sizes['num_shards']} shards, {tar_mb:.1f} MB ({picture_mb:.1f} MB of pictures)")
+    return "\n".join(lines)
+
+
+def dry_run_text(plan: DryRun) -> str:
+    lines = [f"{plan.out}: {plan.num_rows} rows, {plan.rejected} of them without a usable id or picture; nothing is written"]
+    if plan.already_packed:
+        lines.append(f"  packed already: {', '.join(plan.already_packed)}")
+    if plan.tar_bytes:
+        before = f", {plan.resumed} of them done by an interrupted run" if plan.resumed else ""
+        lines.append(f"  to pack: {plan.to_pack} pictures{before}, in {plan.num_shards} shards a resolution")
+        lines += [f"  {name}: about {size / 1e6:.1f} MB, judging by {plan.sampled} pictures" for name, size in plan.tar_bytes.items()]
+        needed = sum(plan.tar_bytes.values())
+        if plan.free_bytes is not None:
+            enough = "enough" if plan.free_bytes > needed else "NOT ENOUGH"
+            lines.append(f"  free there: {plan.free_bytes / 1e6:.0f} MB, {enough}")
+    return "\n".join(lines)
+
+
+def verify_bar(path: Path) -> VerifyResult:
+    """Verify with a progress bar."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, disable=None, dynamic_ncols=True) as bar:
+        return verify(path, on_bytes=bar.update, on_total=bar.reset)
+
+
+def verify_text(path: Path, result: VerifyResult) -> str:
+    what = f"{path}: {result.num_files} files, {result.num_bytes / 1e6:.1f} MB, {result.num_rows} rows"
+    if not result.damage:
+        return f"{what}: every byte as packed"
+    lines = [f"{what}: {len(result.damage)} damaged"]
+    lines += [f"  {found.where}: {found.reason}" for found in result.damage]
+    if any(found.shard is not None for found in result.damage):
+        lines.append(f"to pack damaged shards again: fastfashion verify {path} --repair --source ZIP_OR_FOLDER")
+    return "\n".join(lines)

@@ -1,0 +1,286 @@
+"""Every byte of a packed set against its checksums.
+
+set.json ─► catalog, vocab, rejected     ┐
+manifest ─► index, tars, their indices   ┴─► read, hash, compare ─► Damage, Damage, …
+"""
+
+import io
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.files import is_remote
+from fastfashion.shards.layout import (
+    CATALOG,
+    INDEX,
+    MANIFEST,
+    REJECTED,
+    SET,
+    VOCAB,
+    Manifest,
+    SetFiles,
+    check_resolution,
+    hash_file,
+    index_name,
+    shard_name,
+)
+from fastfashion.shards.reader import INDEX_COLUMNS, list_anew, parse_parquet, read_bytes
+
+MAX_THREADS = 8  # files read side by side; hashing lets go of the interpreter's lock
+MAX_IDS_NAMED = 5
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """A file that is not as it was packed."""
+
+    where: str  # relative to the set, such as 224/00003.tar
+    resolution: str | None  # None for what lies beside the resolutions, and for files that are no part of the set
+    shard: int | None  # None where it is not one shard's
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyResult:
+    """What was read, and what is wrong with it."""
+
+    damage: tuple[Damage, ...]
+    num_files: int
+    num_bytes: int
+    num_rows: int  # of the catalog, as set.json says; 0 where that is damaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Check:
+    """A file to read. It has no checksum where it carries its own, or where the file that tells it is damaged."""
+
+    where: str
+    resolution: str | None = None
+    shard: int | None = None
+    sha256: str | None = None
+    num_bytes: int | None = None
+
+    def damage(self, reason: str) -> Damage:
+        return Damage(where=self.where, resolution=self.resolution, shard=self.shard, reason=reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What set.json and the manifests say: None for those that are damaged."""
+
+    set_files: SetFiles | None
+    manifests: dict[str, Manifest | None]
+    damage: list[Damage]
+
+
+def verify(
+    path: Path,
+    on_bytes: Callable[[int], object] = lambda num_bytes: None,
+    on_total: Callable[[int], object] = lambda num_bytes: None,
+) -> VerifyResult:
+    """Read every byte of a set, on a disk or on object storage, and name each file that differs from what was packed.
+
+    `on_total` is told once how many bytes there are to read, `on_bytes` how many more have been. Raises PackedSetError where
+    there is no packed set; whatever is wrong within one is in the result.
+    """
+    listing, resolutions = _list_files(path)
+    told = _read_signed(path, resolutions)
+    checks = [check for check in _checks(told) if check.where not in {found.where for found in told.damage}]
+    on_total(sum(_size(listing[check.where]) for check in checks if check.where in listing))
+    lock = threading.Lock()
+
+    def count(num_bytes: int) -> None:
+        with lock:
+            on_bytes(num_bytes)
+
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        read = list(pool.map(lambda check: _compare(path, check, count), checks))
+    damage = told.damage + [check.damage(reason) for check, (_, reason) in zip(checks, read, strict=True) if reason]
+    damage = _name_pictures(path, damage)
+    damage += _contradictions(path, told, {found.where for found in damage})
+    damage += _foreign(listing, told, {check.where for check in checks})
+    return VerifyResult(
+        damage=tuple(sorted(damage, key=lambda found: ("/" in found.where, found.where))),
+        num_files=sum(check.where in listing for check in checks),
+        num_bytes=sum(num_bytes for num_bytes, _ in read),
+        num_rows=told.set_files.num_rows if told.set_files else 0,
+    )
+
+
+def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
+    """Files of a set by relative name, and the folders of its resolutions. Hidden files at the root are the packer's own."""
+    list_anew(path)
+    if not path.is_dir():
+        raise PackedSetError(f"{path}: no such folder; expected a packed set")
+    listing: dict[str, Path] = {}
+    resolutions = []
+    for entry in path.iterdir():
+        if _is_resolution(entry.name) and entry.is_dir():
+            resolutions.append(entry.name)
+            listing |= {f"{entry.name}/{file.name}": file for file in entry.iterdir()}
+        elif not entry.name.startswith("."):
+            listing[entry.name] = entry
+    if SET not in listing and not any(where.endswith(f"/{MANIFEST}") for where in listing):
+        raise PackedSetError(f"{path}: not a packed set: expected {SET} and at least one resolution with a {MANIFEST}")
+    return listing, sorted(resolutions)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # such as a link to nowhere
+        return 0
+
+
+def _is_resolution(name: str) -> bool:
+    try:
+        return check_resolution(name) == name
+    except ConfigError:
+        return False
+
+
+def _read_signed(path: Path, resolutions: list[str]) -> _Told:
+    damage: list[Damage] = []
+
+    def read(signed: Callable[[Path], T], check: _Check) -> T | None:
+        try:
+            return signed(path / check.where)
+        except PackedSetError as error:
+            damage.append(check.damage(str(error).removeprefix(f"{path / check.where}: ")))
+            return None
+
+    return _Told(
+        set_files=read(SetFiles.read, _Check(where=SET)),
+        manifests={name: read(Manifest.read, _Check(where=f"{name}/{MANIFEST}", resolution=name)) for name in resolutions},
+        damage=damage,
+    )
+
+
+def _checks(told: _Told) -> Iterator[_Check]:
+    yield _Check(where=SET)
+    for name in (CATALOG, VOCAB, REJECTED):
+        yield _Check(where=name, **(asdict(told.set_files.files[name]) if told.set_files else {}))
+    for name, manifest in told.manifests.items():
+        if manifest:
+            yield _Check(where=f"{name}/{MANIFEST}", resolution=name)
+            yield _Check(where=f"{name}/{INDEX}", resolution=name, sha256=manifest.index_sha256)
+            for shard in manifest.shards:
+                tar = _Check(where=f"{name}/{shard_name(shard.number)}", resolution=name, shard=shard.number, sha256=shard.sha256)
+                yield replace(tar, num_bytes=shard.num_bytes)
+                yield replace(tar, where=f"{name}/{index_name(shard.number)}", sha256=shard.idx_sha256)
+
+
+def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tuple[int, str | None]:
+    """Bytes read, and what is wrong."""
+    try:
+        num_bytes, sha256 = hash_file(path / check.where, on_bytes)
+    except FileNotFoundError:
+        return 0, "missing"
+    except OSError as error:
+        return 0, f"cannot be read ({error.strerror or error})"
+    if check.num_bytes not in (None, num_bytes):
+        return num_bytes, f"expected {check.num_bytes} bytes, found {num_bytes}"
+    if check.sha256 not in (None, sha256):
+        return num_bytes, f"its bytes are not those that were packed: expected sha256 {check.sha256[:12]}…, found {sha256[:12]}…"
+    return num_bytes, None
+
+
+def _name_pictures(path: Path, damage: list[Damage]) -> list[Damage]:
+    """Say of damaged tars which pictures are hit, where an index that is whole tells where they lie."""
+    wheres = {found.where for found in damage}
+    tables: dict[str, pd.DataFrame | None] = {}
+    named = []
+    for found in damage:
+        name, number = found.resolution, found.shard
+        if name is None or number is None or not found.where.endswith(".tar") or found.reason == "missing":
+            named.append(found)
+            continue
+        if name not in tables:
+            tables[name] = None if {f"{name}/{INDEX}", f"{name}/{MANIFEST}", CATALOG} & wheres else _places(path, name)
+        table = tables[name]
+        hit = "" if table is None else "; " + _pictures_hit(path / found.where, table[table["shard"] == number])
+        named.append(replace(found, reason=found.reason + hit))
+    return named
+
+
+def _places(path: Path, resolution: str) -> pd.DataFrame | None:
+    """Where the pictures of a resolution lie, with their ids; None where that is not told as the format asks."""
+    try:
+        index, catalog = (
+            parse_parquet(file, read_bytes(file), columns)
+            for file, columns in ((path / resolution / INDEX, INDEX_COLUMNS), (path / CATALOG, ("id",)))
+        )
+        return index.astype(np.int64).assign(id=catalog["id"].to_numpy()).sort_values("offset")
+    except (TypeError, ValueError):
+        return None
+
+
+def _pictures_hit(tar: Path, pictures: pd.DataFrame) -> str:
+    """Which pictures have another CRC than the index says."""
+    hit = []
+    try:
+        with tar.open("rb") as file:
+            for identity, offset, size, crc32 in pictures[["id", "offset", "size", "crc32"]].itertuples(index=False):
+                file.seek(offset)
+                if zlib.crc32(file.read(size)) != crc32:
+                    hit.append((identity, offset))
+    except (OSError, ValueError) as error:
+        return f"its pictures cannot be read ({error})"
+    if not hit:
+        return "its pictures are whole: labels, headers or padding between them differ"
+    ids = ", ".join(str(identity) for identity, _ in hit[:MAX_IDS_NAMED])
+    more = f" and {len(hit) - MAX_IDS_NAMED} more" if len(hit) > MAX_IDS_NAMED else ""
+    return f"{len(hit)} of {len(pictures)} pictures differ, from byte {hit[0][1]} on: ids {ids}{more}"
+
+
+def _contradictions(path: Path, told: _Told, damaged: set[str]) -> Iterator[Damage]:
+    """Files that are whole, but not of the same set."""
+    num_rows = told.set_files.num_rows if told.set_files else None
+    if num_rows is not None and CATALOG not in damaged:
+        yield from _count_rows(path, _Check(where=CATALOG), num_rows, SET)
+    for name, manifest in told.manifests.items():
+        if manifest is None:
+            continue
+        check = _Check(where=f"{name}/{MANIFEST}", resolution=name)
+        in_shards = sum(entry.num_rows for entry in manifest.shards)
+        if manifest.resolution != name:
+            yield check.damage(f"expected resolution {name} as its folder is named, found {manifest.resolution}")
+        elif num_rows not in (None, manifest.num_rows):
+            yield check.damage(f"expected {num_rows} rows as in {SET}, found {manifest.num_rows}")
+        elif in_shards != manifest.num_rows:
+            yield check.damage(f"expected {manifest.num_rows} rows in its shards, found {in_shards}")
+        elif f"{name}/{INDEX}" not in damaged:
+            yield from _count_rows(path, _Check(where=f"{name}/{INDEX}", resolution=name), manifest.num_rows, MANIFEST)
+
+
+def _count_rows(path: Path, check: _Check, expected: int, teller: str) -> Iterator[Damage]:
+    try:
+        file = path / check.where
+        # whole, where it is remote: a web server need not be able to start in the midst of a file
+        found = pq.read_metadata(io.BytesIO(file.read_bytes()) if is_remote(file) else file).num_rows
+    except (OSError, ValueError, pa.ArrowException) as error:
+        yield check.damage(f"not a readable table ({error})")
+        return
+    if found != expected:
+        yield check.damage(f"expected {expected} rows as in {teller}, found {found}")
+
+
+def _foreign(listing: Mapping[str, Path], told: _Told, known: set[str]) -> Iterator[Damage]:
+    known |= {found.where for found in told.damage}
+    for where in listing:
+        if where not in known and told.manifests.get(where.split("/")[0], True):
+            yield Damage(where=where, resolution=None, shard=None, reason="no part of the set; remove it")

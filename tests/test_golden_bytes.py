@@ -1,0 +1,97 @@
+"""The bytes of a packed set, written down: who packs the same tomorrow, elsewhere or with more workers gets these."""
+
+import base64
+import hashlib
+import importlib.metadata
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COLUMNS
+
+from fastfashion.pack import PackRequest, pack
+
+# Made once by Pillow: 48x64, 4:2:0.
+JPEG = """
+/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRkxOUlNSMj5aYVpQYEpRUk//
+2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT0//wAARCABAADADASIAAhEBAxEB/8QA
+GwAAAwEAAwEAAAAAAAAAAAAABAUGAwABAgf/xAAjEAACAgIDAAICAwAAAAAAAAABAgADBBEFEiEiMRNBFSNR/8QAGAEAAwEBAAAAAAAAAAAAAAAAAwQFAgb/
+xAAgEQACAgICAgMAAAAAAAAAAAABAwACBBESIRMxBSJB/9oADAMBAAIRAxEAPwCntcdTFN9gFk3uyPifYkzcvq33BMwrP6EoGvj9yq43JVU9ME5u5XQ6Ml05
+o1edpp/JHK83uaOBalNGBxzt24Lb45nPyAfudZW1G4ptyyra3A0SaShluFTK6+74n2T3I5HyPsYW5AKn2JsxS7eSwxoT3Wc+nIa46sIvstZnjzhKTYRuJ1x2
+7fUqOAUIRuZZlCy9x2lb0O5ryeIVo3r9SPylIsM+i8n1so0P8kbl4TNYSBM4lA4bMFkvBP2ntSzGF1YvcbIhNWGOw8jjGwh0+pPaSPcZU5QPQk82IFP1DMQF
+D5N86sVmd4CBzNHGvZfL8hmZ6hXU3Zyy6aYNVWT7qE5y/hr2JO38gyORuO/HnhXRkDJTfJO6R5Ww7CNaLAK4lQ+w+tj0ksW8h7gWsK/UC5SzbGeOOu6tMeRP
+yMxxGIaVbtNUajNVC6+ZjrM/ur0Igv4suxOo+o+WtwxaFI+oljNMSOZZPQn/2Q==
+"""
+VERSIONS = {"simplejpeg": "1.9.0", "pillow": "13.0.0", "pyarrow": "26.0.1"}
+# Depend on no library: the pictures' own bytes, the tar and index formats, JSON and CSV.
+PLAIN: dict[str, str] = {
+    "full/00000.idx": "202c03cc23c420df",
+    "full/00000.tar": "2b0bf6d3cce2fde0",
+    "full/00001.idx": "0b1c97d70f468337",
+    "full/00001.tar": "474dda2729285a54",
+    "rejected.csv": "50c031b140625ab3",
+    "vocab.json": "a44ad25ef5db4595",
+}
+# Depend on the JPEG encoder, the resize and the Parquet writer, whose versions stand in VERSIONS (the first two in the manifest, too).
+BY_VERSION: dict[str, str] = {
+    "16/00000.idx": "eac8303fbefc602f",
+    "16/00000.tar": "7f65e71ab092f583",
+    "16/00001.idx": "978b905cbfb4c71c",
+    "16/00001.tar": "af83cc3b2ebcf8c9",
+    "16/index.parquet": "fe0d7b895f313690",
+    "16/manifest.json": "e734ad0a229b3f4c",
+    "48/00000.idx": "d21fd6aa3bc3f64e",
+    "48/00000.tar": "cea5058c51138527",
+    "48/00001.idx": "8a4d81269b27cdaa",
+    "48/00001.tar": "643f7d4d38dc7a29",
+    "48/index.parquet": "ffe6c97035ed1725",
+    "48/manifest.json": "15a969397ccb3f17",
+    "catalog.parquet": "29266a9a5c5782cd",
+    "full/index.parquet": "ffd5571f50d95d7c",
+    "full/manifest.json": "3bb21006d4c4ef04",
+    "set.json": "5951eafed94d7d9a",
+}
+
+
+def bitmap(seed: int, width_px: int = 60, height_px: int = 80) -> bytes:
+    """A 24-bit BMP by hand: bands and a gradient in integer arithmetic, so that no encoder's version is in it."""
+    y, x = np.mgrid[:height_px, :width_px]
+    pixels = np.stack([(x * 3 + seed * 50) % 256, (y * 2 + x) % 256, (x // 16 + y // 16 + seed) % 4 * 60 + 30], axis=-1).astype(np.uint8)
+    padded = np.zeros((height_px, -(-width_px * 3 // 4) * 4), np.uint8)
+    padded[:, : width_px * 3] = pixels.reshape(height_px, -1)
+    size = 54 + padded.size
+    head = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", size, 0, 0, 54, 40, width_px, height_px, 1, 24, 0, padded.size, 0, 0, 0, 0)
+    return head + padded.tobytes()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("golden") / "set"
+    (folder / "images").mkdir(parents=True)
+    rows = [f"{number},Men,Apparel,Topwear,Tshirts,Größe {number},Summer,2012,Casual,Name" for number in range(7)]
+    (folder / "styles.csv").write_text("\n".join([",".join(COLUMNS), *rows]) + "\n", encoding="utf-8")
+    for number in range(5):
+        (folder / "images" / f"{number}.jpg").write_bytes(bitmap(number))
+    (folder / "images" / "5.jpg").write_bytes(base64.b64decode(JPEG))
+    (folder / "images" / "6.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module", params=[1, 8], ids=["one worker", "eight workers"])
+def found(request: pytest.FixtureRequest, source: Path) -> dict[str, str]:
+    out = source.parent / f"out{request.param}"
+    pack(PackRequest(source=source, out=out, resolutions=("full", "48", "16"), rows_per_shard=3, workers=request.param))
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
+
+
+def test_what_depends_on_no_library_has_the_bytes_written_down(found: dict[str, str]) -> None:
+    assert {name: found[name] for name in PLAIN} == PLAIN
+
+
+def test_with_the_versions_written_down_every_file_has_the_bytes_written_down(found: dict[str, str]) -> None:
+    here = {name: importlib.metadata.version(name) for name in VERSIONS}
+    if here != VERSIONS:
+        pytest.skip(f"the goldens were made with {VERSIONS}, here are {here}")
+    assert found == PLAIN | BY_VERSION
