@@ -247,6 +247,7 @@ def evaluate(
         print(report_text(run, report))
         if as_json:
             print(json.dumps(report))
+    dist.end_worker(world)
 
 
 @app.command("bench-loader")

@@ -198,7 +198,7 @@ def parse_parquet(path: Path, data: bytes, columns: Iterable[str]) -> "pd.DataFr
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False).to_pandas()
+        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False).to_pandas(use_threads=False)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
     if missing := [name for name in columns if name not in table]:

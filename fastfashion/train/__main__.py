@@ -107,6 +107,7 @@ def _work(config: RunConfig, run: Path, command: str, as_json: bool) -> None:
         print(f"Test it with: fastfashion evaluate {run}", file=sys.stderr)
         if as_json:
             print(json.dumps(asdict(summary)))
+    dist.end_worker(world)
 
 
 if __name__ == "__main__":
