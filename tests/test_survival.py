@@ -136,15 +136,21 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(
     assert digests(out) == digests(whole)
 
 
+def started_and_stuck(start: Callable[..., "subprocess.Popen[str]"], source: Path, out: Path, workers: int) -> "subprocess.Popen[str]":
+    """A run that has packed all it can, and waits for a picture that never comes."""
+    child = start(source, out, workers, STUCK)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "waiting\n"
+    return child
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_publishes_nothing_and_the_next_packs_only_what_is_missing(
     many: tuple[Path, Path], start: Callable[..., "subprocess.Popen[str]"], workers: int, tmp_path: Path
 ) -> None:
     source, whole = many
     out = tmp_path / "out"
-    child = start(source, out, workers, STUCK)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "waiting\n"
+    child = started_and_stuck(start, source, out, workers)
     child.kill()
     child.wait()
     assert published(out) == []
@@ -166,9 +172,7 @@ def test_a_stopped_run_ends_within_seconds_with_its_workers_and_can_be_gone_on_w
 ) -> None:
     source, whole = many
     out = tmp_path / "out"
-    child = start(source, out, workers, STUCK)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "waiting\n"
+    child = started_and_stuck(start, source, out, workers)
     processes = children(child.pid)
     child.send_signal(number)
     assert child.wait(timeout=10) not in (0, None)
@@ -186,7 +190,8 @@ def test_the_command_says_that_it_was_stopped_and_exits_as_shells_expect(many: t
         command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(source), "--out", str(out), "--res", "full"]
         child = subprocess.Popen([*command, "--workers", "2"], cwd=HOME, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
-        while not (out / ".packing.lock").exists():
+        lock = out / ".packing.lock"  # the first run may have left it, which hinders nobody
+        while not lock.exists() or f"process {child.pid} " not in lock.read_text():
             assert child.poll() is None and time.monotonic() < deadline, "it never came to packing"
             time.sleep(0.002)
         child.send_signal(number)

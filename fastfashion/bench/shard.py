@@ -290,6 +290,8 @@ def _ratio(ratio: Ratio, timings: dict[str, list[Timing]]) -> dict[str, Any]:
 def _command(request: BenchShardRequest) -> str:
     """The command that measures this again, without absolute paths."""
     parts = [f"fastfashion bench-shard --images {request.num_images} --workers {request.workers} --rounds {request.rounds}"]
+    if request.photos is not None:
+        parts.append(f"--photos {request.photos.name if request.photos.is_absolute() else request.photos}")
     if request.source is not None:
         parts.append(f"--source {request.source.name if request.source.is_absolute() else request.source}")
     return " ".join(parts + ["--memory"] * request.memory)

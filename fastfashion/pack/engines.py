@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.errors import PackedSetError
 from fastfashion.pack.block import Block, Job, Tick, pack_block
 
 ATTEMPTS = 2  # of a block whose process dies: one restart
@@ -27,13 +27,11 @@ class Engine(Protocol):
 
 
 def open_engine(name: str, workers: int, address: str | None) -> Engine:
-    """ "local" (worker processes; this process alone where `workers` is 1) or "ray"; raises ConfigError for anything else."""
+    """ "local": worker processes, or this process alone where `workers` is 1; "ray": a cluster's, at `address`."""
     if name == "ray":
         from fastfashion.pack.ray import RayEngine
 
         return RayEngine(address)
-    if name != "local":
-        raise ConfigError(f"--engine {name}: expected local or ray")
     return InProcess() if workers == 1 else Processes(workers)
 
 
