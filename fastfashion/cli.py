@@ -240,7 +240,8 @@ def evaluate(
 
     world = dist.start()
     try:
-        report = evaluate_run(EvaluateRequest(run=run, shards=shards, batch_size=batch_size, workers=workers or 0), world)
+        with dist.lost_peer_explained(world):
+            report = evaluate_run(EvaluateRequest(run=run, shards=shards, batch_size=batch_size, workers=workers or 0), world)
     finally:
         dist.stop()
     if world.is_main:

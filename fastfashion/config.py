@@ -14,7 +14,9 @@ from typing import Any
 from fastfashion.errors import ConfigError
 
 PROTOCOLS = ("stratified", "reference")
-BACKENDS = ("auto", "dali", "threads")
+BACKENDS = ("auto", "dali", "threads", "resident")
+SHUFFLES = ("epoch", "window")
+ON_BAD = ("stop", "skip")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -56,27 +58,48 @@ class DataConfig:
     split_seed: int = 0  # of the stratified protocol; apart from train.seed, so that several seeds share one split
     backend: str = "auto"
     workers: int = 0  # loader threads a process; 0: all cores of the machine shared among its processes
+    shuffle: str = "epoch"  # a permutation of all rows; "window": of shards, then of the rows inside a window of shards
+    window_shards: int = 16
+    on_bad: str = "stop"  # at a picture that does not decode; "skip": leave it out, count it, list it
+    cache_dir: str = ""  # where shards of a set on object storage are kept; a folder of the user's cache by default
+    cache_gb: float = 100.0  # its limit, in 10^9 bytes
 
     def __post_init__(self) -> None:
         _check(self.protocol in PROTOCOLS, "data.protocol", " or ".join(PROTOCOLS), self.protocol)
         _check(self.backend in BACKENDS, "data.backend", " or ".join(BACKENDS), self.backend)
         _check(0 <= self.workers <= 1024, "data.workers", "0 (automatic) to 1024", self.workers)
+        _check(self.shuffle in SHUFFLES, "data.shuffle", " or ".join(SHUFFLES), self.shuffle)
+        _check(self.window_shards >= 1, "data.window_shards", "1 or more", self.window_shards)
+        _check(self.on_bad in ON_BAD, "data.on_bad", " or ".join(ON_BAD), self.on_bad)
+        _check(self.cache_gb > 0, "data.cache_gb", "above 0", self.cache_gb)
         if self.size != "auto":
             Size.parse(self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random crop and flip; both are parameters of the epoch plan."""
+    """What is done to a training picture at random; all of it is part of the epoch plan. 0 switches a thing off."""
 
     min_area: float = 0.6  # smallest crop, as a share of the picture
     max_stretch: float = 1.2  # largest change of the crop's aspect ratio against the picture's own
     flip: float = 0.5  # probability of a horizontal flip
+    brightness: float = 0.0  # times a factor uniform in [1 - brightness, 1 + brightness]; contrast and saturation likewise
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # turned by a share of the circle uniform in [-hue, hue]
+    grayscale: float = 0.0  # probability
+    erase: float = 0.0  # probability that a box is painted over
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha), the share of the own picture
+    cutmix: float = 0.0  # the same; with both, each pair of pictures draws one of them
 
     def __post_init__(self) -> None:
         _check(0 < self.min_area <= 1, "augment.min_area", "above 0, at most 1", self.min_area)
         _check(1 <= self.max_stretch <= 4, "augment.max_stretch", "1 to 4", self.max_stretch)
-        _check(0 <= self.flip <= 1, "augment.flip", "0 to 1", self.flip)
+        for name in ("flip", "brightness", "contrast", "saturation", "grayscale", "erase"):
+            _check(0 <= getattr(self, name) <= 1, f"augment.{name}", "0 to 1", getattr(self, name))
+        _check(0 <= self.hue <= 0.5, "augment.hue", "0 to 0.5", self.hue)
+        for name in ("mixup", "cutmix"):
+            _check(0 <= getattr(self, name) <= 10, f"augment.{name}", "0 (off) to 10", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,14 @@
 """Ranks and worlds: who am I, how many are we, and the few collectives that the rest of the package needs."""
 
+import contextlib
 import os
+import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from fastfashion.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +59,17 @@ def stop() -> None:
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def lost_peer_explained(world: World) -> Iterator[None]:
+    """A connection that breaks because another process has ended becomes a TrainingError that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size == 1 or not re.search(r"onnection (closed|reset|refused)|Broken pipe|NCCL|ncclRemoteError", str(error)):
+            raise
+        raise TrainingError(f"another process of this run has ended; its own error says why ({str(error).splitlines()[0]})") from error
 
 
 def end_worker(world: World) -> None:

@@ -19,7 +19,7 @@ from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_pictures, o
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.layout import shard_name
 
-BACKENDS = ["threads", "dali"]
+BACKENDS = ["threads", "dali", "resident"]
 CPU = torch.device("cpu")
 
 
@@ -86,30 +86,22 @@ def test_without_a_resize_the_pixels_are_those_of_the_file(packed: PackedSet, op
             np.testing.assert_array_equal(image, expected)
 
 
-@pytest.mark.parametrize(
-    ("size", "every_pixel", "mean"),
-    [
-        # Both enlarge bilinearly between the same pixel centres: one grey level of rounding.
-        (Size(128, 96), 1.5, 0.3),
-        # Shrinking differs in the filter: areas (OpenCV) against a triangle twice as wide (DALI), which moves edges of 60x80 pictures.
-        (Size(40, 30), 110, 4.0),
-    ],
-)
-def test_both_backends_give_the_same_batch_for_the_same_plan(
-    packed: PackedSet, opened: Any, size: Size, every_pixel: float, mean: float
-) -> None:
-    (rows, labels, images), (dali_rows, dali_labels, dali_images) = (
-        stacked(list(opened(packed, backend, size=size).steps(1))) for backend in BACKENDS
+@pytest.mark.parametrize("other", ["dali", "resident"])
+@pytest.mark.parametrize("size", [Size(128, 96), Size(40, 30), Size(80, 20)], ids=str)
+def test_all_backends_give_the_same_batch_for_the_same_plan(packed: PackedSet, opened: Any, size: Size, other: str) -> None:
+    (rows, labels, images), (other_rows, other_labels, other_images) = (
+        stacked(list(opened(packed, backend, size=size).steps(1))) for backend in ("threads", other)
     )
-    np.testing.assert_array_equal(rows, dali_rows)
-    np.testing.assert_array_equal(labels, dali_labels)
-    difference = np.abs(images.astype(float) - dali_images.astype(float))
-    assert difference.max() <= every_pixel
-    assert difference.mean() <= mean
+    np.testing.assert_array_equal(rows, other_rows)
+    np.testing.assert_array_equal(labels, other_labels)
+    difference = np.abs(images.astype(float) - other_images.astype(float))
+    # The same filter, rounded once here and after each axis there. DALI repeats the border where we leave out what lies beyond it.
+    assert difference[:, 4:-4, 4:-4].max() <= (2 if other == "dali" else 1)
+    assert difference.mean() <= 0.6
     # Another epoch's crops differ by far more, so the tolerance does tell pictures and boxes apart.
-    other = stacked(list(opened(packed, "threads", size=size).steps(2)))
-    by_row, other_by_row = images[np.argsort(rows)], other[2][np.argsort(other[0])]
-    assert np.abs(by_row.astype(float) - other_by_row.astype(float)).mean() > 2 * mean
+    later = stacked(list(opened(packed, "threads", size=size).steps(2)))
+    by_row, later_by_row = images[np.argsort(rows)], later[2][np.argsort(later[0])]
+    assert np.abs(by_row.astype(float) - later_by_row.astype(float)).mean() > 5
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -183,9 +175,10 @@ def test_a_picture_that_does_not_decode_names_set_and_cure(packed_small: PackedS
     with shard.open("r+b") as file:  # the size stays, so that only decoding can notice
         file.seek(int(pictures.offset[5]))
         file.write(bytes(int(pictures.num_bytes[5])))
-    with pytest.raises(PackedSetError, match="pack the set again") as caught:
+    with pytest.raises(PackedSetError, match="fastfashion verify ") as caught:
         list(opened(packed, backend, size=Size(32, 32)).steps(0))
-    assert "row 5," in str(caught.value) and shard.name in str(caught.value)
+    for said in (shard.name, f"byte {pictures.offset[5]}", packed.table["id"].iloc[5]):
+        assert said in str(caught.value)
 
 
 def test_the_smallest_sufficient_resolution_is_chosen(packed: PackedSet) -> None:
@@ -199,5 +192,5 @@ def test_the_smallest_sufficient_resolution_is_chosen(packed: PackedSet) -> None
 
 
 def test_an_unknown_backend_is_refused_by_name(packed: PackedSet, opened: Any) -> None:
-    with pytest.raises(ConfigError, match="auto, dali, threads"):
+    with pytest.raises(ConfigError, match="auto, dali, threads, resident"):
         opened(packed, "ffcv", size=Size(32, 32))

@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.load import Batch
 from fastfashion.model import ModelDescription, build_classifier, load_artifact, objective, save_artifact
 
 SIZE = Size(32, 32)
@@ -38,28 +40,78 @@ def test_pictures_are_normalised_as_timm_does_it() -> None:
     torch.testing.assert_close(model.features(IMAGES), model.backbone(expected_input), rtol=1e-4, atol=1e-5)
 
 
+def batch_of(labels_BT: torch.Tensor, num_labelled: tuple[int, ...], partners: list[int] | None = None, shares: Any = None) -> Batch:
+    """A batch as the loss sees it: without pictures."""
+    mixing = (None, None) if partners is None else (torch.tensor(partners), torch.tensor(shares))
+    return Batch(torch.empty(0), labels_BT, torch.arange(len(labels_BT)), num_labelled, *mixing)
+
+
 def test_the_loss_of_one_process_is_plain_cross_entropy_over_labelled_rows() -> None:
     logits = {"a": torch.randn(6, 5), "b": torch.randn(6, 3)}
     labels = torch.tensor([[0, 2], [4, -1], [1, 0], [-1, -1], [2, 1], [3, -1]])
     expected = functional.cross_entropy(logits["a"][[0, 1, 2, 4, 5]], torch.tensor([0, 4, 1, 2, 3])) + functional.cross_entropy(
         logits["b"][[0, 2, 4]], torch.tensor([2, 0, 1])
     )
-    torch.testing.assert_close(objective(logits, labels, (5, 3), world_size=1), expected)
+    torch.testing.assert_close(objective(logits, batch_of(labels, (5, 3)), world_size=1), expected)
 
 
 def test_uneven_shares_of_ranks_average_to_the_loss_of_the_whole_batch() -> None:
     logits, labels = torch.randn(7, 5), torch.tensor([[0], [1], [-1], [2], [3], [4], [-1]])
-    whole = objective({"a": logits}, labels, (5,), world_size=1)
-    shares = [objective({"a": logits[cut]}, labels[cut], (5,), world_size=3) for cut in (slice(0, 2), slice(2, 3), slice(3, 7))]
+    whole = objective({"a": logits}, batch_of(labels, (5,)), world_size=1)
+    cuts = (slice(0, 2), slice(2, 3), slice(3, 7))
+    shares = [objective({"a": logits[cut]}, batch_of(labels[cut], (5,)), world_size=3) for cut in cuts]
     torch.testing.assert_close(torch.stack(shares).mean(), whole)
 
 
 def test_a_batch_without_labels_costs_nothing_and_stays_finite() -> None:
-    logits = torch.randn(2, 5, requires_grad=True)
-    loss = objective({"a": logits}, torch.full((2, 1), -1), (0,), world_size=2)
-    loss.backward()
-    assert loss.item() == 0
-    assert (logits.grad == 0).all()
+    for mixing in ((), ([1, 0], [0.3, 0.3])):
+        logits = torch.randn(2, 5, requires_grad=True)
+        loss = objective({"a": logits}, batch_of(torch.full((2, 1), -1), (0,), *mixing), world_size=2)
+        loss.backward()
+        assert loss.item() == 0
+        assert (logits.grad == 0).all()
+
+
+# Three pairs, a picture that stands alone, and padding. Task a: pair 0 has both labels, pair 1 one, pair 2 none; task b other ones.
+MIXED_LABELS = torch.tensor([[0, 2], [4, -1], [1, 0], [-1, 1], [-1, -1], [-1, 2], [3, -1], [-1, -1]])
+MIXED_COUNTS = (4, 4)  # labels of each task
+PARTNERS, SHARES = [1, 0, 3, 2, 5, 4, 6, 7], [0.75, 0.75, 0.2, 0.2, 0.5, 0.5, 1.0, 1.0]
+MIXED_LOGITS = {task: torch.randn(8, num, generator=torch.Generator().manual_seed(num)) for task, num in (("a", 5), ("b", 3))}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_mixed_pictures_is_cross_entropy_against_soft_labels(smoothing: float) -> None:
+    expected = 0.0
+    for t, (logits_BC, num) in enumerate(zip(MIXED_LOGITS.values(), MIXED_COUNTS, strict=True)):
+        classes = logits_BC.shape[1]
+        target_BC, weight_of_labels = np.zeros((8, classes)), 0.0
+        for i, (partner, share) in enumerate(zip(PARTNERS, SHARES, strict=True)):
+            for row, weight in ((i, share), (partner, 1 - share)):
+                if MIXED_LABELS[row, t] >= 0:
+                    target_BC[i, MIXED_LABELS[row, t]] += weight * (1 - smoothing)
+                    target_BC[i] += weight * smoothing / classes
+                    weight_of_labels += weight
+        assert weight_of_labels == pytest.approx(num)  # so that it is a mean: its weights sum to what it divides by
+        expected += functional.cross_entropy(logits_BC.double(), torch.from_numpy(target_BC), reduction="sum").item() / num
+    loss = objective(MIXED_LOGITS, batch_of(MIXED_LABELS, MIXED_COUNTS, PARTNERS, SHARES), 1, smoothing)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_pictures_that_keep_all_of_themselves_cost_what_they_cost_without_mixing() -> None:
+    alone = batch_of(MIXED_LABELS, MIXED_COUNTS, PARTNERS, [1.0] * 8)
+    torch.testing.assert_close(objective(MIXED_LOGITS, alone, 1), objective(MIXED_LOGITS, batch_of(MIXED_LABELS, MIXED_COUNTS), 1))
+
+
+def test_ranks_that_share_mixed_pairs_average_to_the_gradient_of_the_whole_batch() -> None:
+    def gradient(cut: slice, world_size: int) -> torch.Tensor:
+        logits = {task: values.clone().requires_grad_() for task, values in MIXED_LOGITS.items()}
+        partners = [partner - cut.start for partner in PARTNERS[cut]]
+        batch = batch_of(MIXED_LABELS[cut], MIXED_COUNTS, partners, SHARES[cut])
+        objective({task: values[cut] for task, values in logits.items()}, batch, world_size).backward()
+        return torch.cat([values.grad.flatten() for values in logits.values()])
+
+    ranks = [gradient(cut, 3) for cut in (slice(0, 4), slice(4, 6), slice(6, 8))]
+    torch.testing.assert_close(torch.stack(ranks).mean(dim=0), gradient(slice(0, 8), 1))
 
 
 def test_a_kept_model_answers_the_same(tmp_path: Path) -> None:

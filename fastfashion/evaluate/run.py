@@ -6,7 +6,7 @@ run/best + config.json ─► test rows ─► predict (every rank its share) �
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +128,14 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
         world_size=world.size,
         backend=config.data.backend,
         workers=request.workers or dist.cores_per_process(world.local_size),
+        on_bad=config.data.on_bad,
     )
     with closing(open_loader(spec)) as loader:
         predictions = predict(model.to(world.device), loader, world)
-    assert np.array_equal(predictions.rows, np.sort(split.test)), "a test row was lost or doubled"
+        skipped = {row: one for part in dist.gather(world, loader.skipped) for row, one in part.items()}
+    assert np.array_equal(predictions.rows, np.setdiff1d(split.test, list(skipped))), "a test row was lost or doubled"
     report = _report(request.run, config, packed, split, predictions)
+    report["skipped"] = [asdict(one) for _, one in sorted(skipped.items())]
     if world.is_main:
         publish_json(request.run / REPORT, report)
         table = predictions_table(packed, predictions)
@@ -181,6 +184,8 @@ def report_text(run: Path, report: Mapping[str, Any]) -> str:
     for task, values in report["tasks"].items():
         numbers = f"{values['accuracy']:>10.4f}{values['macro_f1']:>10.4f}{values['weighted_f1']:>13.4f}{values['chance_accuracy']:>10.4f}"
         lines.append(f"{task:<16}{numbers}")
+    if report["skipped"]:
+        lines += ["", f"{len(report['skipped'])} test rows do not decode and were left out: the report names them"]
     lines += ["", "chance: the accuracy of always answering the training rows' largest class", ""]
     lines += [f"report       {run / REPORT}", f"predictions  {run / PREDICTIONS}"]
     lines += [f"plot         {path}" for path in sorted((run / "plots").glob("*.png"))]

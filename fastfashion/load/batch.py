@@ -1,15 +1,17 @@
 """What a loader is and hands over, and the choice of one.
 
-plan + packed set ─► open_loader ─► dali | threads ─► Batch, Batch, …
+plan + packed set ─► open_loader ─► dali | threads | resident ─► Batch, Batch, …
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from fastfashion.config import Size
+from fastfashion.config import BACKENDS, Size
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.load.plan import Part, Plan, Step
 from fastfashion.shards import PackedSet, Resolution
@@ -29,16 +31,59 @@ class Batch:
     labels: "torch.Tensor"  # int64 (B, T), -1 where a row has no label or is padding
     rows: "torch.Tensor"  # int64 (B,), -1 for padding
     num_labelled: tuple[int, ...]  # T: labelled rows of the whole global batch, what a mean over all ranks divides by
+    partners: "torch.Tensor | None" = None  # int64 (B,): whom a picture is mixed with, by place in this batch; None: no mixing
+    shares: "torch.Tensor | None" = None  # float32 (B,): the picture's own share in the mixture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A picture that was left out because it does not decode."""
+
+    row: int
+    where: str  # id, shard and offset
+    reason: str
+
+
+@dataclass(kw_only=True)
+class Profile:
+    """Where the time of loading goes, in seconds: summed over threads, but for `wait_s`."""
+
+    read_s: float = 0.0  # bringing encoded bytes into memory
+    decode_s: float = 0.0
+    resize_s: float = 0.0  # cropping, resizing, flipping, and the other augmentations
+    copy_s: float = 0.0  # from buffers of the loader to the batch and its device
+    wait_s: float = 0.0  # of the consumer, for its next batch
+    num_images: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, **values: float) -> None:
+        """Add to several of the numbers at once, from any thread."""
+        with self._lock:
+            for name, value in values.items():
+                setattr(self, name, getattr(self, name) + value)
 
 
 class Loader(Protocol):
-    """Batches of an epoch, in the plan's order. `close` ends its threads; a closed loader must not be used any more."""
+    """Batches of an epoch, in the plan's order. `close` ends its threads; a closed loader must not be used any more.
+
+    It belongs to the process that opened it: in a child of that process, `steps` raises ConfigError.
+    """
 
     num_steps: int
+    skipped: dict[int, Skipped]  # by row, under on_bad="skip"
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One rank's share of a step, with its labels: int64 (B, T)."""
+
+    part: Part
+    labels: np.ndarray
+    num_labelled: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +100,71 @@ class LoaderSpec:
     backend: str = "auto"
     workers: int = 1  # threads of this process
     prefetch: int = 3  # batches under way while one is in use
+    on_bad: str = "stop"  # at a picture that does not decode: raise PackedSetError, or "skip": mask it and list it in `skipped`
+    hw_decoder_load: float | None = None  # share of JPEGs for the GPU's decoder engine; None: load/dali.py's
+    profile: Profile | None = None  # filled where given
+    opened_by: int = field(default_factory=os.getpid, init=False)
 
     def parts(self, epoch: int, start: int) -> Iterator[tuple[Step, Part]]:
         num_slots = self.plan.num_slots(self.world_size)
         for step in self.plan.steps(epoch, start):
             yield step, step.part(self.rank, self.world_size, num_slots)
 
-    def batch(self, images: "torch.Tensor", step: Step, part: Part) -> Batch:
-        """Put labels and rows beside the images."""
+    def planned(self, epoch: int, start: int) -> Iterator[Planned]:
+        for step, part in self.parts(epoch, start):
+            labels = np.where(part.rows[:, None] >= 0, self.labels[part.fetch], -1)
+            num_labelled = tuple((self.labels[step.rows] >= 0).sum(axis=0).tolist())
+            yield Planned(part=part, labels=labels, num_labelled=num_labelled)
+
+    def sizes_px(self, rows: np.ndarray) -> np.ndarray:
+        """Height and width of whole pictures: int32 (n, 2)."""
+        return np.stack([self.pictures.height_px[rows], self.pictures.width_px[rows]], axis=1).astype(np.int32)
+
+    def batch(self, images: "torch.Tensor", planned: Planned, wrong: Mapping[int, Exception], skipped: dict[int, Skipped]) -> Batch:
+        """Put labels and rows beside the images, and mix those that are to be mixed.
+
+        `wrong` says of slots why their pictures do not decode: raises PackedSetError, or masks them and adds them to `skipped`.
+        """
         import torch
 
-        labels = np.where(part.rows[:, None] >= 0, self.labels[part.fetch], -1)
-        num_labelled = tuple(int(n) for n in (self.labels[step.rows] >= 0).sum(axis=0))
-        on_device = [torch.from_numpy(values).to(self.device, non_blocking=True) for values in (labels, part.rows)]
-        return Batch(images, on_device[0], on_device[1], num_labelled)
+        from fastfashion.load.augment import mix
+
+        part, labels = planned.part, planned.labels
+        if wrong:
+            part, labels = self._without(sorted(wrong), part, labels)
+            for slot, reason in sorted(wrong.items()):
+                row = int(part.fetch[slot])
+                if self.on_bad != "skip":
+                    raise undecodable(self.pictures, row, reason)
+                skipped.setdefault(row, Skipped(row=row, where=self.pictures.where(row), reason=str(reason)))
+        images = mix(images, part)
+
+        def on_device(values: np.ndarray | None) -> "torch.Tensor | None":
+            return None if values is None else torch.from_numpy(values).to(self.device, non_blocking=True)
+
+        rows, codes = on_device(part.rows), on_device(labels)
+        assert rows is not None and codes is not None
+        return Batch(images, codes, rows, planned.num_labelled, on_device(part.partners), on_device(part.shares))
+
+    def _without(self, slots: list[int], part: Part, labels: np.ndarray) -> tuple[Part, np.ndarray]:
+        """Mask slots, which others must not be mixed with either."""
+        rows, labels = part.rows.copy(), labels.copy()
+        rows[slots] = labels[slots] = -1
+        if part.partners is None or part.shares is None:
+            return replace(part, rows=rows), labels
+        alone = np.isin(part.partners, slots)
+        alone[slots] = True
+        partners = np.where(alone, np.arange(len(rows)), part.partners)
+        return replace(part, rows=rows, partners=partners, shares=np.where(alone, np.float32(1), part.shares)), labels
+
+    def is_own(self) -> bool:
+        """Whether this is the process that the loader belongs to."""
+        return os.getpid() == self.opened_by
+
+    def check_process(self) -> None:
+        """Threads do not live on in a forked process, so that waiting for them would never end; raises ConfigError there."""
+        if not self.is_own():
+            raise ConfigError("this loader was opened by the parent of this process: open one in the process that uses it")
 
 
 def open_loader(spec: LoaderSpec) -> Loader:
@@ -87,12 +183,19 @@ def open_loader(spec: LoaderSpec) -> Loader:
         from fastfashion.load.threads import ThreadsLoader
 
         return ThreadsLoader(spec)
-    raise ConfigError(f"unknown loader backend {spec.backend!r}: there are auto, dali, threads")
+    if backend == "resident":
+        from fastfashion.load.resident import open_resident
+
+        return open_resident(spec)
+    raise ConfigError(f"unknown loader backend {spec.backend!r}: there are {', '.join(BACKENDS)}")
 
 
 def undecodable(pictures: Resolution, row: int, reason: Exception) -> PackedSetError:
     """The error for a picture that was whole when it was packed and does not decode any more."""
-    return PackedSetError(f"row {row}, in {pictures.where(row)}: {reason}; pack the set again")
+    return PackedSetError(
+        f"{pictures.where(row)}: {reason}; see what is damaged with fastfashion verify {pictures.folder.parent}, "
+        "or leave such pictures out with --on-bad skip"
+    )
 
 
 def choose_pictures(packed: PackedSet, resolution: str, size: str) -> tuple[Resolution, Size]:

@@ -5,8 +5,10 @@
 The only module that imports DALI.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ import torch
 
 from fastfashion import image
 from fastfashion.errors import ConfigError, InputError, PackedSetError
-from fastfashion.load.batch import Batch, LoaderSpec, undecodable
-from fastfashion.load.plan import Part, Step
+from fastfashion.load.augment import apply
+from fastfashion.load.batch import Batch, LoaderSpec, Planned, Skipped, undecodable
+
+HW_DECODER_LOAD = 0.65  # DALI's own default, until tools/gpu_check.sh was run on a GPU
 
 
 class DaliLoader:
@@ -26,35 +30,61 @@ class DaliLoader:
             import nvidia.dali  # noqa: F401
         except ImportError as error:
             raise ConfigError(
-                f"the dali loader needs NVIDIA DALI ({error}): pip install nvidia-dali-cuda120, or use --backend threads"
+                f"the dali loader needs NVIDIA DALI ({error}): pip install nvidia-dali-cuda120, or use --set data.backend=threads"
             ) from error
         self.num_steps = spec.plan.num_steps
+        self.skipped: dict[int, Skipped] = {}
         self._spec = spec
-        self._parts: Iterator[tuple[Step, Part]] = iter(())
-        self._fed: deque[tuple[Step, Part]] = deque()  # asked for by DALI, not yet handed out
+        self._planned: Iterator[Planned] = iter(())
+        self._fed: deque[Planned] = deque()  # asked for by DALI, not yet handed out
+        self._wrong: dict[int, InputError] = {}  # by row: what DALI is given another picture for
         self._ended = True
         self._pipeline = build_pipeline(spec, self._feed)
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        self._parts, self._ended = self._spec.parts(epoch, start), False
+        self._spec.check_process()
+        self._planned, self._ended = self._spec.planned(epoch, start), False
         try:
             while (output := self._run()) is not None:
-                step, part = self._fed.popleft()
-                yield self._spec.batch(_to_torch(output, self._spec.device), step, part)
+                yield self._finish(output, self._fed.popleft())
+                self._spec.check_process()
         finally:
-            self._parts = iter(())
-            while not self._ended:  # left half-way: let what is under way run out, so that the next epoch starts clean
+            self._planned = iter(())
+            while not self._ended and self._spec.is_own():  # left half-way: what is under way runs out, the next epoch starts clean
                 self._run()
             self._fed.clear()
 
+    def _finish(self, output: Any, planned: Planned) -> Batch:
+        started = time.perf_counter()
+        images = _to_torch(output, self._spec.device)
+        apply(images, planned.part)
+        wrong = {slot: self._wrong[row] for slot, row in enumerate(planned.part.fetch.tolist()) if row in self._wrong}
+        for slot in wrong:
+            images[slot] = 0
+        batch = self._spec.batch(images, planned, wrong, self.skipped)
+        if self._spec.profile is not None:
+            self._spec.profile.add(copy_s=time.perf_counter() - started, num_images=len(planned.part.rows))
+        return batch
+
     def _feed(self) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
         """DALI asks for the next batch; StopIteration ends the epoch."""
-        step, part = next(self._parts)
-        self._fed.append((step, part))
-        encoded = [self._spec.pictures.encoded(int(row)) for row in part.fetch]
+        planned = next(self._planned)
+        self._fed.append(planned)
+        started = time.perf_counter()
+        part = planned.part
+        encoded = [self._encoded(row) for row in part.fetch.tolist()]
+        if self._spec.profile is not None:
+            self._spec.profile.add(read_s=time.perf_counter() - started)
         return encoded, part.boxes[:, :2].copy(), part.boxes[:, 2:].copy(), part.flips.astype(np.int32)
 
+    def _encoded(self, row: int) -> np.ndarray:
+        if row not in self._wrong:
+            return self._spec.pictures.encoded(row)
+        black = np.zeros((*self._spec.sizes_px(np.array([row]))[0], 3), dtype=np.uint8)
+        return np.frombuffer(image.encode_jpeg(black, 75, "420"), dtype=np.uint8)
+
     def _run(self) -> Any:
+        started = time.perf_counter()
         try:
             return self._pipeline.run()[0]
         except StopIteration:
@@ -63,17 +93,34 @@ class DaliLoader:
             return None
         except RuntimeError as error:
             self._ended = True  # DALI cannot go on after an error
-            raise self._explain(error) from error
+            self._find_wrong(error)
+            return self._run_again()
+        finally:
+            if self._spec.profile is not None:
+                self._spec.profile.add(wait_s=time.perf_counter() - started)
 
-    def _explain(self, error: RuntimeError) -> PackedSetError:
-        """DALI does not say which picture it was: decode those under way one by one."""
-        pictures = self._spec.pictures
-        for row in np.concatenate([part.fetch for _, part in self._fed]):
+    def _find_wrong(self, error: RuntimeError) -> None:
+        """DALI does not say which picture it was: decode those under way one by one. Raises PackedSetError unless they may be skipped."""
+        pictures, found = self._spec.pictures, False
+        for row in np.concatenate([planned.part.fetch for planned in self._fed]).tolist() if self._fed else []:
+            if row in self._wrong:
+                continue
             try:
-                image.decode_rgb(pictures.encoded(int(row)))
+                image.decode_rgb(pictures.encoded(row))
             except InputError as reason:
-                return undecodable(pictures, int(row), reason)
-        return PackedSetError(f"DALI cannot decode pictures of {pictures.folder}, though each decodes by itself: {error}")
+                if self._spec.on_bad != "skip":
+                    raise undecodable(pictures, row, reason) from error
+                self._wrong[row], found = reason, True
+        if not found:
+            raise PackedSetError(f"DALI cannot decode pictures of {pictures.folder}, though each decodes by itself: {error}") from error
+
+    def _run_again(self) -> Any:
+        """Give a new pipeline what the old one was given and did not hand out."""
+        self._planned = chain(list(self._fed), self._planned)
+        self._fed.clear()
+        self._pipeline = build_pipeline(self._spec, self._feed)
+        self._ended = False
+        return self._run()
 
     def close(self) -> None:
         self._ended = True  # an iteration left half-way has nothing to run out any more
@@ -97,6 +144,7 @@ def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]]) -> Any
             end=end,
             axis_names="HW",
             device="mixed" if cuda else "cpu",
+            hw_decoder_load=HW_DECODER_LOAD if spec.hw_decoder_load is None else spec.hw_decoder_load,
             output_type=types.RGB,
             jpeg_fancy_upsampling=True,  # the upsampling of libjpeg, so that GPU and CPU see the same picture
         )

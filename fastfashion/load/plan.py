@@ -28,6 +28,11 @@ class Part:
     fetch: np.ndarray  # int64 (L,): what to load; padding loads a real picture of the batch, whose label is masked
     boxes: np.ndarray  # int32 (L, 4): y0, x0, y1, x1 in pixels of the packed picture, the ends exclusive
     flips: np.ndarray  # bool (L,): mirror left and right
+    colours: np.ndarray | None = None
+    erased: np.ndarray | None = None
+    partners: np.ndarray | None = None
+    shares: np.ndarray | None = None
+    pasted: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,8 @@ class Plan:
     widths_px: np.ndarray  # int64 (N,)
     batch_size: int  # global; no step is larger
     seed: int = 0
+    shard_starts: np.ndarray | None = None
+    window_shards: int = 0
     augment: AugmentConfig | None = None  # None: evaluation, in the order of `rows`, whole pictures
 
     def __post_init__(self) -> None:

@@ -1,23 +1,35 @@
 """Masked losses that do not depend on how a global batch is divided among ranks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch.nn import functional
 
+from fastfashion.load import Batch
 
-def objective(
-    logits: Mapping[str, torch.Tensor], labels_BT: torch.Tensor, num_labelled: Sequence[int], world_size: int, label_smoothing: float = 0.0
-) -> torch.Tensor:
+
+def objective(logits: Mapping[str, torch.Tensor], batch: Batch, world_size: int, label_smoothing: float = 0.0) -> torch.Tensor:
     """Cross-entropy summed over tasks, each the mean over the labelled rows of the *global* batch (scalar, float32).
 
-    Rows with label -1 do not count. DistributedDataParallel averages gradients over ranks, hence the factor `world_size`: the
-    gradient is that of one process with the whole batch.
+    Rows with label -1 do not count. A mixed picture answers for its own label with its share and for its partner's with the rest (Zhang
+    et al. 2018). Both of a pair have the same share, so that a row's label weighs share + (1 - share) = 1 over the two, whether the
+    other has one or not: the weights always sum to the number of labelled rows, which is the divisor with and without mixing.
+
+    DistributedDataParallel averages gradients over ranks, hence the factor `world_size`: the gradient is that of one process with the
+    whole batch. Pairs must not be cut between ranks; `Step.part` does not.
     """
-    total = labels_BT.new_zeros((), dtype=torch.float32)
+    total = batch.labels.new_zeros((), dtype=torch.float32)
     for t, logits_BC in enumerate(logits.values()):
-        losses = functional.cross_entropy(
-            logits_BC.float(), labels_BT[:, t], ignore_index=-1, reduction="sum", label_smoothing=label_smoothing
-        )
-        total = total + losses * (world_size / max(1, num_labelled[t]))
+        losses = _losses(logits_BC.float(), batch, t, label_smoothing)
+        total = total + losses * (world_size / max(1, batch.num_labelled[t]))
     return total
+
+
+def _losses(logits_BC: torch.Tensor, batch: Batch, t: int, label_smoothing: float) -> torch.Tensor:
+    """The sum over the batch for one task."""
+    cross_entropy = partial(functional.cross_entropy, logits_BC, ignore_index=-1, label_smoothing=label_smoothing)
+    if batch.partners is None or batch.shares is None:
+        return cross_entropy(batch.labels[:, t], reduction="sum")
+    own, partners = (cross_entropy(labels_B, reduction="none") for labels_B in (batch.labels[:, t], batch.labels[batch.partners, t]))
+    return (batch.shares * own + (1 - batch.shares) * partners).sum()

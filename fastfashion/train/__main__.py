@@ -33,6 +33,9 @@ def train(
     ] = None,
     nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
     workers: Annotated[int | None, Workers(RUN)] = None,
+    on_bad: Annotated[
+        str | None, typer.Option(help="At a picture that does not decode: stop (default), or skip: count and list it.", rich_help_panel=RUN)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=RUN)] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Of this run; made from the settings by default.", rich_help_panel=RUN)] = None,
     resolved: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -56,6 +59,7 @@ def train(
         "data.protocol": protocol,
         "data.size": size,
         "data.workers": workers,
+        "data.on_bad": on_bad,
         "model.name": model,
         "model.pretrained": pretrained,
         "model.weights": str(weights) if weights else None,
@@ -96,7 +100,8 @@ def _work(config: RunConfig, run: Path, command: str, as_json: bool) -> None:
 
     world = dist.start()
     try:
-        summary = train(config, run, world, command)
+        with dist.lost_peer_explained(world):
+            summary = train(config, run, world, command)
     finally:
         dist.stop()
     if world.is_main:

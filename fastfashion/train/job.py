@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastfashion import dist
@@ -15,8 +16,8 @@ from fastfashion.config import OptimConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import predict, read_config, score
 from fastfashion.evaluate.run import CONFIG
-from fastfashion.files import publish_json
-from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.files import publish_csv, publish_json
+from fastfashion.load import LoaderSpec, Plan, Skipped, choose_pictures, open_loader
 from fastfashion.model import (
     Classifier,
     ModelDescription,
@@ -32,9 +33,10 @@ from fastfashion.train.checkpoint import Progress, load_checkpoint, save_checkpo
 from fastfashion.train.loop import Training, fit
 from fastfashion.train.record import Recorder, RunRecorder, Silent
 
+SKIPPED = "skipped.csv"
 PACKAGES = ("fastfashion", "torch", "timm", "nvidia-dali-cuda120", "simplejpeg", "opencv-python-headless", "numpy")
 # Settings that may differ when a run is gone on with: they change where and how fast, not what is computed.
-HARMLESS = ("data.shards", "data.backend", "data.workers", "train.log_every_steps")
+HARMLESS = ("data.shards", "data.backend", "data.workers", "data.on_bad", "data.cache_dir", "data.cache_gb", "train.log_every_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,9 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "") ->
 
         def validate() -> dict[str, dict[str, float | int]]:
             dist.broadcast_buffers(world, learner.averaged)
-            return score(predict(learner.averaged, val_loader, world))
+            predictions = predict(learner.averaged, val_loader, world)
+            _tell_skipped(run, world, recorder, loader.skipped | val_loader.skipped)
+            return score(predictions)
 
         def save(progress: Progress, best: bool) -> None:
             if world.is_main and best:
@@ -132,7 +136,7 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "") ->
             precision=torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
             clip_norm=config.optim.clip_norm,
             learning_rate=learner.learning_rate,
-            loss=lambda logits, labels, num: objective(logits, labels, num, world.size, config.optim.label_smoothing),
+            loss=lambda logits, batch: objective(logits, batch, world.size, config.optim.label_smoothing),
             average=learner.average,
             validate=validate,
             rows_of=lambda epoch, step: spec.plan.step(epoch, step).rows.tolist(),
@@ -150,6 +154,15 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "") ->
         train_rows=len(spec.plan.rows),
         val_rows=len(val_spec.plan.rows),
     )
+
+
+def _tell_skipped(run: Path, world: dist.World, recorder: Recorder, skipped: dict[int, Skipped]) -> None:
+    """List in the run's folder what any rank has left out so far."""
+    by_row = {row: one for part in dist.gather(world, skipped) for row, one in part.items()}
+    if by_row and world.is_main:
+        lines = [(row, one.where, one.reason) for row, one in sorted(by_row.items())]
+        publish_csv(run / SKIPPED, ("row", "where", "reason"), lines)
+        recorder.say(f"{len(lines)} pictures do not decode and were left out: {run / SKIPPED}")
 
 
 def _start_line(progress: Progress, num_steps: int, world: dist.World, command: str) -> dict[str, Any]:
@@ -174,6 +187,8 @@ def _data(config: RunConfig, world: dist.World) -> tuple[str, tuple[str, ...], L
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         augment=config.augment,
+        shard_starts=np.flatnonzero(np.diff(pictures.shard, prepend=-1)),
+        window_shards=config.data.window_shards if config.data.shuffle == "window" else 0,
     )
     spec = LoaderSpec(
         pictures=pictures,
@@ -185,6 +200,7 @@ def _data(config: RunConfig, world: dist.World) -> tuple[str, tuple[str, ...], L
         world_size=world.size,
         backend=config.data.backend,
         workers=config.data.workers or dist.cores_per_process(world.local_size),
+        on_bad=config.data.on_bad,
     )
     return task, packed.vocab.names(task), spec, replace(spec, plan=replace(plan, rows=split.val, augment=None))
 

@@ -15,7 +15,7 @@ from torch import nn
 from fastfashion.config import TrainConfig
 from fastfashion.dist import World
 from fastfashion.errors import TrainingError
-from fastfashion.load import Loader
+from fastfashion.load import Batch, Loader
 from fastfashion.train.checkpoint import Progress
 from fastfashion.train.record import Recorder
 
@@ -32,7 +32,7 @@ class Training:
     precision: torch.dtype
     clip_norm: float
     learning_rate: Callable[[int], float]  # of a step, counted over all epochs
-    loss: Callable[[dict[str, torch.Tensor], torch.Tensor, tuple[int, ...]], torch.Tensor]
+    loss: Callable[[dict[str, torch.Tensor], Batch], torch.Tensor]  # of the logits by task and the batch they are for
     average: Callable[[int], None]  # take the weights after this step into the moving average
     validate: Callable[[], dict[str, dict[str, float | int]]]  # task -> metrics
     rows_of: Callable[[int, int], list[int]]  # (epoch, step) -> rows of the global batch
@@ -74,7 +74,7 @@ def _train_epoch(job: Training, epoch: int, start: int) -> None:
         for group in job.optimizer.param_groups:
             group["lr"] = job.learning_rate(done)
         with torch.autocast(job.world.device.type, dtype=job.precision, enabled=job.precision != torch.float32):
-            loss = job.loss(job.model(batch.images), batch.labels, batch.num_labelled)
+            loss = job.loss(job.model(batch.images), batch)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(job.model.parameters(), job.clip_norm or math.inf)
         job.optimizer.step()

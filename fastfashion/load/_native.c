@@ -1,0 +1,480 @@
+/* Decode the part of a JPEG that a crop needs, and resize it: whole chunks of pictures, without Python's lock.
+ *
+ *   encoded ─► header ─► scale n/8 ─► skip to the box's lines and columns ─► RGB ─► triangle filter, two axes ─► flip ─► out
+ *
+ * Built where a C compiler and libjpeg-turbo's headers are at hand; load/crops.py does the same without it, slower.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+
+#include <math.h>
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <jpeglib.h>
+
+#ifndef LIBJPEG_TURBO_VERSION_NUMBER
+#error "jpeg_crop_scanline and jpeg_skip_scanlines are libjpeg-turbo's (1.5 or later)"
+#endif
+
+/* Pixels are made with whole numbers alone, so that they are the same on every machine, with AVX2 and without. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define HAS_AVX2 __builtin_cpu_supports("avx2")
+#define FOR_AVX2 __attribute__((target("avx2")))
+#else
+#define HAS_AVX2 0
+#define FOR_AVX2
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { CHANNELS = 3, MARGIN_PX = 4, EXIF_MARKER = JPEG_APP0 + 1, NOT_FOR_US = 1, NO_MEMORY = 2 };
+/* Weights sum to ONE; a line between the two axes has grey levels times 64: 255 * 64 and its product with ONE fit their integers. */
+enum { WEIGHT_BITS = 14, ONE = 1 << WEIGHT_BITS, LINE_BITS = 6 };
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+/* A buffer that only grows; false where there is no memory. */
+typedef struct {
+    void *data;
+    size_t size;
+} Buffer;
+
+static int reserve(Buffer *buffer, size_t size) {
+    if (buffer->size < size) {
+        free(buffer->data);
+        buffer->data = malloc(size);
+        buffer->size = buffer->data ? size : 0;
+    }
+    return buffer->data != NULL;
+}
+
+/* What an output pixel is made of, along one axis: `count` source pixels from start[i] on, times weights[i * count ...]. */
+typedef struct {
+    Buffer memory, reals;
+    int count;
+    int32_t *start;
+    int16_t *weights;
+} Taps;
+
+/* Triangle as wide as an output pixel, at least as a source pixel: Pillow's BILINEAR, torch's and DALI's antialiased linear.
+ * The source is [from, to), which need not be whole; nothing outside of it is looked at. */
+static int find_taps(Taps *taps, double from, double to, int size) {
+    double scale = (to - from) / size, support = scale > 1 ? scale : 1, narrowing = 1 / support;
+    int first = (int)floor(from), last = (int)ceil(to), count = (int)ceil(2 * support);
+    if (count > last - first) count = last - first;
+    if (!reserve(&taps->memory, size * (sizeof(int32_t) + count * sizeof(int16_t))) || !reserve(&taps->reals, count * sizeof(double))) return 0;
+    double *reals = taps->reals.data;
+    taps->count = count;
+    taps->start = taps->memory.data;
+    taps->weights = (int16_t *)(taps->start + size);
+    for (int i = 0; i < size; i++) {
+        double centre = from + (i + 0.5) * scale, sum = 0;
+        int start = (int)(centre - support + 0.5), left = ONE, heaviest = 0; /* below 0 is clipped anyway */
+        if (centre - support >= start + 0.5) start++; /* its weight is 0 */
+        if (start > last - count) start = last - count;
+        if (start < first) start = first;
+        for (int k = 0; k < count; k++) {
+            double weight = 1 - fabs(start + k + 0.5 - centre) * narrowing;
+            sum += reals[k] = weight > 0 ? weight : 0;
+            if (reals[k] > reals[heaviest]) heaviest = k;
+        }
+        int16_t *weights = taps->weights + (size_t)i * count;
+        double share = ONE / sum;
+        for (int k = 0; k < count; k++) left -= weights[k] = (int16_t)(reals[k] * share + 0.5);
+        weights[heaviest] += left;
+        taps->start[i] = start;
+    }
+    return 1;
+}
+
+typedef struct {
+    Taps rows, columns;
+    Buffer line, shown, pairs;
+    Buffer decoded, pointers;
+} Scratch;
+
+static void free_scratch(Scratch *s) {
+    Buffer *all[] = {&s->rows.memory, &s->rows.reals, &s->columns.memory, &s->columns.reals, &s->line, &s->shown,
+                     &s->pairs,       &s->decoded,    &s->pointers};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->data);
+}
+
+INLINE void blend(int16_t *line, const uint8_t *source, ptrdiff_t stride, int width, const int16_t *weights, int count) {
+    for (int x = 0; x < width; x++) {
+        uint16_t sum = 0;
+        for (int k = 0; k < count; k++) sum += (uint16_t)((uint32_t)(source[x + k * stride] << 8) * (uint16_t)weights[k] >> 16);
+        line[x] = (int16_t)sum;
+    }
+}
+
+/* One line of the output's height, from `count` lines of the source. Loops of a fixed length are several times as fast. */
+INLINE void blend_any(int16_t *line, const uint8_t *source, ptrdiff_t stride, int width, const int16_t *weights, int count) {
+    switch (count) {
+        case 1: blend(line, source, stride, width, weights, 1); break;
+        case 2: blend(line, source, stride, width, weights, 2); break;
+        case 3: blend(line, source, stride, width, weights, 3); break;
+        case 4: blend(line, source, stride, width, weights, 4); break;
+        default: blend(line, source, stride, width, weights, count);
+    }
+}
+
+FOR_AVX2 static void blend_lines_avx2(int16_t *line, const uint8_t *source, ptrdiff_t stride, int width, const int16_t *weights, int count) {
+    blend_any(line, source, stride, width, weights, count);
+}
+
+static void blend_lines(int16_t *line, const uint8_t *source, ptrdiff_t stride, int width, const int16_t *weights, int count) {
+    blend_any(line, source, stride, width, weights, count);
+}
+
+/* The columns of a line: an output pixel is the sum over pairs of neighbours. The output's width is rounded up to whole groups of four,
+ * and the taps stand in the order of the output, mirrored or not: start[x]; weights[(pair * width + place) * 8 ...], four times the two
+ * weights. Within a group the places are 0, 2, 1, 3, which is how two registers of two pixels pack into four. */
+typedef struct {
+    int width, pairs;
+    int32_t *start;
+    int16_t *weights;
+} Pairs;
+
+static int place_in_group(int x) { return (x & ~3) | (x & 1) << 1 | (x & 2) >> 1; }
+
+static int find_pairs(Pairs *pairs, Buffer *memory, const Taps *taps, int width, int flip) {
+    pairs->width = (width + 3) & ~3;
+    pairs->pairs = (taps->count + 1) / 2;
+    size_t size = pairs->width * (sizeof(int32_t) + (size_t)pairs->pairs * 8 * sizeof(int16_t));
+    if (!reserve(memory, size)) return 0;
+    memset(memory->data, 0, size);
+    pairs->start = memory->data;
+    pairs->weights = (int16_t *)(pairs->start + pairs->width);
+    for (int x = 0; x < width; x++) {
+        int i = flip ? width - 1 - x : x;
+        pairs->start[x] = taps->start[i] * CHANNELS;
+        for (int k = 0; k < taps->count; k++) {
+            int16_t *weights = pairs->weights + ((size_t)(k / 2) * pairs->width + place_in_group(x)) * 8 + k % 2;
+            for (int channel = 0; channel < 4; channel++) weights[2 * channel] = taps->weights[(size_t)i * taps->count + k];
+        }
+    }
+    return 1;
+}
+
+static void blend_columns(uint8_t *shown, const int16_t *line, const Pairs *pairs) {
+    for (int x = 0; x < pairs->width; x++)
+        for (int channel = 0; channel < CHANNELS; channel++) {
+            int32_t sum = 1 << (WEIGHT_BITS + LINE_BITS - 1);
+            for (int pair = 0; pair < pairs->pairs; pair++) {
+                const int16_t *weights = pairs->weights + ((size_t)pair * pairs->width + place_in_group(x)) * 8;
+                const int16_t *pixel = line + pairs->start[x] + 2 * pair * CHANNELS + channel;
+                sum += pixel[0] * weights[0] + pixel[CHANNELS] * weights[1];
+            }
+            shown[x * CHANNELS + channel] = (uint8_t)(sum >> (WEIGHT_BITS + LINE_BITS));
+        }
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+FOR_AVX2 INLINE __m256i two_pixels(const int16_t *a, const int16_t *b) {
+    /* r0 g0 b0 r1 g1 b1 … to r0 r1 g0 g1 b0 b1 0 0 */
+    const __m256i neighbours = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11, -1, -1, -1, -1));
+    __m256i both = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)a));
+    both = _mm256_inserti128_si256(both, _mm_loadu_si128((const __m128i *)b), 1);
+    return _mm256_shuffle_epi8(both, neighbours);
+}
+
+FOR_AVX2 static void blend_columns_avx2(uint8_t *shown, const int16_t *line, const Pairs *pairs) {
+    const __m256i half = _mm256_set1_epi32(1 << (WEIGHT_BITS + LINE_BITS - 1));
+    const __m256i three_of_four = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
+    for (int x = 0; x < pairs->width; x += 4) {
+        __m256i even = half, odd = half;
+        for (int pair = 0; pair < pairs->pairs; pair++) {
+            const __m256i *weights = (const __m256i *)(pairs->weights + ((size_t)pair * pairs->width + x) * 8);
+            const int16_t *from = line + 2 * pair * CHANNELS;
+            const int32_t *start = pairs->start + x;
+            even = _mm256_add_epi32(even, _mm256_madd_epi16(two_pixels(from + start[0], from + start[2]), _mm256_loadu_si256(weights)));
+            odd = _mm256_add_epi32(odd, _mm256_madd_epi16(two_pixels(from + start[1], from + start[3]), _mm256_loadu_si256(weights + 1)));
+        }
+        even = _mm256_srai_epi32(even, WEIGHT_BITS + LINE_BITS);
+        odd = _mm256_srai_epi32(odd, WEIGHT_BITS + LINE_BITS);
+        __m256i four = _mm256_packs_epi32(even, odd);
+        four = _mm256_shuffle_epi8(_mm256_packus_epi16(four, four), three_of_four);
+        _mm_storel_epi64((__m128i *)(shown + x * CHANNELS), _mm256_castsi256_si128(four));
+        _mm_storel_epi64((__m128i *)(shown + x * CHANNELS + 2 * CHANNELS), _mm256_extracti128_si256(four, 1));
+    }
+}
+#else
+#define blend_columns_avx2 blend_columns
+#endif
+
+/* A box (y0, x0, y1, x1) of RGB lines to out (height, width, 3), mirrored where `flip`. The lines of the box must exist up to the next
+ * whole pixel. 0 where there is no memory. */
+static int resample(Scratch *s, const uint8_t *source, ptrdiff_t stride, const double *box, uint8_t *out, int height, int width, int flip) {
+    int left = (int)floor(box[1]), columns = (int)ceil(box[3]) - left, fast = HAS_AVX2;
+    Pairs pairs;
+    if (!find_taps(&s->rows, box[0], box[2], height) || !find_taps(&s->columns, box[1] - left, box[3] - left, width)) return 0;
+    if (!find_pairs(&pairs, &s->pairs, &s->columns, width, flip)) return 0;
+    /* Registers are read and written whole: a pixel of weight 0 and two channels past the last, and two bytes past the last. */
+    size_t in_line = (columns + 2) * CHANNELS;
+    if (!reserve(&s->line, in_line * sizeof(int16_t)) || !reserve(&s->shown, pairs.width * CHANNELS + 2)) return 0;
+    int16_t *line = s->line.data;
+    uint8_t *shown = s->shown.data;
+    memset(line + columns * CHANNELS, 0, 2 * CHANNELS * sizeof(int16_t));
+    for (int y = 0; y < height; y++) {
+        const uint8_t *lines = source + s->rows.start[y] * stride + left * CHANNELS;
+        const int16_t *down = s->rows.weights + (size_t)y * s->rows.count;
+        (fast ? blend_lines_avx2 : blend_lines)(line, lines, stride, columns * CHANNELS, down, s->rows.count);
+        (fast ? blend_columns_avx2 : blend_columns)(shown, line, &pairs);
+        memcpy(out + (size_t)y * width * CHANNELS, shown, width * CHANNELS);
+    }
+    return 1;
+}
+
+/* libjpeg's errors come back here instead of ending the process. */
+typedef struct {
+    struct jpeg_error_mgr base;
+    jmp_buf back;
+} Errors;
+
+static void jump_back(j_common_ptr jpeg) { longjmp(((Errors *)jpeg->err)->back, 1); }
+static void say_nothing(j_common_ptr jpeg) { (void)jpeg; }
+
+static unsigned read_number(const uint8_t *at, int bytes, int big) {
+    unsigned value = 0;
+    for (int i = 0; i < bytes; i++) value |= (unsigned)at[big ? bytes - 1 - i : i] << 8 * i;
+    return value;
+}
+
+/* Whether Exif says, or could say, that the picture is to be turned. */
+static int is_turned(const struct jpeg_decompress_struct *jpeg) {
+    for (jpeg_saved_marker_ptr marker = jpeg->marker_list; marker; marker = marker->next) {
+        const uint8_t *data = marker->data;
+        unsigned length = marker->data_length;
+        if (length < 6 || memcmp(data, "Exif\0", 6)) continue;
+        data += 6, length -= 6;
+        if (length < 8) return 1;
+        int big = data[0] == 'M';
+        unsigned directory = read_number(data + 4, 4, big);
+        if (directory > length || length - directory < 2) return 1;
+        unsigned entries = read_number(data + directory, 2, big);
+        for (unsigned i = 0; i < entries; i++) {
+            if (length - directory < 2 + 12 * (i + 1)) return 1;
+            const uint8_t *entry = data + directory + 2 + 12 * i;
+            if (read_number(entry, 2, big) == 0x0112 && read_number(entry + 8, 2, big) != 1) return 1;
+        }
+        return 0;
+    }
+    return 0;
+}
+
+/* Smallest scale, in eighths, that leaves `oversample` times the output's pixels; libjpeg-turbo is fast (SIMD) at these four alone. */
+static int choose_eighths(const int32_t *box, int height, int width, double oversample) {
+    for (int eighths = 1; eighths < 8; eighths *= 2)
+        if ((box[2] - box[0]) * eighths >= 8 * oversample * height && (box[3] - box[1]) * eighths >= 8 * oversample * width) return eighths;
+    return 8;
+}
+
+typedef struct {
+    int height, width;
+    double oversample;
+} Wanted;
+
+/* One picture; 0, NOT_FOR_US where Python has to look at it, or NO_MEMORY. `size` is what the picture's height and width must be. */
+static int load_one(struct jpeg_decompress_struct *jpeg, Errors *errors, Scratch *s, const Py_buffer *encoded, const int32_t *box,
+                    const int32_t *size, int flip, const Wanted *wanted, uint8_t *out, double *seconds) {
+    double started = now_s();
+    unsigned touched = 0;
+    for (Py_ssize_t at = 0; at < encoded->len; at += 4096) touched += ((const volatile uint8_t *)encoded->buf)[at];
+    (void)touched;
+    double read = now_s();
+    seconds[0] += read - started;
+    if (setjmp(errors->back)) {
+        jpeg_abort_decompress(jpeg);
+        return NOT_FOR_US;
+    }
+    errors->base.num_warnings = 0;
+    jpeg_mem_src(jpeg, encoded->buf, encoded->len);
+    jpeg_read_header(jpeg, TRUE);
+    int plain = jpeg->jpeg_color_space == JCS_GRAYSCALE || jpeg->jpeg_color_space == JCS_YCbCr || jpeg->jpeg_color_space == JCS_RGB;
+    if (!plain || (int)jpeg->image_height != size[0] || (int)jpeg->image_width != size[1] || is_turned(jpeg)) {
+        jpeg_abort_decompress(jpeg);
+        return NOT_FOR_US;
+    }
+    int eighths = choose_eighths(box, wanted->height, wanted->width, wanted->oversample);
+    jpeg->scale_num = eighths;
+    jpeg->scale_denom = 8;
+    jpeg->out_color_space = JCS_RGB;
+    jpeg_start_decompress(jpeg);
+    double inner[4];
+    for (int i = 0; i < 4; i++) inner[i] = box[i] * eighths / 8.0;
+    JDIMENSION top = (JDIMENSION)inner[0], bottom = (JDIMENSION)ceil(inner[2]), left = (JDIMENSION)inner[1];
+    /* Chroma is interpolated between neighbours, which at the edge of what is decoded are missing. */
+    left = left > MARGIN_PX ? left - MARGIN_PX : 0;
+    JDIMENSION columns = (JDIMENSION)ceil(inner[3]) + MARGIN_PX - left;
+    if (left + columns > jpeg->output_width) columns = jpeg->output_width - left;
+    if (columns < jpeg->output_width) jpeg_crop_scanline(jpeg, &left, &columns);
+    size_t stride = (size_t)columns * CHANNELS, lines = bottom - top;
+    if (!reserve(&s->decoded, stride * lines) || !reserve(&s->pointers, lines * sizeof(JSAMPROW))) {
+        jpeg_abort_decompress(jpeg);
+        return NO_MEMORY;
+    }
+    JSAMPROW *rows = s->pointers.data;
+    for (size_t y = 0; y < lines; y++) rows[y] = (uint8_t *)s->decoded.data + y * stride;
+    if (top) jpeg_skip_scanlines(jpeg, top);
+    while (jpeg->output_scanline < bottom) jpeg_read_scanlines(jpeg, rows + (jpeg->output_scanline - top), bottom - jpeg->output_scanline);
+    int damaged = errors->base.num_warnings > 0;
+    jpeg_abort_decompress(jpeg); /* what follows the box need not be decoded */
+    double decoded = now_s();
+    seconds[1] += decoded - read;
+    if (damaged) return NOT_FOR_US;
+    for (int i = 0; i < 4; i++) inner[i] -= i % 2 ? left : top;
+    if (!resample(s, s->decoded.data, stride, inner, out, wanted->height, wanted->width, flip)) return NO_MEMORY;
+    seconds[2] += now_s() - decoded;
+    return 0;
+}
+
+static void load_all(const Py_buffer *encoded, Py_ssize_t count, const int32_t *boxes, const int32_t *sizes, const uint8_t *flips,
+                     const Wanted *wanted, uint8_t *out, uint8_t *status, double *seconds) {
+    struct jpeg_decompress_struct jpeg;
+    Errors errors;
+    Scratch scratch = {0};
+    jpeg.err = jpeg_std_error(&errors.base);
+    errors.base.error_exit = jump_back;
+    errors.base.output_message = say_nothing;
+    if (setjmp(errors.back)) { /* libjpeg itself has no memory */
+        memset(status, NO_MEMORY, count);
+        return;
+    }
+    jpeg_create_decompress(&jpeg);
+    jpeg_save_markers(&jpeg, EXIF_MARKER, 0xFFFF);
+    size_t bytes = (size_t)wanted->height * wanted->width * CHANNELS;
+    for (Py_ssize_t i = 0; i < count; i++)
+        status[i] = load_one(&jpeg, &errors, &scratch, encoded + i, boxes + 4 * i, sizes + 2 * i, flips[i], wanted, out + i * bytes, seconds);
+    jpeg_destroy_decompress(&jpeg);
+    free_scratch(&scratch);
+}
+
+/* Every buffer of an argument list, with the size in bytes that it must have; released together. */
+typedef struct {
+    Py_buffer views[8];
+    int held;
+} Held;
+
+static void *hold(Held *held, PyObject *object, const char *name, Py_ssize_t size, int writable) {
+    Py_buffer *view = &held->views[held->held];
+    if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0)) < 0) return NULL;
+    held->held++;
+    if (size >= 0 && view->len != size) {
+        PyErr_Format(PyExc_ValueError, "%s: expected %zd bytes, found %zd", name, size, view->len);
+        return NULL;
+    }
+    return view->buf;
+}
+
+static void release(Held *held) {
+    while (held->held) PyBuffer_Release(&held->views[--held->held]);
+}
+
+/* Python gives boxes inside of pictures; anything else would be read or written outside of them. */
+static int check_boxes(const int32_t *boxes, const int32_t *sizes, Py_ssize_t count) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const int32_t *box = boxes + 4 * i, *size = sizes + 2 * i;
+        if (box[0] < 0 || box[1] < 0 || box[0] >= box[2] || box[1] >= box[3] || box[2] > size[0] || box[3] > size[1]) {
+            PyErr_Format(PyExc_ValueError, "box %zd: expected y0 < y1 <= %d and x0 < x1 <= %d, found %d, %d, %d, %d", i, size[0], size[1],
+                         box[0], box[1], box[2], box[3]);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static PyObject *load_crops(PyObject *module, PyObject *args) {
+    PyObject *list, *boxes_o, *sizes_o, *flips_o, *out_o, *status_o, *seconds_o, *result = NULL;
+    Wanted wanted;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!OOOOiidOO", &PyList_Type, &list, &boxes_o, &sizes_o, &flips_o, &out_o, &wanted.height, &wanted.width,
+                          &wanted.oversample, &status_o, &seconds_o))
+        return NULL;
+    Py_ssize_t count = PyList_Size(list), opened = 0;
+    Held held = {.held = 0};
+    Py_buffer *encoded = PyMem_Calloc(count ? count : 1, sizeof *encoded);
+    if (!encoded) return PyErr_NoMemory();
+    int32_t *boxes, *sizes;
+    uint8_t *flips, *out, *status;
+    double *seconds;
+    if (!(boxes = hold(&held, boxes_o, "boxes", count * 16, 0)) || !(sizes = hold(&held, sizes_o, "sizes", count * 8, 0)) ||
+        !(flips = hold(&held, flips_o, "flips", count, 0)) ||
+        !(out = hold(&held, out_o, "out", count * wanted.height * wanted.width * CHANNELS, 1)) ||
+        !(status = hold(&held, status_o, "status", count, 1)) || !(seconds = hold(&held, seconds_o, "seconds", 3 * sizeof(double), 1)) ||
+        !check_boxes(boxes, sizes, count))
+        goto done;
+    for (; opened < count; opened++)
+        if (PyObject_GetBuffer(PyList_GetItem(list, opened), encoded + opened, PyBUF_C_CONTIGUOUS) < 0) goto done;
+    Py_BEGIN_ALLOW_THREADS
+    load_all(encoded, count, boxes, sizes, flips, &wanted, out, status, seconds);
+    Py_END_ALLOW_THREADS
+    result = memchr(status, NO_MEMORY, count) ? PyErr_NoMemory() : Py_NewRef(Py_None);
+done:
+    while (opened) PyBuffer_Release(encoded + --opened);
+    PyMem_Free(encoded);
+    release(&held);
+    return result;
+}
+
+static PyObject *resize_crops(PyObject *module, PyObject *args) {
+    PyObject *source_o, *places_o, *boxes_o, *flips_o, *out_o, *result = NULL;
+    int source_height, source_width, height, width;
+    Py_ssize_t count;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OiiOOOOnii", &source_o, &source_height, &source_width, &places_o, &boxes_o, &flips_o, &out_o, &count, &height,
+                          &width))
+        return NULL;
+    Held held = {.held = 0};
+    Scratch scratch = {0};
+    uint8_t *source, *flips, *out;
+    int64_t *places;
+    int32_t *boxes;
+    if (!(source = hold(&held, source_o, "source", -1, 0)) || !(places = hold(&held, places_o, "places", count * 8, 0)) ||
+        !(boxes = hold(&held, boxes_o, "boxes", count * 16, 0)) || !(flips = hold(&held, flips_o, "flips", count, 0)) ||
+        !(out = hold(&held, out_o, "out", count * height * width * CHANNELS, 1)))
+        goto done;
+    size_t picture = (size_t)source_height * source_width * CHANNELS, shown = (size_t)height * width * CHANNELS;
+    int64_t pictures = picture ? held.views[0].len / (Py_ssize_t)picture : 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const int32_t size[2] = {source_height, source_width};
+        if (!check_boxes(boxes + 4 * i, size, 1)) goto done;
+        if (places[i] < 0 || places[i] >= pictures) {
+            PyErr_Format(PyExc_ValueError, "place %zd: expected 0 to below %lld, found %lld", i, (long long)pictures, (long long)places[i]);
+            goto done;
+        }
+    }
+    int whole = 1;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < count && whole; i++) {
+        double box[4];
+        for (int k = 0; k < 4; k++) box[k] = boxes[4 * i + k];
+        whole = resample(&scratch, source + places[i] * picture, (ptrdiff_t)source_width * CHANNELS, box, out + i * shown, height, width, flips[i]);
+    }
+    Py_END_ALLOW_THREADS
+    result = whole ? Py_NewRef(Py_None) : PyErr_NoMemory();
+done:
+    free_scratch(&scratch);
+    release(&held);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"load_crops", load_crops, METH_VARARGS, "Decode and resize boxes of JPEGs; see load/crops.py."},
+    {"resize_crops", resize_crops, METH_VARARGS, "Resize boxes of decoded pictures; see load/crops.py."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&definition); }

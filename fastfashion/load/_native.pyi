@@ -1,0 +1,28 @@
+import numpy as np
+
+def load_crops(
+    encoded: list[np.ndarray],
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+    flips: np.ndarray,
+    out: np.ndarray,
+    height: int,
+    width: int,
+    oversample: float,
+    status: np.ndarray,
+    seconds: np.ndarray,
+    /,
+) -> None: ...
+def resize_crops(
+    source: np.ndarray,
+    source_height: int,
+    source_width: int,
+    places: np.ndarray,
+    boxes: np.ndarray,
+    flips: np.ndarray,
+    out: np.ndarray,
+    count: int,
+    height: int,
+    width: int,
+    /,
+) -> None: ...

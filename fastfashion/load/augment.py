@@ -1,0 +1,106 @@
+"""Colour, erasing and mixing with the numbers that the plan drew: OpenCV on the CPU, torch elsewhere, at most 1 grey level apart.
+
+images ─► apply: colour matrix ─► erased box ─► mix: with the partner ─► what the model sees
+"""
+
+import cv2
+import numpy as np
+import torch
+
+from fastfashion.load.plan import Part
+
+# An erased box is painted with ImageNet's mean, as timm and torchvision use it, in grey levels: the backbone's normalisation makes it 0.
+MEAN_RGB = (124, 116, 104)
+_IDENTITY = np.eye(3, 4, dtype=np.float32)
+
+
+def apply_one(image: np.ndarray, colour: np.ndarray | None, erased: np.ndarray | None) -> None:
+    """Change colours, then paint over the erased box, in place; OpenCV releases the GIL.
+
+    image: uint8 (H, W, 3), contiguous; colour: float32 (3, 4), an affine transform of RGB in grey levels; erased: float32 (4,), y0, x0,
+    y1, x1 as shares of height and width. None, the identity and an empty box change nothing.
+    """
+    if colour is not None and not np.array_equal(colour, _IDENTITY):
+        cv2.transform(image, colour, dst=image)
+    if erased is not None:
+        y0, x0, y1, x1 = pixel_boxes(erased, image.shape[0], image.shape[1])
+        image[y0:y1, x0:x1] = MEAN_RGB
+
+
+def apply(images: torch.Tensor, part: Part) -> None:
+    """`apply_one` for a whole batch, uint8 (B, H, W, 3), in place and on its device."""
+    if images.device.type != "cpu":
+        apply_torch(images, part)
+        return
+    if part.colours is None and part.erased is None:
+        return
+    for i, image in enumerate(images.numpy()):
+        apply_one(image, None if part.colours is None else part.colours[i], None if part.erased is None else part.erased[i])
+
+
+def apply_torch(images: torch.Tensor, part: Part) -> None:
+    """`apply` in torch alone: float32 arithmetic on any device, which the host does not wait for."""
+    if part.colours is not None and (part.colours != _IDENTITY).any():
+        # Products of single channels rather than a matrix product, which TF32 and autocast would make coarser.
+        rgb, colours = images.float(), _move(part.colours, images)[:, None, None]
+        changed = colours[..., 3].expand_as(rgb)
+        for channel in range(3):
+            changed = torch.addcmul(changed, rgb[..., channel, None], colours[..., channel])
+        images.copy_(changed.round_().clamp_(0, 255))
+    if part.erased is not None and part.erased.any():
+        inside = _inside(part.erased, images)
+        for channel, grey in enumerate(MEAN_RGB):
+            images[..., channel].masked_fill_(inside, grey)
+
+
+def mix(images: torch.Tensor, part: Part) -> torch.Tensor:
+    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of each picture of uint8 (B, H, W, 3) with its partner, on their device.
+
+    Mixup: the weighted mean of both, rounded; cutmix, where `pasted` is not all 0: the partner's pixels inside that box. Returns a new
+    tensor, or `images` itself where nothing is mixed.
+    """
+    if part.partners is None or (part.partners == np.arange(len(part.partners))).all():
+        return images
+    return _mix_cv2(images, part) if images.device.type == "cpu" else mix_torch(images, part)
+
+
+def mix_torch(images: torch.Tensor, part: Part) -> torch.Tensor:
+    """`mix` in torch alone, on any device, which the host does not wait for."""
+    assert part.partners is not None and part.shares is not None and part.pasted is not None
+    cut = _move(part.pasted.any(axis=1), images)[:, None, None]
+    shares = _move(part.shares, images)[:, None, None]
+    own = torch.where(cut, (~_inside(part.pasted, images)).float(), shares)  # (B, H, W): weight of the own picture
+    partners = images[_move(part.partners, images)]
+    return torch.lerp(partners.float(), images.float(), own[..., None]).round_().to(torch.uint8)
+
+
+def _mix_cv2(images: torch.Tensor, part: Part) -> torch.Tensor:
+    assert part.partners is not None and part.shares is not None and part.pasted is not None
+    mixed = torch.empty_like(images)
+    source, out = images.numpy(), mixed.numpy()
+    for i, partner in enumerate(part.partners):
+        if partner != i and not part.pasted[i].any():
+            cv2.addWeighted(source[i], float(part.shares[i]), source[partner], 1 - float(part.shares[i]), 0, dst=out[i])
+            continue
+        y0, x0, y1, x1 = pixel_boxes(part.pasted[i], images.shape[1], images.shape[2])
+        out[i] = source[i]
+        out[i, y0:y1, x0:x1] = source[partner, y0:y1, x0:x1]
+    return mixed
+
+
+def pixel_boxes(boxes: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
+    """Boxes of whole pixels, int64 (..., 4), the ends exclusive, of boxes y0, x0, y1, x1 in shares of height and width (0..1)."""
+    return np.rint(boxes.astype(np.float64) * (height_px, width_px, height_px, width_px)).astype(np.int64)
+
+
+def _inside(boxes: np.ndarray, images: torch.Tensor) -> torch.Tensor:
+    """bool (B, H, W): which pixels of `images` lie in the box, given in shares, of their picture."""
+    height, width = images.shape[1:3]
+    y0, x0, y1, x1 = _move(pixel_boxes(boxes, height, width).T[:, :, None], images)  # (B, 1) each
+    y, x = (torch.arange(side, device=images.device) for side in (height, width))
+    return ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None]
+
+
+def _move(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
+    """On the images' device. Few and small: a pinned copy would cost more than it saves."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(images.device, non_blocking=True)

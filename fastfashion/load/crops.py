@@ -1,0 +1,84 @@
+"""From encoded or decoded pictures to crops of one size: the work that all CPU backends share.
+
+    encoded, box ─► decode at the scale, and only the part, that the box needs ─► triangle filter ─► flip ─► out
+
+`_native` does it for whole chunks without Python's lock. Pillow and simplejpeg do it, to within a grey level, where `_native` could not
+be built, and for pictures that it hands back: PNG, CMYK, turned by Exif, damaged.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from fastfashion import image
+from fastfashion.errors import InputError
+
+try:
+    from fastfashion.load import _native
+except ImportError:  # built without a C compiler, or without libjpeg-turbo's headers
+    _native = None  # type: ignore[assignment]
+
+# How many pixels the decoder's own scaling must leave for one of the output, a side; bench/LOG.md has what less and more would do.
+OVERSAMPLE = 1.5
+SCALES = (1, 2, 4, 8)  # eighths; libjpeg-turbo has SIMD for these alone
+
+
+def is_native() -> bool:
+    """Whether the fast path was built."""
+    return _native is not None
+
+
+def load_crops(
+    encoded: Sequence[np.ndarray], boxes: np.ndarray, sizes: np.ndarray, flips: np.ndarray, out: np.ndarray, seconds: np.ndarray
+) -> dict[int, InputError]:
+    """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded pictures; returns what is wrong with those that do not decode, by place.
+
+    boxes int32 (n, 4): y0, x0, y1, x1 in pixels of the whole picture, whose height and width are `sizes`, int32 (n, 2); flips bool (n,).
+    To `seconds`, float64 (3,), is added what reading, decoding and resizing took. All arrays are C-contiguous.
+    """
+    left = np.ones(len(out), dtype=np.uint8)
+    if _native is not None:
+        _native.load_crops(list(encoded), boxes, sizes, flips, out, out.shape[1], out.shape[2], OVERSAMPLE, left, seconds)
+    wrong = {}
+    for i in np.flatnonzero(left).tolist():
+        try:
+            load_crop(encoded[i], boxes[i], (int(sizes[i, 0]), int(sizes[i, 1])), bool(flips[i]), out[i])
+        except InputError as error:
+            wrong[i] = error
+            out[i] = 0
+    return wrong
+
+
+def resize_crops(pictures: np.ndarray, places: np.ndarray, boxes: np.ndarray, flips: np.ndarray, out: np.ndarray) -> None:
+    """The same from decoded pictures, uint8 (N, h, w, 3), those at `places`, int64 (n,)."""
+    if _native is not None:
+        _native.resize_crops(pictures, pictures.shape[1], pictures.shape[2], places, boxes, flips, out, *out.shape[:3])
+        return
+    for i, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
+        resize_crop(pictures[places[i]], (y0, x0, y1, x1), bool(flips[i]), out[i])
+
+
+def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bool, out: np.ndarray) -> None:
+    """One picture through simplejpeg or Pillow. Raises InputError where it does not decode, or is of another size than `size`."""
+    info = image.probe(data)
+    if (info.height_px, info.width_px) != size:
+        raise InputError(f"expected {size[1]}x{size[0]} pixels as the index says, found {info.width_px}x{info.height_px}")
+    y0, x0, y1, x1 = (int(v) for v in box)
+    needed = 8 * OVERSAMPLE * max(out.shape[0] / (y1 - y0), out.shape[1] / (x1 - x0))
+    eighths = next((scale for scale in SCALES if scale >= needed), 8)
+    least = {} if eighths == 8 else {"min_height_px": math.ceil(size[0] * eighths / 8), "min_width_px": math.ceil(size[1] * eighths / 8)}
+    picture = image.decode_rgb(data, **least)
+    left, upper, right, lower = image.content_box(picture, info)
+    down, across = (lower - upper) / size[0], (right - left) / size[1]
+    resize_crop(picture, (upper + y0 * down, left + x0 * across, upper + y1 * down, left + x1 * across), flip, out)
+
+
+def resize_crop(picture: np.ndarray, box: tuple[float, float, float, float], flip: bool, out: np.ndarray) -> None:
+    """A box (y0, x0, y1, x1) of uint8 (h, w, 3) to uint8 `out`; pixels outside of the box count no more than if they were not there."""
+    y0, x0, y1, x1 = box
+    top, left = math.floor(y0), math.floor(x0)
+    inside = Image.fromarray(np.ascontiguousarray(picture[top : math.ceil(y1), left : math.ceil(x1)]))
+    shown = inside.resize((out.shape[1], out.shape[0]), Image.Resampling.BILINEAR, box=(x0 - left, y0 - top, x1 - left, y1 - top))
+    out[...] = np.asarray(shown)[:, ::-1] if flip else np.asarray(shown)

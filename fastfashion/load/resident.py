@@ -1,0 +1,175 @@
+"""The resident backend: pictures are decoded once, when they are first needed, and kept as uint8; from then on only crops are resized.
+
+first visit:  encoded ─► decode whole ─► pictures[place]        every visit:  pictures[places], boxes ─► resize ─► flip ─► images
+
+On a CPU the pictures lie in host memory, and the pool of threads resizes. On a GPU they lie there, and whole batches are resized as two
+products with matrices of filter weights: the triangle filter is linear in the pixels, and separable.
+"""
+
+import contextlib
+import os
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastfashion.errors import ConfigError, InputError
+from fastfashion.load.augment import apply
+from fastfashion.load.batch import Batch, Loader, LoaderSpec, Planned
+from fastfashion.load.crops import load_crops, resize_crops
+from fastfashion.load.plan import Part
+from fastfashion.load.threads import CHUNK, ThreadsLoader, Wrong
+
+SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for the model and everybody else
+
+
+def open_resident(spec: LoaderSpec) -> Loader:
+    """Open it where the plan's pictures fit into the device's memory; raises ConfigError where they do not."""
+    rows = spec.plan.rows
+    shape = (len(rows), int(spec.pictures.height_px[rows].max()), int(spec.pictures.width_px[rows].max()), 3)
+    needed, free = int(np.prod(shape, dtype=np.int64)), free_bytes(spec.device)
+    if needed > SHARE_OF_MEMORY * free:
+        raise ConfigError(
+            f"backend resident: {shape[0]} pictures of up to {shape[2]}x{shape[1]} take {needed / 1e9:.1f} GB, of which at most "
+            f"{SHARE_OF_MEMORY * free / 1e9:.1f} GB are free on {spec.device}; use a smaller --res, or another backend"
+        )
+    return ResidentOnDevice(spec, shape) if spec.device.type == "cuda" else ResidentLoader(spec, shape)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is not used, of the device or of this machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return int(value.split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # not Linux: no more is known than what is built in
+
+
+class ResidentLoader(ThreadsLoader):
+    """Pictures in host memory: uint8 (n, h, w, 3), each in the upper left corner of its place, in the order of the plan's rows."""
+
+    def __init__(self, spec: LoaderSpec, shape: tuple[int, ...]) -> None:
+        super().__init__(spec)
+        self._pictures = np.empty(shape, dtype=np.uint8)
+        self._place = np.full(len(spec.pictures.shard), -1)
+        self._place[spec.plan.rows] = np.arange(len(spec.plan.rows))
+        self._kept = np.zeros(len(spec.plan.rows), dtype=bool)
+        self._wrong: dict[int, InputError] = {}  # by place
+
+    def _chunks(self, count: int) -> list[slice]:
+        size = max(CHUNK, -(-count // self._spec.workers))  # a resize is so short that handing out would show
+        return [slice(at, min(at + size, count)) for at in range(0, count, size)]
+
+    def _fill(self, out: np.ndarray, part: Part, chunk: slice) -> Wrong:
+        places = self._keep(part.fetch[chunk])
+        started = time.perf_counter()
+        resize_crops(self._pictures, places, part.boxes[chunk], part.flips[chunk], out)
+        if self._spec.profile is not None:
+            self._spec.profile.add(resize_s=time.perf_counter() - started, num_images=len(out))
+        return self._errors(places, out)
+
+    def _errors(self, places: np.ndarray, out: np.ndarray | torch.Tensor) -> Wrong:
+        wrong = {i: self._wrong[place] for i, place in enumerate(places.tolist()) if place in self._wrong} if self._wrong else {}
+        for i in wrong:
+            out[i] = 0
+        return wrong
+
+    def _keep(self, rows: np.ndarray) -> np.ndarray:
+        """Places of rows, whose pictures are decoded where they were not yet. Two threads may decode the same one, to the same bytes."""
+        places = self._place[rows]
+        if not self._kept[places].all():
+            fresh = np.unique(rows[~self._kept[places]])
+            sizes = self._spec.sizes_px(fresh)
+            for size in np.unique(sizes, axis=0):
+                self._decode(fresh[(sizes == size).all(axis=1)], size)
+        return places
+
+    def _decode(self, rows: np.ndarray, size: np.ndarray) -> None:
+        """Decode pictures of one size into their places."""
+        places, sizes = self._place[rows], np.repeat(size[None], len(rows), axis=0)
+        whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+        decoded = np.empty((len(rows), *size, 3), dtype=np.uint8)
+        seconds = np.zeros(3)
+        encoded = [self._spec.pictures.encoded(row) for row in rows.tolist()]
+        wrong = load_crops(encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds)
+        self._wrong |= {int(places[i]): error for i, error in wrong.items()}
+        self._store(places, decoded)
+        self._kept[places] = True
+        if self._spec.profile is not None:
+            self._spec.profile.add(read_s=seconds[0], decode_s=seconds[1] + seconds[2])
+
+    def _store(self, places: np.ndarray, decoded: np.ndarray) -> None:
+        self._pictures[places, : decoded.shape[1], : decoded.shape[2]] = decoded
+
+
+class ResidentOnDevice(ResidentLoader):
+    """The same in the memory of a GPU. Threads only decode, in the first epoch; the GPU resizes when a batch is handed out."""
+
+    def __init__(self, spec: LoaderSpec, shape: tuple[int, ...]) -> None:
+        super().__init__(spec, (0, 0, 0, 3))
+        self._on_device = torch.zeros(shape, dtype=torch.uint8, device=spec.device)  # zeros: the corners left over are multiplied by 0
+
+    def _submit(self, part: Part) -> tuple[torch.Tensor, list[Future[Wrong]]]:
+        chunks = super()._chunks(len(part.rows)) if not self._kept[self._place[part.fetch]].all() else []
+        return torch.empty(0), [self._pool.submit(self._keep_only, part.fetch[chunk]) for chunk in chunks]
+
+    def _keep_only(self, rows: np.ndarray) -> Wrong:
+        self._keep(rows)
+        return {}
+
+    def _store(self, places: np.ndarray, decoded: np.ndarray) -> None:
+        stream = torch.cuda.Stream(self._spec.device) if self._spec.device.type == "cuda" else None
+        with torch.cuda.stream(stream):
+            index = torch.from_numpy(places).to(self._spec.device)
+            self._on_device[index, : decoded.shape[1], : decoded.shape[2]] = torch.from_numpy(decoded).to(self._spec.device)
+        if stream is not None:
+            stream.synchronize()  # here, in a thread of the pool: the batch that needs it is handed out later
+
+    def _finish(self, planned: Planned, images: torch.Tensor, tasks: list[Future[Wrong]]) -> Batch:
+        waiting = time.perf_counter()
+        for task in tasks:
+            task.result()
+        copying = time.perf_counter()
+        places = self._place[planned.part.fetch]
+        index, boxes, flips = (
+            torch.from_numpy(values).to(self._spec.device, non_blocking=True) for values in (places, planned.part.boxes, planned.part.flips)
+        )
+        images = resize_on_device(self._on_device[index], boxes, flips, self._spec.size.height_px, self._spec.size.width_px)
+        wrong = self._errors(places, images)
+        apply(images, planned.part)
+        batch = self._spec.batch(images, planned, wrong, self.skipped)
+        if self._spec.profile is not None:
+            self._spec.profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying, num_images=len(planned.part.rows))
+        return batch
+
+
+def resize_on_device(pictures: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor, height_px: int, width_px: int) -> torch.Tensor:
+    """Boxes (y0, x0, y1, x1), (B, 4), of uint8 (B, h, w, 3) to uint8 (B, height_px, width_px, 3), mirrored where `flips`, (B,)."""
+    count, source_height, source_width, _ = pictures.shape
+    # Half precision keeps grey levels exactly and weights to 0.05 %; products add up in float32. CPUs have no fast half.
+    precision = torch.float16 if pictures.device.type == "cuda" else torch.float32
+    down = filter_weights(boxes[:, 0], boxes[:, 2], height_px, source_height).to(precision)
+    across = filter_weights(boxes[:, 1], boxes[:, 3], width_px, source_width)
+    across = torch.where(flips[:, None, None], across.flip(1), across).to(precision)
+    lines = down @ pictures.view(count, source_height, source_width * 3).to(precision)  # (B, H, w * 3)
+    columns = lines.view(count, height_px, source_width, 3).transpose(1, 2).reshape(count, source_width, height_px * 3)
+    shown = (across @ columns).view(count, width_px, height_px, 3).transpose(1, 2)
+    return shown.float().add_(0.5).clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+def filter_weights(starts: torch.Tensor, ends: torch.Tensor, size: int, source: int) -> torch.Tensor:
+    """Triangle filter from [start, end) of `source` pixels to `size`: float32 (B, size, source), each row adding up to 1.
+
+    As wide as an output pixel, at least as a source pixel; nothing outside of the box is looked at, as in load/_native.c.
+    """
+    at = torch.arange(source, device=starts.device)
+    scale = ((ends - starts) / size)[:, None, None]
+    centre = starts[:, None, None] + (torch.arange(size, device=starts.device)[None, :, None] + 0.5) * scale
+    weights = (1 - (at + 0.5 - centre).abs() / scale.clamp(min=1)).clamp_(min=0)
+    weights *= (at >= starts[:, None, None]) & (at < ends[:, None, None])
+    return weights / weights.sum(dim=2, keepdim=True)
