@@ -251,6 +251,50 @@ def evaluate(
     dist.end_worker(world)
 
 
+@app.command()
+def preview(
+    shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
+    task: Annotated[str, Task()] = "subCategory",
+    size: Annotated[str, Size()] = "auto",
+    count: Annotated[int, typer.Option("--rows", help="Pictures to show, drawn from those with a label.")] = 32,
+    row: Annotated[list[int] | None, typer.Option(help="Show this row of the set instead; again and again.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the pictures and of the augmentation.")] = 0,
+    recipe_name: Annotated[str, typer.Option("--recipe", help="fast or reference.")] = "fast",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="As in training: augment.mixup=0.2, again and again.")] = None,
+    workers: Annotated[int | None, Workers()] = None,
+    as_json: Annotated[bool, Json()] = False,
+    debug: Annotated[bool, Debug()] = False,
+) -> None:
+    """Draw a sheet of what the model will see: packed pictures, and what augmentation makes of them in three epochs.
+
+    Example: fastfashion preview shards/small --set augment.erase=0.3 --set augment.cutmix=1 --out preview.png
+    """
+    from fastfashion.config import DataConfig, RunConfig, parse_settings, recipe
+    from fastfashion.dist import cores_per_process
+    from fastfashion.load.preview import PreviewRequest
+    from fastfashion.load.preview import preview as draw
+
+    flags = {"data.task": task} | ({"data.size": size} if size != "auto" else {})
+    config = RunConfig(data=DataConfig(shards=str(shards))).replace(recipe(recipe_name) | flags | parse_settings(settings or []))
+    request = PreviewRequest(
+        shards=shards,
+        out=out,
+        augment=config.augment,
+        task=config.data.task,
+        resolution=config.data.resolution,
+        size=config.data.size,
+        workers=workers or cores_per_process(1),
+        count=count,
+        rows=row or None,
+        seed=seed,
+    )
+    summary = draw(request)
+    print(f"{out}: {len(summary.rows)} pictures, {summary.width_px}x{summary.height_px} pixels", file=sys.stderr)
+    if as_json:
+        print(json.dumps(asdict(summary)))
+
+
 @app.command("bench-loader")
 def bench_loader(
     shards: Annotated[Path | None, Shards()] = None,
@@ -259,6 +303,9 @@ def bench_loader(
     batch_size: Annotated[int, typer.Option(help="Pictures a batch.")] = 64,
     images: Annotated[int, typer.Option(help="Pictures a measurement, the same for every backend.")] = 4096,
     rounds: Annotated[int, typer.Option(help="Interleaved measurements of each backend.")] = 5,
+    res: Annotated[str, typer.Option(help="Packed resolution; the smallest that is enough by default.")] = "auto",
+    backend: Annotated[list[str] | None, typer.Option(help="Measure this one, by the beginning of its name; again and again.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time of a batch goes, too.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the record, with machine and versions, to this JSON file.")] = None,
     as_json: Annotated[bool, Json()] = False,
     debug: Annotated[bool, Debug()] = False,
@@ -272,7 +319,16 @@ def bench_loader(
 
     threads = workers or cores_per_process(1)
     request = BenchRequest(
-        shards=find_shards(shards), size=size, threads=threads, batch_size=batch_size, num_images=images, rounds=rounds, out=out
+        shards=find_shards(shards),
+        resolution=res,
+        size=size,
+        threads=threads,
+        batch_size=batch_size,
+        num_images=images,
+        rounds=rounds,
+        backends=tuple(backend or ()),
+        profile=profile,
+        out=out,
     )
     result = bench(request)
     print(table_text(result))

@@ -3,16 +3,23 @@
 import csv
 import hashlib
 import os
+import subprocess
+import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from fastfashion.catalog import Source, Styles, open_source, read_styles
 from fastfashion.pack import PackRequest, PackSummary, pack
+
+settings.register_profile("shared machine", deadline=None)  # a busy machine is no failure
+settings.load_profile("shared machine")
 
 REAL_ZIP_VARIABLE = "FASTFASHION_REAL_ZIP"
 REAL_ZIP_DEFAULT = Path(__file__).parents[1] / "../shared/data/fashion-product-images-small.zip"
@@ -124,3 +131,62 @@ def packed_small(tmp_path_factory: pytest.TempPathFactory) -> PackedSmall:
     out = home / "packed"
     summary = pack(PackRequest(source=source, out=out, resolutions=("full", "32"), rows_per_shard=25))
     return PackedSmall(source, out, summary)
+
+
+S3_SERVER = """
+import sys
+from pathlib import Path
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
+from moto.server import ThreadedMotoServer
+port, folder = int(sys.argv[1]), Path(sys.argv[2])
+storage = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+storage.create_bucket("shop", "us-east-1")
+for file in folder.rglob("*"):
+    if file.is_file():
+        storage.put_object("shop", file.relative_to(folder).as_posix(), file.read_bytes())
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+class S3Server:
+    """An S3 server in a process of its own, with a bucket `shop`, which holds what is in a folder; changes end with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, 0
+        self.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """At the port that it had before, if any."""
+        command = [sys.executable, "-c", S3_SERVER, str(self.port), str(self.folder)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server with an empty bucket that the environment points every client at."""
+    s3fs = pytest.importorskip("s3fs")
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    before = dict(os.environ)
+    os.environ.update(
+        AWS_ENDPOINT_URL=server.endpoint, AWS_ACCESS_KEY_ID="nobody", AWS_SECRET_ACCESS_KEY="secret", AWS_DEFAULT_REGION="us-east-1"
+    )
+    s3fs.S3FileSystem.clear_instance_cache()  # a client of another module's server
+    yield server
+    os.environ.clear()
+    os.environ.update(before)
+    server.kill()

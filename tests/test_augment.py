@@ -75,6 +75,19 @@ def test_device_and_cpu_agree_on_any_colour_and_box(device: str, shape: tuple[in
     assert torch.equal(on_device[1].cpu(), before[1])
 
 
+def test_both_ways_round_to_the_nearest_grey_level() -> None:
+    images = torch.from_numpy(noise(2, 100, 100))
+    mixing = part_of(2, partners=[1, 0], shares=[0.3, 0.3], pasted=np.zeros((2, 4)))
+    half = part_of(2, colours=[colour_of(0.7 * np.eye(3))] * 2)
+    exact = 0.3 * images.double() + 0.7 * images.flip(0).double()
+    for mixer in (mix, mix_torch):
+        assert (mixer(images, mixing).double() - exact).mean().abs() < 0.02  # cutting the fraction off would lose half a level
+    for way in (apply, apply_torch):
+        darker = images.clone()
+        way(darker, half)
+        assert (darker.double() - 0.7 * images.double()).mean().abs() < 0.05  # OpenCV's coefficients have 10 bits after the point
+
+
 def test_an_erased_box_is_the_mean_colour_whatever_the_colours_do_and_the_rest_is_untouched() -> None:
     image = noise(8, 6)
     expected = 255 - image
@@ -141,6 +154,17 @@ def test_nothing_to_do_costs_no_copy() -> None:
     assert torch.equal(images, before)
     assert mix(images, part_of(3)) is images
     assert mix(images, part_of(3, partners=[0, 1, 2], shares=[1, 1, 1], pasted=np.zeros((3, 4)))) is images
+
+
+def test_pictures_that_grayscale_spares_are_left_as_they_are() -> None:
+    sides = np.full(40, 80)
+    plan = Plan(rows=np.arange(40), heights_px=sides, widths_px=sides, batch_size=40, augment=AugmentConfig(grayscale=0.5))
+    before = torch.from_numpy(noise(40, 16, 16))
+    images = before.clone()
+    apply(images, plan.step(0, 0).part(0, 1, 40))
+    grey = (images == images[..., :1]).all(dim=3).flatten(1).all(dim=1)
+    assert 10 < grey.sum() < 30
+    assert torch.equal(images[~grey], before[~grey])
 
 
 EVERYTHING = AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2, erase=0.5, mixup=0.8, cutmix=1.0)

@@ -20,12 +20,14 @@ from PIL import Image
 
 from fastfashion import provenance
 from fastfashion.bench import loader as bench_loader
-from fastfashion.bench.loader import BACKENDS, BenchRequest, Work, bench, open_backend, table_text
+from fastfashion.bench.loader import BACKENDS, OURS, BenchRequest, bench, open_backend, table_text
+from fastfashion.bench.loader_peers import PEERS, Work
 from fastfashion.errors import ConfigError
 from fastfashion.pack import PackRequest, pack
 from fastfashion.provenance import git_commit, package_versions
 
-PEERS = ("ImageFolder + DataLoader + Pillow", "webdataset + Pillow")
+IMAGE_FOLDER, WEBDATASET = "ImageFolder + DataLoader + Pillow", "webdataset + Pillow"
+FAST = ("threads", "dali", "resident", IMAGE_FOLDER, WEBDATASET)  # those that the whole benchmark is tested with
 COLUMNS = ["id", "gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "year", "usage", "productDisplayName"]
 NUM_PICTURES = 64
 
@@ -60,14 +62,19 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def lasting_threads() -> set[threading.Thread]:
+    """Those that a process waits for; libraries keep daemons besides (fsspec's event loop)."""
+    return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
 @pytest.fixture
 def nothing_left(temporary: Path) -> Iterator[None]:
     """No file, process or thread outlives the test."""
-    processes, threads = multiprocessing.active_children(), threading.active_count()
+    processes, before = multiprocessing.active_children(), lasting_threads()
     yield
     assert [path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")] == []  # torch's own, made on import
     assert multiprocessing.active_children() == processes
-    assert threading.active_count() <= threads
+    assert lasting_threads() <= before
 
 
 def epoch(name: str, work: Work, folder: Path) -> tuple[list[int], np.ndarray]:
@@ -85,7 +92,7 @@ def epoch(name: str, work: Work, folder: Path) -> tuple[list[int], np.ndarray]:
 @pytest.mark.usefixtures("nothing_left")
 def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_small: BenchRequest, tmp_path: Path) -> None:
     out = tmp_path / "results/new/loader.json"
-    result = bench(replace(request_small, out=out))
+    result = bench(replace(request_small, out=out, backends=FAST, profile=True))
     assert {key: result[key] for key in ("set", "resolution", "size", "threads", "batch_size", "num_images", "rounds")} == {
         "set": "tiny",
         "resolution": "full",
@@ -96,7 +103,8 @@ def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_
         "rounds": 2,
     }
     assert result["ceiling_images_per_s"] > 0
-    assert [row["backend"] for row in result["rows"]] == ["dali", "threads", *PEERS]
+    assert [row["backend"] for row in result["rows"]] == list(FAST)
+    assert [row["backend"] for row in result["rows"] if not row["decodes"]] == ["resident"]
     for row in result["rows"]:
         if row["images_per_s"] is None:
             assert row["backend"] == "dali" and not sys.platform.startswith("linux")
@@ -104,6 +112,12 @@ def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_
         assert 0 < row["low"] <= row["images_per_s"] <= row["high"]
         ratios = [rate / whole for rate, whole in zip(row["by_round"], result["ceiling_by_round"], strict=True)]
         assert row["of_ceiling"] == pytest.approx(sum(ratios) / 2, abs=0.002)  # of two rounds, the median is the mean
+        assert row["of_image_folder"] > 0 and (row["of_threads"] == 1 or row["backend"] != "threads")
+    assert len(result["busy_main"]["by_round"]) == 2 and result["busy_main"]["ratio"] > 0.9
+    for name in OURS:
+        assert set(result["profile"][name]) == {"read", "decode", "resize", "copy", "wait"}
+    assert result["profile"]["threads"]["decode"] > 0 and result["profile"]["resident"]["decode"] == 0
+    assert result["profile"]["threads"]["resize"] > 0 and result["profile"]["resident"]["resize"] > 0
     assert set(result["machine"]) == {"cpu", "gpu", "cores", "python", "platform"}
     assert result["versions"]["torch"] and "nvidia-dali-cuda120" in result["versions"]
     assert result["commit"] is None or re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", result["commit"])
@@ -114,27 +128,32 @@ def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_
     table = table_text(result).splitlines()
     for said in ("tiny", "full", "80x64", "threads 1", "64 pictures", "2 rounds"):
         assert said in table[0]
-    assert [line.split("  ")[0] for line in table[2:]] == ["dali", "threads", *PEERS, "decode only"]
+    assert [line.split("  ")[0] for line in table[2:8]] == ["threads", "dali", IMAGE_FOLDER, WEBDATASET, "decode only", "resident"]
+    assert "busy" in table[8] and table[9].startswith("threads, ms a picture: read")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "threads"])
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "threads" and not name.startswith("FFCV")])
 @pytest.mark.usefixtures("nothing_left")
 def test_every_backend_delivers_the_same_pictures(request_small: BenchRequest, tmp_path: Path, name: str, threads: int) -> None:
-    if name == "dali":
-        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (Linux only)")
-    work = Work.of(replace(request_small, threads=threads, num_images=50))  # not a multiple of the batch
-    found_rows, found = epoch(name, work, tmp_path / "found")
+    work = replace(request_small, threads=threads, num_images=50).work()  # not a multiple of the batch
+    try:
+        found_rows, found = epoch(name, work, tmp_path / "found")
+    except (ImportError, ConfigError) as error:
+        pytest.skip(f"{name} cannot run here: {error}")
     rows, expected = epoch("threads", work, tmp_path / "expected")
     assert sorted(found_rows) == sorted(rows) == list(range(50)) and rows != list(range(50))
-    if name != PEERS[1] or threads == 1:  # webdataset's workers take turns with batches of their own
+    if name != WEBDATASET or threads == 1:  # webdataset's workers take turns with batches of their own
         assert found_rows == rows
     assert found.shape == expected.shape == (50, 80, 64, 3)
     # All enlarge bilinearly; they round differently, by one grey level here and there.
     difference = np.abs(found.astype(float) - expected.astype(float)).mean(axis=(1, 2, 3))
-    assert difference.max() < 1.0
     mirrored = np.abs(expected[:, :, ::-1].astype(float) - expected.astype(float)).mean(axis=(1, 2, 3))
     shifted = np.abs(np.roll(expected, 1, axis=1).astype(float) - expected.astype(float)).mean(axis=(1, 2, 3))
+    if name == "SPDL":  # FFmpeg does not interpolate chroma, of which these pictures are full: only the flip and the place can be told
+        assert (difference < 0.6 * mirrored).all()
+        return
+    assert difference.max() < 1.0
     assert mirrored.min() > 5 and shifted.min() > 5  # so the tolerance tells a missed flip and a box one pixel off
 
 
@@ -143,15 +162,15 @@ def test_a_set_smaller_than_asked_for_is_measured_whole_and_says_so(
 ) -> None:
     for module in ("nvidia.dali", "webdataset"):
         monkeypatch.setitem(sys.modules, module, None)  # what Python itself does for "not importable"
-    result = bench(replace(request_small, num_images=1000, rounds=1))
+    result = bench(replace(request_small, num_images=1000, rounds=1, backends=FAST))
     assert result["num_images"] == NUM_PICTURES
     by_name = {row["backend"]: row for row in result["rows"]}
-    for name in ("dali", PEERS[1]):
+    for name in ("dali", WEBDATASET):
         row = by_name[name]
         assert [row[key] for key in ("images_per_s", "low", "high", "of_ceiling")] == [None] * 4
         assert name.split()[0] in row["why"]
         assert row["why"].splitlines()[0] in table_text(result)
-    assert by_name["threads"]["images_per_s"] > 0 and by_name[PEERS[0]]["images_per_s"] > 0
+    assert by_name["threads"]["images_per_s"] > 0 and by_name[IMAGE_FOLDER]["images_per_s"] > 0
 
 
 def test_an_error_in_the_middle_closes_loaders_and_removes_files(
@@ -162,7 +181,7 @@ def test_an_error_in_the_middle_closes_loaders_and_removes_files(
 
     monkeypatch.setattr(bench_loader, "decode_rgb", fail)  # the ceiling comes last, when all loaders are open
     with pytest.raises(OSError, match="disk gone"):
-        bench(request_small)
+        bench(replace(request_small, backends=FAST))
 
 
 def test_a_backend_that_loses_a_batch_is_no_result(
@@ -178,7 +197,7 @@ def test_a_backend_that_loses_a_batch_is_no_result(
 
     monkeypatch.setattr(bench_loader, "open_loader", open_short)
     with pytest.raises(RuntimeError, match="threads: expected 64 pictures, each once; found 48"):
-        bench(request_small)
+        bench(replace(request_small, backends=("threads",)))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +209,7 @@ def test_a_backend_that_loses_a_batch_is_no_result(
         ({"batch_size": 0}, "batch-size: expected 1 or more, found 0"),
         ({"size": "80by64"}, "HxW"),
         ({"out": Path()}, "expected a file to write"),
+        ({"backends": ("tensorflow",)}, "--backend tensorflow: there are threads; dali; resident; ImageFolder"),
     ],
 )
 def test_a_request_that_cannot_be_measured_is_refused(request_small: BenchRequest, changes: dict[str, Any], said: str) -> None:

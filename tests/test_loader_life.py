@@ -26,7 +26,9 @@ from fastfashion.shards.layout import shard_name
 
 BACKENDS = ["threads", "dali", "resident"]
 HOME = Path(__file__).parents[1]
-ON_LINUX = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts file descriptors in /proc, which this system does not have")
+ON_LINUX = pytest.mark.skipif(
+    not Path("/proc/self/fd").exists(), reason="counts file descriptors in /proc, which this system does not have"
+)
 
 
 def spec_of(shards: Path, backend: str, **changes: Any) -> LoaderSpec:
@@ -201,7 +203,7 @@ def test_two_processes_train_around_damaged_pictures_when_told_to(packed_small: 
     stopped = train(shards, tmp_path, "--set", "data.resolution=full")
     assert stopped.returncode != 0
     assert "fastfashion verify" in stopped.stderr and "--on-bad skip" in stopped.stderr and "at byte" in stopped.stderr
-    assert "Traceback" not in stopped.stderr.replace("Traceback (most recent call last):\n  File \"<frozen", "")
+    assert "Traceback" not in stopped.stderr.replace('Traceback (most recent call last):\n  File "<frozen', "")
     done = train(shards, tmp_path, "--set", "data.resolution=full", "--on-bad", "skip")
     assert done.returncode == 0, done.stderr
     assert "do not decode and were left out" in done.stderr

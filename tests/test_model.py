@@ -10,9 +10,10 @@ import timm
 import torch
 from torch.nn import functional
 
-from fastfashion.config import ModelConfig, Size
+from fastfashion.config import AugmentConfig, ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.load import Batch
+from fastfashion.load import Batch, Plan
+from fastfashion.load.plan import Step
 from fastfashion.model import ModelDescription, build_classifier, load_artifact, objective, save_artifact
 
 SIZE = Size(32, 32)
@@ -112,6 +113,25 @@ def test_ranks_that_share_mixed_pairs_average_to_the_gradient_of_the_whole_batch
 
     ranks = [gradient(cut, 3) for cut in (slice(0, 4), slice(4, 6), slice(6, 8))]
     torch.testing.assert_close(torch.stack(ranks).mean(dim=0), gradient(slice(0, 8), 1))
+
+
+def test_the_loss_of_mixed_steps_of_a_plan_is_the_same_on_any_number_of_ranks() -> None:
+    sides = np.full(29, 80)
+    plan = Plan(rows=np.arange(29), heights_px=sides, widths_px=sides, batch_size=15, augment=AugmentConfig(mixup=0.5, cutmix=1.0))
+    labels = torch.from_numpy(np.random.default_rng(0).integers(-1, 5, (29, 1)))
+    logits = torch.randn(29, 5, generator=torch.Generator().manual_seed(0))
+    for step in plan.steps(0):
+
+        def loss(rank: int, world_size: int, step: Step = step) -> torch.Tensor:
+            part = step.part(rank, world_size, plan.num_slots(world_size))
+            assert part.partners is not None and part.shares is not None
+            own = torch.where(torch.from_numpy(part.rows[:, None] >= 0), labels[part.fetch], -1)
+            count = int((labels[step.rows] >= 0).sum())
+            batch = batch_of(own, (count,), part.partners.tolist(), part.shares.tolist())
+            return objective({"a": logits[part.fetch]}, batch, world_size)
+
+        for world_size in range(2, 9):
+            torch.testing.assert_close(torch.stack([loss(rank, world_size) for rank in range(world_size)]).mean(), loss(0, 1))
 
 
 def test_a_kept_model_answers_the_same(tmp_path: Path) -> None:

@@ -1,15 +1,12 @@
 """Packing from and to object storage: a real S3-compatible server on loopback, spoken to as any other."""
 
-import os
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PackedSmall, digests, zip_folder
+from conftest import PackedSmall, S3Server, digests, zip_folder
 
 from fastfashion.errors import PackedSetError
 from fastfashion.files import location
@@ -17,33 +14,6 @@ from fastfashion.pack import PackRequest, Progress, pack
 from fastfashion.pack.repair import repair
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.verify import verify
-
-HOME = Path(__file__).parents[1]
-SERVER = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-server.stop()
-"""
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """Address of an S3 server in a process of its own, with a bucket `shop`; the environment points every client at it."""
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert server.stdin is not None and server.stdout is not None
-    endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
-    before = dict(os.environ)
-    os.environ.update(AWS_ENDPOINT_URL=endpoint, AWS_ACCESS_KEY_ID="nobody", AWS_SECRET_ACCESS_KEY="secret", AWS_DEFAULT_REGION="us-east-1")
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/shop", method="PUT")).close()
-    yield endpoint
-    os.environ.clear()
-    os.environ.update(before)
-    server.stdin.close()
-    server.wait(timeout=20)
 
 
 def remote_digests(url: str, tmp_path: Path) -> dict[str, str]:
@@ -65,7 +35,9 @@ def put(file: Path, url: str) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_zip_on_s3_packed_to_s3_has_the_bytes_of_a_local_set(s3: str, packed_small: PackedSmall, workers: int, tmp_path: Path) -> None:
+def test_a_zip_on_s3_packed_to_s3_has_the_bytes_of_a_local_set(
+    s3: S3Server, packed_small: PackedSmall, workers: int, tmp_path: Path
+) -> None:
     archive = put(zip_folder(packed_small.source, tmp_path / "set.zip"), f"s3://shop/in{workers}/set.zip")
     out = location(f"s3://shop/out{workers}")
     summary = pack(request(archive, out, workers=workers))
@@ -75,13 +47,13 @@ def test_a_zip_on_s3_packed_to_s3_has_the_bytes_of_a_local_set(s3: str, packed_s
     assert verify(out).damage == ()
 
 
-def test_a_folder_on_s3_is_a_source_too(s3: str, packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_a_folder_on_s3_is_a_source_too(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
     pack(request(put(packed_small.source, "s3://shop/folder"), tmp_path / "out"))
     assert digests(tmp_path / "out") == digests(packed_small.out)
 
 
 def test_an_interrupted_upload_is_no_set_until_the_manifest_is_there_and_is_gone_on_with(
-    s3: str, packed_small: PackedSmall, tmp_path: Path
+    s3: S3Server, packed_small: PackedSmall, tmp_path: Path
 ) -> None:
     class Stop(Exception):
         pass
@@ -101,7 +73,7 @@ def test_an_interrupted_upload_is_no_set_until_the_manifest_is_there_and_is_gone
     assert remote_digests(str(out), tmp_path) == digests(packed_small.out)
 
 
-def test_a_flipped_bit_on_s3_is_found_and_repaired(s3: str, packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_a_flipped_bit_on_s3_is_found_and_repaired(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
     out = put(packed_small.out, "s3://shop/hurt")
     data = bytearray((out / "32" / "00001.tar").read_bytes())
     data[3000] ^= 4
@@ -113,7 +85,7 @@ def test_a_flipped_bit_on_s3_is_found_and_repaired(s3: str, packed_small: Packed
     assert remote_digests(str(out), tmp_path) == digests(packed_small.out)
 
 
-def test_the_command_line_takes_addresses(s3: str, packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_the_command_line_takes_addresses(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
     archive = put(zip_folder(packed_small.source, tmp_path / "set.zip"), "s3://shop/cli/set.zip")
     command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(archive), "--out", "s3://shop/cli/out", "--res", "32"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

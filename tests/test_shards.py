@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +397,10 @@ def index_of_an_unknown_shard(out: Path) -> None:
     change_index(out, lambda index: index.assign(shard=index["shard"] + 10))
 
 
+def index_of_flat_pictures(out: Path) -> None:
+    change_index(out, lambda index: index.assign(height=index["height"].where(index["row"] != 7, 0)))
+
+
 def index_in_another_order(out: Path) -> None:
     change_index(out, lambda index: index.iloc[::-1])
 
@@ -449,9 +454,10 @@ def catalog_without_ids(out: Path) -> None:
         (shorten_index, r"full: expected 60 rows as in catalog\.parquet, found 59 in index\.parquet and 60 in manifest\.json; pack"),
         (index_without_offsets, r"full/index\.parquet: expected columns offset, found .*; pack the set again"),
         (index_of_text, r"full/index\.parquet: expected whole numbers .*; pack the set again"),
-        (index_beyond_a_shard, r"full/index\.parquet: line 31 is no place in a shard .*size 4611686018427387904.*; pack the set again"),
-        (index_of_an_unknown_shard, r"full/index\.parquet: line 0 is no place in a shard .*shard 10,.*; pack the set again"),
-        (index_in_another_order, r"full/index\.parquet: line 0 is no place in a shard .*row 59,.*; pack the set again"),
+        (index_beyond_a_shard, r"full/index\.parquet: line 31 is no picture in a shard .*size 4611686018427387904.*; pack the set again"),
+        (index_of_an_unknown_shard, r"full/index\.parquet: line 0 is no picture in a shard .*shard 10,.*; pack the set again"),
+        (index_of_flat_pictures, r"full/index\.parquet: line 7 is no picture in a shard .*height 0, width \d+.*; pack the set again"),
+        (index_in_another_order, r"full/index\.parquet: line 0 is no picture in a shard .*row 59,.*; pack the set again"),
         (catalog_without_ids, r"catalog\.parquet: .*id.*; pack the set again"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -483,8 +489,48 @@ def test_a_shard_that_vanishes_after_opening_is_named(copy: Path) -> None:
     opened = open_packed_set(copy).open("full")
     remove_a_shard(copy)
     assert opened.encoded(0).size > 0
-    with pytest.raises(PackedSetError, match=r"full/00001\.tar: cannot be read any more"):
+    with pytest.raises(PackedSetError, match=rf"row 25, id {opened.ids[25]}: .*full/00001\.tar: cannot be .*fastfashion verify {copy}"):
         opened.encoded(25)
+
+
+def test_a_shard_that_is_cut_after_opening_is_named_and_kills_nobody(copy: Path) -> None:
+    opened = open_packed_set(copy).open("full")
+    cut_a_shard(copy)
+    with pytest.raises(PackedSetError, match=r"row 49, .*full/00001\.tar: .*expected \d+ bytes, found 10240"):
+        opened.encoded(49)
+
+
+def test_a_shard_is_read_from_where_a_copy_of_it_lies(copy: Path, tmp_path: Path) -> None:
+    opened = open_packed_set(copy).open("full")
+    asked = []
+
+    def local(number: int) -> Path:
+        asked.append(number)
+        return tmp_path / f"copy-{number}"
+
+    for path in (copy / "full").glob("*.tar"):
+        path.rename(local(int(path.stem)))
+    asked.clear()
+    cached = replace(opened, local=local, _maps={})
+    with tarfile.open(tmp_path / "copy-1") as tar:
+        assert cached.encoded(26).tobytes() == tar.extractfile(f"{opened.ids[26]}.jpg").read()  # type: ignore[union-attr]
+    assert cached.encoded(25).size > 0 and asked == [1]
+    view, before = cached.encoded(27), cached.encoded(27).tobytes()
+    (tmp_path / "copy-1").unlink()
+    cached.unmap_shard(1)
+    assert view.tobytes() == before
+    with pytest.raises(PackedSetError, match=r"row 27, .*00001\.tar: cannot be read any more"):
+        cached.encoded(27)
+
+
+@pytest.mark.parametrize("row", [0, 31, 59])
+def test_a_place_says_id_shard_and_offset(packed_small: PackedSmall, row: int) -> None:
+    opened = open_packed_set(packed_small.out).open("full")
+    identity = opened.ids[row]
+    shard = packed_small.out / "full" / f"{row // 25:05d}.tar"
+    with tarfile.open(shard) as tar:
+        assert opened.where(row) == f"id {identity} in {shard} at byte {tar.getmember(f'{identity}.jpg').offset_data}"
+    assert opened.ids.tolist() == open_packed_set(packed_small.out).table["id"].tolist()
 
 
 def test_what_is_no_packed_set_is_refused_with_the_command_that_makes_one(packed_small: PackedSmall, tmp_path: Path) -> None:

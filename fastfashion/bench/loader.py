@@ -3,11 +3,9 @@
     packed set ─► first rows, one plan ─► round: decode only, then each backend once ─► median, spread, share of the same round's decoding
 
 Every backend does the same work: the same rows, crop boxes and flips of one epoch's plan, the same size, the same number of threads
-(of worker processes for the peers); out come uint8 (B, H, W, 3) and labels, in this process. The peers decode with Pillow, completely,
-and crop and resize as torchvision's RandomResizedCrop does, without its random numbers. They do not turn pictures by EXIF orientation.
+(of worker processes for some peers); out come uint8 (B, H, W, 3) and rows, in this process (FFCV's stay in its own).
 """
 
-import math
 import sys
 import tempfile
 import time
@@ -16,35 +14,27 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from fastfashion.bench.loader_peers import DECODED_BEFORE, EPOCH, IMAGE_FOLDER, PEERS, Batches, Work
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
 from fastfashion.image import decode_rgb
-from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.load import LoaderSpec, Plan, Profile, choose_pictures, open_loader
+from fastfashion.load.crops import is_native
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
-from fastfashion.shards.writer import ShardWriter
 
-if TYPE_CHECKING:
-    import torch
-    from PIL.Image import Image
-    from torch.utils.data import DataLoader
-
-IMAGE_FOLDER, WEBDATASET = "ImageFolder + DataLoader + Pillow", "webdataset + Pillow"
-BACKENDS = ("dali", "threads", IMAGE_FOLDER, WEBDATASET)
-PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "webdataset", "Pillow", "simplejpeg", "opencv-python-headless")
+OURS = ("threads", "dali", "resident")
+BACKENDS = (*OURS, *PEERS)
+PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "webdataset", "datasets", "spdl-io", "Pillow", "simplejpeg", "numpy")
 
 TASK = "subCategory"
-EPOCH = 0  # of the plan, in every round: the peers' processes outlive a round and keep their crop boxes
 CHUNK = 16  # pictures a task of the ceiling, as in the threads backend
-ROWS_PER_TAR = 1000  # as in packed sets
-STALLED_S = 300  # a worker process that died in a lock ends the benchmark instead of hanging it
-
-Batches = Iterator[tuple["torch.Tensor", "torch.Tensor"]]
+BUSY = 0.8  # of a step's time is what the loader takes for a batch, where the main thread is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +42,14 @@ class BenchRequest:
     """What to measure; raises ConfigError where that cannot be measured."""
 
     shards: Path
+    resolution: str = "auto"
     size: str = "auto"
     threads: int = 2
     batch_size: int = 64
     num_images: int = 4096
     rounds: int = 5
+    backends: tuple[str, ...] = ()  # of BACKENDS, by the beginning of their names; none: all
+    profile: bool = False
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -68,51 +61,55 @@ class BenchRequest:
             Size.parse(self.size)
         if self.out is not None and self.out.is_dir():
             raise ConfigError(f"--out {self.out}: expected a file to write, found a folder")
+        self.names()
 
+    def names(self) -> tuple[str, ...]:
+        """The backends that are meant; "threads" is always one, since the others are compared with it."""
+        for asked in self.backends:
+            if not any(name.startswith(asked) for name in BACKENDS):
+                raise ConfigError(f"--backend {asked}: there are {'; '.join(BACKENDS)}")
+        return tuple(name for name in BACKENDS if not self.backends or name == "threads" or name.startswith(self.backends))
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What every backend does: rows, crop boxes, size and number of threads; and the pictures' ids, by row."""
-
-    spec: LoaderSpec
-    ids: list[str]
-
-    @classmethod
-    def of(cls, request: BenchRequest) -> "Work":
+    def work(self) -> Work:
         import torch
 
-        packed = open_packed_set(request.shards)
-        pictures, size = choose_pictures(packed, "auto", request.size)
+        packed = open_packed_set(self.shards)
+        pictures, size = choose_pictures(packed, self.resolution, self.size)
         plan = Plan(
-            rows=np.arange(min(request.num_images, len(packed))),
+            rows=np.arange(min(self.num_images, len(packed))),
             heights_px=pictures.height_px,
             widths_px=pictures.width_px,
-            batch_size=request.batch_size,
+            batch_size=self.batch_size,
             augment=AugmentConfig(),
         )
         labels = packed.vocab.codes(packed.table, [TASK])
         cpu = torch.device("cpu")
-        spec = LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=size, device=cpu, workers=request.threads)
-        return cls(spec=spec, ids=packed.table["id"].tolist())
+        spec = LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=size, device=cpu, workers=self.threads)
+        return Work(spec=spec, ids=packed.table["id"].tolist())
 
 
 def bench(request: BenchRequest) -> dict[str, Any]:
     """Measure all backends that run here, round by round, and write the record where `request.out` says.
 
-    Rates are pictures a second; `of_ceiling` is a share of the decode-only rate, which a backend may exceed where it decodes at a
-    smaller scale or only the crop. A backend that cannot run here has None for them, and a `why`. Needs twice the pictures' bytes in
-    the folder for temporary files. Raises ConfigError, PackedSetError, and RuntimeError where a backend loses or repeats pictures.
+    Rates are pictures a second. `of_ceiling` is a share of the decode-only rate, which a backend may exceed where it decodes at a smaller
+    scale or only the crop; `of_image_folder` and `of_threads` are ratios to those backends; medians of the rounds' ratios, all of them.
+    `busy_main`: what an epoch takes on a main thread that is busy (sleeping, as if it waited for an accelerator) for as long that the
+    loader needs BUSY of it, against that thread alone. A backend that cannot run here has None for its figures, and a `why`. Needs eight
+    times the pictures' bytes in the folder for temporary files, and room there for them decoded once. Raises ConfigError, PackedSetError,
+    and RuntimeError where a backend loses or repeats pictures.
     """
-    work = Work.of(request)
-    ceiling, rates, missing = _measure(work, request.rounds)
+    work = request.work()
+    found = _measure(work, request)
     rows: list[dict[str, Any]] = []
-    for name in BACKENDS:
-        if name in missing:
-            nothing = dict.fromkeys(("images_per_s", "low", "high", "of_ceiling"))
-            rows.append({"backend": name, **nothing, "why": missing[name]})
-        else:
-            share = float(np.median(np.divide(rates[name], ceiling)))
-            rows.append({"backend": name, **_spread(rates[name]), "of_ceiling": round(share, 4)})
+    for name in request.names():
+        row: dict[str, Any] = {"backend": name, "decodes": name not in DECODED_BEFORE}
+        if name in found.missing:
+            figures = ("images_per_s", "low", "high", "of_ceiling", "of_image_folder", "of_threads")
+            rows.append(row | dict.fromkeys(figures) | {"why": found.missing[name]})
+            continue
+        against = {"of_ceiling": found.ceiling, "of_image_folder": found.rates.get(IMAGE_FOLDER), "of_threads": found.rates["threads"]}
+        ratios = {key: None if base is None else _ratio(found.rates[name], base) for key, base in against.items()}
+        rows.append(row | _spread(found.rates[name]) | ratios)
     result = {
         "command": _command(request),
         "commit": git_commit(),
@@ -123,11 +120,15 @@ def bench(request: BenchRequest) -> dict[str, Any]:
         "threads": request.threads,
         "batch_size": request.batch_size,
         "num_images": len(work.spec.plan.rows),
+        "bytes_a_picture": round(float(work.spec.pictures.num_bytes[work.spec.plan.rows].mean())),
         "rounds": request.rounds,
+        "native": is_native(),
         "augment": asdict(AugmentConfig()),
-        "ceiling_images_per_s": _spread(ceiling)["images_per_s"],
-        "ceiling_by_round": _spread(ceiling)["by_round"],
+        "ceiling_images_per_s": _spread(found.ceiling)["images_per_s"],
+        "ceiling_by_round": _spread(found.ceiling)["by_round"],
         "rows": rows,
+        "busy_main": {"ratio": round(float(np.median(found.busy)), 4), "by_round": [round(ratio, 4) for ratio in found.busy]},
+        "profile": found.profiles,
         "machine": machine_info(),
         "versions": package_versions(PACKAGES),
     }
@@ -137,29 +138,42 @@ def bench(request: BenchRequest) -> dict[str, Any]:
     return result
 
 
-def _measure(work: Work, rounds: int) -> tuple[list[float], dict[str, list[float]], dict[str, str]]:
-    """Pictures a second by round: of decoding alone, of each backend; and why the others cannot run."""
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """By round: pictures a second of decoding alone and of each backend; and why the others cannot run."""
+
+    ceiling: list[float]
+    rates: dict[str, list[float]]
+    missing: dict[str, str]
+    busy: list[float]
+    profiles: dict[str, dict[str, float]]
+
+
+def _measure(work: Work, request: BenchRequest) -> _Found:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastfashion-bench-")))
         epochs: dict[str, Callable[[], Batches]] = {}
         missing: dict[str, str] = {}
-        for name in reversed(BACKENDS):  # peers first: they fork, which threads of the others would make unsafe
+        for name in reversed(request.names()):  # peers first: they fork, which threads of the others would make unsafe
             try:
                 epochs[name] = stack.enter_context(open_backend(name, work, folder))
             except (ImportError, ConfigError) as error:
                 missing[name] = f"cannot run here: {error}".replace(sys.prefix, "")
                 continue
-            _rate(name, work, (rows for rows, _ in epochs[name]()))  # starts worker processes, fills caches
+            _rate(name, work, (rows for rows, _ in epochs[name]()))  # starts worker processes, fills caches and what is kept decoded
         decode = stack.enter_context(_decode_only(work))
         _rate("decode only", work, decode())
         ceiling: list[float] = []
-        rates: dict[str, list[float]] = {name: [] for name in BACKENDS if name in epochs}
-        for number in range(rounds):
+        busy: list[float] = []
+        rates: dict[str, list[float]] = {name: [] for name in request.names() if name in epochs}
+        for number in range(request.rounds):
             ceiling.append(_rate("decode only", work, decode()))
             first = number % len(rates)  # nobody always runs after the same neighbour
             for name in [*list(rates)[first:], *list(rates)[:first]]:
                 rates[name].append(_rate(name, work, (rows for rows, _ in epochs[name]())))
-    return ceiling, rates, missing
+            busy.append(_busy_main(epochs["threads"], work.spec.plan.batch_size / rates["threads"][-1] / BUSY))
+        profiles = {name: _profile(name, work) for name in rates if name in OURS} if request.profile else {}
+    return _Found(ceiling=ceiling, rates=rates, missing=missing, busy=busy, profiles=profiles)
 
 
 def _rate(name: str, work: Work, batches: Iterable[Any]) -> float:
@@ -176,20 +190,51 @@ def _rate(name: str, work: Work, batches: Iterable[Any]) -> float:
     return len(rows) / seconds
 
 
+def _busy_main(epoch: Callable[[], Batches], step_s: float) -> float:
+    """Seconds of an epoch whose consumer is busy for `step_s` a batch, over those of the consumer alone."""
+    started, steps = time.perf_counter(), 0
+    for _ in epoch():
+        time.sleep(step_s)
+        steps += 1
+    together = time.perf_counter() - started
+    started = time.perf_counter()
+    for _ in range(steps):
+        time.sleep(step_s)
+    return together / (time.perf_counter() - started)
+
+
+def _profile(name: str, work: Work) -> dict[str, float]:
+    """Milliseconds a picture by stage, in one more epoch; summed over threads, but for `wait`."""
+    profile = Profile()
+    loader = open_loader(replace(work.spec, backend=name, profile=profile))
+    try:
+        for epoch in range(2):  # the first fills what `resident` keeps
+            profile.reset()
+            for _ in loader.steps(epoch):
+                pass
+    finally:
+        loader.close()
+    stages = {
+        "read": profile.read_s,
+        "decode": profile.decode_s,
+        "resize": profile.resize_s,
+        "copy": profile.copy_s,
+        "wait": profile.wait_s,
+    }
+    return {stage: round(seconds / profile.num_images * 1e3, 5) for stage, seconds in stages.items()}
+
+
 @contextmanager
 def open_backend(name: str, work: Work, folder: Path) -> Iterator[Callable[[], Batches]]:
     """Open one of BACKENDS; each call of what is handed out runs the epoch: rows int64 (B,), images uint8 (B, H, W, 3).
 
     The peers write the pictures below `folder` first. Raises ImportError or ConfigError where the backend cannot run here.
     """
-    if name in (IMAGE_FOLDER, WEBDATASET):
-        peer = _image_folder(work, folder / "images") if name == IMAGE_FOLDER else _webdataset(work, folder / "tars")
-        try:
-            yield lambda: ((rows, images) for (images, rows), _ in peer)
-        finally:
-            # Dropping the last reference would do, but the traceback of an exception holds one.
-            if (workers := getattr(peer, "_iterator", None)) is not None:
-                workers._shutdown_workers()
+    if name in PEERS:
+        own = folder / f"peer{list(PEERS).index(name)}"
+        own.mkdir(parents=True)
+        with PEERS[name](work, own) as epoch:
+            yield epoch
         return
     loader = open_loader(replace(work.spec, backend=name))
     try:
@@ -200,7 +245,7 @@ def open_backend(name: str, work: Work, folder: Path) -> Iterator[Callable[[], B
 
 @contextmanager
 def _decode_only(work: Work) -> Iterator[Callable[[], Iterator[np.ndarray]]]:
-    """The ceiling: whole pictures through libjpeg-turbo, from the memory-mapped shards, in the plan's order."""
+    """The ceiling: whole pictures through libjpeg-turbo (simplejpeg), from the memory-mapped shards, in the plan's order."""
     order = work.spec.plan.order(EPOCH)
     chunks = [order[at : at + CHUNK] for at in range(0, len(order), CHUNK)]
 
@@ -213,73 +258,8 @@ def _decode_only(work: Work) -> Iterator[Callable[[], Iterator[np.ndarray]]]:
         yield lambda: pool.map(decode, chunks)
 
 
-class PlannedCrop:
-    """The peers' transform: crop to the box of the plan, resize (bilinear, antialiased), flip. Pickled into worker processes."""
-
-    def __init__(self, work: Work) -> None:
-        self._size = (work.spec.size.width_px, work.spec.size.height_px)
-        self._cuts: dict[str, tuple[int, tuple[int, int, int, int], bool]] = {}
-        for step in work.spec.plan.steps(EPOCH):
-            for row, (y0, x0, y1, x1), flip in zip(step.rows.tolist(), step.boxes.tolist(), step.flips.tolist(), strict=True):
-                self._cuts[work.ids[row]] = (row, (x0, y0, x1, y1), flip)
-
-    def __call__(self, named: tuple[str, "Image"]) -> tuple["torch.Tensor", int]:
-        """An id and its picture to uint8 (H, W, 3) and the row."""
-        import torch
-        from PIL import Image
-
-        key, picture = named
-        row, box, flip = self._cuts[key]
-        shown = picture.crop(box).resize(self._size, Image.Resampling.BILINEAR)
-        if flip:
-            shown = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(shown)), row
-
-    def of_sample(self, sample: dict[str, Any]) -> tuple[tuple["torch.Tensor", int], int]:
-        """The same for a decoded sample of webdataset, with its label."""
-        return self((sample["__key__"], sample["jpg"])), sample["cls"]
-
-
-def _open_named(path: str) -> tuple[str, "Image"]:
-    """torchvision's own reading of a file for ImageFolder, with the id."""
-    from PIL import Image
-
-    with Path(path).open("rb") as file:
-        return Path(path).stem, Image.open(file).convert("RGB")
-
-
-def _image_folder(work: Work, root: Path) -> "DataLoader[Any]":
-    """The reference project's way: a folder a class, a file a picture."""
-    from torch.utils.data import DataLoader
-    from torchvision.datasets import ImageFolder
-
-    for row in work.spec.plan.rows.tolist():
-        path = root / f"class_{work.spec.labels[row, 0] + 1:04d}" / f"{work.ids[row]}.jpg"  # names of classes may hold a slash
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(work.spec.pictures.encoded(row).tobytes())
-    dataset = ImageFolder(str(root), transform=PlannedCrop(work), loader=_open_named)
-    place = {Path(path).stem: index for index, (path, _) in enumerate(dataset.samples)}
-    batches = [[place[work.ids[row]] for row in step.rows.tolist()] for step in work.spec.plan.steps(EPOCH)]
-    return DataLoader(dataset, batch_sampler=batches, num_workers=work.spec.workers, persistent_workers=True, timeout=STALLED_S)
-
-
-def _webdataset(work: Work, folder: Path) -> "DataLoader[Any]":
-    """webdataset over tars that hold the plan's order already, so that it needs no shuffle buffer; the same number for every worker."""
-    import webdataset as wds
-    from torch.utils.data import DataLoader, default_collate
-
-    folder.mkdir()
-    order = work.spec.plan.order(EPOCH)
-    num_tars = min(len(order), work.spec.workers * math.ceil(len(order) / (work.spec.workers * ROWS_PER_TAR)))
-    for number, rows in enumerate(np.array_split(order, num_tars)):
-        with ShardWriter(folder, number) as shard:
-            for row in rows.tolist():
-                shard.add(work.ids[row], {"jpg": work.spec.pictures.encoded(row).tobytes(), "cls": str(work.spec.labels[row, 0]).encode()})
-    tars = [str(path) for path in sorted(folder.glob("*.tar"))]
-    # nodesplitter=None: this is one process, whatever WORLD_SIZE says. empty_check: a worker may have no tar.
-    dataset = wds.WebDataset(tars, shardshuffle=False, nodesplitter=None, workersplitter=wds.split_by_worker, empty_check=False)
-    dataset = dataset.decode("pil").map(PlannedCrop(work).of_sample).batched(work.spec.plan.batch_size, collation_fn=default_collate)
-    return DataLoader(dataset, batch_size=None, num_workers=work.spec.workers, persistent_workers=True, timeout=STALLED_S)
+def _ratio(rates: list[float], base: list[float]) -> float:
+    return round(float(np.median(np.divide(rates, base))), 4)
 
 
 def _spread(rates: list[float]) -> dict[str, Any]:
@@ -290,25 +270,37 @@ def _spread(rates: list[float]) -> dict[str, Any]:
 def _command(request: BenchRequest) -> str:
     """The command that measures this again, without absolute paths."""
     shards = request.shards.name if request.shards.is_absolute() else request.shards
+    backends = "".join(f" --backend {name!r}" for name in request.backends)
     return (
-        f"fastfashion bench-loader --shards {shards} --size {request.size} --workers {request.threads} "
-        f"--batch-size {request.batch_size} --images {request.num_images} --rounds {request.rounds}"
+        f"fastfashion bench-loader --shards {shards} --res {request.resolution} --size {request.size} --workers {request.threads} "
+        f"--batch-size {request.batch_size} --images {request.num_images} --rounds {request.rounds}{backends}"
+        + " --profile"
+        * request.profile
     )
 
 
 def table_text(result: dict[str, Any]) -> str:
-    """The result of `bench` as a table for people; the ceiling stands in the last line."""
+    """The result of `bench` as a table for people; the ceiling stands below those that decode."""
     width = max(len(row["backend"]) for row in result["rows"])
     lines = [
         f"{result['set']}, resolution {result['resolution']}, to {result['size']}, threads {result['threads']}, "
         f"batches of {result['batch_size']}, {result['num_images']} pictures, {result['rounds']} rounds",
-        f"{'backend':{width}}  {'images/s (median)':>17}  {'low–high':>17}  {'of ceiling':>10}",
+        f"{'backend':{width}}  {'images/s (median)':>17}  {'low–high':>17}  {'of ceiling':>10}  {'of ImageFolder':>14}",
     ]
-    for row in result["rows"]:
-        if row["images_per_s"] is None:
-            lines.append(f"{row['backend']:{width}}  {'-':>17}  {row['why'].splitlines()[0]}")
-            continue
-        between = f"{row['low']:,.0f}–{row['high']:,.0f}"
-        lines.append(f"{row['backend']:{width}}  {row['images_per_s']:>17,.0f}  {between:>17}  {row['of_ceiling']:>10.0%}")
-    lines.append(f"{'decode only':{width}}  {result['ceiling_images_per_s']:>17,.0f}  the ceiling")
+    for decodes in (True, False):
+        lines += [_line(row, width) for row in result["rows"] if row["decodes"] is decodes]
+        if decodes:
+            lines.append(f"{'decode only':{width}}  {result['ceiling_images_per_s']:>17,.0f}  the ceiling")
+    busy = result["busy_main"]["ratio"]
+    lines.append(f"a main thread that is busy for 1 / {BUSY} of the loader's time takes {busy:.3f} of its own time for an epoch")
+    for name, stages in result["profile"].items():
+        lines.append(f"{name}, ms a picture: " + ", ".join(f"{stage} {ms:.4f}" for stage, ms in stages.items()))
     return "\n".join(lines)
+
+
+def _line(row: dict[str, Any], width: int) -> str:
+    if row["images_per_s"] is None:
+        return f"{row['backend']:{width}}  {'-':>17}  {row['why'].splitlines()[0]}"
+    between = f"{row['low']:,.0f}–{row['high']:,.0f}"
+    folder = "-" if row["of_image_folder"] is None else f"{row['of_image_folder']:.2f}"
+    return f"{row['backend']:{width}}  {row['images_per_s']:>17,.0f}  {between:>17}  {row['of_ceiling']:>10.0%}  {folder:>14}"

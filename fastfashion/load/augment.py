@@ -47,7 +47,7 @@ def apply_torch(images: torch.Tensor, part: Part) -> None:
         for channel in range(3):
             changed = torch.addcmul(changed, rgb[..., channel, None], colours[..., channel])
         images.copy_(changed.round_().clamp_(0, 255))
-    if part.erased is not None and part.erased.any():
+    if part.erased is not None and (part.erased > 0).any():
         inside = _inside(part.erased, images)
         for channel, grey in enumerate(MEAN_RGB):
             images[..., channel].masked_fill_(inside, grey)
@@ -67,7 +67,7 @@ def mix(images: torch.Tensor, part: Part) -> torch.Tensor:
 def mix_torch(images: torch.Tensor, part: Part) -> torch.Tensor:
     """`mix` in torch alone, on any device, which the host does not wait for."""
     assert part.partners is not None and part.shares is not None and part.pasted is not None
-    cut = _move(part.pasted.any(axis=1), images)[:, None, None]
+    cut = _move(part.pasted.max(axis=1) > 0, images)[:, None, None]
     shares = _move(part.shares, images)[:, None, None]
     own = torch.where(cut, (~_inside(part.pasted, images)).float(), shares)  # (B, H, W): weight of the own picture
     partners = images[_move(part.partners, images)]

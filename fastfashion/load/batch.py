@@ -56,6 +56,10 @@ class Profile:
     num_images: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
+    def reset(self) -> None:
+        self.read_s = self.decode_s = self.resize_s = self.copy_s = self.wait_s = 0.0
+        self.num_images = 0
+
     def add(self, **values: float) -> None:
         """Add to several of the numbers at once, from any thread."""
         with self._lock:
@@ -104,6 +108,11 @@ class LoaderSpec:
     hw_decoder_load: float | None = None  # share of JPEGs for the GPU's decoder engine; None: load/dali.py's
     profile: Profile | None = None  # filled where given
     opened_by: int = field(default_factory=os.getpid, init=False)
+
+    @property
+    def images_shape(self) -> tuple[int, int, int, int]:
+        """(B, H, W, 3) of every batch of this rank."""
+        return self.plan.num_slots(self.world_size), self.size.height_px, self.size.width_px, 3
 
     def parts(self, epoch: int, start: int) -> Iterator[tuple[Step, Part]]:
         num_slots = self.plan.num_slots(self.world_size)

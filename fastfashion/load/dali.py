@@ -18,6 +18,7 @@ from fastfashion import image
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.load.augment import apply
 from fastfashion.load.batch import Batch, LoaderSpec, Planned, Skipped, undecodable
+from fastfashion.load.buffers import Buffers
 
 HW_DECODER_LOAD = 0.65  # DALI's own default, until tools/gpu_check.sh was run on a GPU
 
@@ -39,6 +40,7 @@ class DaliLoader:
         self._fed: deque[Planned] = deque()  # asked for by DALI, not yet handed out
         self._wrong: dict[int, InputError] = {}  # by row: what DALI is given another picture for
         self._ended = True
+        self._buffers = Buffers(spec.images_shape, keep=4)
         self._pipeline = build_pipeline(spec, self._feed)
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -56,7 +58,7 @@ class DaliLoader:
 
     def _finish(self, output: Any, planned: Planned) -> Batch:
         started = time.perf_counter()
-        images = _to_torch(output, self._spec.device)
+        images = self._to_torch(output)
         apply(images, planned.part)
         wrong = {slot: self._wrong[row] for slot, row in enumerate(planned.part.fetch.tolist()) if row in self._wrong}
         for slot in wrong:
@@ -65,6 +67,19 @@ class DaliLoader:
         if self._spec.profile is not None:
             self._spec.profile.add(copy_s=time.perf_counter() - started, num_images=len(planned.part.rows))
         return batch
+
+    def _to_torch(self, output: Any) -> torch.Tensor:
+        """A copy of DALI's output buffer, which belongs to DALI again after release."""
+        if self._spec.device.type == "cpu":
+            images = self._buffers.take()
+            np.copyto(images.numpy(), output.as_array())
+            return images
+        from nvidia.dali.plugin.pytorch import feed_ndarray
+
+        dense = output.as_tensor()
+        images = torch.empty(dense.shape(), dtype=torch.uint8, device=self._spec.device)
+        feed_ndarray(dense, images, cuda_stream=torch.cuda.current_stream(self._spec.device))
+        return images
 
     def _feed(self) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
         """DALI asks for the next batch; StopIteration ends the epoch."""
@@ -161,15 +176,3 @@ def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]]) -> Any
     )
     pipeline.build()
     return pipeline
-
-
-def _to_torch(output: Any, device: torch.device) -> torch.Tensor:
-    """A copy of DALI's output buffer, which belongs to DALI again after release."""
-    if device.type == "cpu":
-        return torch.from_numpy(output.as_array().copy())
-    from nvidia.dali.plugin.pytorch import feed_ndarray
-
-    dense = output.as_tensor()
-    images = torch.empty(dense.shape(), dtype=torch.uint8, device=device)
-    feed_ndarray(dense, images, cuda_stream=torch.cuda.current_stream(device))
-    return images

@@ -1,78 +1,124 @@
-"""The epoch plan: which rows are in which step, and how each picture is cropped and flipped. Pure numpy.
+"""The epoch plan: which rows are in which step, and how each picture is cropped, flipped, coloured, erased and mixed. Pure numpy.
 
 Every random number is a function of (seed, epoch, position): Philox (Salmon et al. 2011) keyed by (seed, epoch), its counter addressed
 by the sample's position in the epoch. Nobody else draws random numbers for data, so that resuming at a step, or training on another
 number of processes, sees the same pictures.
 
     rows ─► order(epoch) ─► step s: positions [s·n/S, (s+1)·n/S) ─► rank r: its even share, padded with row -1
+
+The order is a permutation of all rows; or, for sets larger than memory, one of the shards, cut into windows of `window_shards`, and one of
+the rows inside each window, which is made when a step needs it: only a window's shards are read at a time.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from fastfashion.config import AugmentConfig
 from fastfashion.errors import InputError
+from fastfashion.load.draws import draw_colours, draw_crops, draw_erased, draw_mixing
 
-_ORDER_STREAM, _AUGMENT_STREAM = 0, 1  # the highest word of Philox's counter keeps them apart
-_UNIFORMS_PER_SAMPLE = 8  # two Philox blocks of four; five are used, three are left for later augmentations
+# The highest word of Philox's counter keeps them apart.
+_ORDER_STREAM, _CROP_STREAM, _COLOUR_STREAM, _ERASE_STREAM, _MIX_STREAM, _SHARDS_STREAM, _WINDOW_STREAM = range(7)
+_UNIFORMS_PER_SAMPLE = 8  # of each stream: two Philox blocks of four; what is not used is left for later augmentations
+_CHECKED_ROWS = 1 << 20  # at a time, so that the check of an order takes next to no memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One rank's share of a step; all arrays have the same length in every step, so that shapes never change."""
+    """One rank's share of a step; all arrays have the same length in every step, so that shapes never change.
+
+    What is None is switched off. Padding is mixed with nothing.
+    """
 
     rows: np.ndarray  # int64 (L,), -1 for padding
     fetch: np.ndarray  # int64 (L,): what to load; padding loads a real picture of the batch, whose label is masked
     boxes: np.ndarray  # int32 (L, 4): y0, x0, y1, x1 in pixels of the packed picture, the ends exclusive
     flips: np.ndarray  # bool (L,): mirror left and right
+    colours: np.ndarray | None = None  # float32 (L, 3, 4): out = M[:, :3] @ rgb + M[:, 3] in grey levels, rounded, clipped to 0..255
+    erased: np.ndarray | None = None  # float32 (L, 4): y0, x0, y1, x1 as shares of the output's height and width, all 0: nothing
+    partners: np.ndarray | None = None  # int64 (L,): slot, here, of the picture this one is mixed with; itself where it is not
+    shares: np.ndarray | None = None  # float32 (L,): of the own picture in the mixture
+    pasted: np.ndarray | None = None  # float32 (L, 4): the box, as `erased`, that shows the partner (cutmix); all 0: a blend (mixup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One global batch: as Part, without padding; `partners` are slots of the step."""
+
+    rows: np.ndarray
+    boxes: np.ndarray
+    flips: np.ndarray
     colours: np.ndarray | None = None
     erased: np.ndarray | None = None
     partners: np.ndarray | None = None
     shares: np.ndarray | None = None
     pasted: np.ndarray | None = None
 
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One global batch: rows int64 (B,), boxes int32 (B, 4), flips bool (B,)."""
-
-    rows: np.ndarray
-    boxes: np.ndarray
-    flips: np.ndarray
-
     def part(self, rank: int, world_size: int, num_slots: int) -> Part:
-        """The even, contiguous share of one rank, padded to `num_slots`."""
-        size = len(self.rows)
-        mine = np.arange(rank * size // world_size, (rank + 1) * size // world_size)
-        padding = np.full(num_slots - len(mine), mine[0] if len(mine) else 0)
-        taken = np.concatenate([mine, padding])
-        rows = self.rows[taken].copy()
-        rows[len(mine) :] = -1
-        return Part(rows=rows, fetch=self.rows[taken], boxes=self.boxes[taken], flips=self.flips[taken])
+        """The even, contiguous share of one rank, padded to `num_slots`; of pairs, where pictures are mixed."""
+        size, together = len(self.rows), 1 if self.partners is None else 2
+        units = math.ceil(size / together)
+        first, end = (min(edge * units // world_size * together, size) for edge in (rank, rank + 1))
+        taken = np.full(num_slots, first if first < end else 0)
+        taken[: end - first] = np.arange(first, end)
+        rows = self.rows[taken]
+        rows[end - first :] = -1
+        part = Part(
+            rows=rows,
+            fetch=self.rows[taken],
+            boxes=self.boxes[taken],
+            flips=self.flips[taken],
+            colours=None if self.colours is None else self.colours[taken],
+            erased=None if self.erased is None else self.erased[taken],
+        )
+        return part if self.partners is None else self._mixed(part, taken, rows >= 0)
+
+    def _mixed(self, part: Part, taken: np.ndarray, real: np.ndarray) -> Part:
+        assert self.partners is not None and self.shares is not None and self.pasted is not None
+        return replace(
+            part,
+            partners=np.where(real, self.partners[taken] - taken[0], np.arange(len(taken))),
+            shares=np.where(real, self.shares[taken], np.float32(1)),
+            pasted=np.where(real[:, None], self.pasted[taken], np.float32(0)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Every row once an epoch, in steps of equal size (within one): shuffled and augmented, or in order and whole.
 
-    `heights_px` and `widths_px` are those of the packed pictures, by row of the set.
+    `heights_px` and `widths_px` are those of the packed pictures, by row of the set. With windows, rows are sorted, and nothing of the
+    length of an epoch is ever made. Raises InputError where there are no rows, or where `shard_starts` are not those of all rows.
     """
 
-    rows: np.ndarray  # int64 (n,)
-    heights_px: np.ndarray  # int64 (N,)
-    widths_px: np.ndarray  # int64 (N,)
+    rows: np.ndarray  # int32 or int64 (n,)
+    heights_px: np.ndarray  # any integer (N,), a memory map too
+    widths_px: np.ndarray  # any integer (N,)
     batch_size: int  # global; no step is larger
     seed: int = 0
-    shard_starts: np.ndarray | None = None
-    window_shards: int = 0
     augment: AugmentConfig | None = None  # None: evaluation, in the order of `rows`, whole pictures
+    shard_starts: np.ndarray | None = None  # int64 (S,): first row of each shard of the set, ascending from 0
+    window_shards: int = 0  # most shards in a window; 0: one permutation of all rows
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
             raise InputError("no rows to load: the part of the split is empty")
+        if not self._windowed:
+            return
+        starts = self.shard_starts
+        if starts is None or len(starts) == 0 or starts[0] != 0 or (np.diff(starts) < 0).any():
+            found = None if starts is None else np.asarray(starts)[:5]
+            raise InputError(
+                f"shuffle in windows: expected the first row of each shard, ascending from 0, found {found}; pack the set again"
+            )
+        if not _ascending(self.rows):
+            object.__setattr__(self, "rows", np.sort(self.rows))
+        if self.rows[0] < 0:
+            raise InputError(f"shuffle in windows: expected rows from 0 on, found {self.rows[0]}")
 
     @property
     def num_steps(self) -> int:
@@ -80,50 +126,113 @@ class Plan:
 
     def num_slots(self, world_size: int) -> int:
         """Pictures in a rank's batch, padding included."""
-        return math.ceil(math.ceil(len(self.rows) / self.num_steps) / world_size)
+        together = 2 if self._mixes else 1
+        return math.ceil(math.ceil(math.ceil(len(self.rows) / self.num_steps) / together) / world_size) * together
 
     def order(self, epoch: int) -> np.ndarray:
-        """Rows of an epoch in the order of their positions: int64 (n,)."""
-        if self.augment is None:
-            return self.rows
-        return self.rows[np.random.Generator(self._philox(epoch, _ORDER_STREAM)).permutation(len(self.rows))]
+        """Rows of an epoch in the order of their positions, as `rows`: (n,)."""
+        return self._order(epoch)(0, len(self.rows))
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Step]:
         """The steps of an epoch from `start` on."""
-        order = self.order(epoch)
+        order, size = self._order(epoch), len(self.rows)
         for step in range(start, self.num_steps):
-            first, end = (step * len(order) // self.num_steps, (step + 1) * len(order) // self.num_steps)
-            yield self._cut(epoch, first, order[first:end])
+            first, end = (step * size // self.num_steps, (step + 1) * size // self.num_steps)
+            yield self._draw(epoch, first, order(first, end).astype(np.int64))
 
     def step(self, epoch: int, step: int) -> Step:
         """One step of an epoch; for many, `steps` shuffles only once."""
         return next(self.steps(epoch, step))
 
-    def _cut(self, epoch: int, position: int, rows: np.ndarray) -> Step:
-        """Crop boxes and flips of the samples from `position` on.
+    @property
+    def _windowed(self) -> bool:
+        return self.window_shards > 0 and self.augment is not None
 
-        A crop covers a share of the picture uniform in [min_area, 1], its aspect ratio changed by a factor log-uniform in
-        [1/max_stretch, max_stretch] against the picture's own, at a place uniform over all that fit. (torchvision's
-        RandomResizedCrop draws an absolute ratio and tries again where it does not fit; product pictures all share one shape.)
-        """
-        heights, widths = self.heights_px[rows], self.widths_px[rows]
+    @property
+    def _mixes(self) -> bool:
+        return self.augment is not None and bool(self.augment.mixup or self.augment.cutmix)
+
+    def _order(self, epoch: int) -> Callable[[int, int], np.ndarray]:
+        """What gives the rows at positions `first` to `end` of an epoch."""
+        if self._windowed:
+            return self._windows(epoch).rows
+        order = self.rows
+        if self.augment is not None:
+            order = order[np.random.Generator(self._philox(epoch, _ORDER_STREAM)).permutation(len(order))]
+        return lambda first, end: order[first:end]
+
+    def _windows(self, epoch: int) -> "_Windows":
+        starts, sizes = self._runs
+        shards = np.random.Generator(self._philox(epoch, _SHARDS_STREAM)).permutation(len(starts))
+        num_windows = math.ceil(len(shards) / self.window_shards)
+        cuts = np.arange(num_windows + 1) * len(shards) // num_windows
+        ends = np.concatenate([[0], np.cumsum(sizes[shards])])
+
+        def shuffled(window: int) -> np.ndarray:
+            inside = shards[cuts[window] : cuts[window + 1]]
+            rows = np.concatenate([self.rows[starts[shard] : starts[shard] + sizes[shard]] for shard in inside])
+            return np.random.Generator(self._philox(epoch, _WINDOW_STREAM, window=window)).permutation(rows)
+
+        return _Windows(ends[cuts], shuffled)
+
+    @cached_property
+    def _runs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where in `rows` those of each shard begin, and how many they are, of shards that have any: int64 (s,) each."""
+        assert self.shard_starts is not None
+        # Of the rows' own type: searchsorted would otherwise copy them all.
+        starts = np.minimum(self.shard_starts, np.iinfo(self.rows.dtype).max).astype(self.rows.dtype)
+        edges = np.append(np.searchsorted(self.rows, starts), len(self.rows))
+        sizes = np.diff(edges)
+        return edges[:-1][sizes > 0], sizes[sizes > 0]
+
+    def _draw(self, epoch: int, position: int, rows: np.ndarray) -> Step:
+        """What is done to the samples from `position` on."""
+        heights, widths = self.heights_px[rows].astype(np.int64), self.widths_px[rows].astype(np.int64)
         if self.augment is None:
             boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
             return Step(rows=rows, boxes=boxes.astype(np.int32), flips=np.zeros(len(rows), dtype=bool))
-        area_u, stretch_u, y_u, x_u, flip_u = self._uniforms(epoch, position, len(rows))[:5]
-        area = self.augment.min_area + (1 - self.augment.min_area) * area_u
-        stretch = self.augment.max_stretch ** (2 * stretch_u - 1)
-        crop_heights = np.clip(np.rint(np.sqrt(area * stretch) * heights), 1, heights).astype(np.int64)
-        crop_widths = np.clip(np.rint(np.sqrt(area / stretch) * widths), 1, widths).astype(np.int64)
-        y0 = (y_u * (heights - crop_heights + 1)).astype(np.int64)
-        x0 = (x_u * (widths - crop_widths + 1)).astype(np.int64)
-        boxes = np.stack([y0, x0, y0 + crop_heights, x0 + crop_widths], axis=1)
-        return Step(rows=rows, boxes=boxes.astype(np.int32), flips=flip_u < self.augment.flip)
 
-    def _uniforms(self, epoch: int, position: int, count: int) -> np.ndarray:
+        def uniforms(stream: int, lines: int) -> np.ndarray:
+            return self._uniforms(epoch, stream, position, len(rows))[:lines]
+
+        crops = uniforms(_CROP_STREAM, 5)
+        partners, shares, pasted = draw_mixing(uniforms(_MIX_STREAM, 4), self.augment) if self._mixes else (None, None, None)
+        return Step(
+            rows=rows,
+            boxes=draw_crops(crops[:4], heights, widths, self.augment),
+            flips=crops[4] < self.augment.flip,
+            colours=draw_colours(uniforms(_COLOUR_STREAM, 5), self.augment),
+            erased=draw_erased(uniforms(_ERASE_STREAM, 5), self.augment),
+            partners=partners,
+            shares=shares,
+            pasted=pasted,
+        )
+
+    def _uniforms(self, epoch: int, stream: int, position: int, count: int) -> np.ndarray:
         """float64 in [0, 1), (8, count): those of the positions from `position` on."""
-        raw = self._philox(epoch, _AUGMENT_STREAM, position * _UNIFORMS_PER_SAMPLE // 4).random_raw(count * _UNIFORMS_PER_SAMPLE)
+        raw = self._philox(epoch, stream, position * _UNIFORMS_PER_SAMPLE // 4).random_raw(count * _UNIFORMS_PER_SAMPLE)
         return (raw.reshape(count, _UNIFORMS_PER_SAMPLE).T >> np.uint64(11)) * 2.0**-53
 
-    def _philox(self, epoch: int, stream: int, block: int = 0) -> np.random.Philox:
-        return np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64), counter=np.array([block, 0, 0, stream], dtype=np.uint64))
+    def _philox(self, epoch: int, stream: int, block: int = 0, window: int = 0) -> np.random.Philox:
+        counter = np.array([block, window, 0, stream], dtype=np.uint64)
+        return np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64), counter=counter)
+
+
+class _Windows:
+    """The rows of one epoch, made window by window when asked for; keeps those of the last answer alone."""
+
+    def __init__(self, edges: np.ndarray, shuffled: Callable[[int], np.ndarray]) -> None:
+        self._edges = edges  # int64 (w + 1,): positions at which windows begin, and the end
+        self._shuffled = shuffled
+        self._kept: dict[int, np.ndarray] = {}
+
+    def rows(self, first: int, end: int) -> np.ndarray:
+        begin, stop = int(np.searchsorted(self._edges, first, "right")) - 1, int(np.searchsorted(self._edges, end))
+        self._kept = {window: self._kept[window] if window in self._kept else self._shuffled(window) for window in range(begin, stop)}
+        pieces = [kept[max(first - self._edges[window], 0) : end - self._edges[window]] for window, kept in self._kept.items()]
+        return np.concatenate(pieces)
+
+
+def _ascending(rows: np.ndarray) -> bool:
+    pieces = (rows[at : at + _CHECKED_ROWS + 1] for at in range(0, len(rows), _CHECKED_ROWS))
+    return all((piece[:-1] <= piece[1:]).all() for piece in pieces)

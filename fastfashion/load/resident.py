@@ -17,10 +17,10 @@ import torch
 
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load.augment import apply
-from fastfashion.load.batch import Batch, Loader, LoaderSpec, Planned
+from fastfashion.load.batch import Batch, Loader, LoaderSpec
 from fastfashion.load.crops import load_crops, resize_crops
 from fastfashion.load.plan import Part
-from fastfashion.load.threads import CHUNK, ThreadsLoader, Wrong
+from fastfashion.load.threads import CHUNK, Started, ThreadsLoader, Wrong
 
 SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for the model and everybody else
 
@@ -113,10 +113,16 @@ class ResidentOnDevice(ResidentLoader):
     def __init__(self, spec: LoaderSpec, shape: tuple[int, ...]) -> None:
         super().__init__(spec, (0, 0, 0, 3))
         self._on_device = torch.zeros(shape, dtype=torch.uint8, device=spec.device)  # zeros: the corners left over are multiplied by 0
+        if spec.device.type == "cuda":
+            torch.cuda.synchronize(spec.device)  # threads write there, on streams of their own
 
-    def _submit(self, part: Part) -> tuple[torch.Tensor, list[Future[Wrong]]]:
-        chunks = super()._chunks(len(part.rows)) if not self._kept[self._place[part.fetch]].all() else []
-        return torch.empty(0), [self._pool.submit(self._keep_only, part.fetch[chunk]) for chunk in chunks]
+    def _tasks(self, part: Part, images: torch.Tensor) -> list[Future[Wrong]]:
+        if self._kept[self._place[part.fetch]].all():
+            return []
+        return [self._pool.submit(self._keep_only, part.fetch[chunk]) for chunk in self._chunks(len(part.rows))]
+
+    def _images(self) -> torch.Tensor:
+        return torch.empty(0)  # they are made on the device
 
     def _keep_only(self, rows: np.ndarray) -> Wrong:
         self._keep(rows)
@@ -130,21 +136,21 @@ class ResidentOnDevice(ResidentLoader):
         if stream is not None:
             stream.synchronize()  # here, in a thread of the pool: the batch that needs it is handed out later
 
-    def _finish(self, planned: Planned, images: torch.Tensor, tasks: list[Future[Wrong]]) -> Batch:
+    def _finish(self, started: Started) -> Batch:
         waiting = time.perf_counter()
-        for task in tasks:
-            task.result()
+        started.wait()
         copying = time.perf_counter()
-        places = self._place[planned.part.fetch]
+        part = started.planned.part
+        places = self._place[part.fetch]
         index, boxes, flips = (
-            torch.from_numpy(values).to(self._spec.device, non_blocking=True) for values in (places, planned.part.boxes, planned.part.flips)
+            torch.from_numpy(values).to(self._spec.device, non_blocking=True) for values in (places, part.boxes, part.flips)
         )
         images = resize_on_device(self._on_device[index], boxes, flips, self._spec.size.height_px, self._spec.size.width_px)
         wrong = self._errors(places, images)
-        apply(images, planned.part)
-        batch = self._spec.batch(images, planned, wrong, self.skipped)
+        apply(images, part)
+        batch = self._spec.batch(images, started.planned, wrong, self.skipped)
         if self._spec.profile is not None:
-            self._spec.profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying, num_images=len(planned.part.rows))
+            self._spec.profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying, num_images=len(part.rows))
         return batch
 
 

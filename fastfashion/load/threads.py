@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,12 +15,29 @@ import torch
 from fastfashion.errors import InputError
 from fastfashion.load.augment import apply_one
 from fastfashion.load.batch import Batch, LoaderSpec, Planned, Skipped
+from fastfashion.load.buffers import Buffers
 from fastfashion.load.crops import load_crops
 from fastfashion.load.plan import Part
 
 CHUNK = 16  # pictures a task: at one a task, handing out costs a fifth of the rate
 
 Wrong = dict[int, InputError]  # what is wrong with pictures that do not decode, by slot
+
+
+@dataclass(frozen=True)
+class Started:
+    """A batch under way."""
+
+    planned: Planned
+    images: torch.Tensor  # uint8 (B, H, W, 3), being filled
+    tasks: list[Future[Wrong]]
+
+    def wait(self) -> Wrong:
+        return {slot: error for task in self.tasks for slot, error in task.result().items()}
+
+    def cancel(self) -> None:
+        for task in self.tasks:
+            task.cancel()
 
 
 class ThreadsLoader:
@@ -29,34 +47,41 @@ class ThreadsLoader:
         self.num_steps = spec.plan.num_steps
         self.skipped: dict[int, Skipped] = {}
         self._spec = spec
+        self._buffers = Buffers(spec.images_shape, keep=spec.prefetch + 4)
         self._pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="loader")
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self._spec.check_process()
-        parts = self._spec.planned(epoch, start)
-        coming: Future[Planned | None] = self._planner.submit(next, parts, None)
-        pending: deque[tuple[Planned, torch.Tensor, list[Future[Wrong]]]] = deque()
+        coming = self._spec.planned(epoch, start)
+        under_way = deque(self._planner.submit(self._start_next, coming) for _ in range(self._spec.prefetch + 1))
         try:
-            while True:
+            while (started := under_way[0].result()) is not None:
+                under_way.popleft()
+                under_way.append(self._planner.submit(self._start_next, coming))
+                yield self._finish(started)
                 self._spec.check_process()
-                while len(pending) <= self._spec.prefetch and (planned := coming.result()) is not None:
-                    coming = self._planner.submit(next, parts, None)
-                    pending.append((planned, *self._submit(planned.part)))
-                if not pending:
-                    return
-                yield self._finish(*pending.popleft())
         finally:
-            coming.cancel()
-            for *_, tasks in pending:
-                for task in tasks:
-                    task.cancel()
+            if self._spec.is_own():
+                for future in under_way:
+                    if not future.cancel() and (started := future.result()) is not None:
+                        started.cancel()
 
-    def _submit(self, part: Part) -> tuple[torch.Tensor, list[Future[Wrong]]]:
-        size = self._spec.size
-        shape = (len(part.rows), size.height_px, size.width_px, 3)
-        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._spec.device.type == "cuda")
-        return images, [self._pool.submit(self._work, images.numpy(), part, chunk) for chunk in self._chunks(len(part.rows))]
+    def _start_next(self, coming: Iterator[Planned]) -> "Started | None":
+        """On the planner's thread, so that the consumer's is free."""
+        planned = next(coming, None)
+        if planned is None:
+            return None
+        images = self._images()
+        return Started(planned, images, self._tasks(planned.part, images))
+
+    def _images(self) -> torch.Tensor:
+        if self._spec.device.type == "cuda":
+            return torch.empty(self._spec.images_shape, dtype=torch.uint8, pin_memory=True)  # torch itself uses this memory again
+        return self._buffers.take()
+
+    def _tasks(self, part: Part, images: torch.Tensor) -> list[Future[Wrong]]:
+        return [self._pool.submit(self._work, images.numpy(), part, chunk) for chunk in self._chunks(len(part.rows))]
 
     def _chunks(self, count: int) -> list[slice]:
         return [slice(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
@@ -84,11 +109,11 @@ class ThreadsLoader:
             self._spec.profile.add(read_s=read, decode_s=decode, resize_s=resize, num_images=len(rows))
         return wrong
 
-    def _finish(self, planned: Planned, images: torch.Tensor, tasks: list[Future[Wrong]]) -> Batch:
+    def _finish(self, started: Started) -> Batch:
         waiting = time.perf_counter()
-        wrong = {slot: error for task in tasks for slot, error in task.result().items()}
+        wrong = started.wait()
         copying = time.perf_counter()
-        batch = self._spec.batch(images.to(self._spec.device, non_blocking=True), planned, wrong, self.skipped)
+        batch = self._spec.batch(started.images.to(self._spec.device, non_blocking=True), started.planned, wrong, self.skipped)
         if self._spec.profile is not None:
             self._spec.profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying)
         return batch

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CATALOG_COLUMNS = ("id", "recovered", "fingerprint", "duplicate_group")  # and those of the vocabulary
+MAP_TRIES = 5  # another process may take a file out of a cache between two calls here
+STATS_AT_ONCE = 16
 INDEX_COLUMNS = ("row", "shard", "offset", "size", "height", "width", "crc32")
 
 
@@ -27,39 +31,70 @@ class Resolution:
 
     folder: Path
     manifest: Manifest
-    shard: np.ndarray  # int64, number of the tar
+    id_column: "pd.Series"  # of the catalog
+    shard: np.ndarray  # int32, number of the tar, ascending
     offset: np.ndarray  # int64, bytes
     num_bytes: np.ndarray  # int64
-    height_px: np.ndarray  # int64
-    width_px: np.ndarray  # int64
+    height_px: np.ndarray  # int32
+    width_px: np.ndarray  # int32
+    local: Callable[[int], Path] | None = None  # a shard's file on a disk of this machine, by number; None: the set lies on one
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
         return self.manifest.resolution
 
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """str (N,), by row."""
+        return self.id_column.to_numpy(dtype=object)
+
+    @cached_property
+    def _tar_bytes(self) -> dict[int, int]:
+        return {entry.number: entry.num_bytes for entry in self.manifest.shards}
+
     def encoded(self, row: int) -> np.ndarray:
         """The encoded picture of a row: uint8 (bytes,), a view of the memory-mapped shard.
 
-        Raises PackedSetError where the shard is gone, or lies on object storage, which has no memory maps.
+        Raises PackedSetError where the shard is gone or cut, or lies on object storage, which has no memory maps, and `local` is None.
         """
-        number = int(self.shard[row])
-        shard = self._maps.get(number)
-        if shard is None:
-            path = self.folder / shard_name(number)
-            if is_remote(path):
-                raise PackedSetError(f"{path}: pictures are read from disks only; copy the set to a disk first: {self.folder.parent}")
-            try:
-                shard = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
-            except (OSError, ValueError) as error:
-                raise PackedSetError(f"{path}: cannot be read any more ({error}); pack the set again") from error
-            self._maps[number] = shard
+        try:
+            shard = self.map_shard(int(self.shard[row]))
+        except PackedSetError as error:
+            raise PackedSetError(f"row {row}, id {self.id_column.iloc[row]}: {error}") from error
         start = int(self.offset[row])
         return shard[start : start + int(self.num_bytes[row])]
 
+    def map_shard(self, number: int) -> np.ndarray:
+        """Keep a shard mapped into memory: uint8 (bytes,). Raises PackedSetError as `encoded`."""
+        if (shard := self._maps.get(number)) is not None:
+            return shard
+        source = self.folder / shard_name(number)
+        if self.local is None and is_remote(source):
+            raise PackedSetError(f"{source}: pictures are read from disks only; copy the set to a disk first: {self.folder.parent}")
+        expected = self._tar_bytes[number]
+        for _ in range(MAP_TRIES if self.local else 1):
+            path = self.local(number) if self.local else source
+            try:
+                shard = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+            except (OSError, ValueError) as error:
+                reason = str(error)
+                continue
+            if len(shard) == expected:
+                self._maps[number] = shard
+                return shard
+            reason = f"expected {expected} bytes, found {len(shard)}"
+        raise PackedSetError(
+            f"{source}: cannot be read any more ({reason}); see what is damaged with fastfashion verify {self.folder.parent}"
+        )
+
+    def unmap_shard(self, number: int) -> None:
+        """Let go of a shard; views that `encoded` has given stay valid."""
+        self._maps.pop(number, None)
+
     def where(self, row: int) -> str:
-        """Shard and offset of a row, for messages."""
-        return f"{self.folder / shard_name(int(self.shard[row]))} at byte {int(self.offset[row])}"
+        """Id, shard and offset of a row, for messages."""
+        return f"id {self.id_column.iloc[row]} in {self.folder / shard_name(int(self.shard[row]))} at byte {int(self.offset[row])}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +129,20 @@ class PackedSet:
         return Resolution(
             folder=folder,
             manifest=manifest,
-            shard=columns["shard"],
+            id_column=self.table["id"],
+            shard=columns["shard"].astype(np.int32),
             offset=columns["offset"],
             num_bytes=columns["size"],
-            height_px=columns["height"],
-            width_px=columns["width"],
+            height_px=columns["height"].astype(np.int32),
+            width_px=columns["width"].astype(np.int32),
         )
 
     def _check_shards(self, folder: Path, manifest: Manifest) -> None:
-        # One listing: on object storage, asking for each shard would be one request each.
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name.endswith(".tar") and path.is_file()}
-        for entry in manifest.shards:
-            found = sizes.get(shard_name(entry.number))
+        there = {path.name: path for path in folder.iterdir()}
+        # The listing of object storage holds the sizes; that of a web server does not, and each of its answers takes a while.
+        with ThreadPoolExecutor(STATS_AT_ONCE) as pool:
+            sizes = list(pool.map(lambda entry: _size(there.get(shard_name(entry.number))), manifest.shards))
+        for entry, found in zip(manifest.shards, sizes, strict=True):
             if found != entry.num_bytes:
                 state = "the shard is missing" if found is None else f"found {found} bytes"
                 raise PackedSetError(
@@ -133,10 +170,12 @@ class PackedSet:
         tar_bytes = index["shard"].map(tars).fillna(-1).to_numpy(np.int64)
         outside = (columns["offset"] < 0) | (columns["size"] < 0) | (columns["offset"] > tar_bytes - columns["size"])
         outside |= columns["row"] != np.arange(len(index))
+        for side in ("height", "width"):
+            outside |= (columns[side] < 1) | (columns[side] > np.iinfo(np.int32).max)
         if outside.any():
             row = int(np.argmax(outside))
-            found = ", ".join(f"{name} {columns[name][row]}" for name in ("row", "shard", "offset", "size"))
-            raise PackedSetError(f"{path}: line {row} is no place in a shard of {MANIFEST} ({found}); pack the set again")
+            found = ", ".join(f"{name} {columns[name][row]}" for name in INDEX_COLUMNS[:-1])
+            raise PackedSetError(f"{path}: line {row} is no picture in a shard of {MANIFEST} ({found}); pack the set again")
         return columns
 
 
@@ -167,6 +206,13 @@ def open_packed_set(path: Path) -> PackedSet:
     if len(table) != num_rows:
         raise PackedSetError(f"{path / CATALOG}: expected {num_rows} rows as in {SET}, found {len(table)}; pack the set again")
     return PackedSet(path=path, table=table, vocab=vocab, resolutions=resolutions)
+
+
+def _size(path: Path | None) -> int | None:
+    try:
+        return path.stat().st_size if path is not None else None
+    except FileNotFoundError:  # such as a link to nowhere
+        return None
 
 
 def resolution_order(name: str) -> tuple[bool, int, str]:

@@ -1,0 +1,132 @@
+"""The fourth and fifth stage of the GPU check: training fed by each backend against a batch that is there already; short real runs."""
+
+import math
+import shutil
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import product, repeat
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastfashion import dist
+from fastfashion.bench.gpu_correct import run_config, run_training
+from fastfashion.bench.gpu_rates import BACKENDS, REACH_OF, Utilisation, endless, one_round, spread, try_open, wait
+from fastfashion.bench.gpu_record import Check, Record
+from fastfashion.bench.gpu_sets import TASK, stock_of
+from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size
+from fastfashion.evaluate.run import read_metrics
+from fastfashion.load import Batch, Loader
+from fastfashion.model import build_classifier, objective
+from fastfashion.shards import open_packed_set
+from fastfashion.train.job import Learner
+
+TRAIN_BATCH = 256
+REACH = 0.97  # of the rate on a random batch
+SYNC_STEPS = 20  # train.log_every_steps: how often the loop waits for the GPU to read the loss
+RUN_BATCH = 512
+
+
+class Stepper:
+    """The training step of `fastfashion train`, fast recipe, random first weights."""
+
+    def __init__(self, check: Check, name: str, size: Size) -> None:
+        packed = open_packed_set(check.sets / "224")
+        config = RunConfig(data=DataConfig(shards=str(packed.path), task=TASK), model=ModelConfig(name=name, pretrained=False))
+        torch.manual_seed(0)
+        self.device, self.num_classes = check.torch_device, len(packed.vocab.names(TASK))
+        self.model = build_classifier(config.model, {TASK: self.num_classes}, size).to(self.device).train()
+        self.learner = Learner(config, self.model, dist.World(device=self.device), total_steps=10_000)
+        self.clip_norm, self.step = config.optim.clip_norm, 0
+
+    def __call__(self, batch: Batch) -> None:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            loss = objective(self.learner.wrapped(batch.images), batch, 1)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.learner.optimizer.step()
+        self.learner.optimizer.zero_grad(set_to_none=True)
+        self.learner.average(self.step)
+        self.step += 1
+        if self.step % SYNC_STEPS == 0 and not math.isfinite(float(loss.detach())):
+            raise RuntimeError(f"the loss became {float(loss.detach())}: the rate of such steps says nothing")
+
+    def random_batch(self, batch_size: int, size: Size) -> Batch:
+        images = torch.randint(0, 256, (batch_size, size.height_px, size.width_px, 3), dtype=torch.uint8, device=self.device)
+        labels = torch.randint(0, self.num_classes, (batch_size, 1), device=self.device)
+        return Batch(images, labels, torch.arange(batch_size, device=self.device), (batch_size,))
+
+
+def training(record: Record) -> None:
+    """Images a second of training at 224 in bf16, channels last, by model and backend."""
+    scale = record.check.scale
+    for name in scale.models:
+        needs_s = 12 + (len(BACKENDS) + 1) * scale.rounds * 1.7 * scale.seconds
+        record.attempt(name, needs_s, partial(_train_rates, record.check, name))
+
+
+def _train_rates(check: Check, name: str) -> dict[str, Any]:
+    """Rounds in turns: the random batch, then each backend; a ratio is of the same round."""
+    size, batch_size = Size(check.scale.train_px, check.scale.train_px), min(TRAIN_BATCH, check.scale.most_batch)
+    step = Stepper(check, name, size)
+    same = step.random_batch(batch_size, size)
+    rates: dict[str, list[float]] = {"random batch": []}
+    cannot: dict[str, str] = {}
+    with ExitStack() as stack:
+        loaders: dict[str, Loader] = {}
+        for backend in BACKENDS:
+            opened = try_open(check, stock_of("224"), backend, size=size, batch_size=batch_size)
+            if isinstance(opened, str):
+                cannot[backend] = opened
+                continue
+            loaders[backend], rates[backend] = stack.enter_context(closing(opened)), []
+            if backend == "resident":
+                for _ in opened.steps(0):  # what every later epoch finds decoded
+                    pass
+        meters = {each: stack.enter_context(Utilisation(check)) for each in rates}
+        for _, each in product(range(check.scale.rounds), list(rates)):
+            batches = endless(loaders[each], 1) if each in loaders else repeat(same)
+            rates[each].append(one_round(check, batches, step, meters[each]))
+        wait(check)
+        used = {each: meter.summary() for each, meter in meters.items()}
+    rows = []
+    for each, by_round in rates.items():
+        ratios = [rate / whole for rate, whole in zip(by_round, rates["random batch"], strict=True)]
+        reach = None if each == "random batch" else {"of_random_batch": REACH, "on": REACH_OF, "reached": median(ratios) >= REACH}
+        rows.append({"fed_by": each, **spread(by_round), "of_random_batch": round(median(ratios), 4), "used": used[each], "reach": reach})
+    settings = {"size": str(size), "batch_size": batch_size, "precision": "bf16 autocast", "memory_format": "channels_last"}
+    short = ", ".join(f"{row['fed_by']} {row['images_per_s']:,.0f}/s ({row['of_random_batch']:.1%})" for row in rows)
+    return {"model": name, "in_short": short, **settings, "steps": step.step, "rows": rows, "cannot_run_here": cannot}
+
+
+def runs(record: Record) -> None:
+    """Short real runs on the small set: seconds an epoch, the share of them that waits for data, accuracy on validation."""
+    for backend in ("dali", "resident"):
+        record.attempt(f"resnet18 from scratch, {backend}", 15, partial(_run, record, backend))
+
+
+def _run(record: Record, backend: str) -> dict[str, Any]:
+    check = record.check
+    size = check.scale.run_size
+    epochs = max(2, check.scale.epochs // 2)
+    config = run_config(check, "small", size=size, backend=backend, epochs=epochs, batch_size=min(RUN_BATCH, check.scale.most_batch))
+    run = check.sets / "runs-small" / backend
+    shutil.rmtree(run, ignore_errors=True)
+    summary = run_training(check, config, run)
+    lines = read_metrics(run)
+    # Of the epochs after the first, in which caches are filled.
+    shares = [line["data_wait_share"] for line in lines if line["kind"] == "step" and line["epoch"] > 0]
+    ends = [line for line in lines if line["kind"] == "epoch"]
+    return {
+        "backend": backend,
+        "train_rows": summary.train_rows,
+        "size": size,
+        "batch_size": config.train.batch_size,
+        "precision": config.train.precision,
+        "seconds_an_epoch": [line["seconds"] for line in ends],
+        "data_wait_share": round(float(np.mean(shares)), 4),
+        "val_accuracy": [round(line["val"][TASK]["accuracy"], 4) for line in ends],
+    }

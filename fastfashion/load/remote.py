@@ -1,0 +1,201 @@
+"""Training straight from a set on object storage: its shards are fetched ahead into a cache on a local disk.
+
+plan ─► steps, looked at ahead ─► shards wanted ─► threads: fetch, check ─► cache folder ─► mapped ─► the steps, handed on
+"""
+
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fastfashion import dist
+from fastfashion.errors import ConfigError
+from fastfashion.load.cache import CacheFolder, cache_path
+from fastfashion.load.fetch import PATIENCE_S, POLL_S, Closed, Source
+from fastfashion.load.plan import Part, Step
+from fastfashion.shards import Resolution
+
+THREADS = 3  # that fetch ahead
+STEPS_AT_ONCE = 8  # looked at ahead for each that is handed on, so that the first need not wait for the whole look-ahead
+MAX_ROWS_AHEAD = 1 << 18  # of the plan, kept in memory
+
+
+def open_cached(
+    pictures: Resolution, cache_dir: str, limit_bytes: int, *, permuted: bool = False, patience_s: float = PATIENCE_S
+) -> "tuple[Resolution, ShardCache]":
+    """The pictures of a set on object storage, read through a cache, and the cache.
+
+    `permuted` says that they will be read in one permutation over the whole set: where the cache is smaller than that, a line on stderr
+    names the better way. Raises ConfigError where the limit is smaller than a shard, or the folder cannot be made.
+    """
+    sizes = [entry.num_bytes for entry in pictures.manifest.shards]
+    if max(sizes, default=0) > limit_bytes:
+        raise ConfigError(
+            f"data.cache_gb {limit_bytes / 1e9:g}: expected at least {max(sizes) / 1e9:.3g}, the size of a shard of {pictures.folder}"
+        )
+    if permuted and sum(sizes) > limit_bytes and dist.env_int("LOCAL_RANK", 0) == 0:
+        print(
+            f"{pictures.folder}: {sum(sizes) / 1e9:.3g} GB in one permutation through a cache of {limit_bytes / 1e9:g} GB: most shards "
+            "will be fetched again and again; use --set data.shuffle=window, or a larger data.cache_gb",
+            file=sys.stderr,
+            flush=True,
+        )
+    cache = ShardCache(pictures, CacheFolder(cache_path(cache_dir), limit_bytes), limit_bytes, patience_s)
+    return cache.pictures, cache
+
+
+class ShardCache:
+    """Hands on the steps of a plan, each once its shards are here.
+
+    What this process wants soon it keeps mapped. So a file of it that gives way to another's shard need not be fetched again, and disk
+    space over the limit is in use only while a step that needs it is under way.
+    """
+
+    def __init__(self, pictures: Resolution, folder: CacheFolder, limit_bytes: int, patience_s: float = PATIENCE_S) -> None:
+        self.pictures = replace(pictures, local=self.local, _maps={})
+        self._entries = {entry.number: entry for entry in pictures.manifest.shards}
+        self._folder, self._limit_bytes = folder, limit_bytes
+        self._source = Source(pictures.folder, patience_s)
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition()  # guards what follows
+        self._wanted: Counter[int] = Counter()  # shard -> how many of the steps in sight need it
+        self._wanted_bytes = 0
+        self._todo: deque[int] = deque()  # wanted, in no thread's hands yet
+        self._put_off: list[int] = []  # wanted, but there was no room, or somebody else is at it
+        self._failed: dict[int, Exception] = {}  # of threads that fetched ahead, for whoever comes to need the shard
+
+    def ahead(self, parts: Iterator[tuple[Step, Part]], in_use: int = 5) -> Iterator[tuple[Step, Part]]:
+        """The same steps; meanwhile the shards of later ones are fetched in the order in which they are needed.
+
+        The consumer may still be at work on the last `in_use` steps that it took. Raises ConfigError where one step needs more than the
+        limit, PackedSetError where a shard that a step needs cannot be fetched, Closed after `close`.
+        """
+        coming: deque[tuple[Step, Part, list[int]]] = deque()
+        taken: deque[list[int]] = deque()
+        self._start_threads()
+        try:
+            while self._look_ahead(parts, coming):
+                step, part, numbers = coming[0]
+                for number in numbers:
+                    self.pictures.map_shard(number)
+                    self._folder.use(self._entries[number])
+                taken.append(coming.popleft()[2])
+                self._release(taken.popleft() if len(taken) > in_use else [])
+                yield step, part
+        finally:
+            for numbers in (*taken, *(numbers for *_, numbers in coming)):
+                self._release(numbers)
+
+    def local(self, number: int) -> Path:
+        """A shard's file, fetched by this thread where it is not here and nobody else is at it."""
+        while (path := self._bring(number, urgent=True)) is None:
+            self._source.pause(POLL_S)
+        return path
+
+    def close(self) -> None:
+        """End the threads at once, half-way through a shard too; whoever waits for one meets Closed."""
+        self._source.closed.set()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        for number in self._entries:
+            self.pictures.unmap_shard(number)
+
+    def _look_ahead(self, parts: Iterator[tuple[Step, Part]], coming: deque[tuple[Step, Part, list[int]]]) -> bool:
+        """Take more steps from the plan, as far as that is of use; false once there is none left to hand on."""
+        for _ in range(STEPS_AT_ONCE):
+            if coming and self._sees_enough(len(coming) * len(coming[0][0].rows)):
+                break
+            found = next(parts, None)
+            if found is None:
+                break
+            numbers: list[int] = np.unique(self.pictures.shard[found[1].fetch]).tolist()
+            num_bytes = sum(self._entries[number].num_bytes for number in numbers)
+            if num_bytes > self._limit_bytes:
+                raise ConfigError(
+                    f"data.cache_gb {self._limit_bytes / 1e9:g}: expected at least {num_bytes / 1e9:.3g}, as a step needs {len(numbers)} "
+                    f"shards of {self.pictures.folder}; raise it, or use --set data.shuffle=window and fewer data.window_shards"
+                )
+            self._want(numbers)
+            coming.append((*found, numbers))
+        return bool(coming)
+
+    def _sees_enough(self, num_rows: int) -> bool:
+        with self._changed:
+            busy = len(self._todo) + len(self._put_off) >= 2 * THREADS or self._wanted_bytes >= self._limit_bytes
+            return busy or num_rows >= MAX_ROWS_AHEAD or len(self._wanted) == len(self._entries)
+
+    def _want(self, numbers: list[int]) -> None:
+        with self._changed:
+            for number in numbers:
+                if number not in self._wanted:
+                    self._failed.pop(number, None)
+                    self._todo.append(number)
+                    self._wanted_bytes += self._entries[number].num_bytes
+                self._wanted[number] += 1
+            self._changed.notify_all()
+
+    def _release(self, numbers: list[int]) -> None:
+        """Let go of a step's shards, and try again what was put off: there may be room now."""
+        with self._changed:
+            for number in numbers:
+                self._wanted[number] -= 1
+                if self._wanted[number] == 0:
+                    del self._wanted[number]
+                    self._wanted_bytes -= self._entries[number].num_bytes
+                    self.pictures.unmap_shard(number)
+            self._todo.extendleft(reversed(self._put_off))
+            self._put_off.clear()
+            self._changed.notify_all()
+
+    def _start_threads(self) -> None:
+        with self._changed:
+            while len(self._threads) < THREADS:
+                # Daemons: an interpreter that ends without `close` need not wait for a server.
+                self._threads.append(threading.Thread(target=self._work, name=f"shards-{len(self._threads)}", daemon=True))
+                self._threads[-1].start()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._todo or self._source.closed.is_set())
+                if self._source.closed.is_set():
+                    return
+                number = self._todo.popleft()
+                if number not in self._wanted:
+                    continue
+            try:
+                here = self._bring(number, urgent=False) is not None
+                if here:
+                    self.pictures.map_shard(number)
+            except Closed:
+                return
+            except Exception as error:
+                self._failed[number] = error
+                continue
+            with self._changed:
+                if number not in self._wanted:
+                    self.pictures.unmap_shard(number)
+                elif not here:
+                    self._put_off.append(number)
+
+    def _bring(self, number: int, *, urgent: bool) -> Path | None:
+        with self._changed:
+            spared = {self._entries[wanted].sha256 for wanted in self._wanted}
+
+        def fetch(to: Path) -> None:
+            if urgent and (failed := self._failed.pop(number, None)) is not None:
+                raise failed
+            try:
+                self._source.fetch(self._entries[number], to)
+            except Exception as error:
+                if not urgent:
+                    self._failed[number] = error  # before the shard is let go, so that who waits for it does not begin anew
+                raise
+
+        return self._folder.bring(self._entries[number], fetch, spared, urgent=urgent)
