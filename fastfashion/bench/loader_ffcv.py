@@ -7,6 +7,8 @@ from typing import TextIO
 
 import numpy as np
 
+PAGE_BYTES = 1 << 26
+
 
 def main(folder: Path, answers: TextIO) -> None:
     from ffcv.fields import IntField, RGBImageField
@@ -77,7 +79,10 @@ def main(folder: Path, answers: TextIO) -> None:
 
     beton = folder / "pictures.beton"
     field = RGBImageField(write_mode="raw") if settings["raw"] else Original(write_mode="jpg")
-    DatasetWriter(str(beton), {"image": field, "row": IntField()}, num_workers=1).from_indexed_dataset(Pictures(), shuffle_indices=False)
+    # A page must hold a picture: with the default of 8 MB the writer waits for ever at the first larger one.
+    DatasetWriter(str(beton), {"image": field, "row": IntField()}, num_workers=1, page_size=PAGE_BYTES).from_indexed_dataset(
+        Pictures(), shuffle_indices=False
+    )
     loader = Loader(
         str(beton),
         batch_size=settings["batch_size"],

@@ -7,6 +7,7 @@ padding, and images uint8 (B, H, W, 3). Raises ImportError or ConfigError where 
 import json
 import math
 import os
+import select
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -298,6 +299,8 @@ def _ffcv(work: Work, folder: Path, *, raw: bool) -> Iterator[Epochs]:
 
     def answer() -> str:
         assert child.stdout is not None and child.stderr is not None
+        if not select.select([child.stdout], [], [], STALLED_S)[0]:
+            raise ConfigError(f"FFCV has said nothing for {STALLED_S} s")
         if not (line := child.stdout.readline()):
             raise ConfigError(f"FFCV ended: {child.stderr.read().strip().splitlines()[-1:]}")
         return line
