@@ -224,7 +224,7 @@ def splits(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
-    shards: Annotated[Path | None, typer.Option(help="Where the packed set lies now, if it was moved.")] = None,
+    shards: Annotated[Path | None, Location("Where the packed set lies now, if it was moved.")] = None,
     batch_size: Annotated[int, typer.Option(help="Global: over all processes.")] = 256,
     workers: Annotated[int | None, Workers()] = None,
     as_json: Annotated[bool, Json()] = False,

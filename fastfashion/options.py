@@ -22,7 +22,8 @@ def _set_debug(value: bool) -> bool:
 
 
 def Shards(panel: str | None = None) -> Any:
-    return typer.Option("--shards", help="Folder of a packed set; the one under shards/ by default.", rich_help_panel=panel)
+    what = "Folder of a packed set, or its s3:// or https:// address; the one under shards/ by default."
+    return typer.Option("--shards", help=what, parser=location, metavar="PATH", rich_help_panel=panel)
 
 
 def Location(what: str, panel: str | None = None) -> Any:

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,19 +138,10 @@ def plan_of(pictures: Resolution, *, window_shards: int = 0, batch_size: int = 4
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CachedSpec(LoaderSpec):
-    shards: ShardCache | None = None
-
-    def parts(self, epoch: int, start: int) -> Iterator[Any]:
-        parts = super().parts(epoch, start)
-        return parts if self.shards is None else self.shards.ahead(parts, in_use=self.prefetch + 2)
-
-
-def batches(pictures: Resolution, plan: Plan, cache: ShardCache | None = None, backend: str = "threads") -> Iterator[Batch]:
+def batches(pictures: Resolution, plan: Plan, cache: ShardCache | None = None, backend: str = "threads", **more: Any) -> Iterator[Batch]:
     labels = np.arange(len(pictures.shard))[:, None]
     size, cpu = Size(32, 24), torch.device("cpu")
-    spec = CachedSpec(pictures=pictures, plan=plan, labels=labels, size=size, device=cpu, backend=backend, workers=2, shards=cache)
+    spec = LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=size, device=cpu, backend=backend, workers=2, cache=cache, **more)
     with closing(open_loader(spec)) as loader:
         for epoch in range(2):
             yield from loader.steps(epoch)
@@ -222,12 +212,11 @@ def test_batches_are_those_of_the_local_set_and_shards_are_fetched_once(
     with cached(pictures, tmp_path) as cache:
         assert_same(list(batches(cache.pictures, plan, cache)), list(batches(here, plan)))
     assert {path.name for path in tmp_path.glob("*.tar")} == {f"{entry.sha256}.tar" for entry in here.manifest.shards}
-    with cached(pictures, tmp_path) as cache:
-        storage[1]()  # nothing is asked for any more
-        try:
-            assert_same(list(batches(cache.pictures, plan, cache)), list(batches(here, plan)))
-        finally:
-            storage[2]()
+    storage[1]()
+    try:  # nothing is asked for any more, by a loader that opens the cache itself
+        assert_same(list(batches(pictures, plan, cache_dir=str(tmp_path))), list(batches(here, plan)))
+    finally:
+        storage[2]()
     assert capfd.readouterr().err == ""
 
 

@@ -20,7 +20,7 @@ from fastfashion.catalog.splits import REFERENCE_SEED
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import metrics, plots
-from fastfashion.files import publish, publish_json
+from fastfashion.files import location, publish, publish_json
 from fastfashion.load import Loader, LoaderSpec, Plan, choose_pictures, open_loader
 from fastfashion.model import Classifier, load_artifact
 from fastfashion.shards import PackedSet, open_packed_set
@@ -109,7 +109,7 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
     """
     config = read_config(request.run)
     model, description = load_artifact(request.run / "best")
-    packed = open_packed_set(request.shards or Path(config.data.shards))
+    packed = open_packed_set(request.shards or location(config.data.shards))
     for task, names in description.classes.items():
         if list(packed.vocab.names(task)) != names:
             raise ConfigError(
@@ -129,6 +129,8 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
         backend=config.data.backend,
         workers=request.workers or dist.cores_per_process(world.local_size),
         on_bad=config.data.on_bad,
+        cache_dir=config.data.cache_dir,
+        cache_bytes=int(config.data.cache_gb * 1e9),
     )
     with closing(open_loader(spec)) as loader:
         predictions = predict(model.to(world.device), loader, world)

@@ -133,15 +133,17 @@ INLINE void blend(int16_t *line, const uint8_t *source, ptrdiff_t stride, int wi
     blend_block(line + last, source + last, stride, BLOCK, weights, count);
 }
 
-/* One line of the output's height, from `count` lines of the source. Loops of a fixed length are several times as fast. */
+/* One line of the output's height, from `count` lines of the source. The compiler makes vectors of loops with a fixed count alone. */
 INLINE void blend_any(int16_t *line, const uint8_t *source, ptrdiff_t stride, int width, const int16_t *weights, int count) {
     switch (count) {
-        case 1: blend(line, source, stride, width, weights, 1); break;
-        case 2: blend(line, source, stride, width, weights, 2); break;
-        case 3: blend(line, source, stride, width, weights, 3); break;
-        case 4: blend(line, source, stride, width, weights, 4); break;
-        default: blend(line, source, stride, width, weights, count);
+        case 1: blend(line, source, stride, width, weights, 1); return;
+        case 2: blend(line, source, stride, width, weights, 2); return;
+        case 3: blend(line, source, stride, width, weights, 3); return;
+        default: blend(line, source, stride, width, weights, 4);
     }
+    for (int k = 4; k < count; k++)
+        for (int x = 0; x < width; x++)
+            line[x] += (int16_t)((uint32_t)(source[x + k * stride] << 8) * (uint16_t)weights[k] >> 16);
 }
 
 FOR_AVX512 static void blend_lines_avx512(int16_t *line, const uint8_t *source, ptrdiff_t stride, int width, const int16_t *weights, int count) {

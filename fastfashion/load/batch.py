@@ -13,11 +13,14 @@ import numpy as np
 
 from fastfashion.config import BACKENDS, Size
 from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.files import is_remote
 from fastfashion.load.plan import Part, Plan, Step
 from fastfashion.shards import PackedSet, Resolution
 
 if TYPE_CHECKING:
     import torch
+
+    from fastfashion.load.remote import ShardCache
 
 SIZE_STEP_PX = 16  # automatic sizes are multiples of it; the usual backbones divide by 32, padding the odd half
 MAX_AUTO_SHORT_PX = 224
@@ -107,6 +110,9 @@ class LoaderSpec:
     on_bad: str = "stop"  # at a picture that does not decode: raise PackedSetError, or "skip": mask it and list it in `skipped`
     hw_decoder_load: float | None = None  # share of JPEGs for the GPU's decoder engine; None: load/dali.py's
     profile: Profile | None = None  # filled where given
+    cache_dir: str = ""  # for shards of a set on object storage; a folder of the user's cache by default
+    cache_bytes: int = 100 * 10**9
+    cache: "ShardCache | None" = None  # `open_loader` opens it where the set is not on a disk
     opened_by: int = field(default_factory=os.getpid, init=False)
 
     @property
@@ -116,8 +122,8 @@ class LoaderSpec:
 
     def parts(self, epoch: int, start: int) -> Iterator[tuple[Step, Part]]:
         num_slots = self.plan.num_slots(self.world_size)
-        for step in self.plan.steps(epoch, start):
-            yield step, step.part(self.rank, self.world_size, num_slots)
+        parts = ((step, step.part(self.rank, self.world_size, num_slots)) for step in self.plan.steps(epoch, start))
+        return parts if self.cache is None else self.cache.ahead(parts, in_use=self.prefetch + 2)
 
     def planned(self, epoch: int, start: int) -> Iterator[Planned]:
         for step, part in self.parts(epoch, start):
@@ -179,8 +185,14 @@ class LoaderSpec:
 def open_loader(spec: LoaderSpec) -> Loader:
     """Open a backend; "auto" is DALI on a GPU and threads without one, where they are faster (bench/results/).
 
-    Raises ConfigError where the backend is unknown or cannot run here.
+    A set on object storage is read through a cache of its shards. Raises ConfigError where the backend is unknown or cannot run here.
     """
+    if is_remote(spec.pictures.folder) and spec.cache is None:
+        from fastfashion.load.remote import open_cached
+
+        permuted = spec.plan.augment is not None and not spec.plan.window_shards
+        pictures, cache = open_cached(spec.pictures, spec.cache_dir, spec.cache_bytes, permuted=permuted)
+        spec = replace(spec, pictures=pictures, cache=cache)
     backend = spec.backend
     if backend == "auto":
         backend = "dali" if spec.device.type == "cuda" else "threads"

@@ -140,6 +140,8 @@ class DaliLoader:
     def close(self) -> None:
         self._ended = True  # an iteration left half-way has nothing to run out any more
         self._pipeline = None
+        if self._spec.cache is not None:
+            self._spec.cache.close()
 
 
 def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]]) -> Any:

@@ -126,8 +126,8 @@ class Plan:
 
     def num_slots(self, world_size: int) -> int:
         """Pictures in a rank's batch, padding included."""
-        together = 2 if self._mixes else 1
-        return math.ceil(math.ceil(math.ceil(len(self.rows) / self.num_steps) / together) / world_size) * together
+        most, together = math.ceil(len(self.rows) / self.num_steps), 2 if self._mixes else 1
+        return math.ceil(math.ceil(most / together) / world_size) * together
 
     def order(self, epoch: int) -> np.ndarray:
         """Rows of an epoch in the order of their positions, as `rows`: (n,)."""

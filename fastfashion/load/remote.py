@@ -175,8 +175,7 @@ class ShardCache:
                     self.pictures.map_shard(number)
             except Closed:
                 return
-            except Exception as error:
-                self._failed[number] = error
+            except Exception:  # kept by `_bring`, or met again by whoever comes to need the shard
                 continue
             with self._changed:
                 if number not in self._wanted:

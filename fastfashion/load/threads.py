@@ -64,7 +64,7 @@ class ThreadsLoader:
         finally:
             if self._spec.is_own():
                 for future in under_way:
-                    if not future.cancel() and (started := future.result()) is not None:
+                    if not future.cancel() and future.exception() is None and (started := future.result()) is not None:
                         started.cancel()
 
     def _start_next(self, coming: Iterator[Planned]) -> "Started | None":
@@ -119,5 +119,7 @@ class ThreadsLoader:
         return batch
 
     def close(self) -> None:
+        if self._spec.cache is not None:
+            self._spec.cache.close()  # first: the planner may be waiting for a shard
         self._planner.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)

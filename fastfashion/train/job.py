@@ -16,7 +16,7 @@ from fastfashion.config import OptimConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import predict, read_config, score
 from fastfashion.evaluate.run import CONFIG
-from fastfashion.files import publish_csv, publish_json
+from fastfashion.files import location, publish_csv, publish_json
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_pictures, open_loader
 from fastfashion.model import (
     Classifier,
@@ -55,7 +55,7 @@ class TrainSummary:
 
 def resolve(config: RunConfig) -> RunConfig:
     """Settle what is "auto", checking that packed set, task and model exist; raises ConfigError or PackedSetError."""
-    packed = open_packed_set(Path(config.data.shards))
+    packed = open_packed_set(location(config.data.shards))
     packed.vocab.names(config.data.task)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
     check_first_weights(config.model)  # last: it may have to ask the Hub
@@ -177,7 +177,7 @@ def _data(config: RunConfig, world: dist.World) -> tuple[str, tuple[str, ...], L
     if config.train.batch_size < world.size:
         raise ConfigError(f"--batch-size {config.train.batch_size}: expected at least one picture for each of {world.size} processes")
     task = config.data.task
-    packed = open_packed_set(Path(config.data.shards))
+    packed = open_packed_set(location(config.data.shards))
     split = split_rows(packed.table, packed.vocab, task, config.data.protocol, config.data.split_seed)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
     plan = Plan(
@@ -201,6 +201,8 @@ def _data(config: RunConfig, world: dist.World) -> tuple[str, tuple[str, ...], L
         backend=config.data.backend,
         workers=config.data.workers or dist.cores_per_process(world.local_size),
         on_bad=config.data.on_bad,
+        cache_dir=config.data.cache_dir,
+        cache_bytes=int(config.data.cache_gb * 1e9),
     )
     return task, packed.vocab.names(task), spec, replace(spec, plan=replace(plan, rows=split.val, augment=None))
 
