@@ -61,8 +61,8 @@ class DataConfig:
     shuffle: str = "epoch"  # a permutation of all rows; "window": of shards, then of the rows inside a window of shards
     window_shards: int = 16
     on_bad: str = "stop"  # at a picture that does not decode; "skip": leave it out, count it, list it
-    cache_dir: str = ""  # where shards of a set on object storage are kept; a folder of the user's cache by default
-    cache_gb: float = 100.0  # its limit, in 10^9 bytes
+    cache_dir: str = ""  # where shards of sets on object storage are kept, of all of them; a folder of the user's cache by default
+    cache_gb: float = 100.0  # its limit, in 10^9 bytes, for all sets together
 
     def __post_init__(self) -> None:
         _check(self.protocol in PROTOCOLS, "data.protocol", " or ".join(PROTOCOLS), self.protocol)

@@ -154,12 +154,18 @@ class LoaderSpec:
                 skipped.setdefault(row, Skipped(row=row, where=self.pictures.where(row), reason=str(reason)))
         images = mix(images, part)
 
-        def on_device(values: np.ndarray | None) -> "torch.Tensor | None":
-            return None if values is None else torch.from_numpy(values).to(self.device, non_blocking=True)
+        rows, codes = (self.to_device(torch.from_numpy(values)) for values in (part.rows, labels))
+        if part.partners is None or part.shares is None:
+            return Batch(images, codes, rows, planned.num_labelled)
+        partners, shares = (self.to_device(torch.from_numpy(values)) for values in (part.partners, part.shares))
+        return Batch(images, codes, rows, planned.num_labelled, partners, shares)
 
-        rows, codes = on_device(part.rows), on_device(labels)
-        assert rows is not None and codes is not None
-        return Batch(images, codes, rows, planned.num_labelled, on_device(part.partners), on_device(part.shares))
+    def to_device(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        """The tensor where the loader's batches go.
+
+        Not even asked for on the CPU: `.to` gives Python's lock away, and waited up to a millisecond for it to come back.
+        """
+        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
 
     def _without(self, slots: list[int], part: Part, labels: np.ndarray) -> tuple[Part, np.ndarray]:
         """Mask slots, which others must not be mixed with either."""

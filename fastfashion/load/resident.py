@@ -9,7 +9,9 @@ products with matrices of filter weights: the triangle filter is linear in the p
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load.augment import apply
-from fastfashion.load.batch import Batch, Loader, LoaderSpec
+from fastfashion.load.batch import Batch, Loader, LoaderSpec, Planned
 from fastfashion.load.crops import load_crops, resize_crops
 from fastfashion.load.plan import Part
 from fastfashion.load.threads import CHUNK, Started, ThreadsLoader, Wrong
@@ -60,6 +62,10 @@ class ResidentLoader(ThreadsLoader):
         self._place[spec.plan.rows] = np.arange(len(spec.plan.rows))
         self._kept = np.zeros(len(spec.plan.rows), dtype=bool)
         self._wrong: dict[int, InputError] = {}  # by place
+
+    def _planned(self, epoch: int, start: int) -> Iterator[Planned]:
+        spec = replace(self._spec, cache=None) if self._kept.all() else self._spec  # no shard is needed any more
+        return spec.planned(epoch, start)
 
     def _chunks(self, count: int) -> list[slice]:
         size = max(CHUNK, -(-count // self._spec.workers))  # a resize is so short that handing out would show
@@ -142,9 +148,7 @@ class ResidentOnDevice(ResidentLoader):
         copying = time.perf_counter()
         part = started.planned.part
         places = self._place[part.fetch]
-        index, boxes, flips = (
-            torch.from_numpy(values).to(self._spec.device, non_blocking=True) for values in (places, part.boxes, part.flips)
-        )
+        index, boxes, flips = (self._spec.to_device(torch.from_numpy(values)) for values in (places, part.boxes, part.flips))
         images = resize_on_device(self._on_device[index], boxes, flips, self._spec.size.height_px, self._spec.size.width_px)
         wrong = self._errors(places, images)
         apply(images, part)

@@ -40,6 +40,11 @@ class Started:
             task.cancel()
 
 
+def _cancel_started(future: "Future[Started | None]") -> None:
+    if future.exception() is None and (started := future.result()) is not None:
+        started.cancel()
+
+
 class ThreadsLoader:
     """Works on `spec.workers` threads of this process, `spec.prefetch` batches ahead; one more thread plans."""
 
@@ -53,7 +58,7 @@ class ThreadsLoader:
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self._spec.check_process()
-        coming = self._spec.planned(epoch, start)
+        coming = self._planned(epoch, start)
         under_way = deque(self._planner.submit(self._start_next, coming) for _ in range(self._spec.prefetch + 1))
         try:
             while (started := under_way[0].result()) is not None:
@@ -64,8 +69,11 @@ class ThreadsLoader:
         finally:
             if self._spec.is_own():
                 for future in under_way:
-                    if not future.cancel() and future.exception() is None and (started := future.result()) is not None:
-                        started.cancel()
+                    if not future.cancel():
+                        future.add_done_callback(_cancel_started)  # not waited for: it may itself wait for a shard
+
+    def _planned(self, epoch: int, start: int) -> Iterator[Planned]:
+        return self._spec.planned(epoch, start)
 
     def _start_next(self, coming: Iterator[Planned]) -> "Started | None":
         """On the planner's thread, so that the consumer's is free."""
@@ -113,7 +121,7 @@ class ThreadsLoader:
         waiting = time.perf_counter()
         wrong = started.wait()
         copying = time.perf_counter()
-        batch = self._spec.batch(started.images.to(self._spec.device, non_blocking=True), started.planned, wrong, self.skipped)
+        batch = self._spec.batch(self._spec.to_device(started.images), started.planned, wrong, self.skipped)
         if self._spec.profile is not None:
             self._spec.profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying)
         return batch
