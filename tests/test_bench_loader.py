@@ -21,7 +21,7 @@ from PIL import Image
 from fastfashion import provenance
 from fastfashion.bench import loader as bench_loader
 from fastfashion.bench.loader import BACKENDS, OURS, BenchRequest, bench, open_backend, table_text
-from fastfashion.bench.loader_peers import PEERS, Work
+from fastfashion.bench.loader_peers import Work
 from fastfashion.errors import ConfigError
 from fastfashion.pack import PackRequest, pack
 from fastfashion.provenance import git_commit, package_versions

@@ -42,7 +42,7 @@ def opened() -> Iterator[Any]:
             widths_px=pictures.width_px,
             batch_size=changes.pop("batch_size", 16),
             seed=3,
-            augment=AugmentConfig() if train else None,
+            augment=changes.pop("augment", AugmentConfig()) if train else None,
         )
         labels = packed.vocab.codes(packed.table, ["subCategory", "season"])
         spec = LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=size, device=CPU, backend=backend, workers=2, **changes)
@@ -102,6 +102,21 @@ def test_all_backends_give_the_same_batch_for_the_same_plan(packed: PackedSet, o
     later = stacked(list(opened(packed, "threads", size=size).steps(2)))
     by_row, later_by_row = images[np.argsort(rows)], later[2][np.argsort(later[0])]
     assert np.abs(by_row.astype(float) - later_by_row.astype(float)).mean() > 5
+
+
+@pytest.mark.parametrize("other", ["dali", "resident"])
+def test_all_backends_colour_erase_and_mix_alike(packed: PackedSet, opened: Any, other: str) -> None:
+    augment = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.5, hue=0.1, grayscale=0.3, erase=0.5, mixup=0.5, cutmix=0.5)
+    plain, batches, others = (
+        list(opened(packed, backend, size=Size(48, 40), augment=how).steps(1))
+        for backend, how in (("threads", AugmentConfig()), ("threads", augment), (other, augment))
+    )
+    for batch, same in zip(batches, others, strict=True):
+        assert batch.partners is not None and batch.shares is not None and same.partners is not None and same.shares is not None
+        for a, b in ((batch.rows, same.rows), (batch.labels, same.labels), (batch.partners, same.partners), (batch.shares, same.shares)):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+        assert (batch.images.float() - same.images.float()).abs().mean() < 0.6
+    assert np.abs(stacked(plain)[2].astype(float) - stacked(batches)[2]).mean() > 10
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

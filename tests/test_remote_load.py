@@ -1,6 +1,7 @@
 """Training from sets on object storage and web servers: the same batches, whatever happens to the server, in bounded disk space."""
 
 import http.server
+import json
 import os
 import shutil
 import subprocess
@@ -579,3 +580,34 @@ def test_failures_are_told_apart_by_whether_they_pass() -> None:
         *(translate(errors.ClientError({"Error": {"Code": code}}, "GetObject")) for code in ("AccessDenied", "NoSuchKey", "400")),
     ):
         assert not passes(error), error
+
+
+def test_training_and_evaluation_take_an_address(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
+    remote: Any = location("s3://shop/to-train-on")
+    remote.fs.put(str(packed_small.out), remote.path, recursive=True)
+    losses = {}
+    for name, shards in (("local", str(packed_small.out)), ("remote", str(remote))):
+        command = [
+            sys.executable,
+            "-m",
+            "fastfashion",
+            "train",
+            "--shards",
+            shards,
+            "--model",
+            "test_vit",
+            "--no-pretrained",
+            "--size",
+            "32x32",
+        ]
+        command += ["--epochs", "1", "--batch-size", "16", "--nproc", "2", "--set", "train.log_every_steps=1", "--name", name]
+        done = subprocess.run([*command, "--set", "data.cache_dir=cache"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        lines = (json.loads(line) for line in (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines())
+        losses[name] = [line["loss"] for line in lines if line["kind"] == "step"]
+    assert losses["remote"] == losses["local"] and losses["local"]
+    assert len(list((tmp_path / "cache").glob("*.tar"))) == 3
+    command = [sys.executable, "-m", "fastfashion", "evaluate", str(tmp_path / "runs" / "remote")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "test rows of the stratified split" in done.stdout
