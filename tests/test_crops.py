@@ -155,6 +155,17 @@ def test_damaged_bytes_end_neither_the_process_nor_the_chunk(path: str) -> None:
     np.testing.assert_array_equal(out[300], load([whole[0]], [[3, 3, 80, 66]], [False], (24, 24))[0][0])
 
 
+def test_who_loads_without_the_compiled_path_is_told_once_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use("python", monkeypatch)
+    crops.tell_if_slow.cache_clear()
+    for _ in range(3):
+        crops.tell_if_slow()
+    crops.tell_if_slow.cache_clear()
+    assert capsys.readouterr().err.count("apt install gcc libjpeg62-turbo-dev") == 1
+
+
 @pytest.mark.parametrize("box", [[0, 0, 91, 70], [-1, 0, 90, 70], [5, 5, 5, 9], [0, 9, 90, 9], [0, 0, 90, 71]])
 def test_a_box_outside_of_its_picture_is_refused(box: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     use("native", monkeypatch)

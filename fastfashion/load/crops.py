@@ -7,12 +7,14 @@ be built, and for pictures that it hands back: PNG, CMYK, turned by Exif, damage
 """
 
 import math
+import sys
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from PIL import Image
 
-from fastfashion import image
+from fastfashion import dist, image
 from fastfashion.errors import InputError
 
 try:
@@ -22,12 +24,23 @@ except ImportError:  # built without a C compiler, or without libjpeg-turbo's he
 
 # How many pixels the decoder's own scaling must leave for one of the output, a side; bench/LOG.md has what less and more would do.
 OVERSAMPLE = 1.5
+HOW_TO_BUILD = (
+    "fastfashion was installed without a C compiler or libjpeg-turbo's headers (Debian: apt install gcc libjpeg62-turbo-dev); "
+    "install it again with them"
+)
 SCALES = (1, 2, 4, 8)  # eighths; libjpeg-turbo has SIMD for these alone
 
 
 def is_native() -> bool:
     """Whether the fast path was built."""
     return _native is not None
+
+
+@cache
+def tell_if_slow() -> None:
+    """Say once, on stderr, that the fast path is missing, and what it takes."""
+    if not is_native() and dist.env_int("LOCAL_RANK", 0) == 0:
+        print(f"loading is slower than it could be: {HOW_TO_BUILD}", file=sys.stderr, flush=True)
 
 
 def load_crops(

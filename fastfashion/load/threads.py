@@ -16,7 +16,7 @@ from fastfashion.errors import InputError
 from fastfashion.load.augment import apply_one
 from fastfashion.load.batch import Batch, LoaderSpec, Planned, Skipped
 from fastfashion.load.buffers import Buffers
-from fastfashion.load.crops import load_crops
+from fastfashion.load.crops import load_crops, tell_if_slow
 from fastfashion.load.plan import Part
 
 CHUNK = 16  # pictures a task: at one a task, handing out costs a fifth of the rate
@@ -49,6 +49,7 @@ class ThreadsLoader:
     """Works on `spec.workers` threads of this process, `spec.prefetch` batches ahead; one more thread plans."""
 
     def __init__(self, spec: LoaderSpec) -> None:
+        tell_if_slow()
         self.num_steps = spec.plan.num_steps
         self.skipped: dict[int, Skipped] = {}
         self._spec = spec
