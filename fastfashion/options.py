@@ -12,6 +12,7 @@ from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import location
 
 SHARDS_HOME = Path("shards")
+STORAGE = ("botocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "huggingface_hub")  # whose errors are the user's to cure
 _debug = False
 
 
@@ -109,6 +110,13 @@ def run_command(app: typer.Typer) -> None:
         if _debug:
             traceback.print_exc()
         _say(str(error))
+        sys.exit(2)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in STORAGE:
+            raise
+        if _debug:
+            traceback.print_exc()
+        _say(f"object storage: {type(error).__name__}: {error}; check the address, the network and the credentials")
         sys.exit(2)
 
 

@@ -611,3 +611,12 @@ def test_training_and_evaluation_take_an_address(s3: S3Server, packed_small: Pac
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "test rows of the stratified split" in done.stdout
+
+
+def test_storage_that_lets_nobody_in_is_an_error_in_one_line(s3: S3Server, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    environment |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "fastfashion", "train", "--shards", "s3://shop/set", "--no-pretrained"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: object storage: NoCredentialsError" in done.stderr and "Traceback" not in done.stderr
