@@ -8,6 +8,7 @@ be built, and for pictures that it hands back: PNG, CMYK, turned by Exif, damage
 
 import math
 import sys
+import time
 from collections.abc import Sequence
 from functools import cache
 
@@ -25,7 +26,7 @@ except ImportError:  # built without a C compiler, or without libjpeg-turbo's he
 # How many pixels the decoder's own scaling must leave for one of the output, a side; bench/LOG.md has what less and more would do.
 OVERSAMPLE = 1.5
 HOW_TO_BUILD = (
-    "fastfashion was installed without a C compiler or libjpeg-turbo's headers (Debian: apt install gcc libjpeg62-turbo-dev); "
+    "fastfashion was installed without a C compiler or libjpeg-turbo's headers (Debian: apt install gcc libjpeg-dev); "
     "install it again with them"
 )
 SCALES = (1, 2, 4, 8)  # eighths; libjpeg-turbo has SIMD for these alone
@@ -57,7 +58,7 @@ def load_crops(
     wrong = {}
     for i in np.flatnonzero(left).tolist():
         try:
-            load_crop(encoded[i], boxes[i], (int(sizes[i, 0]), int(sizes[i, 1])), bool(flips[i]), out[i])
+            load_crop(encoded[i], boxes[i], (int(sizes[i, 0]), int(sizes[i, 1])), bool(flips[i]), out[i], seconds)
         except InputError as error:
             wrong[i] = error
             out[i] = 0
@@ -73,8 +74,9 @@ def resize_crops(pictures: np.ndarray, places: np.ndarray, boxes: np.ndarray, fl
         resize_crop(pictures[places[i]], (y0, x0, y1, x1), bool(flips[i]), out[i])
 
 
-def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bool, out: np.ndarray) -> None:
+def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bool, out: np.ndarray, seconds: np.ndarray) -> None:
     """One picture through simplejpeg or Pillow. Raises InputError where it does not decode, or is of another size than `size`."""
+    started = time.perf_counter()
     info = image.probe(data)
     if (info.height_px, info.width_px) != size:
         raise InputError(f"expected {size[1]}x{size[0]} pixels as the index says, found {info.width_px}x{info.height_px}")
@@ -83,9 +85,11 @@ def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bo
     eighths = next((scale for scale in SCALES if scale >= needed), 8)
     least = {} if eighths == 8 else {"min_height_px": math.ceil(size[0] * eighths / 8), "min_width_px": math.ceil(size[1] * eighths / 8)}
     picture = image.decode_rgb(data, **least)
+    decoded = time.perf_counter()
     left, upper, right, lower = image.content_box(picture, info)
     down, across = (lower - upper) / size[0], (right - left) / size[1]
     resize_crop(picture, (upper + y0 * down, left + x0 * across, upper + y1 * down, left + x1 * across), flip, out)
+    seconds[1:] += decoded - started, time.perf_counter() - decoded
 
 
 def resize_crop(picture: np.ndarray, box: tuple[float, float, float, float], flip: bool, out: np.ndarray) -> None:
