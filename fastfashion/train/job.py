@@ -174,8 +174,11 @@ def _start_line(progress: Progress, num_steps: int, world: dist.World, command: 
 
 def _data(config: RunConfig, world: dist.World) -> tuple[str, tuple[str, ...], LoaderSpec, LoaderSpec]:
     """Task, its classes, and what to load for training and for validation."""
-    if config.train.batch_size < world.size:
-        raise ConfigError(f"--batch-size {config.train.batch_size}: expected at least one picture for each of {world.size} processes")
+    each = 2 if config.augment.mixup or config.augment.cutmix else 1  # pictures are mixed in pairs, which stay together
+    if config.train.batch_size < each * world.size:
+        raise ConfigError(
+            f"--batch-size {config.train.batch_size}: expected {each * world.size} or more, {each} for each of {world.size} processes"
+        )
     task = config.data.task
     packed = open_packed_set(location(config.data.shards))
     split = split_rows(packed.table, packed.vocab, task, config.data.protocol, config.data.split_seed)
