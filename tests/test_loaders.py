@@ -15,7 +15,7 @@ from PIL import Image
 
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_pictures, open_loader, resident
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.layout import shard_name
 
@@ -209,3 +209,11 @@ def test_the_smallest_sufficient_resolution_is_chosen(packed: PackedSet) -> None
 def test_an_unknown_backend_is_refused_by_name(packed: PackedSet, opened: Any) -> None:
     with pytest.raises(ConfigError, match="auto, dali, threads, resident"):
         opened(packed, "ffcv", size=Size(32, 32))
+
+
+def test_pictures_that_do_not_fit_into_memory_are_refused_with_numbers(
+    packed: PackedSet, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "free_bytes", lambda device: 800_000)  # 60 pictures of 61x80 are 878,400 bytes
+    with pytest.raises(ConfigError, match=r"60 pictures of up to 61x80 take 0\.000878 GB, of which at most 0\.00064 GB are free on cpu"):
+        opened(packed, "resident", size=Size(32, 32))

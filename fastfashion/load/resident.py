@@ -34,8 +34,8 @@ def open_resident(spec: LoaderSpec) -> Loader:
     needed, free = int(np.prod(shape, dtype=np.int64)), free_bytes(spec.device)
     if needed > SHARE_OF_MEMORY * free:
         raise ConfigError(
-            f"backend resident: {shape[0]} pictures of up to {shape[2]}x{shape[1]} take {needed / 1e9:.1f} GB, of which at most "
-            f"{SHARE_OF_MEMORY * free / 1e9:.1f} GB are free on {spec.device}; use a smaller --res, or another backend"
+            f"backend resident: {shape[0]} pictures of up to {shape[2]}x{shape[1]} take {needed / 1e9:.3g} GB, of which at most "
+            f"{SHARE_OF_MEMORY * free / 1e9:.3g} GB are free on {spec.device}; use a smaller --res, or another backend"
         )
     return ResidentOnDevice(spec, shape) if spec.device.type == "cuda" else ResidentLoader(spec, shape)
 
