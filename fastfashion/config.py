@@ -18,6 +18,7 @@ BACKENDS = ("auto", "dali", "threads", "resident")
 SHUFFLES = ("epoch", "window")
 ON_BAD = ("stop", "skip")
 PRECISIONS = ("auto", "fp32", "bf16")
+TRACKERS = ("wandb", "mlflow")
 
 
 def _check(ok: bool, what: str, expected: str, found: object) -> None:
@@ -127,6 +128,7 @@ class OptimConfig:
     clip_norm: float = 1.0  # 0 switches clipping off
     ema_decay: float = 0.999  # 0 switches the average off
     label_smoothing: float = 0.0
+    fused: bool = True  # one kernel for all weights, instead of one for each operation
 
     def __post_init__(self) -> None:
         _check(self.optimizer in ("adamw", "adam"), "optim.optimizer", "adamw or adam", self.optimizer)
@@ -141,22 +143,52 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, in which portions, and what is kept."""
+    """How long, in which portions, what is kept, and when to stop early."""
 
     epochs: int = 10
     batch_size: int = 128  # global: over all processes
+    accumulate: int = 1  # portions that a process takes its share of a batch in, one after the other, for less memory
     seed: int = 0
     precision: str = "auto"  # bf16 autocast on CUDA, fp32 on CPU
+    deterministic: bool = False  # bit for bit the same on the same machine and number of processes; slower on a GPU
+    sync_bn: bool = False  # batch norm over the whole batch of all processes instead of each one's share
+    compile: bool = False  # torch.compile
+    cuda_graphs: bool = False  # torch.compile that records the GPU's work once and replays it; needs CUDA
     log_every_steps: int = 20
     select: str = "accuracy"  # validation metric that decides which epoch is the best: accuracy, macro_f1, or "last"
+    early_stop_epochs: int = 0  # stop after so many epochs without a new best; 0: never
+    loss_spike: float = 3.0  # stop where a step's loss is so many times its running mean and what guessing costs; 0: never
+    max_time: str = ""  # stop, with a checkpoint, after such a time of this start: 30s, 90m, 1h30m
+    checkpoint_every_steps: int = 0  # besides the ends of epochs; 0: by time alone
+    checkpoint_every_minutes: float = 10.0  # 0: not by time
+    keep_checkpoints: int = 2  # the last ones; the best one is always kept
+    timeout_s: float = 600.0  # how long a process waits for the others
+    track: str = ""  # wandb, mlflow, or both with a comma between
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, "train.epochs", "1 or more", self.epochs)
-        _check(self.batch_size >= 1, "train.batch_size", "1 or more", self.batch_size)
+        for name in ("epochs", "batch_size", "accumulate", "log_every_steps", "keep_checkpoints"):
+            _check(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
+        for name in ("early_stop_epochs", "loss_spike", "checkpoint_every_steps", "checkpoint_every_minutes"):
+            _check(getattr(self, name) >= 0, f"train.{name}", "0 (off) or more", getattr(self, name))
         _check(0 <= self.seed < 2**63, "train.seed", "0 to 2^63 - 1", self.seed)
         _check(self.precision in PRECISIONS, "train.precision", " or ".join(PRECISIONS), self.precision)
-        _check(self.log_every_steps >= 1, "train.log_every_steps", "1 or more", self.log_every_steps)
         _check(self.select in ("accuracy", "macro_f1", "last"), "train.select", "accuracy, macro_f1 or last", self.select)
+        _check(self.timeout_s >= 1, "train.timeout_s", "1 or more seconds", self.timeout_s)
+        _check(set(self.trackers) <= set(TRACKERS), "train.track", " or ".join(TRACKERS), self.track)
+        parse_duration(self.max_time)
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.track.split(",") if name.strip())
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in a text such as 45s, 90m or 1h30m; infinite where it is empty. Raises ConfigError for anything else."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    _check(match is not None, "train.max_time", "hours, minutes and seconds such as 45s, 90m or 1h30m", text)
+    assert match is not None
+    hours, minutes, seconds = (int(number or 0) for number in match.groups())
+    return hours * 3600 + minutes * 60 + seconds if text else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,23 @@
 """Ranks and worlds: who am I, how many are we, and the few collectives that the rest of the package needs."""
 
 import contextlib
+import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from fastfashion.errors import TrainingError
+from fastfashion.errors import LostPeerError
 
 if TYPE_CHECKING:
     import torch
+
+MEET_S = 300.0  # for all processes of a start to find each other
+POLL_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +40,11 @@ def env_int(name: str, default: int) -> int:
     return int(os.environ.get(name, default))
 
 
-def start() -> World:
+def start(timeout_s: float = 600.0) -> World:
     """Read torchrun's environment, choose this rank's device and CPU share, and join the process group where there is one.
 
-    nccl on CUDA, gloo on CPU. Each process gets its share of the machine's cores for torch's own threads.
+    nccl on CUDA, gloo on CPU; `timeout_s` is how long any rank waits for the others later. Each process gets its share of the machine's
+    cores for torch's own threads. Raises LostPeerError where the other ranks do not come.
     """
     import torch
 
@@ -49,8 +56,46 @@ def start() -> World:
         torch.cuda.set_device(device)
     torch.set_num_threads(cores_per_process(local_size))
     if world.size > 1:
-        torch.distributed.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+        store, _, _ = next(torch.distributed.rendezvous("env://"))
+        torch.distributed.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=torch.distributed.PrefixStore(_meet(store, world), store),
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timedelta(seconds=timeout_s),
+            device_id=device if cuda else None,
+        )
     return world
+
+
+def _meet(store: "torch.distributed.Store", world: World) -> str:
+    """A name for this start of the group, the same on all ranks, that no earlier start has had.
+
+    torchrun's restarts share one store (torch 2.15), in which the addresses of dead processes still stand: new ones that read them get
+    "Connection refused". The count of restarts is no such name: each host has its own. So each rank takes a ticket that nobody had before,
+    rank 0 publishes a list of them until each of the others has found its own in it, and its own ticket is the name.
+    """
+    ticket = store.add("fastfashion/tickets", 1)
+    store.set(f"fastfashion/ticket/{world.rank}", str(ticket))
+    deadline = time.monotonic() + MEET_S
+    while time.monotonic() < deadline:
+        if world.is_main:
+            keys = [f"fastfashion/ticket/{rank}" for rank in range(world.size)]
+            if store.check(keys):
+                store.set("fastfashion/meeting", json.dumps([int(store.get(key)) for key in keys]))
+            name = f"fastfashion/start/{ticket}"
+            if store.check([f"{name}/{rank}" for rank in range(1, world.size)]):
+                return name
+        elif store.check(["fastfashion/meeting"]):
+            tickets = json.loads(store.get("fastfashion/meeting"))
+            if len(tickets) == world.size and tickets[world.rank] == ticket:
+                name = f"fastfashion/start/{tickets[0]}"
+                store.set(f"{name}/{world.rank}", "here")
+                return name
+        time.sleep(POLL_S)
+    raise LostPeerError(
+        f"waited {MEET_S:.0f} s for all {world.size} processes to start; see what the others say, and whether they reach this host"
+    )
 
 
 def stop() -> None:
@@ -63,17 +108,24 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def lost_peer_explained(world: World) -> Iterator[None]:
-    """A connection that breaks because another process has ended becomes a TrainingError that says so."""
+    """What breaks because another process has ended, or does not answer, becomes a LostPeerError that says so."""
     try:
         yield
     except RuntimeError as error:
-        if world.size == 1 or not re.search(r"onnection (closed|reset|refused)|Broken pipe|NCCL|ncclRemoteError", str(error)):
+        if world.size == 1:
             raise
-        raise TrainingError(f"another process of this run has ended; its own error says why ({str(error).splitlines()[0]})") from error
+        if found := re.search(r"[Tt]imed out[^.]*|[Tt]imeout[^.]*", str(error)):
+            raise LostPeerError(
+                f"another process of this run did not answer in time: its host is cut off, or it hangs ({found[0].strip()}). "
+                "How long to wait is train.timeout_s"
+            ) from error
+        if found := re.search(r"[Cc]onnection (?:closed|reset|refused)[^\[\n]*|Broken pipe|NCCL[^\n]*|ncclRemoteError", str(error)):
+            raise LostPeerError(f"another process of this run has ended; its own error says why ({found[0].strip()})") from error
+        raise
 
 
-def end_worker(world: World) -> None:
-    """End this process, successfully and at once, where it is one of several; call it when all is written and closed.
+def end_worker(world: World, status: int = 0) -> None:
+    """End this process, by default successfully, and at once, where it is one of several; call it when all is written and closed.
 
     gloo's threads outlive destroy_process_group (torch 2.15). One that asks for Python's lock while the interpreter ends aborts the
     process, and the launcher then takes finished work for failed: "terminate called without an active exception", exit code -6.
@@ -81,7 +133,7 @@ def end_worker(world: World) -> None:
     if world.size > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(status)
 
 
 def cores_per_process(local_size: int) -> int:
@@ -113,3 +165,31 @@ def broadcast_buffers(world: World, model: "torch.nn.Module") -> None:
 
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
+
+
+def from_main(world: World, value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    if world.size == 1:
+        return value
+    import torch
+
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def tensors_from_main(world: World, tensors: "dict[str, torch.Tensor] | None") -> "dict[str, torch.Tensor]":
+    """Rank 0's tensors, by name, on every rank's CPU; the others hand in None."""
+    if world.size == 1:
+        assert tensors is not None
+        return tensors
+    import torch
+
+    known = from_main(world, None if tensors is None else {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+    found = {}
+    for name, (shape, dtype) in known.items():
+        tensor = torch.empty(shape, dtype=dtype) if tensors is None else tensors[name]
+        moved = tensor.to(world.device)
+        torch.distributed.broadcast(moved, src=0)
+        found[name] = moved.cpu()
+    return found

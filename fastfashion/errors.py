@@ -23,3 +23,9 @@ class ConfigError(FastfashionError):
 
 class TrainingError(FastfashionError):
     """Training cannot go on: the loss is not finite, or a run directory does not fit."""
+
+
+class LostPeerError(TrainingError):
+    """Another process of a run has ended or does not answer; starting all of them again goes on from the last checkpoint."""
+
+    EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h

@@ -3,16 +3,20 @@
 A location is a `Path`, or for `s3://…` and the like a UPath: pathlib's methods over fsspec.
 """
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
 import re
+import socket
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from fastfashion.errors import ConfigError
+from fastfashion.errors import ConfigError, FastfashionError
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
 
@@ -72,3 +76,28 @@ def publish_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
             writer.writerows(rows)
 
     publish(path, write)
+
+
+@contextlib.contextmanager
+def hold(path: Path, who: str, refuse: type[FastfashionError]) -> Iterator[None]:
+    """Hold a folder for one process through the lock file `path` in it; freed when this process ends, however.
+
+    Raises `refuse`, with the other's name, where it is held; `who` says what the other is, such as "packer".
+    """
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise refuse(
+                f"{path.parent}: another {who} holds it: {file.read().strip() or 'it has just started'}; wait for it to end, or stop it"
+            ) from None
+        if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+            raise refuse(f"{path.parent}: another {who} ended there just now; run the same command again")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

@@ -22,6 +22,10 @@ def _set_debug(value: bool) -> bool:
     return value
 
 
+def is_debug() -> bool:
+    return _debug
+
+
 def Shards(panel: str | None = None) -> Any:
     what = "Folder of a packed set, or its s3:// or https:// address; the one under shards/ by default."
     return typer.Option("--shards", help=what, parser=location, metavar="PATH", rich_help_panel=panel)
@@ -109,17 +113,17 @@ def run_command(app: typer.Typer) -> None:
     except (FastfashionError, OSError) as error:
         if _debug:
             traceback.print_exc()
-        _say(str(error))
+        say_error(str(error))
         sys.exit(2)
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in STORAGE:
             raise
         if _debug:
             traceback.print_exc()
-        _say(f"object storage: {type(error).__name__}: {error}; check the address, the network and the credentials")
+        say_error(f"object storage: {type(error).__name__}: {error}; check the address, the network and the credentials")
         sys.exit(2)
 
 
-def _say(message: str) -> None:
+def say_error(message: str) -> None:
     rank = os.environ.get("RANK", "0")
     print(f"error: {message}" if rank == "0" else f"error on rank {rank}: {message}", file=sys.stderr)

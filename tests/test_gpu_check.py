@@ -100,7 +100,7 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(whole: Whole) -> None:
     (row,) = [row for row in whole.records["correct"]["measured"] if "resumed_differs" in row]
     assert row["passed"]
     assert row["resumed_differs"] == row["repeated_differs"] == 0
-    assert 0 < row["resumed_at_epoch"] < row["epochs"]
+    assert 0 < row["resumed_at_step"] < row["steps"]
     assert row["loss_of_last_quarter"] < row["loss_of_first_quarter"]
 
 

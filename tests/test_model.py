@@ -139,7 +139,7 @@ def test_a_kept_model_answers_the_same(tmp_path: Path) -> None:
     classes = {"subCategory": list("abcde"), "season": ["Fall", "Summer", "Été"]}
     description = ModelDescription(model="resnet18", size="32x32", classes=classes)
     for _ in range(2):  # the second replaces the first
-        save_artifact(tmp_path / "best", model, description)
+        save_artifact(tmp_path / "best", model.state_dict(), description)
     loaded, read = load_artifact(tmp_path / "best")
     assert read == description
     for task, logits in loaded(IMAGES).items():
@@ -196,6 +196,8 @@ def test_without_the_hub_the_error_names_three_ways_out(monkeypatch: pytest.Monk
 def test_a_folder_without_a_model_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.json"):
         load_artifact(tmp_path)
-    save_artifact(tmp_path / "best", scratch(), ModelDescription(model="resnet18", size="32x32", classes={"subCategory": list("abc")}))
+    save_artifact(
+        tmp_path / "best", scratch().state_dict(), ModelDescription(model="resnet18", size="32x32", classes={"subCategory": list("abc")})
+    )
     with pytest.raises(InputError, match="does not fit"):
         load_artifact(tmp_path / "best")

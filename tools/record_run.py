@@ -16,10 +16,11 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = read_metrics(arguments.run)
     starts = [line for line in lines if line["kind"] == "start"]
-    epochs = [{key: line[key] for key in ("epoch", "seconds", "val")} for line in lines if line["kind"] == "epoch"]
+    epochs = [{key: line[key] for key in ("epoch", "time", "val")} for line in lines if line["kind"] == "epoch"]
+    seconds = sum(line["time"]["seconds"] for line in lines if line["kind"] in ("step", "epoch"))
     record = {
         "starts": starts,
-        "train_minutes": round(sum(epoch["seconds"] for epoch in epochs) / 60, 1),
+        "train_minutes": round(seconds / 60, 1),
         "epochs": epochs,
         "test": json.loads((arguments.run / REPORT).read_text(encoding="utf-8")),
         "config": json.loads((arguments.run / CONFIG).read_text(encoding="utf-8")),

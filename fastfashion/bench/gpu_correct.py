@@ -29,8 +29,9 @@ from fastfashion.errors import ConfigError
 from fastfashion.evaluate.run import read_metrics
 from fastfashion.load import LoaderSpec, open_loader
 from fastfashion.shards import open_packed_set
-from fastfashion.train.checkpoint import LAST, load_checkpoint
+from fastfashion.train.checkpoint import read_checkpoint
 from fastfashion.train.job import resolve, train
+from fastfashion.train.learner import below
 
 # Mean difference, grey levels of 0..255, that no picture may exceed. The CPU's backends stay below 0.45 (1800x2400, where threads decode
 # at a smaller scale), most below 0.05; a crop box that is off by one pixel comes to 2 and more, which is in each row as `one_pixel_off`.
@@ -161,18 +162,18 @@ def _learn_and_resume(check: Check) -> dict[str, Any]:
     with exact_kernels():
         for name in ("whole", "repeated"):
             run_training(check, config, runs / name)
-        resumed_at_epoch = run_training(check, config, runs / "killed").resumed_at_epoch
+        summary = run_training(check, config, runs / "killed")
     whole, repeated, resumed = (_final_weights(runs / name) for name in ("whole", "repeated", "killed"))
     losses = [line["loss"] for line in read_metrics(runs / "whole") if line["kind"] == "step"]
     quarter = max(1, len(losses) // 4)
     first, last = float(np.mean(losses[:quarter])), float(np.mean(losses[-quarter:]))
     again, after = _largest_difference(whole, repeated), _largest_difference(whole, resumed)
     return {
-        "passed": last < first and after <= 2 * again and 0 < resumed_at_epoch < config.train.epochs,
+        "passed": last < first and after <= 2 * again and 0 < summary.resumed_at_step < summary.steps,
         "loss_of_first_quarter": round(first, 4),
         "loss_of_last_quarter": round(last, 4),
-        "resumed_at_epoch": resumed_at_epoch,
-        "epochs": config.train.epochs,
+        "resumed_at_step": summary.resumed_at_step,
+        "steps": summary.steps,
         "resumed_differs": after,
         "repeated_differs": again,
         "precision": config.train.precision,
@@ -213,19 +214,21 @@ def _train_and_kill(check: Check, config: RunConfig, run: Path) -> None:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | hidden)
     try:
         end = time.monotonic() + check.scale.start_s
-        while not (run / "checkpoints" / LAST).is_file() and process.poll() is None and time.monotonic() < end:
+        while not checkpoints_of(run) and process.poll() is None and time.monotonic() < end:
             time.sleep(0.002)
     finally:
         process.kill()
         status = process.wait()
-    if status != -signal.SIGKILL or not (run / "checkpoints" / LAST).is_file():
+    if status != -signal.SIGKILL or not checkpoints_of(run):
         raise RuntimeError(f"the run to be killed had no checkpoint after {check.scale.start_s:.0f} s, or ended by itself, with {status}")
 
 
+def checkpoints_of(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("step-*.json"))
+
+
 def _final_weights(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint = load_checkpoint(run / "checkpoints")
-    assert checkpoint is not None, f"{run}: a finished run has a checkpoint"
-    return checkpoint[1]["model"]
+    return below("model/", read_checkpoint(checkpoints_of(run)[-1]).tensors)
 
 
 def _largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

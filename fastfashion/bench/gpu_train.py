@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from fastfashion import dist
 from fastfashion.bench.gpu_correct import run_config, run_training
@@ -22,7 +21,7 @@ from fastfashion.evaluate.run import read_metrics
 from fastfashion.load import Batch, Loader
 from fastfashion.model import build_classifier, objective
 from fastfashion.shards import open_packed_set
-from fastfashion.train.job import Learner
+from fastfashion.train.learner import Learner
 
 TRAIN_BATCH = 256
 REACH = 0.97  # of the rate on a random batch
@@ -40,16 +39,13 @@ class Stepper:
         self.device, self.num_classes = check.torch_device, len(packed.vocab.names(TASK))
         self.model = build_classifier(config.model, {TASK: self.num_classes}, size).to(self.device).train()
         self.learner = Learner(config, self.model, dist.World(device=self.device), total_steps=10_000)
-        self.clip_norm, self.step = config.optim.clip_norm, 0
+        self.step = 0
 
     def __call__(self, batch: Batch) -> None:
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             loss = objective(self.learner.wrapped(batch.images), batch, 1)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.learner.optimizer.step()
-        self.learner.optimizer.zero_grad(set_to_none=True)
-        self.learner.average(self.step)
+        self.learner.update(self.step)
         self.step += 1
         if self.step % SYNC_STEPS == 0 and not math.isfinite(float(loss.detach())):
             raise RuntimeError(f"the loss became {float(loss.detach())}: the rate of such steps says nothing")
@@ -118,15 +114,19 @@ def _run(record: Record, backend: str) -> dict[str, Any]:
     summary = run_training(check, config, run)
     lines = read_metrics(run)
     # Of the epochs after the first, in which caches are filled.
-    shares = [line["data_wait_share"] for line in lines if line["kind"] == "step" and line["epoch"] > 0]
+    shares = [line["time"].get("data_s", 0) / line["time"]["seconds"] for line in lines if line["kind"] == "step" and line["epoch"] > 0]
     ends = [line for line in lines if line["kind"] == "epoch"]
+    seconds: dict[int, float] = {}
+    for line in lines:
+        if line["kind"] == "step":
+            seconds[line["epoch"]] = seconds.get(line["epoch"], 0.0) + line["time"]["seconds"]
     return {
         "backend": backend,
         "train_rows": summary.train_rows,
         "size": size,
         "batch_size": config.train.batch_size,
         "precision": config.train.precision,
-        "seconds_an_epoch": [line["seconds"] for line in ends],
+        "seconds_an_epoch": [round(each, 3) for each in seconds.values()],
         "data_wait_share": round(float(np.mean(shares)), 4),
         "val_accuracy": [round(line["val"][TASK]["accuracy"], 4) for line in ends],
     }

@@ -4,7 +4,7 @@ run/best + config.json ─► test rows ─► predict (every rank its share) �
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import metrics, plots
 from fastfashion.files import location, publish, publish_json
-from fastfashion.load import Loader, LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.load import Batch, LoaderSpec, Plan, choose_pictures, open_loader
 from fastfashion.model import Classifier, load_artifact
 from fastfashion.shards import PackedSet, open_packed_set
 
@@ -37,14 +37,14 @@ class Predictions:
     probabilities: dict[str, np.ndarray]  # task -> float32 (n, C), rows sum to 1
 
 
-def predict(model: Classifier, loader: Loader, world: dist.World) -> Predictions:
-    """Run the model, in float32, over a loader and gather all ranks' rows; padding is dropped."""
+def predict(model: Classifier, batches: Iterable[Batch], world: dist.World) -> Predictions:
+    """Run the model, in float32, over a loader's batches and gather all ranks' rows; padding is dropped."""
     rows, labels = [], []
     probabilities: dict[str, list[torch.Tensor]] = {task: [] for task in model.heads}
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for batch in loader.steps(0):
+        for batch in batches:
             real = batch.rows >= 0
             rows.append(batch.rows[real])
             labels.append(batch.labels[real])
@@ -133,7 +133,7 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
         cache_bytes=int(config.data.cache_gb * 1e9),
     )
     with closing(open_loader(spec)) as loader:
-        predictions = predict(model.to(world.device), loader, world)
+        predictions = predict(model.to(world.device), loader.steps(0), world)
         skipped = {row: one for part in dist.gather(world, loader.skipped) for row, one in part.items()}
     assert np.array_equal(predictions.rows, np.setdiff1d(split.test, list(skipped))), "a test row was lost or doubled"
     report = _report(request.run, config, packed, split, predictions)

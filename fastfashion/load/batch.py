@@ -71,7 +71,9 @@ class Profile:
 
 
 class Loader(Protocol):
-    """Batches of an epoch, in the plan's order. `close` ends its threads; a closed loader must not be used any more.
+    """Batches of an epoch, `spec.portions` of them a step, in the plan's order.
+
+    `close` ends its threads; a closed loader must not be used any more.
 
     It belongs to the process that opened it: in a child of that process, `steps` raises ConfigError.
     """
@@ -104,6 +106,7 @@ class LoaderSpec:
     device: "torch.device"
     rank: int = 0
     world_size: int = 1
+    portions: int = 1  # batches that a rank's share of a step comes in; the same as if there were so many times the ranks
     backend: str = "auto"
     workers: int = 1  # threads of this process
     prefetch: int = 3  # batches under way while one is in use
@@ -118,11 +121,12 @@ class LoaderSpec:
     @property
     def images_shape(self) -> tuple[int, int, int, int]:
         """(B, H, W, 3) of every batch of this rank."""
-        return self.plan.num_slots(self.world_size), self.size.height_px, self.size.width_px, 3
+        return self.plan.num_slots(self.world_size * self.portions), self.size.height_px, self.size.width_px, 3
 
     def parts(self, epoch: int, start: int) -> Iterator[tuple[Step, Part]]:
-        num_slots = self.plan.num_slots(self.world_size)
-        parts = ((step, step.part(self.rank, self.world_size, num_slots)) for step in self.plan.steps(epoch, start))
+        total, mine = self.world_size * self.portions, range(self.rank * self.portions, (self.rank + 1) * self.portions)
+        num_slots = self.plan.num_slots(total)
+        parts = ((step, step.part(portion, total, num_slots)) for step in self.plan.steps(epoch, start) for portion in mine)
         return parts if self.cache is None else self.cache.ahead(parts, in_use=self.prefetch + 2)
 
     def planned(self, epoch: int, start: int) -> Iterator[Planned]:

@@ -171,7 +171,7 @@ def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]]) -> Any
         return fn.flip(images, horizontal=flip)
 
     pipeline = decode_crop_resize(
-        batch_size=spec.plan.num_slots(spec.world_size),
+        batch_size=spec.images_shape[0],
         num_threads=spec.workers,
         device_id=spec.device.index or 0 if cuda else None,
         prefetch_queue_depth=spec.prefetch,

@@ -3,6 +3,7 @@
 from fastfashion.model.artifact import ModelDescription, count_parameters, load_artifact, save_artifact
 from fastfashion.model.net import Classifier, build_classifier, check_first_weights
 from fastfashion.model.objective import objective
+from fastfashion.model.sync_bn import synchronise_batch_norm
 
 __all__ = [
     "Classifier",
@@ -13,4 +14,5 @@ __all__ = [
     "load_artifact",
     "objective",
     "save_artifact",
+    "synchronise_batch_norm",
 ]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,15 +28,15 @@ class ModelDescription:
     classes: dict[str, list[str]]
 
 
-def save_artifact(folder: Path, model: Classifier, description: ModelDescription) -> None:
-    """Write weights and description as one folder, replacing an older one; a reader never sees half of it."""
+def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: ModelDescription) -> None:
+    """Write a classifier's state and its description as one folder, replacing an older one; a reader never sees half of it."""
     from safetensors.torch import save_file
 
     beside, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     for leftover in (beside, old):
         shutil.rmtree(leftover, ignore_errors=True)
     beside.mkdir(parents=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, beside / WEIGHTS)
     text = json.dumps({"format": FORMAT_NAME, "version": FORMAT_VERSION} | asdict(description), indent=2, ensure_ascii=False)
     (beside / DESCRIPTION).write_text(text + "\n", encoding="utf-8")

@@ -5,21 +5,17 @@ their final names at once, and only the manifest makes a resolution of them.
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from fastfashion.errors import PackedSetError
-from fastfashion.files import is_remote, publish_json
+from fastfashion.files import hold, is_remote, publish_json
 from fastfashion.pack.block import record_path
 from fastfashion.shards.layout import MANIFEST, shard_name
 from fastfashion.shards.reader import list_anew
@@ -39,26 +35,12 @@ def lock(out: Path) -> Iterator[None]:
         yield
         return
     out.mkdir(parents=True, exist_ok=True)
-    path = out / LOCK
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise PackedSetError(
-                f"{out}: another packer holds it: {file.read().strip() or 'it has just started'}; wait for it to end, or stop it"
-            ) from None
-        if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-            raise PackedSetError(f"{out}: another packer ended there just now; run the same command again")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n")
-        file.flush()
-        try:
+    try:
+        with hold(out / LOCK, "packer", PackedSetError):
             yield
-        finally:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                out.rmdir()  # a run that made nothing leaves nothing
+    finally:
+        with contextlib.suppress(OSError):
+            out.rmdir()  # a run that made nothing leaves nothing
 
 
 @dataclass(frozen=True, kw_only=True)

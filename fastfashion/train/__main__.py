@@ -1,17 +1,24 @@
 """What torchrun starts, and what `fastfashion train` is: options to settings, then one worker or the launch of several."""
 
 import json
+import os
 import shlex
+import signal
+import socket
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastfashion.config import DataConfig, RunConfig, parse_settings, recipe
-from fastfashion.errors import ConfigError
-from fastfashion.options import Debug, Json, Protocol, Shards, Size, Task, Workers, find_shards, run_command
+from fastfashion.errors import ConfigError, FastfashionError
+from fastfashion.options import Debug, Json, Protocol, Shards, Size, Task, Workers, find_shards, is_debug, run_command, say_error
+
+if TYPE_CHECKING:
+    from fastfashion.train.job import TrainSummary
 
 DATA, MODEL, RUN = "What to learn from", "What to learn", "How to run"
 
@@ -28,6 +35,14 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.", rich_help_panel=MODEL)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Global: over all processes.", rich_help_panel=MODEL)] = None,
     seed: Annotated[int | None, typer.Option(help="Of first weights, order and augmentation.", rich_help_panel=MODEL)] = None,
+    resume: Annotated[
+        str, typer.Option(help="A run of that name: auto goes on with it if there is one, never, must.", rich_help_panel=RUN)
+    ] = "auto",
+    allow_config_change: Annotated[
+        list[str] | None, typer.Option(help="Go on though this setting differs: section.key, again and again.", rich_help_panel=RUN)
+    ] = None,
+    max_time: Annotated[str | None, typer.Option(help="Stop in time, with a checkpoint: 45m, 1h30m.", rich_help_panel=RUN)] = None,
+    max_restarts: Annotated[int, typer.Option(help="With --nproc: start again so often where a process dies.", rich_help_panel=RUN)] = 3,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting: section.key=value, again and again.", rich_help_panel=MODEL)
     ] = None,
@@ -60,6 +75,7 @@ def train(
         "data.size": size,
         "data.workers": workers,
         "data.on_bad": on_bad,
+        "train.max_time": max_time,
         "model.name": model,
         "model.pretrained": pretrained,
         "model.weights": str(weights) if weights else None,
@@ -71,48 +87,75 @@ def train(
     config = RunConfig(data=DataConfig(shards=str(find_shards(shards)))).replace(
         recipe(recipe_name) | given | parse_settings(settings or [])
     )
-    _start(config, out, name, nproc, as_json)
-
-
-def _start(config: RunConfig, out: Path, name: str | None, nproc: int | None, as_json: bool) -> None:
-    """Check all that one process can check, then work, or start the processes that do."""
-    from fastfashion.train.job import check_run_folder, resolve, run_name
+    from fastfashion.train.job import resolve, run_name
     from fastfashion.train.launch import launch, must_launch
 
     launching = must_launch(nproc)
     config = resolve(config)
     run = out / (name or run_name(config))
-    check_run_folder(run, config)
+    _check_run(run, config, resume, allow_config_change or [])
     command = shlex.join(["fastfashion", "train", *(sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:])])
     if not launching:
         _work(config, run, command, as_json)
         return
     values = json.dumps({"config": config.to_dict(), "run": str(run), "command": command})
-    status = launch(nproc or 1, ["--resolved", values, *(["--json"] if as_json else [])])
+    status = launch(nproc or 1, ["--resolved", values, *(["--json"] if as_json else [])], max_restarts)
     if status:
         raise typer.Exit(status)
 
 
+def _check_run(run: Path, config: RunConfig, resume: str, allowed: list[str]) -> None:
+    """On rank 0 alone, since it starts writing while others still look; a restart by torchrun goes on with its own run."""
+    from fastfashion.dist import env_int
+    from fastfashion.train.folder import check_run_folder
+
+    if env_int("RANK", 0) == 0:
+        again = env_int("TORCHELASTIC_RESTART_COUNT", 0) > 0
+        check_run_folder(run, config, resume="auto" if again else resume, allowed=allowed)
+
+
 def _work(config: RunConfig, run: Path, command: str, as_json: bool) -> None:
-    """Be one worker, of however many."""
+    """Be one worker, of however many. One that fails ends at once, whatever its threads and connections still wait for."""
     from fastfashion import dist
     from fastfashion.train.job import train
 
-    world = dist.start()
+    world = dist.start(config.train.timeout_s)
     try:
         with dist.lost_peer_explained(world):
             summary = train(config, run, world, command)
-    finally:
         dist.stop()
+    except Exception as error:
+        if world.size == 1:
+            raise
+        if not isinstance(error, FastfashionError) or is_debug():
+            error.add_note(f"on rank {world.rank} of {world.size}, host {socket.gethostname()}, process {os.getpid()}")
+            traceback.print_exc()
+        say_error(f"{type(error).__name__}: {error}" if not isinstance(error, FastfashionError) else str(error))
+        dist.end_worker(world, getattr(error, "EXIT_STATUS", 2 if isinstance(error, FastfashionError) else 1))
+        raise
     if world.is_main:
-        print(
-            f"{run}: best {config.train.select} {summary.best_metric:.4f} on validation, after epoch {summary.best_epoch + 1}",
-            file=sys.stderr,
-        )
-        print(f"Test it with: fastfashion evaluate {run}", file=sys.stderr)
+        print(summary_text(summary, config), file=sys.stderr)
         if as_json:
             print(json.dumps(asdict(summary)))
     dist.end_worker(world)
+    if summary.ended.startswith("SIG") and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise typer.Exit(128 + signal.Signals[summary.ended])
+
+
+def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
+    """How a run ended, its best metric, and where things lie."""
+    run = Path(summary.run)
+    how = {"finished": "finished", "early_stop": f"stopped early: no better epoch in {config.train.early_stop_epochs}"}
+    lines = [f"{run}: {how.get(summary.ended, f'interrupted ({summary.ended}); the same command goes on')}"]
+    lines[0] += f", {summary.epochs} of {config.train.epochs} epochs, {summary.steps} steps"
+    if summary.best_epoch >= 0:
+        lines.append(f"best {config.train.select} {summary.best_metric:.4f} on validation, after epoch {summary.best_epoch + 1}")
+        lines.append(f"  weights      {run / 'best'}")
+    lines += [f"  checkpoints  {run / 'checkpoints'}"]
+    lines += [f"  metrics      {run / 'metrics.jsonl'}", f"  curves       tensorboard --logdir {run}"]
+    if summary.best_epoch >= 0:
+        lines.append(f"Test it with: fastfashion evaluate {run}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,248 @@
-"""Checkpoints: all that training needs to go on, saved whole or not at all. Loading one never runs code from it."""
+"""Checkpoints: all that training needs to go on. They are data, tensors and JSON: loading one never runs code from it.
 
+    save: copy (training waits) ─► writer thread: step-000000120.safetensors ─► step-000000120.json, with its checksum ─► best/, pruning
+    load: the newest .json whose .safetensors is whole
+
+A checkpoint exists once its .json does. What a kill leaves behind is cleared away when the folder is opened.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 
 from fastfashion.errors import TrainingError
-from fastfashion.files import publish
+from fastfashion.files import publish, publish_json
 
-LAST = "last.pt"
+FORMAT_NAME, FORMAT_VERSION = "fastfashion-checkpoint", 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where training stands. The epoch plan makes these numbers the whole state of the data."""
+    """Where training stands. The epoch plan makes epoch and step the whole state of the data."""
 
     epoch: int = 0  # the next step's
-    step: int = 0  # the next step's, within the epoch
+    step: int = 0  # the next step's, within the epoch; the number of steps where only the validation is still to do
     best_metric: float = -1.0
     best_epoch: int = -1
+    mean_loss: float = 0.0  # running mean over steps; 0 before the first
+    losses: tuple[float, ...] = ()  # of the steps since the last log line
+    num_rows: int = 0  # seen since the last log line, and their hash
+    rows_hash: int = 0
+
+    @property
+    def has_best(self) -> bool:
+        """Whether this is the end of the best epoch so far: the weights then are the best ones."""
+        return self.best_epoch >= 0 and (self.epoch, self.step) == (self.best_epoch + 1, 0)
 
 
-def save_checkpoint(folder: Path, progress: Progress, states: dict[str, Any]) -> None:
-    """Write `folder`/last.pt, flushed to disk and renamed into place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    publish(folder / LAST, lambda beside: torch.save({"progress": asdict(progress)} | states, beside))
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What was read from one: `tensors` on the CPU, by name."""
+
+    path: Path
+    progress: Progress
+    tensors: dict[str, torch.Tensor]
 
 
-def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
-    """The last checkpoint, on CPU, or None where there is none; raises TrainingError where it is damaged."""
-    path = folder / LAST
-    if not path.is_file():
+class Checkpoints:
+    """A run's folder of them. `export` makes best/ of the tensors of an epoch that is the best so far.
+
+    Keeps the last `keep`, and what those name as their best. Writes on a thread of its own; a write that fails, such as on a full disk,
+    is told through `say` and leaves the older ones alone.
+    """
+
+    def __init__(self, folder: Path, keep: int, say: Callable[[str], None], export: Callable[[Mapping[str, torch.Tensor]], None]) -> None:
+        self.folder, self.keep = folder, keep
+        self.last_step: int | None = None  # of what is safely on disk
+        self.failure: str | None = None  # of the last write
+        self._say, self._export = say, export
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._copies: dict[str, torch.Tensor] = {}  # memory used again and again
+
+    def save(self, step: int, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy the tensors and write them beside training; `step` is counted over all epochs. Waits for the write before, if need be."""
+        self.wait()
+        copied = self._copy(tensors)
+        self._writing = self._writer.submit(self._write, step, progress, copied)
+
+    def wait(self) -> None:
+        """Until all that was saved is on disk, or has failed to be."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def last(self) -> Path | None:
+        """The newest that is on disk."""
+        self.wait()
+        return max(self._list(), default=None)
+
+    def load(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None where there is none; later ones, which are damaged, are removed with a warning.
+
+        Raises TrainingError where there are checkpoints and none is whole.
+        """
+        found = self._clear()
+        for path in reversed(found):
+            try:
+                checkpoint = read_checkpoint(path)
+            except TrainingError as error:
+                self._say(f"warning: {error}; going on from the one before")
+                continue
+            for later in found[found.index(path) + 1 :]:
+                _remove(later)
+            self.last_step = _step_of(path)
+            return checkpoint
+        if found:
+            raise TrainingError(
+                f"{self.folder}: none of its {len(found)} checkpoints is whole; remove that folder to train from the start, "
+                "or put one back from a copy"
+            )
         return None
+
+    def export_best(self, progress: Progress) -> None:
+        """Make best/ anew from the checkpoint that `progress` names as the best: a kill may have come between the two."""
+        for path in reversed(self._list()):
+            with suppress(TrainingError):
+                if (known := read_description(path)).has_best and known.best_epoch == progress.best_epoch:
+                    self._export(read_checkpoint(path).tensors)
+                    return
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.wait()
+        self._writer.shutdown()
+
+    def _copy(self, tensors: Mapping[str, torch.Tensor]) -> "Copied":
+        for name, tensor in tensors.items():
+            if name not in self._copies:
+                # Of the same strides, so that copying is not transposing; pinned, so that the GPU copies while Python goes on.
+                self._copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._copies[name].copy_(tensor, non_blocking=True)
+        arrived = None
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return Copied(tensors={name: self._copies[name] for name in tensors}, arrived=arrived)
+
+    def _write(self, step: int, progress: Progress, copied: "Copied") -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        tensors = copied.contiguous()
+        path = self.folder / f"step-{step:09d}.json"
+        data = path.with_suffix(".safetensors")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # its checksum is that of other bytes
+            publish(data, lambda beside: save_file(tensors, beside))
+            values = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "num_bytes": data.stat().st_size, "sha256": _sha256(data)}
+            publish_json(path, values | {"progress": asdict(progress)})
+            if progress.has_best:
+                self._export(tensors)
+            self._prune()
+        except (OSError, SafetensorError) as error:
+            kept = "none yet" if self.last_step is None else f"the one of step {self.last_step} stays"
+            self.failure = f"the checkpoint of step {step} was not saved ({error}); {kept}"
+            with suppress(OSError):
+                if not path.is_file():
+                    data.unlink(missing_ok=True)
+            self._say(f"warning: {self.failure}")
+            return
+        self.last_step, self.failure = step, None
+
+    def _list(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step-*.json") if re.fullmatch(r"step-\d+", path.stem))
+
+    def _clear(self) -> list[Path]:
+        """Remove what a killed writer left; the checkpoints that are there, oldest first."""
+        for path in [*self.folder.glob(".step-*.partial"), *self.folder.glob("step-*.safetensors")]:
+            if path.suffix == ".partial" or not path.with_suffix(".json").is_file():
+                path.unlink()
+        return self._list()
+
+    def _prune(self) -> None:
+        found = self._list()
+        last = found[-self.keep :]
+        best = {read_description(path).best_epoch for path in last}
+        for path in found[: -self.keep]:
+            known = read_description(path)
+            if not (known.has_best and known.best_epoch in best):
+                _remove(path)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Tensors as they were when `save` was called."""
+
+    tensors: dict[str, torch.Tensor]
+    arrived: "torch.cuda.Event | None"  # when the GPU has copied them
+
+    def contiguous(self) -> dict[str, torch.Tensor]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint that a .json describes; raises TrainingError, with what is wrong, where it is not whole."""
+    from safetensors.torch import load_file
+
+    progress, values, data = read_description(path), _values(path), path.with_suffix(".safetensors")
+    found = data.stat().st_size if data.is_file() else None
+    if found != values["num_bytes"]:
+        raise TrainingError(f"{data}: expected {values['num_bytes']} bytes, found {'no such file' if found is None else found}")
+    digest = _sha256(data)
+    if digest != values["sha256"]:
+        raise TrainingError(f"{data}: damaged: expected sha256 {values['sha256'][:16]}…, found {digest[:16]}…")
     try:
-        states = torch.load(path, map_location="cpu", weights_only=True)
-        return Progress(**states.pop("progress")), states
+        return Checkpoint(path=path, progress=progress, tensors=load_file(data))
     except Exception as error:
-        raise TrainingError(f"{path}: not readable as a checkpoint ({type(error).__name__}); remove it to train from the start") from error
+        raise TrainingError(f"{data}: not a safetensors file ({error}); files that would have to run code are refused") from error
+
+
+def read_description(path: Path) -> Progress:
+    """What a checkpoint's .json says of where training stood; raises TrainingError where it is not readable."""
+    values = _values(path)
+    try:
+        progress = Progress(**values["progress"] | {"losses": tuple(values["progress"]["losses"])})
+        assert isinstance(values["num_bytes"], int) and isinstance(values["sha256"], str)
+        return progress
+    except (KeyError, TypeError, AssertionError) as error:
+        raise TrainingError(f"{path}: not readable as a checkpoint's description ({type(error).__name__}: {error})") from error
+
+
+def _values(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = (values["format"], values["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: not readable as a checkpoint's description ({type(error).__name__}: {error})") from error
+    if found != (FORMAT_NAME, FORMAT_VERSION):
+        raise TrainingError(f"{path}: expected {FORMAT_NAME} version {FORMAT_VERSION}, found {found[0]} version {found[1]}")
+    return values
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _remove(path: Path) -> None:
+    path.unlink()  # first: without it there is no checkpoint
+    path.with_suffix(".safetensors").unlink(missing_ok=True)

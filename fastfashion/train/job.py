@@ -1,7 +1,9 @@
 """From settings to a finished run: resolve, build the parts, train, and leave the run's folder behind."""
 
 import math
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,31 +14,24 @@ import torch
 
 from fastfashion import dist
 from fastfashion.catalog import split_rows
-from fastfashion.config import OptimConfig, RunConfig
+from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import predict, read_config, score
 from fastfashion.evaluate.run import CONFIG
-from fastfashion.files import location, publish_csv, publish_json
-from fastfashion.load import LoaderSpec, Plan, Skipped, choose_pictures, open_loader
-from fastfashion.model import (
-    Classifier,
-    ModelDescription,
-    build_classifier,
-    check_first_weights,
-    count_parameters,
-    objective,
-    save_artifact,
-)
+from fastfashion.files import hold, location, publish_csv, publish_json
+from fastfashion.load import Batch, Loader, LoaderSpec, Plan, Skipped, choose_pictures, open_loader
+from fastfashion.model import ModelDescription, build_classifier, check_first_weights, count_parameters, objective, save_artifact
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
-from fastfashion.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from fastfashion.train.checkpoint import Checkpoints, Progress
+from fastfashion.train.control import Control
+from fastfashion.train.folder import BEST, CHECKPOINTS, LOCK, SKIPPED, changes, write_status
+from fastfashion.train.learner import Learner, best_state, determinism
 from fastfashion.train.loop import Training, fit
 from fastfashion.train.record import Recorder, RunRecorder, Silent
+from fastfashion.train.track import check_tracking
 
-SKIPPED = "skipped.csv"
 PACKAGES = ("fastfashion", "torch", "timm", "nvidia-dali-cuda120", "simplejpeg", "opencv-python-headless", "numpy")
-# Settings that may differ when a run is gone on with: they change where and how fast, not what is computed.
-HARMLESS = ("data.shards", "data.backend", "data.workers", "data.on_bad", "data.cache_dir", "data.cache_gb", "train.log_every_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +39,10 @@ class TrainSummary:
     """How a run ended; epochs are counted from 0."""
 
     run: str
-    epochs: int
-    resumed_at_epoch: int
+    ended: str  # "finished", "early_stop", "max_time", or the name of a signal
+    epochs: int  # complete ones
+    steps: int  # over all epochs
+    resumed_at_step: int
     best_epoch: int
     best_metric: float  # that of train.select, on validation
     num_parameters: int
@@ -58,6 +55,7 @@ def resolve(config: RunConfig) -> RunConfig:
     packed = open_packed_set(location(config.data.shards))
     packed.vocab.names(config.data.task)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
+    check_tracking(config)
     check_first_weights(config.model)  # last: it may have to ask the Hub
     precision = config.train.precision
     if precision == "auto":
@@ -75,85 +73,125 @@ def run_name(config: RunConfig) -> str:
     return f"{data.task}-{config.model.name}{first}-{data.size}-{data.protocol}-seed{config.train.seed}"
 
 
-def check_run_folder(run: Path, config: RunConfig) -> None:
-    """Raises TrainingError where the folder holds a run of other settings, or something else."""
-    if not run.exists() or not any(run.iterdir()):
-        return
-    if not (run / CONFIG).is_file():
-        raise TrainingError(f"{run}: holds files but no {CONFIG}; expected an empty folder or a run, choose another --name")
-    before, now = _flat(read_config(run)), _flat(config)
-    changed = [f"{key}: {before[key]} there, {now[key]} now" for key in now if before[key] != now[key] and key not in HARMLESS]
-    if changed:
-        raise TrainingError(f"{run}: holds a run with other settings ({'; '.join(changed)}); choose another --name, or remove it")
-
-
-def _flat(config: RunConfig) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, entries in config.to_dict().items() for key, value in entries.items()}
-
-
 def train(config: RunConfig, run: Path, world: dist.World, command: str = "") -> TrainSummary:
     """Train a resolved config into the folder `run`, going on from its last checkpoint where there is one.
 
-    `command` is what the user typed; it is recorded beside machine, versions and commit.
+    `command` is what the user typed; it is recorded beside machine, versions and commit. Raises TrainingError where the folder is held by
+    another process, the loss gets out of hand, or the last checkpoint cannot be written.
     """
-    torch.manual_seed(config.train.seed)
-    task, classes, spec, val_spec = _data(config, world)
-    if world.is_main:
-        run.mkdir(parents=True, exist_ok=True)
-        publish_json(run / CONFIG, config.to_dict())
     with ExitStack() as stack:
-        loader, val_loader = (stack.enter_context(closing(open_loader(each))) for each in (spec, val_spec))
-        model = build_classifier(config.model, {task: len(classes)}, spec.size).to(world.device)
-        total_steps = config.train.epochs * loader.num_steps
-        learner = Learner(config, model, world, total_steps)
-        progress = learner.restore(run)
-        recorder: Recorder = Silent()
-        if world.is_main:
-            recorder = stack.enter_context(RunRecorder(run, progress.epoch * loader.num_steps, total_steps))
-            recorder.write(_start_line(progress, loader.num_steps, world, command))
-        if progress.epoch:
-            recorder.say(f"{run}: going on after epoch {progress.epoch} of {config.train.epochs}")
-        description = ModelDescription(model=config.model.name, size=str(spec.size), classes={task: list(classes)})
+        if not world.is_main:
+            return _train(config, run, world, command, stack)
+        run.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(hold(run / LOCK, "training", TrainingError))
+        write_status(run, "running")
+        try:
+            summary = _train(config, run, world, command, stack)
+        except BaseException as error:
+            write_status(run, "failed", reason=f"{type(error).__name__}: {error}")
+            raise
+        state = "finished" if summary.ended in ("finished", "early_stop") else "interrupted"
+        write_status(run, state, reason=summary.ended, epochs=summary.epochs, steps=summary.steps)
+        return summary
 
-        def validate() -> dict[str, dict[str, float | int]]:
-            dist.broadcast_buffers(world, learner.averaged)
-            predictions = predict(learner.averaged, val_loader, world)
-            _tell_skipped(run, world, recorder, loader.skipped | val_loader.skipped)
-            return score(predictions)
 
-        def save(progress: Progress, best: bool) -> None:
-            if world.is_main and best:
-                save_artifact(run / "best", learner.averaged, description)
-            if world.is_main:
-                save_checkpoint(run / "checkpoints", progress, learner.states())
+def say(text: str) -> None:
+    """Tell the user, above a progress bar if there is one."""
+    from tqdm import tqdm
 
-        job = Training(
-            world=world,
-            config=config.train,
-            model=learner.wrapped,
-            optimizer=learner.optimizer,
-            loader=loader,
-            precision=torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
-            clip_norm=config.optim.clip_norm,
-            learning_rate=learner.learning_rate,
-            loss=lambda logits, batch: objective(logits, batch, world.size, config.optim.label_smoothing),
-            average=learner.average,
-            validate=validate,
-            rows_of=lambda epoch, step: spec.plan.step(epoch, step).rows.tolist(),
-            save=save,
-            recorder=recorder,
-        )
-        end = fit(job, progress)
+    tqdm.write(text, file=sys.stderr)
+
+
+def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack: ExitStack) -> TrainSummary:
+    stack.enter_context(determinism(config.train.deterministic))
+    torch.manual_seed(config.train.seed)
+    control = Control(world, config.train)  # its clock runs from here on
+    data = prepare_data(config, world)
+    loader, val_loader = (stack.enter_context(closing(open_loader(each))) for each in (data.spec, data.val_spec))
+    model = build_classifier(config.model, {config.data.task: len(data.classes)}, data.spec.size).to(world.device)
+    num_steps = loader.num_steps
+    learner = Learner(config, model, world, config.train.epochs * num_steps)
+    description = ModelDescription(model=config.model.name, size=str(data.spec.size), classes={config.data.task: list(data.classes)})
+    checkpoints = None
+    if world.is_main:
+
+        def export(tensors: Mapping[str, torch.Tensor]) -> None:
+            save_artifact(run / BEST, best_state(tensors), description)
+
+        checkpoints = stack.enter_context(Checkpoints(run / CHECKPOINTS, config.train.keep_checkpoints, say, export))
+    progress = _restore(learner, checkpoints, world)
+    resumed_at = progress.epoch * num_steps + progress.step
+    recorder: Recorder = Silent()
+    if world.is_main:
+        start = _start_line(run, config, progress, resumed_at, world, command)
+        publish_json(run / CONFIG, config.to_dict())
+        recorder = stack.enter_context(RunRecorder(run, config, epoch=progress.epoch, step=progress.step, num_steps=num_steps))
+        recorder.write(start)
+        if resumed_at:
+            recorder.say(f"{run}: going on at step {progress.step} of {num_steps} in epoch {progress.epoch + 1} of {config.train.epochs}")
+
+    def save(progress: Progress) -> None:
+        if checkpoints is not None:
+            started = time.monotonic()
+            checkpoints.save(progress.epoch * num_steps + progress.step, progress, learner.tensors())
+            control.saved(time.monotonic() - started)
+
+    def validate() -> dict[str, dict[str, float | int]]:
+        dist.broadcast_buffers(world, learner.averaged)
+        scores = score(predict(learner.averaged, _interruptible(val_loader, control), world))
+        _tell_skipped(run, world, recorder, loader.skipped | val_loader.skipped)
+        return scores
+
+    job = Training(
+        world=world,
+        config=config.train,
+        learner=learner,
+        loader=loader,
+        loss=lambda logits, batch: objective(logits, batch, world.size, config.optim.label_smoothing),
+        guessing=math.log(len(data.classes)),
+        validate=validate,
+        rows_of=lambda epoch, step: data.spec.plan.step(epoch, step).rows.tolist(),
+        save=save,
+        last_good=lambda: "none yet" if checkpoints is None or (last := checkpoints.last()) is None else str(last),
+        control=control,
+        recorder=recorder,
+    )
+    end, ended = fit(job, progress)
+    if checkpoints is not None:
+        checkpoints.wait()
+        if checkpoints.failure is not None:
+            raise TrainingError(f"{run}: training ended ({ended}), but {checkpoints.failure}")
     return TrainSummary(
         run=str(run),
+        ended=ended,
         epochs=end.epoch,
-        resumed_at_epoch=progress.epoch,
+        steps=end.epoch * num_steps + end.step,
+        resumed_at_step=resumed_at,
         best_epoch=end.best_epoch,
         best_metric=end.best_metric,
         num_parameters=count_parameters(model),
-        train_rows=len(spec.plan.rows),
-        val_rows=len(val_spec.plan.rows),
+        train_rows=len(data.spec.plan.rows),
+        val_rows=len(data.val_spec.plan.rows),
     )
+
+
+def _restore(learner: Learner, checkpoints: Checkpoints | None, world: dist.World) -> Progress:
+    """Go on from the last checkpoint that rank 0 finds, on every rank, or start at the beginning."""
+    checkpoint = None if checkpoints is None else checkpoints.load()
+    progress = dist.from_main(world, None if checkpoint is None else checkpoint.progress)
+    if progress is None:
+        return Progress()
+    learner.restore(dist.tensors_from_main(world, None if checkpoint is None else checkpoint.tensors))
+    if checkpoints is not None:
+        checkpoints.export_best(progress)
+    return progress
+
+
+def _interruptible(loader: Loader, control: Control) -> Iterator[Batch]:
+    """Validation ends with Stopped, on all ranks, when training is to end."""
+    for batch in loader.steps(0):
+        yield batch
+        control.check()
 
 
 def _tell_skipped(run: Path, world: dist.World, recorder: Recorder, skipped: dict[int, Skipped]) -> None:
@@ -165,23 +203,34 @@ def _tell_skipped(run: Path, world: dist.World, recorder: Recorder, skipped: dic
         recorder.say(f"{len(lines)} pictures do not decode and were left out: {run / SKIPPED}")
 
 
-def _start_line(progress: Progress, num_steps: int, world: dist.World, command: str) -> dict[str, Any]:
+def _start_line(run: Path, config: RunConfig, progress: Progress, step: int, world: dist.World, command: str) -> dict[str, Any]:
     """What a run's metrics say of each time it was started."""
+    before = changes(read_config(run), config) if (run / CONFIG).is_file() else {}
     where = {"command": command, "commit": git_commit(), "processes": world.size, "device": world.device.type}
     known = {"machine": machine_info(), "versions": package_versions(PACKAGES)}
-    return {"kind": "start", "epoch": progress.epoch, "step": progress.epoch * num_steps} | where | known
+    changed = {"changed": {key: list(values) for key, values in before.items()}} if before else {}
+    return {"kind": "start", "epoch": progress.epoch, "step": step} | where | changed | known
 
 
-def _data(config: RunConfig, world: dist.World) -> tuple[str, tuple[str, ...], LoaderSpec, LoaderSpec]:
-    """Task, its classes, and what to load for training and for validation."""
-    each = 2 if config.augment.mixup or config.augment.cutmix else 1  # pictures are mixed in pairs, which stay together
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The classes of the task, and what to load for training and for validation."""
+
+    classes: tuple[str, ...]
+    spec: LoaderSpec
+    val_spec: LoaderSpec
+
+
+def prepare_data(config: RunConfig, world: dist.World) -> Data:
+    """Raises ConfigError where a batch is too small for so many processes."""
+    # Pictures are mixed in pairs, which stay together.
+    each = (2 if config.augment.mixup or config.augment.cutmix else 1) * config.train.accumulate
     if config.train.batch_size < each * world.size:
         raise ConfigError(
             f"--batch-size {config.train.batch_size}: expected {each * world.size} or more, {each} for each of {world.size} processes"
         )
-    task = config.data.task
     packed = open_packed_set(location(config.data.shards))
-    split = split_rows(packed.table, packed.vocab, task, config.data.protocol, config.data.split_seed)
+    split = split_rows(packed.table, packed.vocab, config.data.task, config.data.protocol, config.data.split_seed)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
     plan = Plan(
         rows=split.train,
@@ -196,73 +245,17 @@ def _data(config: RunConfig, world: dist.World) -> tuple[str, tuple[str, ...], L
     spec = LoaderSpec(
         pictures=pictures,
         plan=plan,
-        labels=packed.vocab.codes(packed.table, [task]),
+        labels=packed.vocab.codes(packed.table, [config.data.task]),
         size=size,
         device=world.device,
         rank=world.rank,
         world_size=world.size,
+        portions=config.train.accumulate,
         backend=config.data.backend,
         workers=config.data.workers or dist.cores_per_process(world.local_size),
         on_bad=config.data.on_bad,
         cache_dir=config.data.cache_dir,
         cache_bytes=int(config.data.cache_gb * 1e9),
     )
-    return task, packed.vocab.names(task), spec, replace(spec, plan=replace(plan, rows=split.val, augment=None))
-
-
-class Learner:
-    """The model with what changes while it learns: optimiser, learning rate, moving average."""
-
-    def __init__(self, config: RunConfig, model: Classifier, world: dist.World, total_steps: int) -> None:
-        from timm.optim import create_optimizer_v2
-        from timm.utils import ModelEmaV3
-
-        self._model, self._world = model, world
-        self.learning_rate = schedule(config.optim, total_steps)
-        # timm leaves biases and norms out of the decay.
-        self.optimizer = create_optimizer_v2(model, opt=config.optim.optimizer, lr=config.optim.lr, weight_decay=config.optim.weight_decay)
-        self._ema = ModelEmaV3(model, decay=config.optim.ema_decay, use_warmup=True) if config.optim.ema_decay else None
-        self.wrapped: torch.nn.Module = model
-        if world.size > 1:
-            devices = [world.device] if world.device.type == "cuda" else None
-            self.wrapped = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-
-    @property
-    def averaged(self) -> Classifier:
-        """What is validated and kept: the moving average, or the model itself without one."""
-        return self._ema.module if self._ema is not None else self._model
-
-    def average(self, step: int) -> None:
-        if self._ema is not None:
-            self._ema.update(self._model, step=step)
-
-    def states(self) -> dict[str, Any]:
-        average = self._ema.module.state_dict() if self._ema is not None else {}
-        return {"model": self._model.state_dict(), "average": average, "optimizer": self.optimizer.state_dict()}
-
-    def restore(self, run: Path) -> Progress:
-        """Go on from the run's last checkpoint, on every rank, or start at the beginning."""
-        dist.barrier(self._world)
-        checkpoint = load_checkpoint(run / "checkpoints")
-        if checkpoint is None:
-            return Progress()
-        progress, states = checkpoint
-        self._model.load_state_dict(states["model"])
-        if self._ema is not None:
-            self._ema.module.load_state_dict(states["average"])
-        self.optimizer.load_state_dict(states["optimizer"])
-        return progress
-
-
-def schedule(config: OptimConfig, total_steps: int) -> Callable[[int], float]:
-    """Learning rate of a step: linear warm-up from 0, then half a cosine down to 0 (Loshchilov & Hutter 2017), or constant."""
-    warmup = math.ceil(config.warmup_share * total_steps)
-
-    def rate(step: int) -> float:
-        if step < warmup:
-            return config.lr * (step + 1) / warmup
-        if config.schedule == "constant":
-            return config.lr
-        return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
-
-    return rate
+    val_spec = replace(spec, plan=replace(plan, rows=split.val, augment=None), portions=1)
+    return Data(classes=packed.vocab.names(config.data.task), spec=spec, val_spec=val_spec)

@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Sequence
 
 from fastfashion.dist import cores_per_process, env_int
-from fastfashion.errors import ConfigError
+from fastfashion.errors import ConfigError, LostPeerError
 
+USER_ERROR = 2  # exit status of errors that a user can cure: another try would end the same
 GUARD = "FASTFASHION_WORKER"  # set in the environment of launched workers, so that they do not launch again
 _INHERITED = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")
 
@@ -41,25 +42,43 @@ def must_launch(nproc: int | None) -> bool:
     return nproc > 1
 
 
-def launch(nproc: int, arguments: Sequence[str]) -> int:
-    """Run `python -m fastfashion.train ARGUMENTS` in a world of `nproc` processes and wait; returns the exit status."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+def launch(nproc: int, arguments: Sequence[str], max_restarts: int) -> int:
+    """Run `python -m fastfashion.train ARGUMENTS` in a world of `nproc` processes and wait; returns the exit status.
 
+    Where a process dies, all are started again, up to `max_restarts` times: they go on from the last checkpoint. An error that the user has
+    to cure is no such death.
+    """
     # What an outer torchrun says of its world must not reach the inner one.
     for name in list(os.environ):
         if name in _INHERITED or name.startswith(("TORCHELASTIC_", "MASTER_", "ROLE_NAME")):
             del os.environ[name]
     os.environ[GUARD] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_process(nproc)))
+    for restarts_left in range(max_restarts, -1, -1):
+        status, stopped = _launch_once(nproc, arguments)
+        if status in (0, USER_ERROR) or stopped or not restarts_left:
+            return status
+        print(f"a process ended with status {status}: starting all again, {restarts_left - 1} more times if need be", file=sys.stderr)
+    raise AssertionError("the last try returns")
+
+
+def _launch_once(nproc: int, arguments: Sequence[str]) -> tuple[int, bool]:
+    """Exit status, and whether a signal to this process was what ended the workers."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     config = LaunchConfig(1, 1, nproc, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # handed on to the workers, which save and end
+    if hasattr(config, "signals_to_handle"):
+        config.signals_to_handle = signals
     try:
         elastic_launch(config, sys.executable)("-m", "fastfashion.train", *arguments)
     except ChildFailedError as error:
-        # The worker has printed its own error; its exit status is all there is to add.
-        _, failure = error.get_first_failure()
-        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        # The workers have printed their own errors; that the others lost a peer is no reason.
+        codes = [failure.exitcode for failure in error.failures.values()]
+        code = min(codes, key=lambda code: (code == LostPeerError.EXIT_STATUS, code != USER_ERROR))
+        return (code if code > 0 else 128 - code), False
     except SignalException as error:
-        return 128 + int(error.sigval)
-    return 0
+        return 128 + int(error.sigval), True
+    return 0, False

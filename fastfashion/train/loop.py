@@ -1,23 +1,30 @@
 """The training loop. It is handed all that it needs and builds nothing.
 
-for epoch: for batch: forward ─► loss ─► backward ─► clip ─► step ─► average; then validate, checkpoint, keep the best
+    for epoch: for step: data ─► forward, loss, backward (of each portion) ─► clip, step, average ─► log ─► checkpoint
+               then validate, checkpoint, keep the best
+
+Nothing in it waits for a GPU but log lines, checkpoints and validation.
 """
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
-from torch import nn
 
 from fastfashion.config import TrainConfig
 from fastfashion.dist import World
 from fastfashion.errors import TrainingError
 from fastfashion.load import Batch, Loader
 from fastfashion.train.checkpoint import Progress
+from fastfashion.train.control import Control, Stopped
+from fastfashion.train.learner import Learner, seed_step
 from fastfashion.train.record import Recorder
+from fastfashion.train.timing import Phases
+
+MEAN_WEIGHT = 0.02  # of a step's loss in the running mean
+SHOWN = 16  # training pictures for TensorBoard
 
 
 @dataclass(kw_only=True)
@@ -26,90 +33,190 @@ class Training:
 
     world: World
     config: TrainConfig
-    model: nn.Module  # as wrapped for training (DistributedDataParallel, compiled)
-    optimizer: torch.optim.Optimizer
+    learner: Learner
     loader: Loader
-    precision: torch.dtype
-    clip_norm: float
-    learning_rate: Callable[[int], float]  # of a step, counted over all epochs
     loss: Callable[[dict[str, torch.Tensor], Batch], torch.Tensor]  # of the logits by task and the batch they are for
-    average: Callable[[int], None]  # take the weights after this step into the moving average
-    validate: Callable[[], dict[str, dict[str, float | int]]]  # task -> metrics
+    guessing: float  # the loss of giving every class the same probability
+    validate: Callable[[], dict[str, dict[str, float | int]]]  # task -> metrics; raises Stopped where training is to end
     rows_of: Callable[[int, int], list[int]]  # (epoch, step) -> rows of the global batch
-    save: Callable[[Progress, bool], None]  # a checkpoint; and the weights, where they are the best so far
+    save: Callable[[Progress], None]  # a checkpoint; and best/, where progress says that the weights are the best
+    last_good: Callable[[], str]  # where the last good checkpoint is, for people
+    control: Control
     recorder: Recorder
-    pending: list[tuple[int, torch.Tensor]] = field(default_factory=list)  # (step of the epoch, loss) since the last log line
+    pending: list[tuple[int, torch.Tensor, torch.Tensor]] = field(default_factory=list)  # step, loss, rows: not looked at yet
 
 
-def fit(job: Training, progress: Progress) -> Progress:
-    """Train from `progress` to the last epoch; returns where it ended. Raises TrainingError when the loss is not finite."""
-    num_steps = job.loader.num_steps
-    while progress.epoch < job.config.epochs:
-        epoch, started = progress.epoch, time.perf_counter()
-        _train_epoch(job, epoch, progress.step)
-        seconds = time.perf_counter() - started
-        scores = job.validate()
-        line = {"kind": "epoch", "epoch": epoch, "step": (epoch + 1) * num_steps, "seconds": round(seconds, 3), "val": scores}
-        job.recorder.write(line)
-        progress = replace(progress, epoch=epoch + 1, step=0)
-        # "last" is no metric: then the number of the epoch stands for it, and each is better than the one before.
-        metric = sum(float(s.get(job.config.select, epoch)) for s in scores.values()) / len(scores)
-        best = metric > progress.best_metric
-        if best:
-            progress = replace(progress, best_metric=metric, best_epoch=epoch)
-        job.save(progress, best)
-        shown = ", ".join(f"{task} accuracy {s['accuracy']:.4f}, macro F1 {s['macro_f1']:.4f}" for task, s in scores.items())
-        job.recorder.say(f"epoch {epoch + 1}/{job.config.epochs}: {shown} on validation ({seconds:.0f} s)")
+def fit(job: Training, progress: Progress) -> tuple[Progress, str]:
+    """Train from `progress` to the end; returns where and why it ended: "finished", "early_stop", or what asked for it.
+
+    Raises TrainingError when the loss is not finite or far above what it was.
+    """
+    with job.control:
+        while (ended := _ended(job.config, progress)) is None:
+            try:
+                progress = _train_epoch(job, progress)
+                progress = _end_epoch(job, progress)
+            except Stopped as stop:
+                return stop.progress or progress, stop.reason
+    return progress, ended
+
+
+def _ended(config: TrainConfig, progress: Progress) -> str | None:
+    if progress.epoch >= config.epochs:
+        return "finished"
+    without_best = progress.epoch - 1 - progress.best_epoch
+    if config.early_stop_epochs and progress.best_epoch >= 0 and progress.step == 0 and without_best >= config.early_stop_epochs:
+        return "early_stop"
+    return None
+
+
+def _train_epoch(job: Training, progress: Progress) -> Progress:
+    """The rest of an epoch's steps."""
+    learner, config, num_steps = job.learner, job.config, job.loader.num_steps
+    learner.wrapped.train()
+    phases = Phases(job.world.device)
+    first_step_s, num_images, norm = None, 0, None
+    batches = job.loader.steps(progress.epoch, progress.step)
+    for step in range(progress.step, num_steps):
+        done = progress.epoch * num_steps + step
+        seed_step(config.seed, done, job.world.rank)
+        num_images += _backward(job, step, batches, phases, show=done == 0)
+        norm = learner.update(done)
+        phases.mark("optimizer")
+        progress = replace(progress, step=step + 1)
+        asked, last = job.control.ask(), step + 1 == num_steps
+        if first_step_s is None:  # it may compile, and starts the loader: it says nothing of the others
+            first_step_s, num_images = sum(phases.read().values()), 0
+        if (done + 1) % config.log_every_steps == 0 or last:
+            progress = _log(job, progress, norm, num_images, phases.read() | {"first_step": first_step_s})
+            first_step_s, num_images = 0.0, 0
+        job.recorder.advance()
+        phases.mark("logging")
+        every = config.checkpoint_every_steps
+        due = asked.save or (every > 0 and (done + 1) % every == 0)
+        if asked.stop or (due and not last):
+            progress = _settle(job, progress)
+            job.save(progress)
+            phases.mark("checkpoint")
+        if asked.stop:
+            raise Stopped(asked.stop, progress)
     return progress
 
 
-def _train_epoch(job: Training, epoch: int, start: int) -> None:
-    job.model.train()
-    num_steps = job.loader.num_steps
-    waited, images, logged_at = 0.0, 0, time.perf_counter()
-    asked = logged_at
-    for step, batch in enumerate(job.loader.steps(epoch, start), start):
-        waited += time.perf_counter() - asked
-        done = epoch * num_steps + step
-        for group in job.optimizer.param_groups:
-            group["lr"] = job.learning_rate(done)
-        with torch.autocast(job.world.device.type, dtype=job.precision, enabled=job.precision != torch.float32):
-            loss = job.loss(job.model(batch.images), batch)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(job.model.parameters(), job.clip_norm or math.inf)
-        job.optimizer.step()
-        job.optimizer.zero_grad(set_to_none=True)
-        job.average(done)
-        job.pending.append((step, loss.detach()))
-        images += max(batch.num_labelled)
-        mean_loss = None
-        if (done + 1) % job.config.log_every_steps == 0 or step + 1 == num_steps:
-            mean_loss = _check_losses(job, epoch)
-            seconds, logged_at = time.perf_counter() - logged_at, time.perf_counter()
-            line: dict[str, Any] = {"kind": "step", "epoch": epoch, "step": done + 1, "loss": mean_loss, "lr": job.learning_rate(done)}
-            rates = {"grad_norm": float(norm), "images_per_s": round(images / seconds, 1), "data_wait_share": round(waited / seconds, 4)}
-            job.recorder.write(line | rates)
-            waited, images = 0.0, 0
-        job.recorder.advance(mean_loss)
-        asked = time.perf_counter()
+def _backward(job: Training, step: int, batches: Iterator[Batch], phases: Phases, *, show: bool) -> int:
+    """Gradients of a step, portion by portion; returns the number of labelled pictures in the global batch."""
+    learner, portions = job.learner, job.config.accumulate
+    losses, rows = [], []
+    for portion in range(portions):
+        batch = next(batches)
+        phases.mark("data")
+        if show and portion == 0:
+            job.recorder.show(batch.images[:SHOWN])
+        with learner.alone() if portion + 1 < portions else nullcontext():
+            with torch.autocast(job.world.device.type, dtype=learner.precision, enabled=learner.precision != torch.float32):
+                loss = job.loss(learner.wrapped(batch.images), batch)
+            loss.backward()
+        losses.append(loss.detach())
+        rows.append(batch.rows)
+        phases.mark("forward_backward")
+    job.pending.append((step, torch.stack(losses).sum(), torch.cat(rows)))
+    return max(batch.num_labelled)
 
 
-def _check_losses(job: Training, epoch: int) -> float:
-    """Mean loss over ranks and the steps since the last log line: the loop's only wait for the device.
+def _log(job: Training, progress: Progress, norm: torch.Tensor, num_images: int, times: dict[str, float]) -> Progress:
+    """Write the line of the steps since the last one; waits for the GPU."""
+    progress = _settle(job, progress)
+    done = progress.epoch * job.loader.num_steps + progress.step
+    seconds = sum(times.values()) - times["first_step"]
+    line = {
+        "kind": "step",
+        "epoch": progress.epoch,
+        "step": done,
+        "loss": sum(progress.losses) / len(progress.losses),
+        "lr": job.learner.learning_rate(done - 1),
+        "grad_norm": float(norm),
+        "rows": progress.num_rows,
+        "rows_hash": f"{progress.rows_hash:016x}",
+    }
+    known = {"seconds": seconds, "images_per_s": num_images / seconds if num_images else None}
+    times = {name: value for name, value in known.items() if value is not None} | {f"{name}_s": value for name, value in times.items()}
+    job.recorder.write(line | {"time": {name: round(value, 6) for name, value in times.items() if value}})
+    return replace(progress, losses=(), num_rows=0, rows_hash=0)
 
-    The rows of a step that was not finite are known from the plan, so looking late loses nothing.
+
+def _settle(job: Training, progress: Progress) -> Progress:
+    """Take in the losses and rows of all ranks that nobody has looked at yet; raises TrainingError where a loss is out of hand.
+
+    The rows of a bad step are known from the plan, so looking late loses nothing. Checkpoints are made after this alone: they are good.
     """
-    losses = torch.stack([loss for _, loss in job.pending])
+    if not job.pending:
+        return progress
+    losses, counts = torch.stack([loss for _, loss, _ in job.pending]), count_rows(torch.cat([rows for _, _, rows in job.pending]))
     if job.world.size > 1:
         torch.distributed.all_reduce(losses)
         losses = losses / job.world.size
-    values = losses.tolist()
-    for (step, _), value in zip(job.pending, values, strict=True):
-        if not math.isfinite(value):
-            rows = job.rows_of(epoch, step)
-            raise TrainingError(
-                f"the loss became {value} in epoch {epoch}, step {step}; rows of that batch: {rows}. "
-                "Try a lower rate (--set optim.lr=…), gradient clipping (optim.clip_norm=1), or train.precision=fp32"
-            )
+        torch.distributed.all_reduce(counts)
+    values, (num_rows, rows_hash) = losses.tolist(), counts.tolist()
+    mean = progress.mean_loss
+    for (step, _, _), value in zip(job.pending, values, strict=True):
+        _check_loss(job, progress.epoch, step, value, mean)
+        mean = mean + MEAN_WEIGHT * (value - mean) if mean else value
     job.pending.clear()
-    return sum(values) / len(values)
+    return replace(
+        progress,
+        mean_loss=mean,
+        losses=(*progress.losses, *values),
+        num_rows=progress.num_rows + num_rows,
+        rows_hash=(progress.rows_hash + rows_hash) % 2**64,
+    )
+
+
+def count_rows(rows: torch.Tensor) -> torch.Tensor:
+    """How many of `rows`, int64 (n,), are no padding, and the sum of their hashes modulo 2^64 as int64; (2,), on the rows' device.
+
+    The sum does not depend on the order, nor on which rank had which row. The hash is murmur3's finaliser (Appleby 2011), its shifts
+    signed.
+    """
+    real = rows >= 0
+    hashed = rows
+    for factor in (-0xAE502812AA7333, -0x3B314601E57A13AD, 1):
+        hashed = (hashed ^ (hashed >> 33)) * factor
+    return torch.stack([real.sum(), torch.where(real, hashed, 0).sum()])
+
+
+def _check_loss(job: Training, epoch: int, step: int, value: float, mean: float) -> None:
+    limit = job.config.loss_spike * max(mean, job.guessing)
+    if math.isfinite(value) and (value <= limit or not job.config.loss_spike or not mean):
+        return
+    what = f"became {value}"
+    if math.isfinite(value):
+        what = f"jumped to {value:.4g}, above {job.config.loss_spike:g} times both its running mean {mean:.4g} and that of guessing"
+    raise TrainingError(
+        f"the loss {what} in epoch {epoch}, step {step}; rows of that batch: {job.rows_of(epoch, step)}. "
+        f"Last good checkpoint: {job.last_good()}. "
+        "Try a lower rate (--set optim.lr=…), gradient clipping (optim.clip_norm=1), or train.precision=fp32"
+    )
+
+
+def _end_epoch(job: Training, progress: Progress) -> Progress:
+    """Validate, and save; the weights, too, where they are the best so far."""
+    phases = Phases(job.world.device)
+    try:
+        scores = job.validate()
+    except Stopped as stop:
+        job.save(progress)
+        raise Stopped(stop.reason, progress) from None
+    phases.mark("validation")
+    epoch, seconds = progress.epoch, phases.read()["validation"]
+    line = {"kind": "epoch", "epoch": epoch, "step": (epoch + 1) * job.loader.num_steps, "val": scores}
+    job.recorder.write(line | {"time": {"seconds": round(seconds, 6)}})
+    progress = replace(progress, epoch=epoch + 1, step=0)
+    # "last" is no metric: then the number of the epoch stands for it, and each is better than the one before.
+    metric = sum(float(s.get(job.config.select, epoch)) for s in scores.values()) / len(scores)
+    if metric > progress.best_metric:
+        progress = replace(progress, best_metric=metric, best_epoch=epoch)
+    job.save(progress)
+    shown = ", ".join(f"{task} accuracy {s['accuracy']:.4f}, macro F1 {s['macro_f1']:.4f}" for task, s in scores.items())
+    best = " (the best so far)" if progress.has_best else ""
+    job.recorder.say(f"epoch {epoch + 1}/{job.config.epochs}: {shown} on validation{best}")
+    return progress

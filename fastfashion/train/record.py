@@ -1,21 +1,36 @@
-"""What a run writes while it trains: metrics.jsonl, TensorBoard events, a progress bar. On rank 0 alone."""
+"""What a run writes while it trains: metrics.jsonl, TensorBoard events, trackers, one live line. On rank 0 alone."""
 
 import json
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+import numpy as np
+import torch
+
+from fastfashion.config import RunConfig
+from fastfashion.errors import TrainingError
 from fastfashion.evaluate.run import METRICS
 from fastfashion.files import publish
+from fastfashion.train.track import open_trackers
+
+LINE_S = 60.0  # between two lines where there is no terminal
+GRID = 4  # pictures a line of the sheet for TensorBoard
 
 
 class Recorder(Protocol):
-    """Takes lines of metrics; `{"kind": "start" | "step" | "epoch", "epoch", "step", …}` with `step` counted over all epochs."""
+    """Takes lines of metrics: `{"kind": "start" | "step" | "epoch", "epoch", "step", …, "time": {…}}`.
+
+    `step` counts over all epochs. All that a clock says stands under `time`: two runs of the same settings differ in nothing else.
+    """
 
     def write(self, line: dict[str, Any]) -> None: ...
 
-    def advance(self, loss: float | None = None) -> None: ...
+    def advance(self) -> None: ...
+
+    def show(self, images: torch.Tensor) -> None: ...
 
     def say(self, text: str) -> None: ...
 
@@ -25,49 +40,97 @@ class Silent:
 
     def write(self, line: dict[str, Any]) -> None: ...
 
-    def advance(self, loss: float | None = None) -> None: ...
+    def advance(self) -> None: ...
+
+    def show(self, images: torch.Tensor) -> None: ...
 
     def say(self, text: str) -> None: ...
 
 
 class RunRecorder:
-    """Appends to a run's metrics.jsonl and TensorBoard events; lines past the checkpoint that is gone on from are dropped."""
+    """Goes on at a step of an epoch, both counted from 0, of `num_steps` steps: metrics past that place are dropped."""
 
-    def __init__(self, run: Path, done_steps: int, total_steps: int) -> None:
+    def __init__(self, run: Path, config: RunConfig, *, epoch: int, step: int, num_steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
-        path = run / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        # A run that was killed while it wrote leaves half a line, without an end.
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done_steps]
-        publish(path, lambda beside: beside.write_text("".join(kept), encoding="utf-8"))
-        self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(run), purge_step=done_steps + 1)
-        self._bar = tqdm(total=total_steps, initial=done_steps, unit="step", dynamic_ncols=True, disable=None)
+        done, self._epochs = epoch * num_steps + step, config.train.epochs
+        _drop_later(run / METRICS, epoch, done)
+        self._file = (run / METRICS).open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(run), purge_step=done + 1)
+        if not done:
+            self._events.add_text("config", f"```json\n{json.dumps(config.to_dict(), indent=2)}\n```")
+        self._trackers = open_trackers(config, run, self.say)
+        total = config.train.epochs * num_steps
+        form = "{desc} step {n_fmt}/{total_fmt} |{bar:10}| {postfix} {remaining} left"
+        self._bar = tqdm(total=total, initial=done, dynamic_ncols=True, disable=None, bar_format=form)
+        self._bar.set_description_str(f"epoch {epoch + 1}/{self._epochs}", refresh=False)
+        self._total, self._said_at, self._opened_at, self._opened_step = total, -LINE_S, time.monotonic(), done
 
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in _flatten("", line) if line["kind"] != "start" else []:
-            if name not in ("kind", "step"):
-                self._events.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+        if line["kind"] == "start":
+            return
+        values = {f"{line['kind']}/{name}": value for name, value in _flatten("", line) if name not in ("kind", "epoch", "step")}
+        for name, value in values.items():
+            self._events.add_scalar(name, value, line["step"])
+        self._trackers.log(values, line["step"])
+        if line["kind"] == "step":
+            self._tell(line)
 
-    def advance(self, loss: float | None = None) -> None:
+    def _tell(self, line: dict[str, Any]) -> None:
+        """The live line; a plain one, now and then, where there is no terminal."""
+        epoch, rate = f"epoch {line['epoch'] + 1}/{self._epochs}", line["time"].get("images_per_s", 0)
+        known = f"{rate:,.1f} images/s, loss {line['loss']:.4f}, lr {line['lr']:.1e},"
+        self._bar.set_description_str(epoch, refresh=False)
+        self._bar.postfix = known
+        now = time.monotonic()
+        if self._bar.disable and now - self._said_at >= LINE_S:
+            self._said_at = now
+            left = (now - self._opened_at) / max(1, line["step"] - self._opened_step) * (self._total - line["step"])
+            print(f"{epoch} step {line['step']}/{self._total}, {known} {self._bar.format_interval(left)} left", file=sys.stderr, flush=True)
+
+    def advance(self) -> None:
         self._bar.update()
-        if loss is not None:
-            self._bar.set_postfix_str(f"loss {loss:.4f}")
+
+    def show(self, images: torch.Tensor) -> None:
+        """The first pictures as the model sees them, uint8 (n, H, W, 3), as one sheet in TensorBoard."""
+        pictures = images.cpu().numpy()
+        pictures = pictures[: len(pictures) // GRID * GRID] if len(pictures) > GRID else pictures
+        lines = [np.concatenate(list(pictures[at : at + GRID]), axis=1) for at in range(0, len(pictures), GRID)]
+        self._events.add_image("batch", np.concatenate(lines), dataformats="HWC")
 
     def say(self, text: str) -> None:
-        self._bar.write(text, file=sys.stderr)
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
 
     def __enter__(self) -> "RunRecorder":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
+        self._trackers.close()
         self._events.close()
         self._file.close()
+
+
+def _drop_later(path: Path, epoch: int, done: int) -> None:
+    """Leave the lines of what was done before; raises TrainingError where one is no line of metrics."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]  # a run that was killed while it wrote leaves half a line
+    kept = []
+    for number, line in enumerate(whole.splitlines(keepends=True), 1):
+        try:
+            values = json.loads(line)
+            before = {"start": True, "step": values["step"] <= done, "epoch": values["epoch"] < epoch}[values["kind"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"{path}:{number}: not a line of metrics ({type(error).__name__}: {error}); mend or remove the line"
+            ) from error
+        kept += [line] if before else []
+    publish(path, lambda beside: beside.write_text("".join(kept), encoding="utf-8"))
 
 
 def _flatten(prefix: str, value: Any) -> list[tuple[str, float]]:

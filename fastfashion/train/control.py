@@ -1,0 +1,134 @@
+"""When all processes save or stop together: signals, time limits and the clock of checkpoints, agreed on by all at the same step."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from fastfashion.config import TrainConfig, parse_duration
+from fastfashion.dist import World
+from fastfashion.train.checkpoint import Progress
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+MAX_TIME = 1000  # above every signal's number
+AGREE_S = 20.0  # torchrun kills 30 s after its SIGTERM
+FIRST_SAVE_S = 5.0  # what the first checkpoint may take, before one was measured
+TWICE_S = 2.0  # a terminal and torchrun both send Ctrl-C's signal; a second one after that time is a second Ctrl-C
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be done now, by all processes."""
+
+    stop: str | None  # why: "SIGTERM", "max_time", …
+    save: bool
+
+
+class Stopped(Exception):  # it is no error
+    """Training is to end now; with `progress`, it is saved as far as that."""
+
+    def __init__(self, reason: str, progress: Progress | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.progress = reason, progress
+
+
+class Control:
+    """Ask it after every step, on every process. While it is open, SIGTERM, SIGUSR1 and Ctrl-C stop training at the end of a step.
+
+    With several processes what one wishes becomes known to all a step later: wishes are exchanged while a step is computed, on the
+    CPU, so that nobody waits for a GPU.
+    """
+
+    def __init__(self, world: World, config: TrainConfig) -> None:
+        self.slowest_step_s, self.slowest_save_s = 0.0, FIRST_SAVE_S
+        self._world = world
+        self._save_every_s = config.checkpoint_every_minutes * 60
+        now = time.monotonic()
+        self._ends_at, self._saved_at = now + parse_duration(config.max_time), now
+        self._stepped_at: float | None = None  # the first step, which may compile, says nothing of the others
+        self._signal = 0
+        self._signalled_at = 0.0
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._impatient: threading.Timer | None = None
+        self._group: Any = torch.distributed.new_group(backend="gloo") if world.size > 1 else None
+        self._under_way: tuple[Any, torch.Tensor] | None = None
+
+    def ask(self) -> Asked:
+        """What is to be done after this step."""
+        now = time.monotonic()
+        if self._stepped_at is not None:
+            self.slowest_step_s = max(self.slowest_step_s, now - self._stepped_at)
+        self._stepped_at = now
+        stop, save = self._agree(self._signal or self._out_of_time(now), self._save_is_due(now))
+        if save:
+            self.saved()
+        if stop and self._impatient is not None:
+            self._impatient.cancel()
+        reason = "max_time" if stop == MAX_TIME else signal.Signals(stop).name if stop else None
+        return Asked(reason, bool(save))
+
+    def check(self) -> None:
+        """Raises Stopped where training is to end."""
+        if (reason := self.ask().stop) is not None:
+            raise Stopped(reason)
+
+    def saved(self, seconds: float = 0.0) -> None:
+        """A checkpoint was made, in so many seconds."""
+        self._saved_at = time.monotonic()
+        self.slowest_save_s = max(self.slowest_save_s, seconds)
+
+    def _out_of_time(self, now: float) -> int:
+        """Early enough for the steps until all agree, and for the checkpoint."""
+        return MAX_TIME if now + 3 * self.slowest_step_s + 2 * self.slowest_save_s >= self._ends_at else 0
+
+    def _save_is_due(self, now: float) -> int:
+        return int(self._world.is_main and 0 < self._save_every_s <= now - self._saved_at)
+
+    def _agree(self, stop: int, save: int) -> tuple[int, int]:
+        if self._group is None:
+            return stop, save
+        agreed = (0, 0)
+        if self._under_way is not None:
+            work, wishes = self._under_way
+            work.wait()
+            agreed = (int(wishes[0]), int(wishes[1]))
+        wishes = torch.tensor([stop, save])
+        work = torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        self._under_way = (work, wishes)
+        return agreed
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and self._signal == signal.SIGINT and now - self._signalled_at > TWICE_S:
+            raise KeyboardInterrupt
+        if not self._signal:
+            self._signal, self._signalled_at = number, now
+            if self._world.size > 1:
+                self._impatient = threading.Timer(AGREE_S, _give_up, [number])
+                self._impatient.daemon = True
+                self._impatient.start()
+
+    def __enter__(self) -> "Control":
+        if threading.current_thread() is threading.main_thread():  # Python hands signals to no other
+            self._handlers = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._impatient is not None:
+            self._impatient.cancel()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if error is None and self._under_way is not None:
+            self._under_way[0].wait()
+
+
+def _give_up(number: int) -> None:
+    """The other processes do not answer, and this one may wait for them in a call that no signal ends."""
+    print(f"the other processes did not agree to stop within {AGREE_S:.0f} s: ending without a checkpoint", file=sys.stderr, flush=True)
+    os._exit(128 + number)

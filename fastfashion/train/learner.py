@@ -1,0 +1,137 @@
+"""The model with all that changes while it learns: optimiser, learning rate, moving average; and how they become a checkpoint."""
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastfashion.config import OptimConfig, RunConfig
+from fastfashion.dist import World
+from fastfashion.errors import ConfigError
+from fastfashion.model import Classifier, synchronise_batch_norm
+
+
+class Learner:
+    """Trains `model`, which it changes in place. Raises ConfigError where a setting needs a GPU that is not there."""
+
+    def __init__(self, config: RunConfig, model: Classifier, world: World, total_steps: int) -> None:
+        from timm.optim import create_optimizer_v2
+        from timm.utils import ModelEmaV3
+
+        train, optim = config.train, config.optim
+        if train.cuda_graphs and world.device.type != "cuda":
+            raise ConfigError("train.cuda_graphs: needs an NVIDIA GPU, and there is none here; train.compile works without")
+        if train.sync_bn and world.size > 1:
+            model = synchronise_batch_norm(model, world.device)
+        self.model = model
+        self.learning_rate = schedule(optim, total_steps)
+        self.precision = torch.bfloat16 if train.precision == "bf16" else torch.float32
+        self.clip_norm = optim.clip_norm or math.inf
+        # timm leaves biases and norms out of the decay.
+        self.optimizer = create_optimizer_v2(model, opt=optim.optimizer, lr=optim.lr, weight_decay=optim.weight_decay, fused=optim.fused)
+        self._fused, self._device = optim.fused, world.device
+        self._ema = ModelEmaV3(model, decay=optim.ema_decay, use_warmup=True) if optim.ema_decay else None
+        module: nn.Module = model
+        if train.compile or train.cuda_graphs:
+            module = torch.compile(model, mode="reduce-overhead" if train.cuda_graphs else "default")  # type: ignore[assignment]
+        if world.size > 1:
+            # Unless it looks for unused parameters DDP sorts its buckets anew after the first step, a resumed run after its own
+            # first step: then three or more ranks would add the same gradients in another order.
+            module = DistributedDataParallel(
+                module,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=train.deterministic and world.size > 2,
+            )
+        self.wrapped = module
+
+    @property
+    def averaged(self) -> Classifier:
+        """What is validated and kept: the moving average, or the model itself without one."""
+        return self._ema.module if self._ema is not None else self.model
+
+    def alone(self) -> "contextlib.AbstractContextManager[None]":
+        """Within it, backward passes add up gradients of this process alone."""
+        return self.wrapped.no_sync() if isinstance(self.wrapped, DistributedDataParallel) else contextlib.nullcontext()
+
+    def update(self, step: int) -> torch.Tensor:
+        """Change the weights by their gradients and take them into the average; returns the gradient's norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._ema is not None:
+            self._ema.update(self.model, step=step)
+        return norm
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that a checkpoint holds, by name, where it lies; the next step changes it."""
+        found = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self._ema is not None:
+            found |= {f"average/{name}": tensor for name, tensor in self._ema.module.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            found |= {f"optimizer/{name}/{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
+        return found
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `tensors` returned, whatever device it lies on."""
+        self.model.load_state_dict(below("model/", tensors))
+        if self._ema is not None:
+            self._ema.module.load_state_dict(below("average/", tensors))
+        for name, parameter in self.model.named_parameters():
+            for key, value in below(f"optimizer/{name}/", tensors).items():
+                self.optimizer.state[parameter][key] = self._placed(key, value, parameter)
+
+    def _placed(self, key: str, value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+        """Where, and in the memory order in which, the optimiser keeps it: fused kernels take both for granted."""
+        if key == "step":
+            return value.to(self._device if self._fused else "cpu")
+        return torch.empty_like(parameter).copy_(value)
+
+
+def best_state(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights to keep, of a checkpoint's tensors."""
+    return below("average/", tensors) or below("model/", tensors)
+
+
+def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def schedule(config: OptimConfig, total_steps: int) -> Callable[[int], float]:
+    """Learning rate of a step: linear warm-up from 0, then half a cosine down to 0 (Loshchilov & Hutter 2017), or constant."""
+    warmup = math.ceil(config.warmup_share * total_steps)
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return config.lr * (step + 1) / warmup
+        if config.schedule == "constant":
+            return config.lr
+        return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+
+    return rate
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Give torch's own random numbers (dropout, drop path) a start for this step, so that no generator's state has to be saved."""
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
+
+
+@contextlib.contextmanager
+def determinism(on: bool) -> Iterator[None]:
+    """Within it torch computes the same bits each time, or raises RuntimeError; without it, cuDNN may choose the fastest kernels."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(on)
+    torch.backends.cudnn.benchmark = not on
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
