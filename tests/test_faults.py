@@ -336,7 +336,7 @@ def test_what_is_saved_is_what_it_was_when_it_was_saved(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_old_checkpoints_and_says_so(packed_small: PackedSmall, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(disk)], capture_output=True, check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(disk)], capture_output=True, check=False).returncode:
         pytest.skip("no small disk: mounting a tmpfs needs root")
     try:
         run, log = disk / "run", tmp_path / "log.txt"
