@@ -336,6 +336,41 @@ def bench_loader(
         print(json.dumps(result))
 
 
+@app.command("bench-train")
+def bench_train(
+    shards: Annotated[Path | None, Shards()] = None,
+    model: Annotated[str, typer.Option(help="Any timm model, from random weights.")] = "resnet18",
+    size: Annotated[str, Size()] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 128,
+    steps: Annotated[int, typer.Option(help="Steps a measurement.")] = 20,
+    rounds: Annotated[int, typer.Option(help="Interleaved measurements.")] = 5,
+    workers: Annotated[int | None, Workers()] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="As in training: train.compile=true, again and again.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the record, with machine and versions, to this JSON file.")] = None,
+    as_json: Annotated[bool, Json()] = False,
+    debug: Annotated[bool, Debug()] = False,
+) -> None:
+    """Compare training with the same loop on one batch that is there already, and measure what a checkpoint costs.
+
+    Example: fastfashion bench-train --shards shards/small --size 80x64
+    """
+    from fastfashion.bench.train import BenchTrainRequest, bench, table_text
+    from fastfashion.config import parse_settings
+
+    request = BenchTrainRequest(
+        shards=find_shards(shards),
+        settings={"model.name": model, "data.size": size, "train.batch_size": batch_size, "data.workers": workers or 0}
+        | parse_settings(settings or []),
+        steps=steps,
+        rounds=rounds,
+        out=out,
+    )
+    result = bench(request)
+    print(table_text(result))
+    if as_json:
+        print(json.dumps(result))
+
+
 @app.command("bench-shard")
 def bench_shard(
     images: Annotated[int, typer.Option(help="Pictures a measurement, the same for everybody.")] = 1024,

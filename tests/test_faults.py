@@ -301,7 +301,7 @@ def test_a_crafted_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, monkey
         known = path.with_suffix(".json")
         values = json.loads(known.read_text()) | {"num_bytes": len(bomb), "sha256": hashlib.sha256(bomb).hexdigest()}
         known.write_text(json.dumps(values))
-        with pytest.raises(TrainingError, match="not a safetensors file .*run code are refused"):
+        with pytest.raises(TrainingError, match=r"not a safetensors file .*run code are refused"):
             read_checkpoint(known)
     assert not (tmp_path / "exploded").exists()
 

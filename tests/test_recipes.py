@@ -31,7 +31,7 @@ def losses_of(run: Path) -> list[float]:
 
 def golden_run(packed: PackedSmall, model: str, run: Path) -> list[float]:
     """20 steps on 40 pictures; a small rate, so that other processors' rounding stays small."""
-    settings = {"model.name": model, "model.pretrained": False, "data.size": "64x48", "data.resolution": "full", "data.workers": 1}
+    settings = {"model.name": model, "model.pretrained": False, "data.size": "32x32", "data.workers": 1}
     settings |= {"train.epochs": 4, "train.batch_size": 8, "train.log_every_steps": 1, "train.deterministic": True}
     settings |= {"optim.lr": 1e-4, "augment.erase": 0.5, "augment.brightness": 0.2, "train.precision": "fp32"}
     config = resolve(RunConfig(data=DataConfig(shards=str(packed.out))).replace(settings))
@@ -56,7 +56,7 @@ def test_portions_of_a_batch_come_to_what_as_many_processes_come_to(packed_small
     one, two = lines_of(tmp_path / "portions", "step"), lines_of(tmp_path / "two", "step")
     assert [line["rows_hash"] for line in one] == [line["rows_hash"] for line in two]
     # Each portion's batch norm sees what each process's sees, so that only rounding differs.
-    np.testing.assert_allclose([line["loss"] for line in one], [line["loss"] for line in two], rtol=1e-4)
+    np.testing.assert_allclose([line["loss"] for line in one], [line["loss"] for line in two], rtol=1e-3)
 
 
 def test_without_batch_norm_portions_change_nothing_but_rounding(packed_small: PackedSmall, tmp_path: Path) -> None:
@@ -110,9 +110,7 @@ def test_cuda_graphs_without_a_gpu_are_refused(packed_small: PackedSmall, tmp_pa
 
 def test_training_stops_where_no_epoch_is_better(packed_small: PackedSmall, tmp_path: Path) -> None:
     # Such a rate that no weight changes: the first epoch stays the best.
-    config = config_of(
-        packed_small, train__early_stop_epochs=2, optim__lr=1e-30, optim__ema_decay=0.0, model__dropout=0.0, model__name="test_vit"
-    )
+    config = config_of(packed_small, train__early_stop_epochs=2, optim__lr=1e-30, optim__ema_decay=0.0, model__name="test_vit")
     summary = train(config, tmp_path / "run", ALONE)
     assert (summary.ended, summary.epochs, summary.best_epoch) == ("early_stop", 3, 0)
     assert status_of(tmp_path / "run")["state"] == "finished"

@@ -54,7 +54,7 @@ def fit(job: Training, progress: Progress) -> tuple[Progress, str]:
     with job.control:
         while (ended := _ended(job.config, progress)) is None:
             try:
-                progress = _train_epoch(job, progress)
+                progress = train_epoch(job, progress)
                 progress = _end_epoch(job, progress)
             except Stopped as stop:
                 return stop.progress or progress, stop.reason
@@ -70,7 +70,7 @@ def _ended(config: TrainConfig, progress: Progress) -> str | None:
     return None
 
 
-def _train_epoch(job: Training, progress: Progress) -> Progress:
+def train_epoch(job: Training, progress: Progress) -> Progress:
     """The rest of an epoch's steps."""
     learner, config, num_steps = job.learner, job.config, job.loader.num_steps
     learner.wrapped.train()

@@ -1,0 +1,205 @@
+"""Whether training waits: the loop of `fastfashion train` fed by its loader against the same loop on one batch that is there already.
+
+    round: one batch again and again, then the loader, then one batch with a checkpoint in the middle ─► ratios of the same round ─► median
+
+The loop, the model, the optimiser, the logging are the real ones. The first step of each measurement does not count: it starts the loader.
+"""
+
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from fastfashion import dist
+from fastfashion.config import DataConfig, RunConfig
+from fastfashion.errors import ConfigError
+from fastfashion.files import publish_json
+from fastfashion.load import Batch, Loader, open_loader
+from fastfashion.model import build_classifier, objective
+from fastfashion.provenance import git_commit, machine_info, package_versions
+from fastfashion.train.checkpoint import Checkpoints, Progress
+from fastfashion.train.control import Control
+from fastfashion.train.job import PACKAGES, prepare_data, resolve
+from fastfashion.train.learner import Learner
+from fastfashion.train.loop import Training, train_epoch
+from fastfashion.train.record import Silent
+
+MINUTES = 10.0  # between checkpoints, by default
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrainRequest:
+    """What to measure; raises ConfigError where that cannot be measured."""
+
+    shards: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 20
+    rounds: int = 5
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 4), ("rounds", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"--{name}: expected {least} or more, found {getattr(self, name)}")
+
+    def config(self) -> RunConfig:
+        """Training from random weights that logs once a measurement."""
+        fixed = {"model.pretrained": False, "train.epochs": 10_000, "train.log_every_steps": self.steps}
+        fixed |= {"train.checkpoint_every_minutes": 0, "train.loss_spike": 0}
+        return resolve(RunConfig(data=DataConfig(shards=str(self.shards))).replace(dict(self.settings) | fixed))
+
+
+class Kept(Silent):
+    """Keeps the last line."""
+
+    line: dict[str, Any]
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.line = line
+
+
+class SameBatch:
+    """A loader that hands out one batch again and again."""
+
+    skipped: Mapping[int, Any] = {}
+
+    def __init__(self, batch: Batch, num_steps: int) -> None:
+        self.batch, self.num_steps = batch, num_steps
+
+    def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        while True:
+            yield self.batch
+
+    def close(self) -> None: ...
+
+
+def bench(request: BenchTrainRequest) -> dict[str, Any]:
+    """Measure, and write the record where `request.out` says.
+
+    Rates are pictures a second. `of_same_batch`: the loader's rate as a share of that on one batch. `checkpoint_s`: by how much a checkpoint
+    lengthens training, its writing beside training included; `checkpoint_share`: of the time, at one every 10 minutes.
+    """
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    world, config = dist.World(device=device), request.config()
+    if device.type == "cpu":
+        torch.set_num_threads(dist.cores_per_process(1))
+    data = prepare_data(config, world)
+    rows = data.spec.plan.rows
+    wanted = request.steps * config.train.batch_size
+    if len(rows) < wanted:
+        raise ConfigError(f"--steps {request.steps}: expected at most {len(rows) // config.train.batch_size}, the set has {len(rows)} rows")
+    spec = replace(data.spec, plan=replace(data.spec.plan, rows=rows[:wanted]))
+    model = build_classifier(config.model, {config.data.task: len(data.classes)}, spec.size).to(device)
+    learner = Learner(config, model, world, 10_000 * request.steps)
+    lines: dict[str, list[dict[str, Any]]] = {"same batch": [], "loader": [], "checkpoint": []}
+    with (
+        closing(open_loader(spec)) as loader,
+        tempfile.TemporaryDirectory(prefix="fastfashion-") as folder,
+        Checkpoints(Path(folder), 1, print, lambda tensors: None) as checkpoints,
+    ):
+        same = SameBatch(_copy(next(iter(loader.steps(0)))), request.steps)
+        measure = _Measure(config, learner, world, checkpoints)
+        measure.run(same, 0, request.steps)  # warms up
+        for number in range(1, request.rounds + 1):
+            for name, each in (("same batch", same), ("loader", loader), ("checkpoint", same)):
+                every = request.steps // 2 if name == "checkpoint" else 0
+                lines[name].append(measure.run(each, number, request.steps, every))
+                checkpoints.wait()
+    return _result(request, config, device, spec.workers, lines)
+
+
+def _copy(batch: Batch) -> Batch:
+    return replace(batch, images=batch.images.clone(), labels=batch.labels.clone(), rows=batch.rows.clone())
+
+
+@dataclass(frozen=True)
+class _Measure:
+    config: RunConfig
+    learner: Learner
+    world: dist.World
+    checkpoints: Checkpoints
+
+    def run(self, loader: Loader, epoch: int, steps: int, checkpoint_every: int = 0) -> dict[str, Any]:
+        """The log line of an epoch."""
+        recorder = Kept()
+        job = Training(
+            world=self.world,
+            config=replace(self.config.train, checkpoint_every_steps=checkpoint_every),
+            learner=self.learner,
+            loader=loader,
+            loss=lambda logits, batch: objective(logits, batch, 1, self.config.optim.label_smoothing),
+            guessing=math.inf,
+            validate=dict,
+            rows_of=lambda epoch, step: [],
+            save=lambda progress: self.checkpoints.save(progress.step, progress, self.learner.tensors()),
+            last_good=lambda: "none",
+            control=Control(self.world, self.config.train),
+            recorder=recorder,
+        )
+        train_epoch(job, Progress(epoch=epoch))
+        return recorder.line
+
+
+def _result(
+    request: BenchTrainRequest, config: RunConfig, device: torch.device, workers: int, lines: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    rates = {name: [line["time"]["images_per_s"] for line in found] for name, found in lines.items()}
+    seconds = {name: [line["time"]["seconds"] for line in found] for name, found in lines.items()}
+    ratios = [rate / same for rate, same in zip(rates["loader"], rates["same batch"], strict=True)]
+    costs = [with_one - without for with_one, without in zip(seconds["checkpoint"], seconds["same batch"], strict=True)]
+    phases = {name: median(line["time"].get(f"{name}_s", 0.0) for line in lines["loader"]) for name in PHASES}
+    result = {
+        "command": f"fastfashion {' '.join(sys.argv[1:])}",
+        "commit": git_commit(),
+        "set": request.shards.resolve().name,
+        "config": config.to_dict(),
+        "device": device.type,
+        "loader_threads": workers,
+        "steps": request.steps,
+        "rounds": request.rounds,
+        "images_per_s": {name: {"median": round(median(found), 1), "by_round": found} for name, found in rates.items()},
+        "of_same_batch": {"median": round(median(ratios), 4), "by_round": [round(ratio, 4) for ratio in ratios]},
+        "phases_s": phases,
+        "checkpoint_s": {"median": round(median(costs), 4), "by_round": [round(cost, 4) for cost in costs]},
+        "checkpoint_stall_s": round(median(line["time"]["checkpoint_s"] for line in lines["checkpoint"]), 4),
+        "checkpoint_share": round(max(0.0, median(costs)) / (MINUTES * 60), 6),
+        "machine": machine_info(),
+        "versions": package_versions(PACKAGES),
+    }
+    if request.out is not None:
+        request.out.parent.mkdir(parents=True, exist_ok=True)
+        publish_json(request.out, result)
+    return result
+
+
+PHASES = ("data", "forward_backward", "optimizer", "logging", "checkpoint")
+
+
+def table_text(result: Mapping[str, Any]) -> str:
+    """The result for people."""
+    config, rates, ratio = result["config"], result["images_per_s"], result["of_same_batch"]
+    lines = [
+        f"{config['model']['name']} at {config['data']['size']}, batches of {config['train']['batch_size']}, {config['train']['precision']}, "
+        f"{result['device']}, {result['loader_threads']} loader threads, {result['rounds']} rounds of {result['steps']} steps",
+        "",
+        f"fed by the loader  {rates['loader']['median']:>9,.1f} pictures/s",
+        f"one batch          {rates['same batch']['median']:>9,.1f} pictures/s",
+        f"ratio              {ratio['median']:>9.4f} ({min(ratio['by_round']):.4f} to {max(ratio['by_round']):.4f})",
+        "",
+        "of a step of the loop: " + ", ".join(f"{name} {share:.2%}" for name, share in shares(result["phases_s"]).items()),
+        f"a checkpoint lengthens training by {result['checkpoint_s']['median']:.3f} s (the loop stands still for "
+        f"{result['checkpoint_stall_s']:.3f} s): {result['checkpoint_share']:.3%} of the time at one every {MINUTES:.0f} minutes",
+    ]
+    return "\n".join(lines)
+
+
+def shares(phases_s: Mapping[str, float]) -> dict[str, float]:
+    total = sum(phases_s.values())
+    return {name: seconds / total for name, seconds in phases_s.items()}
