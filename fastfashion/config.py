@@ -162,13 +162,14 @@ class TrainConfig:
     checkpoint_every_steps: int = 0  # besides the ends of epochs; 0: by time alone
     checkpoint_every_minutes: float = 10.0  # 0: not by time
     keep_checkpoints: int = 2  # the last ones; the best one is always kept
+    max_restarts: int = 3  # with --nproc: how often all processes are started again where one dies
     timeout_s: float = 600.0  # how long a process waits for the others
     track: str = ""  # wandb, mlflow, or both with a comma between
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "log_every_steps", "keep_checkpoints"):
             _check(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
-        for name in ("early_stop_epochs", "loss_spike", "checkpoint_every_steps", "checkpoint_every_minutes"):
+        for name in ("early_stop_epochs", "max_restarts", "loss_spike", "checkpoint_every_steps", "checkpoint_every_minutes"):
             _check(getattr(self, name) >= 0, f"train.{name}", "0 (off) or more", getattr(self, name))
         _check(0 <= self.seed < 2**63, "train.seed", "0 to 2^63 - 1", self.seed)
         _check(self.precision in PRECISIONS, "train.precision", " or ".join(PRECISIONS), self.precision)

@@ -21,7 +21,7 @@ from fastfashion import dist
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
-from fastfashion.load import Batch, Loader, open_loader
+from fastfashion.load import Batch, Loader, Skipped, open_loader
 from fastfashion.model import build_classifier, objective
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.train.checkpoint import Checkpoints, Progress
@@ -68,10 +68,9 @@ class Kept(Silent):
 class SameBatch:
     """A loader that hands out one batch again and again."""
 
-    skipped: Mapping[int, Any] = {}
-
     def __init__(self, batch: Batch, num_steps: int) -> None:
         self.batch, self.num_steps = batch, num_steps
+        self.skipped: dict[int, Skipped] = {}
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         while True:
@@ -83,8 +82,8 @@ class SameBatch:
 def bench(request: BenchTrainRequest) -> dict[str, Any]:
     """Measure, and write the record where `request.out` says.
 
-    Rates are pictures a second. `of_same_batch`: the loader's rate as a share of that on one batch. `checkpoint_s`: by how much a checkpoint
-    lengthens training, its writing beside training included; `checkpoint_share`: of the time, at one every 10 minutes.
+    Rates are pictures a second. `of_same_batch`: the loader's rate as a share of that on one batch. `checkpoint_s`: by how much a
+    checkpoint lengthens training, its writing beside training included; `checkpoint_share`: of the time, at one every 10 minutes.
     """
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     world, config = dist.World(device=device), request.config()
@@ -186,8 +185,8 @@ def table_text(result: Mapping[str, Any]) -> str:
     """The result for people."""
     config, rates, ratio = result["config"], result["images_per_s"], result["of_same_batch"]
     lines = [
-        f"{config['model']['name']} at {config['data']['size']}, batches of {config['train']['batch_size']}, {config['train']['precision']}, "
-        f"{result['device']}, {result['loader_threads']} loader threads, {result['rounds']} rounds of {result['steps']} steps",
+        f"{config['model']['name']} at {config['data']['size']}, batches of {config['train']['batch_size']}, "
+        f"{config['train']['precision']}, {result['device']}, {result['loader_threads']} loader threads, {result['rounds']} rounds of {result['steps']} steps",
         "",
         f"fed by the loader  {rates['loader']['median']:>9,.1f} pictures/s",
         f"one batch          {rates['same batch']['median']:>9,.1f} pictures/s",

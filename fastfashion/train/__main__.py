@@ -35,24 +35,24 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.", rich_help_panel=MODEL)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Global: over all processes.", rich_help_panel=MODEL)] = None,
     seed: Annotated[int | None, typer.Option(help="Of first weights, order and augmentation.", rich_help_panel=MODEL)] = None,
-    resume: Annotated[
-        str, typer.Option(help="A run of that name: auto goes on with it if there is one, never, must.", rich_help_panel=RUN)
-    ] = "auto",
-    allow_config_change: Annotated[
-        list[str] | None, typer.Option(help="Go on though this setting differs: section.key, again and again.", rich_help_panel=RUN)
+    sync_bn: Annotated[
+        bool | None, typer.Option("--sync-bn", help="Batch norm over the whole batch of all processes.", rich_help_panel=MODEL)
     ] = None,
-    max_time: Annotated[str | None, typer.Option(help="Stop in time, with a checkpoint: 45m, 1h30m.", rich_help_panel=RUN)] = None,
-    max_restarts: Annotated[int, typer.Option(help="With --nproc: start again so often where a process dies.", rich_help_panel=RUN)] = 3,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting: section.key=value, again and again.", rich_help_panel=MODEL)
     ] = None,
     nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
     workers: Annotated[int | None, Workers(RUN)] = None,
     on_bad: Annotated[
-        str | None, typer.Option(help="At a picture that does not decode: stop (default), or skip: count and list it.", rich_help_panel=RUN)
+        str | None, typer.Option(help="Pictures that do not decode: stop (default), or skip and list.", rich_help_panel=RUN)
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=RUN)] = Path("runs"),
-    name: Annotated[str | None, typer.Option(help="Of this run; made from the settings by default.", rich_help_panel=RUN)] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run; made from the settings by default.", rich_help_panel=RUN)] = None,
+    resume: Annotated[str, typer.Option(help="auto goes on with a run of that name; never, must.", rich_help_panel=RUN)] = "auto",
+    allow_config_change: Annotated[
+        list[str] | None, typer.Option(help="Go on though it differs: section.key.", rich_help_panel=RUN)
+    ] = None,
+    max_time: Annotated[str | None, typer.Option(help="Save and stop in time: 45m, 1h30m.", rich_help_panel=RUN)] = None,
     resolved: Annotated[str | None, typer.Option(hidden=True)] = None,
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
@@ -76,6 +76,7 @@ def train(
         "data.workers": workers,
         "data.on_bad": on_bad,
         "train.max_time": max_time,
+        "train.sync_bn": sync_bn,
         "model.name": model,
         "model.pretrained": pretrained,
         "model.weights": str(weights) if weights else None,
@@ -99,7 +100,7 @@ def train(
         _work(config, run, command, as_json)
         return
     values = json.dumps({"config": config.to_dict(), "run": str(run), "command": command})
-    status = launch(nproc or 1, ["--resolved", values, *(["--json"] if as_json else [])], max_restarts)
+    status = launch(nproc or 1, ["--resolved", values, *(["--json"] if as_json else [])], config.train.max_restarts)
     if status:
         raise typer.Exit(status)
 

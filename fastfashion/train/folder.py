@@ -20,7 +20,7 @@ RESUME = ("auto", "never", "must")
 HARMLESS = frozenset(
     {"data.shards", "data.backend", "data.workers", "data.on_bad", "data.cache_dir", "data.cache_gb"}
     | {"train.log_every_steps", "train.max_time", "train.checkpoint_every_steps", "train.checkpoint_every_minutes"}
-    | {"train.keep_checkpoints", "train.timeout_s", "train.track"}
+    | {"train.keep_checkpoints", "train.max_restarts", "train.timeout_s", "train.track"}
 )
 # What changes the result, but leaves the checkpoint and the place in the data valid: allowed by name.
 ALLOWABLE = frozenset(
