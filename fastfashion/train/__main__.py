@@ -29,26 +29,22 @@ def train(
     protocol: Annotated[str | None, Protocol(DATA)] = None,
     size: Annotated[str | None, Size(DATA)] = None,
     model: Annotated[str | None, typer.Option(help="Any timm model; resnet18 by default.", rich_help_panel=MODEL)] = None,
-    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights, fetched from the Hub.", rich_help_panel=MODEL)] = True,
+    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights.", rich_help_panel=MODEL)] = True,
     weights: Annotated[Path | None, typer.Option(help="Start from this weights file instead.", rich_help_panel=MODEL)] = None,
     recipe_name: Annotated[str, typer.Option("--recipe", help="fast or reference.", rich_help_panel=MODEL)] = "fast",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.", rich_help_panel=MODEL)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Global: over all processes.", rich_help_panel=MODEL)] = None,
     seed: Annotated[int | None, typer.Option(help="Of first weights, order and augmentation.", rich_help_panel=MODEL)] = None,
-    sync_bn: Annotated[
-        bool | None, typer.Option("--sync-bn", help="Batch norm over the whole batch of all processes.", rich_help_panel=MODEL)
-    ] = None,
+    sync_bn: Annotated[bool | None, typer.Option("--sync-bn", help="Batch norm over all processes.", rich_help_panel=MODEL)] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting: section.key=value, again and again.", rich_help_panel=MODEL)
+        list[str] | None, typer.Option("--set", help="Any other setting: section.key=value.", rich_help_panel=MODEL)
     ] = None,
     nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
     workers: Annotated[int | None, Workers(RUN)] = None,
-    on_bad: Annotated[
-        str | None, typer.Option(help="Pictures that do not decode: stop (default), or skip and list.", rich_help_panel=RUN)
-    ] = None,
+    on_bad: Annotated[str | None, typer.Option(help="Pictures that do not decode: stop or skip.", rich_help_panel=RUN)] = None,
     out: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=RUN)] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Of the run; made from the settings by default.", rich_help_panel=RUN)] = None,
-    resume: Annotated[str, typer.Option(help="auto goes on with a run of that name; never, must.", rich_help_panel=RUN)] = "auto",
+    resume: Annotated[str, typer.Option(help="auto, never or must go on with a run.", rich_help_panel=RUN)] = "auto",
     allow_config_change: Annotated[
         list[str] | None, typer.Option(help="Go on though it differs: section.key.", rich_help_panel=RUN)
     ] = None,

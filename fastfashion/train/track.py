@@ -1,5 +1,6 @@
 """Weights & Biases and MLflow beside TensorBoard, where they are installed and asked for (train.track)."""
 
+import uuid
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,14 +70,17 @@ class _Wandb:
         import wandb
 
         known = run / "wandb-run-id"
-        identity = known.read_text(encoding="utf-8") if known.is_file() else wandb.util.generate_id()
+        identity = known.read_text(encoding="utf-8") if known.is_file() else uuid.uuid4().hex[:8]
         known.write_text(identity, encoding="utf-8")
         self._run = wandb.init(
             project=PROJECT, name=run.name, id=identity, resume="allow", dir=str(run), config=dict(settings), settings={"silent": True}
         )
 
+        # wandb's own steps only go up, and drop what a run that goes on from an earlier step logs again.
+        self._run.define_metric("*", step_metric="training_step")
+
     def log(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(values), step=step)
+        self._run.log({"training_step": step, **values})
 
     def close(self) -> None:
         self._run.finish()
