@@ -186,8 +186,8 @@ def table_text(result: Mapping[str, Any]) -> str:
     config, rates, ratio = result["config"], result["images_per_s"], result["of_same_batch"]
     train = config["train"]
     lines = [
-        f"{config['model']['name']} at {config['data']['size']}, batches of {train['batch_size']}, {train['precision']}, {result['device']}, "
-        f"{result['loader_threads']} loader threads, {result['rounds']} rounds of {result['steps']} steps",
+        f"{config['model']['name']} at {config['data']['size']}, batches of {train['batch_size']}, {train['precision']}, "
+        f"{result['device']}, {result['loader_threads']} loader threads, {result['rounds']} rounds of {result['steps']} steps",
         "",
         f"fed by the loader  {rates['loader']['median']:>9,.1f} pictures/s",
         f"one batch          {rates['same batch']['median']:>9,.1f} pictures/s",

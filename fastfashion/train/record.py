@@ -95,72 +95,8 @@ class RunRecorder:
         if now - self._said_at >= LINE_S:
             self._said_at = now
             left = (now - self._opened_at) / max(1, line["step"] - self._opened_step) * (self._total - line["step"])
-            print(
-                f"{epoch} step {line['step']}/{self._total}, {known}, {self._bar.format_interval(left)} left", file=sys.stderr, flush=True
-            )
-
-    def advance(self) -> None: ...
-
-    def show(self, images: torch.Tensor) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-
-class Silent:
-    """The recorder of every other rank."""
-
-    def write(self, line: dict[str, Any]) -> None: ...
-
-    def advance(self) -> None: ...
-
-    def show(self, images: torch.Tensor) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-
-class RunRecorder:
-    """Goes on at a step of an epoch, both counted from 0, of `num_steps` steps: metrics past that place are dropped."""
-
-    def __init__(self, run: Path, config: RunConfig, *, epoch: int, step: int, num_steps: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-        from tqdm import tqdm
-
-        done, self._epochs = epoch * num_steps + step, config.train.epochs
-        _drop_later(run / METRICS, epoch, done)
-        self._file = (run / METRICS).open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(run), purge_step=done + 1)
-        if not done:
-            self._events.add_text("config", f"```json\n{json.dumps(config.to_dict(), indent=2)}\n```")
-        self._trackers = open_trackers(config, run, self.say)
-        total = config.train.epochs * num_steps
-        form = "{desc} step {n_fmt}/{total_fmt}"
-        self._bar = tqdm(total=total, initial=done, dynamic_ncols=True, disable=None, bar_format=form)
-        self._bar.set_description_str(f"epoch {epoch + 1}/{self._epochs}", refresh=False)
-        self._total, self._said_at, self._opened_at, self._opened_step = total, -LINE_S, time.monotonic(), done
-
-    def write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        if line["kind"] == "start":
-            return
-        values = {f"{line['kind']}/{name}": value for name, value in _flatten("", line) if name not in ("kind", "epoch", "step")}
-        for name, value in values.items():
-            self._events.add_scalar(name, value, line["step"])
-        self._trackers.log(values, line["step"])
-        if line["kind"] == "step":
-            self._tell(line)
-
-    def _tell(self, line: dict[str, Any]) -> None:
-        """The live line; a plain one, now and then, where there is no terminal."""
-        epoch, rate = f"epoch {line['epoch'] + 1}/{self._epochs}", line["time"].get("images_per_s", 0)
-        known = f"{rate:,.1f} images/s, loss {line['loss']:.4f}, lr {line['lr']:.1e},"
-        self._bar.set_description_str(epoch, refresh=False)
-        self._bar.postfix = known
-        now = time.monotonic()
-        if self._bar.disable and now - self._said_at >= LINE_S:
-            self._said_at = now
-            left = (now - self._opened_at) / max(1, line["step"] - self._opened_step) * (self._total - line["step"])
-            print(f"{epoch} step {line['step']}/{self._total}, {known} {self._bar.format_interval(left)} left", file=sys.stderr, flush=True)
+            text = f"{epoch} step {line['step']}/{self._total}, {known}, {self._bar.format_interval(left)} left"
+            print(text, file=sys.stderr, flush=True)
 
     def advance(self) -> None:
         self._bar.update()

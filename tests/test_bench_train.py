@@ -1,0 +1,32 @@
+"""The benchmark of training: what it says is consistent with its own record."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import PackedSmall
+
+from fastfashion.bench.train import BenchTrainRequest, bench, table_text
+from fastfashion.errors import ConfigError
+
+SETTINGS = {"model.name": "test_vit", "data.size": "32x32", "train.batch_size": 4, "data.workers": 1}
+
+
+def test_it_compares_the_loader_with_one_batch_and_says_what_a_checkpoint_costs(packed_small: PackedSmall, tmp_path: Path) -> None:
+    out = tmp_path / "results" / "train.json"
+    result = bench(BenchTrainRequest(shards=packed_small.out, settings=SETTINGS, steps=6, rounds=3, out=out))
+    assert json.loads(out.read_text()) == result
+    rates = {name: found["by_round"] for name, found in result["images_per_s"].items()}
+    assert set(rates) == {"same batch", "loader", "checkpoint"} and all(len(found) == 3 and min(found) > 0 for found in rates.values())
+    ratios = sorted(loader / same for loader, same in zip(rates["loader"], rates["same batch"], strict=True))
+    assert result["of_same_batch"]["median"] == pytest.approx(ratios[1], abs=1e-4)
+    assert result["checkpoint_stall_s"] > 0 and 0 <= result["checkpoint_share"] < 1
+    text = table_text(result)
+    assert f"{result['of_same_batch']['median']:.4f}" in text and "one every 10 minutes" in text
+
+
+def test_more_steps_than_the_set_has_are_refused(packed_small: PackedSmall) -> None:
+    with pytest.raises(ConfigError, match=r"--steps 1000: expected at most 10, the set has 40 rows"):
+        bench(BenchTrainRequest(shards=packed_small.out, settings=SETTINGS, steps=1000))
+    with pytest.raises(ConfigError, match="--steps: expected 4 or more, found 3"):
+        BenchTrainRequest(shards=packed_small.out, steps=3)
