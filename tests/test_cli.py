@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import PackedSmall
 
-COMMANDS = ("synth", "shard", "verify", "audit", "splits", "train", "evaluate", "bench-loader", "bench-shard")
+COMMANDS = ("synth", "shard", "verify", "audit", "splits", "train", "evaluate", "preview", "bench-loader", "bench-train", "bench-shard")
 
 
 def fastfashion(*arguments: str, cwd: Path, timeout_s: int = 300) -> subprocess.CompletedProcess[str]:

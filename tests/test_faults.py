@@ -136,6 +136,21 @@ def test_killed_at_twenty_random_moments_on_any_rank_it_ends_bit_for_bit_the_sam
     assert len({line["step"] for line in starts}) > 8  # it was gone on with at many places, in mid-epoch
 
 
+def test_three_ranks_whose_sums_have_an_order_end_bit_for_bit_the_same_too(packed_small: PackedSmall, tmp_path: Path) -> None:
+    config = config_of(packed_small, train__epochs=4, train__batch_size=12).to_dict()
+    assert workers.run_all(config, tmp_path / "whole", 3) == [0] * 3
+    for _ in range(3):
+        before = checkpoints_of(tmp_path / "run")[-1:]
+        processes = workers.start(config, tmp_path / "run", 3)
+        wait_for(lambda: checkpoints_of(tmp_path / "run")[-1:] != before or not processes[0].is_alive())  # noqa: B023
+        for process in processes:
+            process.kill()
+            process.join()
+    assert workers.run_all(config, tmp_path / "run", 3) == [0] * 3
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    assert len(lines_of(tmp_path / "run", "start")) > 2
+
+
 def test_another_number_of_processes_goes_on_with_the_same_rows(whole: Path, packed_small: PackedSmall, tmp_path: Path) -> None:
     run = tmp_path / "run"
     # Without batch norm and dropout, which see each process's own share, only the order of additions differs.
@@ -217,11 +232,22 @@ def test_torchrun_starts_again_a_worker_that_was_killed(packed_small: PackedSmal
 
 def test_a_rank_that_raises_ends_all_with_its_traceback_and_rank(packed_small: PackedSmall, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log.txt"
+    processes = workers.start(config_of(packed_small).to_dict(), run, 2, log, raises_at={1: 9})
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [75, 1], log.read_text()
+    told = log.read_text()
+    assert re.search(r"Traceback[^§]*RuntimeError: as the test asked for\n *on rank 1 of 2, host ", told)
+    assert "another process of this run has ended" in told
+    assert status_of(run)["state"] == "failed" and status_of(run)["resumable"]
+
+
+def test_an_error_that_a_user_can_cure_is_one_line_a_rank(packed_small: PackedSmall, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
     config = config_of(packed_small).to_dict()
     config["data"]["shards"] = str(tmp_path / "missing")
-    assert workers.run_all(config, run, 2, log) == [2, 2]
-    assert "error on rank 1: " in log.read_text()
-    assert status_of(run)["state"] == "failed"
+    assert workers.run_all(config, tmp_path / "run", 2, log) == [2, 2]
+    assert "error on rank 1: " in log.read_text() and "Traceback" not in log.read_text()
 
 
 def test_a_process_that_hangs_ends_the_others_by_timeout(packed_small: PackedSmall, tmp_path: Path) -> None:

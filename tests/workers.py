@@ -20,10 +20,18 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def start(config: Mapping[str, Any], run: Path, size: int = 1, log: Path | None = None) -> list[Any]:
-    """Processes of a world of `size`, each a rank; what they print goes to `log`, if given, which is added to."""
+def start(
+    config: Mapping[str, Any], run: Path, size: int = 1, log: Path | None = None, raises_at: Mapping[int, int] | None = None
+) -> list[Any]:
+    """Processes of a world of `size`, each a rank; what they print goes to `log`, if given, which is added to.
+
+    `raises_at`: rank -> the step at which it raises RuntimeError.
+    """
     port = free_port()
-    processes = [context.Process(target=_work, args=(config, str(run), rank, size, port, log and str(log))) for rank in range(size)]
+    processes = [
+        context.Process(target=_work, args=(config, str(run), rank, size, port, log and str(log), (raises_at or {}).get(rank)))
+        for rank in range(size)
+    ]
     for process in processes:
         process.start()
     return processes
@@ -41,7 +49,7 @@ def run_all(config: Mapping[str, Any], run: Path, size: int = 1, log: Path | Non
     return [process.exitcode for process in processes]
 
 
-def _work(config: Mapping[str, Any], run: str, rank: int, size: int, port: int, log: str | None) -> None:
+def _work(config: Mapping[str, Any], run: str, rank: int, size: int, port: int, log: str | None, raises_at: int | None) -> None:
     values = {
         "RANK": rank,
         "LOCAL_RANK": rank,
@@ -60,6 +68,18 @@ def _work(config: Mapping[str, Any], run: str, rank: int, size: int, port: int, 
     from fastfashion.config import RunConfig
     from fastfashion.options import run_command
     from fastfashion.train.__main__ import _work as work
+
+    if raises_at is not None:
+        from fastfashion.train import loop
+
+        seed = loop.seed_step
+
+        def raising(seed_: int, step: int, rank_: int) -> None:
+            if step == raises_at:
+                raise RuntimeError("as the test asked for")
+            seed(seed_, step, rank_)
+
+        loop.seed_step = raising
 
     def command() -> None:
         work(RunConfig.from_dict(config), Path(run), "test", False)
