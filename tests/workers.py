@@ -27,11 +27,8 @@ def start(
 
     `raises_at`: rank -> the step at which it raises RuntimeError.
     """
-    port = free_port()
-    processes = [
-        context.Process(target=_work, args=(config, str(run), rank, size, port, log and str(log), (raises_at or {}).get(rank)))
-        for rank in range(size)
-    ]
+    shared, raising = (size, free_port(), log and str(log)), raises_at or {}
+    processes = [context.Process(target=_work, args=(config, str(run), rank, *shared, raising.get(rank))) for rank in range(size)]
     for process in processes:
         process.start()
     return processes
