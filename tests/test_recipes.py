@@ -181,25 +181,24 @@ def test_bits_do_not_depend_on_how_often_it_is_saved_or_logged(packed_small: Pac
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch's synchronisation debug mode needs one")
 def test_the_loop_never_waits_for_the_gpu_outside_log_lines(packed_small: PackedSmall, tmp_path: Path, monkeypatch: Any) -> None:
-    import fastfashion.train.loop as loop
+    from fastfashion.train import loop
+    from fastfashion.train.record import RunRecorder
 
-    def silent(wrapped: Any) -> Any:
+    def within(holder: Any, name: str, mode: str, after: str) -> None:
+        wrapped = getattr(holder, name)
+
         def call(*arguments: Any, **more: Any) -> Any:
-            torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.set_sync_debug_mode(mode)
             try:
                 return wrapped(*arguments, **more)
             finally:
-                torch.cuda.set_sync_debug_mode("error")
+                torch.cuda.set_sync_debug_mode(after)
 
-        return call
+        monkeypatch.setattr(holder, name, call)
 
-    for name in ("_log", "_end_epoch"):
-        monkeypatch.setattr(loop, name, silent(getattr(loop, name)))
-    world = dist.World(device=torch.device("cuda", 0))
     config = config_of(packed_small, train__epochs=3, train__checkpoint_every_steps=0, train__deterministic=False)
-    train(config, tmp_path / "warm", world)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        train(config, tmp_path / "run", world)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    within(loop, "train_epoch", "error", "default")
+    within(loop, "_log", "default", "error")
+    within(RunRecorder, "show", "default", "error")  # once, before the first step
+    world = dist.World(device=torch.device("cuda", 0))
+    assert train(config, tmp_path / "run", world).ended == "finished"

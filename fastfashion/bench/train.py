@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -68,13 +69,12 @@ class Kept(Silent):
 class SameBatch:
     """A loader that hands out one batch again and again."""
 
-    def __init__(self, batch: Batch, num_steps: int) -> None:
-        self.batch, self.num_steps = batch, num_steps
+    def __init__(self, batch: Batch, num_steps: int, portions: int) -> None:
+        self.batch, self.num_steps, self.portions = batch, num_steps, portions
         self.skipped: dict[int, Skipped] = {}
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        while True:
-            yield self.batch
+        yield from repeat(self.batch, (self.num_steps - start) * self.portions)
 
     def close(self) -> None: ...
 
@@ -103,7 +103,7 @@ def bench(request: BenchTrainRequest) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="fastfashion-") as folder,
         Checkpoints(Path(folder), 1, print, lambda tensors: None) as checkpoints,
     ):
-        same = SameBatch(_copy(next(iter(loader.steps(0)))), request.steps)
+        same = SameBatch(_copy(next(iter(loader.steps(0)))), request.steps, config.train.accumulate)
         measure = _Measure(config, learner, world, checkpoints)
         measure.run(same, 0, request.steps)  # warms up
         for number in range(1, request.rounds + 1):

@@ -112,10 +112,11 @@ class Checkpoints:
     def export_best(self, progress: Progress) -> None:
         """Make best/ anew from the checkpoint that `progress` names as the best: a kill may have come between the two."""
         for path in reversed(self._list()):
-            with suppress(TrainingError):
-                if (known := read_description(path)).has_best and known.best_epoch == progress.best_epoch:
+            known = _known(path)
+            if known is not None and known.has_best and known.best_epoch == progress.best_epoch:
+                with suppress(TrainingError):
                     self._export(read_checkpoint(path).tensors)
-                    return
+                return
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -174,11 +175,10 @@ class Checkpoints:
 
     def _prune(self) -> None:
         found = self._list()
-        last = found[-self.keep :]
-        best = {read_description(path).best_epoch for path in last}
+        best = {known.best_epoch for path in found[-self.keep :] if (known := _known(path)) is not None}
         for path in found[: -self.keep]:
-            known = read_description(path)
-            if not (known.has_best and known.best_epoch in best):
+            known = _known(path)
+            if known is None or not (known.has_best and known.best_epoch in best):
                 _remove(path)
 
 
@@ -221,6 +221,13 @@ def read_description(path: Path) -> Progress:
         return progress
     except (KeyError, TypeError, AssertionError) as error:
         raise TrainingError(f"{path}: not readable as a checkpoint's description ({type(error).__name__}: {error})") from error
+
+
+def _known(path: Path) -> Progress | None:
+    try:
+        return read_description(path)
+    except TrainingError:
+        return None
 
 
 def _values(path: Path) -> dict[str, Any]:

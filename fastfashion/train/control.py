@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -56,7 +57,8 @@ class Control:
         self._signalled_at = 0.0
         self._handlers: dict[signal.Signals, Any] = {}
         self._impatient: threading.Timer | None = None
-        self._group: Any = torch.distributed.new_group(backend="gloo") if world.size > 1 else None
+        timeout = timedelta(seconds=config.timeout_s)
+        self._group: Any = torch.distributed.new_group(backend="gloo", timeout=timeout) if world.size > 1 else None
         self._under_way: tuple[Any, torch.Tensor] | None = None
 
     def ask(self) -> Asked:

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,8 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "") ->
         try:
             summary = _train(config, run, world, command, stack)
         except BaseException as error:
-            write_status(run, "failed", reason=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # the disk may be what failed
+                write_status(run, "failed", reason=f"{type(error).__name__}: {error}")
             raise
         state = "finished" if summary.ended in ("finished", "early_stop") else "interrupted"
         write_status(run, state, reason=summary.ended, epochs=summary.epochs, steps=summary.steps)

@@ -43,6 +43,7 @@ class Training:
     last_good: Callable[[], str]  # where the last good checkpoint is, for people
     control: Control
     recorder: Recorder
+    first_step_s: float | None = None  # of this start, until it has been told
     pending: list[tuple[int, torch.Tensor, torch.Tensor]] = field(default_factory=list)  # step, loss, rows: not looked at yet
 
 
@@ -75,7 +76,7 @@ def train_epoch(job: Training, progress: Progress) -> Progress:
     learner, config, num_steps = job.learner, job.config, job.loader.num_steps
     learner.wrapped.train()
     phases = Phases(job.world.device)
-    first_step_s, num_images, norm = None, 0, None
+    num_images = 0
     batches = job.loader.steps(progress.epoch, progress.step)
     for step in range(progress.step, num_steps):
         done = progress.epoch * num_steps + step
@@ -85,11 +86,11 @@ def train_epoch(job: Training, progress: Progress) -> Progress:
         phases.mark("optimizer")
         progress = replace(progress, step=step + 1)
         asked, last = job.control.ask(), step + 1 == num_steps
-        if first_step_s is None:  # it may compile, and starts the loader: it says nothing of the others
-            first_step_s, num_images = sum(phases.read().values()), 0
+        if job.first_step_s is None:  # it may compile, and starts the loader: it says nothing of the others
+            job.first_step_s, num_images = sum(phases.read().values()), 0
         if (done + 1) % config.log_every_steps == 0 or last:
-            progress = _log(job, progress, norm, num_images, phases.read() | {"first_step": first_step_s})
-            first_step_s, num_images = 0.0, 0
+            progress = _log(job, progress, norm, num_images, phases.read())
+            num_images = 0
         job.recorder.advance()
         phases.mark("logging")
         every = config.checkpoint_every_steps
@@ -100,6 +101,7 @@ def train_epoch(job: Training, progress: Progress) -> Progress:
             phases.mark("checkpoint")
         if asked.stop:
             raise Stopped(asked.stop, progress)
+    assert next(batches, None) is None, "the loader has more batches than the epoch has steps"  # and so the loader ends its epoch
     return progress
 
 
@@ -127,7 +129,7 @@ def _log(job: Training, progress: Progress, norm: torch.Tensor, num_images: int,
     """Write the line of the steps since the last one; waits for the GPU."""
     progress = _settle(job, progress)
     done = progress.epoch * job.loader.num_steps + progress.step
-    seconds = sum(times.values()) - times["first_step"]
+    seconds = sum(times.values())
     line = {
         "kind": "step",
         "epoch": progress.epoch,
@@ -138,9 +140,10 @@ def _log(job: Training, progress: Progress, norm: torch.Tensor, num_images: int,
         "rows": progress.num_rows,
         "rows_hash": f"{progress.rows_hash:016x}",
     }
-    known = {"seconds": seconds, "images_per_s": num_images / seconds if num_images else None}
-    times = {name: value for name, value in known.items() if value is not None} | {f"{name}_s": value for name, value in times.items()}
-    job.recorder.write(line | {"time": {name: round(value, 6) for name, value in times.items() if value}})
+    known: dict[str, float | None] = {"seconds": seconds, "images_per_s": num_images / seconds if num_images else None}
+    known |= {f"{name}_s": value for name, value in times.items()} | {"first_step_s": job.first_step_s}
+    job.first_step_s = 0.0  # told
+    job.recorder.write(line | {"time": {name: round(value, 6) for name, value in known.items() if value}})
     return replace(progress, losses=(), num_rows=0, rows_hash=0)
 
 
