@@ -13,7 +13,9 @@ from typing import Any
 
 from fastfashion.errors import ConfigError
 
-PROTOCOLS = ("stratified", "reference")
+PROTOCOLS = ("stratified", "reference", "folds")
+FOLDS = 5  # parts of the folds protocol
+ALL, DEFAULT_TASK = "all", "subCategory"
 BACKENDS = ("auto", "dali", "threads", "resident")
 SHUFFLES = ("epoch", "window")
 ON_BAD = ("stop", "skip")
@@ -54,7 +56,11 @@ class DataConfig:
     shards: str
     resolution: str = "auto"
     size: str = "auto"
-    task: str = "subCategory"
+    task: str = "subCategory"  # one label, several with commas between, or "all": one head each
+    split_by: str = ""  # tasks whose own splits are kept: no row of their val and test parts trains; subCategory or the first by default
+    fold: int = 0  # of the folds protocol: which of its FOLDS parts is tested
+    oversample: float = 0.0  # rows of classes rarer than this share, in the first of split_by, stand sqrt(this / share) times in an epoch
+    corrections: str = ""  # CSV of labels to put right: id, task, label
     protocol: str = "stratified"
     split_seed: int = 0  # of the stratified protocol; apart from train.seed, so that several seeds share one split
     backend: str = "auto"
@@ -72,9 +78,28 @@ class DataConfig:
         _check(self.shuffle in SHUFFLES, "data.shuffle", " or ".join(SHUFFLES), self.shuffle)
         _check(self.window_shards >= 1, "data.window_shards", "1 or more", self.window_shards)
         _check(self.on_bad in ON_BAD, "data.on_bad", " or ".join(ON_BAD), self.on_bad)
+        _check(0 <= self.fold < FOLDS, "data.fold", f"0 to {FOLDS - 1}", self.fold)
+        _check(0 <= self.oversample < 1, "data.oversample", "0 (off) to below 1", self.oversample)
+        _check(len(set(self.tasks)) == len(self.tasks) > 0, "data.task", "labels, each once, with commas between", self.task)
+        outside = set(self.split_tasks) - set(self.tasks)
+        _check(self.task == ALL or not outside, "data.split_by", f"of {self.task}", self.split_by)
         _check(self.cache_gb > 0, "data.cache_gb", "above 0", self.cache_gb)
         if self.size != "auto":
             Size.parse(self.size)
+
+    @property
+    def protocol_seed(self) -> int:
+        """What the protocol is asked for: a seed, or the fold."""
+        return self.fold if self.protocol == "folds" else self.split_seed
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return _names(self.task)
+
+    @property
+    def split_tasks(self) -> tuple[str, ...]:
+        """What the run is scored on: tasks that are tested on their own split's rows. The others are tested on the first one's."""
+        return _names(self.split_by) or ((DEFAULT_TASK,) if DEFAULT_TASK in self.tasks else self.tasks[:1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +136,7 @@ class ModelConfig:
     pretrained: bool = True
     weights: str = ""  # a .safetensors, .pth or .bin file on disk instead of the Hub
     dropout: float = 0.0
+    flip_average: bool = True  # answer with the mean over a picture and its mirror image; training does not change
 
     def __post_init__(self) -> None:
         _check(0 <= self.dropout < 1, "model.dropout", "0 to below 1", self.dropout)
@@ -128,6 +154,8 @@ class OptimConfig:
     clip_norm: float = 1.0  # 0 switches clipping off
     ema_decay: float = 0.999  # 0 switches the average off
     label_smoothing: float = 0.0
+    logit_adjust: float = 0.0  # times the log of a class's share of training rows, added to its logit in the loss (Menon et al. 2021)
+    task_weights: str = ""  # such as season=0.5,gender=0.5; the others count 1
     fused: bool = True  # one kernel for all weights, instead of one for each operation
 
     def __post_init__(self) -> None:
@@ -138,7 +166,17 @@ class OptimConfig:
         _check(0 <= self.warmup_share < 1, "optim.warmup_share", "0 to below 1", self.warmup_share)
         _check(self.clip_norm >= 0, "optim.clip_norm", "0 (off) or more", self.clip_norm)
         _check(0 <= self.ema_decay < 1, "optim.ema_decay", "0 (off) to below 1", self.ema_decay)
+        _check(0 <= self.logit_adjust <= 4, "optim.logit_adjust", "0 (off) to 4", self.logit_adjust)
+        _check(all(weight >= 0 for weight in self.weights.values()), "optim.task_weights", "0 or more each", self.task_weights)
         _check(0 <= self.label_smoothing < 1, "optim.label_smoothing", "0 to below 1", self.label_smoothing)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Those that are set, by task; raises ConfigError where they are not task=number."""
+        try:
+            return {task.strip(): float(weight) for task, weight in (part.split("=") for part in _names(self.task_weights))}
+        except ValueError:
+            raise ConfigError(f"optim.task_weights: expected task=weight with commas between, found {self.task_weights!r}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +218,12 @@ class TrainConfig:
 
     @property
     def trackers(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.track.split(",") if name.strip())
+        return _names(self.track)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """The names in a text, commas between them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def parse_duration(text: str) -> float:

@@ -23,7 +23,7 @@ from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
 from fastfashion.load import Batch, Loader, Skipped, open_loader
-from fastfashion.model import build_classifier, objective
+from fastfashion.model import LossSettings, build_classifier, objective
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.train.checkpoint import Checkpoints, Progress
 from fastfashion.train.control import Control
@@ -95,7 +95,7 @@ def bench(request: BenchTrainRequest) -> dict[str, Any]:
     if len(rows) < wanted:
         raise ConfigError(f"--steps {request.steps}: expected at most {len(rows) // config.train.batch_size}, the set has {len(rows)} rows")
     spec = replace(data.spec, plan=replace(data.spec.plan, rows=rows[:wanted]))
-    model = build_classifier(config.model, {config.data.task: len(data.classes)}, spec.size).to(device)
+    model = build_classifier(config.model, {task: len(names) for task, names in data.classes.items()}, spec.size).to(device)
     learner = Learner(config, model, world, 10_000 * request.steps)
     lines: dict[str, list[dict[str, Any]]] = {"same batch": [], "loader": [], "checkpoint": []}
     with (
@@ -104,7 +104,7 @@ def bench(request: BenchTrainRequest) -> dict[str, Any]:
         Checkpoints(Path(folder), 1, print, lambda tensors: None) as checkpoints,
     ):
         same = SameBatch(_copy(next(iter(loader.steps(0)))), request.steps, config.train.accumulate)
-        measure = _Measure(config, learner, world, checkpoints)
+        measure = _Measure(config, data.loss, learner, world, checkpoints)
         measure.run(same, 0, request.steps)  # warms up
         for number in range(1, request.rounds + 1):
             for name, each in (("same batch", same), ("loader", loader), ("checkpoint", same)):
@@ -121,6 +121,7 @@ def _copy(batch: Batch) -> Batch:
 @dataclass(frozen=True)
 class _Measure:
     config: RunConfig
+    loss: LossSettings
     learner: Learner
     world: dist.World
     checkpoints: Checkpoints
@@ -133,7 +134,7 @@ class _Measure:
             config=replace(self.config.train, checkpoint_every_steps=checkpoint_every),
             learner=self.learner,
             loader=loader,
-            loss=lambda logits, batch: objective(logits, batch, 1, self.config.optim.label_smoothing),
+            loss=lambda logits, batch: objective(logits, batch, 1, self.loss),
             guessing=math.inf,
             validate=dict,
             rows_of=lambda epoch, step: [],

@@ -1,12 +1,13 @@
 """Floor 1: the table of products, its labels and splits, and where the pictures come from."""
 
 from fastfashion.catalog.source import Member, Reader, Source, open_source
-from fastfashion.catalog.splits import Split, ids_hash, split_rows
+from fastfashion.catalog.splits import JointSplit, Split, ids_hash, joint_split, oversampled, split_rows
 from fastfashion.catalog.styles import LABEL_COLUMNS, Rejected, Styles, read_styles
 from fastfashion.catalog.vocab import Vocab
 
 __all__ = [
     "LABEL_COLUMNS",
+    "JointSplit",
     "Member",
     "Reader",
     "Rejected",
@@ -15,7 +16,9 @@ __all__ = [
     "Styles",
     "Vocab",
     "ids_hash",
+    "joint_split",
     "open_source",
+    "oversampled",
     "read_styles",
     "split_rows",
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastfashion.catalog.vocab import Vocab
-from fastfashion.config import PROTOCOLS
+from fastfashion.config import FOLDS, PROTOCOLS
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.files import publish_csv
 
@@ -32,10 +32,74 @@ class Split:
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
+@dataclass(frozen=True, kw_only=True)
+class JointSplit:
+    """Rows to train on, and for each task those that it is validated and tested on: none of either trains."""
+
+    train: np.ndarray
+    val: dict[str, np.ndarray]
+    test: dict[str, np.ndarray]
+
+    def rows(self, part: str) -> np.ndarray:
+        """What has to be predicted for all tasks: ascending, but for a single list in its own order."""
+        lists = list({id(rows): rows for rows in getattr(self, part).values()}.values())
+        return lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
+
+    def labels(self, part: str, codes: np.ndarray) -> np.ndarray:
+        """Codes (N, T), by row of the set, with -1 where a row does not stand in that task's part."""
+        masked = np.full_like(codes, -1)
+        for t, rows in enumerate(getattr(self, part).values()):
+            masked[rows, t] = codes[rows, t]
+        return masked
+
+
+def joint_split(
+    table: "pd.DataFrame", vocab: Vocab, tasks: Sequence[str], split_tasks: Sequence[str], protocol: str, seed: int = 0
+) -> JointSplit:
+    """Split rows for several tasks at once, by the splits of `split_tasks`, which differ from each other.
+
+    A row trains where one of these splits trains it and none validates or tests it; with a protocol that keeps near-duplicates together,
+    none its duplicates either. Tasks that are not in `split_tasks` get the rows of the first. Raises what `split_rows` raises.
+    """
+    splits = {task: split_rows(table, vocab, task, protocol, seed) for task in split_tasks}
+    held = np.zeros(len(table), dtype=bool)
+    for split in splits.values():
+        held[np.concatenate([split.val, split.test])] = True
+    if protocol != "reference":
+        groups = table["duplicate_group"].to_numpy()
+        held = np.isin(groups, groups[held])
+    either = np.concatenate([split.train for split in splits.values()])
+    _, first = np.unique(either, return_index=True)
+    train = either[np.sort(first)]
+    joint = JointSplit(
+        train=train[~held[train]],
+        val={task: splits.get(task, splits[split_tasks[0]]).val for task in tasks},
+        test={task: splits.get(task, splits[split_tasks[0]]).test for task in tasks},
+    )
+    for rows in (*joint.val.values(), *joint.test.values()):
+        assert not np.isin(rows, joint.train).any(), "a row that is validated or tested would train"
+    if len(joint.train) == 0:
+        raise InputError(f"no row is left to train on: each stands in a val or test part of {', '.join(split_tasks)}; split by fewer tasks")
+    return joint
+
+
+def oversampled(rows: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
+    """The rows, those of rare classes several times: repeat-factor sampling (Gupta et al. 2019, LVIS).
+
+    rows: int64 (n,); codes: int64 (N,) by row of the set. A class of a share f of the rows, f below `share`, stands sqrt(share / f) times
+    in the result, rounded; others, and rows without a label, once.
+    """
+    mine = codes[rows]
+    counts = np.maximum(np.bincount(mine[mine >= 0], minlength=1), 1)
+    times = np.maximum(1, np.rint(np.sqrt(share * len(rows) / counts))).astype(np.int64)
+    return np.repeat(rows, np.where(mine >= 0, times[mine], 1))
+
+
 def split_rows(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str, seed: int = 0) -> Split:
     """Split the rows of a catalog for one task; rows without a label for it stand in no part.
 
-    `reference` is the reference project's split and ignores `seed`; `stratified` keeps class shares and duplicate groups.
+    `reference` is the reference project's split and ignores `seed`; `stratified` keeps class shares and duplicate groups; `folds` has
+    FOLDS parts of equal size, likewise, each of them once the test part: `seed` says which.
     Raises ConfigError for an unknown task or protocol or a negative seed, InputError where a part would be empty.
     """
     codes = vocab.codes(table, [task])[:, 0]
@@ -45,6 +109,8 @@ def split_rows(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str, se
         if seed < 0:
             raise ConfigError(f"seed of the split: expected 0 or more, found {seed}")
         split = _stratified(table["duplicate_group"].to_numpy(), codes, seed)
+    elif protocol == "folds":
+        split = _fold(table["duplicate_group"].to_numpy(), codes, seed)
     else:
         raise ConfigError(f"unknown protocol {protocol!r}: there are {', '.join(PROTOCOLS)}")
     for part, rows in split.parts().items():
@@ -72,17 +138,42 @@ def _reference(table: "pd.DataFrame", codes: np.ndarray) -> Split:
     return Split(train=shuffled[:num_train], val=shuffled[num_train : num_train + num_val], test=shuffled[num_train + num_val :])
 
 
+def _fold(groups: np.ndarray, codes: np.ndarray, fold: int) -> Split:
+    """Near-duplicates together, each class dealt out over the folds; the fold after the tested one validates."""
+    members, class_of_group = _class_groups(groups, codes)
+    rng = np.random.Generator(np.random.Philox(key=0))
+    fold_of_row, filled = np.full(len(codes), -1), np.zeros(FOLDS, dtype=np.int64)
+    for code in np.unique(class_of_group):
+        of_class = np.zeros(FOLDS, dtype=np.int64)
+        for group in rng.permutation(np.flatnonzero(class_of_group == code)):
+            chosen = min(range(FOLDS), key=lambda f: (of_class[f], filled[f]))
+            fold_of_row[members[group]] = chosen
+            of_class[chosen] += len(members[group])
+            filled[chosen] += len(members[group])
+    val, labelled = (fold + 1) % FOLDS, fold_of_row >= 0
+    return Split(
+        train=np.flatnonzero(labelled & (fold_of_row != fold) & (fold_of_row != val)),
+        val=np.flatnonzero(fold_of_row == val),
+        test=np.flatnonzero(fold_of_row == fold),
+    )
+
+
+def _class_groups(groups: np.ndarray, codes: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """The labelled rows of each duplicate group, and the class of the first of them."""
+    labelled = np.flatnonzero(codes >= 0)
+    order = np.argsort(groups[labelled], kind="stable")
+    _, starts = np.unique(groups[labelled][order], return_index=True)
+    members = np.split(labelled[order], starts[1:]) if len(labelled) else []
+    return members, np.array([codes[rows[0]] for rows in members], dtype=np.int64)
+
+
 def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
     """70/15/15 within each class, near-duplicates together.
 
     A duplicate group goes as a whole with the class of its first labelled row. A class of one group trains, of two trains and
     tests; from three groups on it stands in every part.
     """
-    labelled = np.flatnonzero(codes >= 0)
-    order = np.argsort(groups[labelled], kind="stable")
-    _, starts = np.unique(groups[labelled][order], return_index=True)
-    members = np.split(labelled[order], starts[1:]) if len(labelled) else []
-    class_of_group = np.array([codes[rows[0]] for rows in members], dtype=np.int64)
+    members, class_of_group = _class_groups(groups, codes)
     rng = np.random.Generator(np.random.Philox(key=seed))
     part_of_row = np.full(len(codes), "", dtype="<U5")
     for code in np.unique(class_of_group):

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from fastfashion import dist
-from fastfashion.catalog import Split, ids_hash, split_rows
+from fastfashion.catalog import JointSplit, ids_hash, joint_split
 from fastfashion.catalog.splits import REFERENCE_SEED
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
@@ -60,6 +60,17 @@ def predict(model: Classifier, batches: Iterable[Batch], world: dist.World) -> P
         rows=all_rows[order],
         labels=np.concatenate([labels for _, labels, _ in gathered])[order],
         probabilities={task: np.concatenate([shares[task] for _, _, shares in gathered])[order] for task in probabilities},
+    )
+
+
+def fit_temperatures(predictions: Predictions) -> torch.Tensor:
+    """The temperature of each task, float32 (T,), from predictions made without any."""
+    labelled = [predictions.labels[:, t] >= 0 for t in range(len(predictions.probabilities))]
+    return torch.tensor(
+        [
+            metrics.fit_temperature(probabilities[labelled[t]], predictions.labels[labelled[t], t])
+            for t, probabilities in enumerate(predictions.probabilities.values())
+        ]
     )
 
 
@@ -116,12 +127,13 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
                 f"{packed.path}: its {len(packed.vocab.names(task))} classes of {task} are not the {len(names)} that {request.run} was "
                 "trained on; name the packed set of the training with --shards"
             )
-    split = split_rows(packed.table, packed.vocab, config.data.task, config.data.protocol, config.data.split_seed)
+    data, tasks = config.data, list(description.classes)
+    split = joint_split(packed.table, packed.vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed)
     pictures, _ = choose_pictures(packed, config.data.resolution, description.size)
     spec = LoaderSpec(
         pictures=pictures,
-        plan=Plan(rows=split.test, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=request.batch_size),
-        labels=packed.vocab.codes(packed.table, list(description.classes)),
+        plan=Plan(rows=split.rows("test"), heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=request.batch_size),
+        labels=split.labels("test", packed.vocab.codes(packed.table, tasks)),
         size=Size.parse(description.size),
         device=world.device,
         rank=world.rank,
@@ -135,7 +147,7 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
     with closing(open_loader(spec)) as loader:
         predictions = predict(model.to(world.device), loader.steps(0), world)
         skipped = {row: one for part in dist.gather(world, loader.skipped) for row, one in part.items()}
-    assert np.array_equal(predictions.rows, np.setdiff1d(split.test, list(skipped))), "a test row was lost or doubled"
+    assert np.array_equal(predictions.rows, np.setdiff1d(split.rows("test"), list(skipped))), "a test row was lost or doubled"
     report = _report(request.run, config, packed, split, predictions)
     report["skipped"] = [asdict(one) for _, one in sorted(skipped.items())]
     if world.is_main:
@@ -146,7 +158,7 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
     return report
 
 
-def _report(run: Path, config: RunConfig, packed: PackedSet, split: Split, predictions: Predictions) -> dict[str, Any]:
+def _report(run: Path, config: RunConfig, packed: PackedSet, split: JointSplit, predictions: Predictions) -> dict[str, Any]:
     scores = score(predictions)
     tasks = {}
     for t, (task, values) in enumerate(scores.items()):
@@ -169,10 +181,11 @@ def _report(run: Path, config: RunConfig, packed: PackedSet, split: Split, predi
         "size": config.data.size,
         "split": {
             "protocol": config.data.protocol,
-            "seed": config.data.split_seed if config.data.protocol == "stratified" else REFERENCE_SEED,
+            "seed": REFERENCE_SEED if config.data.protocol == "reference" else config.data.protocol_seed,
             "part": "test",
-            "num_rows": len(split.test),
-            "ids_sha256": ids_hash(packed.table["id"].iloc[split.test].tolist()),
+            "tasks": list(config.data.split_tasks),
+            "num_rows": len(split.rows("test")),
+            "ids_sha256": {task: ids_hash(packed.table["id"].iloc[split.test[task]].tolist()) for task in config.data.split_tasks},
         },
         "tasks": tasks,
     }

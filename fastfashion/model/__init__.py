@@ -1,18 +1,22 @@
 """Floor 4: the classifier, its loss, and the folder it is kept in."""
 
 from fastfashion.model.artifact import ModelDescription, count_parameters, load_artifact, save_artifact
+from fastfashion.model.cpu_conv import use_fast_convolutions
 from fastfashion.model.net import Classifier, build_classifier, check_first_weights
-from fastfashion.model.objective import objective
+from fastfashion.model.objective import LossSettings, logit_offsets, objective
 from fastfashion.model.sync_bn import synchronise_batch_norm
 
 __all__ = [
     "Classifier",
+    "LossSettings",
     "ModelDescription",
     "build_classifier",
     "check_first_weights",
     "count_parameters",
     "load_artifact",
+    "logit_offsets",
     "objective",
     "save_artifact",
     "synchronise_batch_norm",
+    "use_fast_convolutions",
 ]

@@ -16,16 +16,17 @@ from fastfashion.model.net import Classifier, build_classifier
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 FORMAT_NAME = "fastfashion-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # with temperatures and flip_average
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDescription:
-    """What stands beside the weights: backbone, input size (HxW, RGB, 0 to 255), class names by task."""
+    """What stands beside the weights: backbone, input size (HxW, RGB, 0 to 255), class names by task, mirrored or not."""
 
     model: str
     size: str
     classes: dict[str, list[str]]
+    flip_average: bool
 
 
 def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: ModelDescription) -> None:
@@ -67,7 +68,7 @@ def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
     except Exception as error:
         raise InputError(f"{folder}: not a readable model: {error}") from error
     classes = {task: len(names) for task, names in description.classes.items()}
-    model = build_classifier(ModelConfig(name=description.model, pretrained=False), classes, Size.parse(description.size))
+    model = build_classifier(ModelConfig(name=description.model, pretrained=False, flip_average=description.flip_average), classes, Size.parse(description.size))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -15,20 +15,27 @@ HUB_TIMEOUT_S = 10
 
 
 class Classifier(nn.Module):
-    """uint8 pictures (B, H, W, 3) to logits {task: (B, C)}; the mean and std of the backbone's training are part of it."""
+    """uint8 pictures (B, H, W, 3) to logits {task: (B, C)}; the mean and std of the backbone's training are part of it.
+
+    Out of training, logits are the mean over a picture and its mirror image where `flip_average` is set, divided by the task's temperature
+    (Guo et al. 2017), so that their softmax is calibrated once `temperatures` are fitted; they are 1 before.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
+    temperatures: torch.Tensor
 
     def __init__(
-        self, backbone: nn.Module, classes: Mapping[str, int], mean: tuple[float, ...], std: tuple[float, ...], dropout: float
+        self, backbone: nn.Module, classes: Mapping[str, int], mean: tuple[float, ...], std: tuple[float, ...], config: ModelConfig
     ) -> None:
         super().__init__()
         # Checkpoints must be complete, so the two are buffers; they are in units of grey levels, 0 to 255.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
         self.backbone = backbone
-        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("temperatures", torch.ones(len(classes)))
+        self.dropout = nn.Dropout(config.dropout)
+        self.flip_average = config.flip_average
         num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict({task: nn.Linear(num_features, num) for task, num in classes.items()})
 
@@ -38,8 +45,17 @@ class Classifier(nn.Module):
         return self.backbone((images_BCHW - self.mean) / self.std)
 
     def forward(self, images_BHWC: torch.Tensor) -> dict[str, torch.Tensor]:
-        features_BF = self.dropout(self.features(images_BHWC))
-        return {task: head(features_BF) for task, head in self.heads.items()}
+        if self.training:
+            features_BF = self.dropout(self.features(images_BHWC))
+            return {task: head(features_BF) for task, head in self.heads.items()}
+        # Heads are linear: the mean of the features has the mean of the logits.
+        features_BF = self.embedding(images_BHWC)
+        return {task: head(features_BF) / self.temperatures[t] for t, (task, head) in enumerate(self.heads.items())}
+
+    def embedding(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """Pooled features (B, F), averaged with those of the mirror image where `flip_average` is set."""
+        features_BF = self.features(images_BHWC)
+        return (features_BF + self.features(images_BHWC.flip(2))) / 2 if self.flip_average else features_BF
 
 
 def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size) -> Classifier:
@@ -66,7 +82,7 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
         raise ConfigError(f"model {config.name} at {size} with weights from {source} cannot be built: {error}") from error
     _check_fit(weights, backbone, config)
     data = resolve_model_data_config(backbone)
-    classifier = Classifier(backbone, classes, data["mean"], data["std"], config.dropout)
+    classifier = Classifier(backbone, classes, data["mean"], data["std"], config)
     return classifier.to(memory_format=torch.channels_last)
 
 

@@ -1,16 +1,30 @@
 """Masked losses that do not depend on how a global batch is divided among ranks."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from fastfashion.load import Batch
 
 
-def objective(logits: Mapping[str, torch.Tensor], batch: Batch, world_size: int, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Cross-entropy summed over tasks, each the mean over the labelled rows of the *global* batch (scalar, float32).
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """What may be added to plain cross-entropy."""
+
+    label_smoothing: float = 0.0
+    weights: Mapping[str, float] = field(default_factory=dict)  # of a task in the sum; 1 where it is not named
+    offsets: Mapping[str, torch.Tensor] = field(default_factory=dict)  # float32 (C,), added to a task's logits
+
+
+PLAIN = LossSettings()
+
+
+def objective(logits: Mapping[str, torch.Tensor], batch: Batch, world_size: int, settings: LossSettings = PLAIN) -> torch.Tensor:
+    """Weighted sum over tasks of cross-entropy, each the mean over the labelled rows of the *global* batch (scalar, float32).
 
     Rows with label -1 do not count. A mixed picture answers for its own label with its share and for its partner's with the rest (Zhang
     et al. 2018). Both of a pair have the same share, so that a row's label weighs share + (1 - share) = 1 over the two, whether the
@@ -20,10 +34,20 @@ def objective(logits: Mapping[str, torch.Tensor], batch: Batch, world_size: int,
     whole batch. Pairs must not be cut between ranks; `Step.part` does not.
     """
     total = batch.labels.new_zeros((), dtype=torch.float32)
-    for t, logits_BC in enumerate(logits.values()):
-        losses = _losses(logits_BC.float(), batch, t, label_smoothing)
-        total = total + losses * (world_size / max(1, batch.num_labelled[t]))
+    for t, (task, logits_BC) in enumerate(logits.items()):
+        adjusted_BC = logits_BC.float() + settings.offsets[task] if task in settings.offsets else logits_BC.float()
+        losses = _losses(adjusted_BC, batch, t, settings.label_smoothing)
+        total = total + losses * (settings.weights.get(task, 1.0) * world_size / max(1, batch.num_labelled[t]))
     return total
+
+
+def logit_offsets(codes: np.ndarray, num_classes: int, strength: float) -> torch.Tensor:
+    """Logit adjustment (Menon et al. 2021, equation 10): strength times the log of each class's share, float32 (C,).
+
+    codes: int64 (N,), those of the training rows, -1 ignored. A class that has none counts as half a row.
+    """
+    counts = np.maximum(np.bincount(codes[codes >= 0], minlength=num_classes), 0.5)
+    return torch.from_numpy(strength * np.log(counts / counts.sum())).float()
 
 
 def _losses(logits_BC: torch.Tensor, batch: Batch, t: int, label_smoothing: float) -> torch.Tensor:

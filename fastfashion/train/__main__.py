@@ -26,6 +26,7 @@ DATA, MODEL, RUN = "What to learn from", "What to learn", "How to run"
 def train(
     shards: Annotated[Path | None, Shards(DATA)] = None,
     task: Annotated[str, Task(DATA)] = "subCategory",
+    split_by: Annotated[str | None, typer.Option(help="Tasks whose own splits to keep.", rich_help_panel=DATA)] = None,
     protocol: Annotated[str | None, Protocol(DATA)] = None,
     size: Annotated[str | None, Size(DATA)] = None,
     model: Annotated[str | None, typer.Option(help="Any timm model; resnet18 by default.", rich_help_panel=MODEL)] = None,
@@ -67,6 +68,7 @@ def train(
         raise ConfigError(f"--name {name}: expected a name, not a path; the folder of all runs is --out")
     flags = {
         "data.task": task,
+        "data.split_by": split_by,
         "data.protocol": protocol,
         "data.size": size,
         "data.workers": workers,

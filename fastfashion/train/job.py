@@ -13,14 +13,23 @@ import numpy as np
 import torch
 
 from fastfashion import dist
-from fastfashion.catalog import split_rows
-from fastfashion.config import RunConfig
+from fastfashion.catalog import LABEL_COLUMNS, joint_split, oversampled
+from fastfashion.config import ALL, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
-from fastfashion.evaluate import predict, read_config, score
+from fastfashion.evaluate import fit_temperatures, predict, read_config, score
 from fastfashion.evaluate.run import CONFIG
 from fastfashion.files import hold, location, publish_csv, publish_json
 from fastfashion.load import Batch, Loader, LoaderSpec, Plan, Skipped, choose_pictures, open_loader
-from fastfashion.model import ModelDescription, build_classifier, check_first_weights, count_parameters, objective, save_artifact
+from fastfashion.model import (
+    LossSettings,
+    ModelDescription,
+    build_classifier,
+    check_first_weights,
+    count_parameters,
+    logit_offsets,
+    objective,
+    save_artifact,
+)
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
 from fastfashion.train.checkpoint import Checkpoints, Progress
@@ -53,16 +62,19 @@ class TrainSummary:
 def resolve(config: RunConfig) -> RunConfig:
     """Settle what is "auto", checking that packed set, task and model exist; raises ConfigError or PackedSetError."""
     packed = open_packed_set(location(config.data.shards))
-    packed.vocab.names(config.data.task)
+    tasks = tuple(packed.vocab.classes) if config.data.task == ALL else config.data.tasks
+    for task in (*tasks, *config.optim.weights):
+        packed.vocab.names(task)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
     check_tracking(config)
     check_first_weights(config.model)  # last: it may have to ask the Hub
     precision = config.train.precision
     if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() else "fp32"
+        # CPUs without the matrix unit compute bfloat16 no faster.
+        precision = "bf16" if torch.cuda.is_available() or torch.cpu._is_amx_tile_supported() else "fp32"
     return replace(
         config,
-        data=replace(config.data, resolution=pictures.name, size=str(size)),
+        data=replace(config.data, task=",".join(tasks), resolution=pictures.name, size=str(size)),
         train=replace(config.train, precision=precision),
     )
 
@@ -70,7 +82,10 @@ def resolve(config: RunConfig) -> RunConfig:
 def run_name(config: RunConfig) -> str:
     """A name that tells runs apart by what people vary; the same settings give the same name on every rank."""
     data, first = config.data, "" if config.model.pretrained or config.model.weights else "-scratch"
-    return f"{data.task}-{config.model.name}{first}-{data.size}-{data.protocol}-seed{config.train.seed}"
+    tasks = ALL if set(data.tasks) == set(LABEL_COLUMNS) else "+".join(data.tasks)
+    by = f"-by-{'+'.join(data.split_tasks)}" if data.split_by else ""
+    fold = f"-fold{data.fold}" if data.protocol == "folds" else ""
+    return f"{tasks}{by}-{config.model.name}{first}-{data.size}-{data.protocol}{fold}-seed{config.train.seed}"
 
 
 def train(config: RunConfig, run: Path, world: dist.World, command: str = "") -> TrainSummary:
@@ -109,10 +124,15 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
     control = Control(world, config.train)  # its clock runs from here on
     data = prepare_data(config, world)
     loader, val_loader = (stack.enter_context(closing(open_loader(each))) for each in (data.spec, data.val_spec))
-    model = build_classifier(config.model, {config.data.task: len(data.classes)}, data.spec.size).to(world.device)
+    model = build_classifier(config.model, {task: len(names) for task, names in data.classes.items()}, data.spec.size).to(world.device)
     num_steps = loader.num_steps
     learner = Learner(config, model, world, config.train.epochs * num_steps)
-    description = ModelDescription(model=config.model.name, size=str(data.spec.size), classes={config.data.task: list(data.classes)})
+    description = ModelDescription(
+        model=config.model.name,
+        size=str(data.spec.size),
+        classes={task: list(names) for task, names in data.classes.items()},
+        flip_average=config.model.flip_average,
+    )
     checkpoints = None
     if world.is_main:
 
@@ -139,7 +159,10 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
 
     def validate() -> dict[str, dict[str, float | int]]:
         dist.broadcast_buffers(world, learner.averaged)
-        scores = score(predict(learner.averaged, _interruptible(val_loader, control), world))
+        learner.averaged.temperatures.fill_(1)
+        predictions = predict(learner.averaged, _interruptible(val_loader, control), world)
+        learner.averaged.temperatures.copy_(fit_temperatures(predictions))
+        scores = score(predictions)
         _tell_skipped(run, world, recorder, loader.skipped | val_loader.skipped)
         return scores
 
@@ -148,8 +171,8 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
         config=config.train,
         learner=learner,
         loader=loader,
-        loss=lambda logits, batch: objective(logits, batch, world.size, config.optim.label_smoothing),
-        guessing=math.log(len(data.classes)),
+        loss=lambda logits, batch: objective(logits, batch, world.size, data.loss),
+        guessing=sum(data.loss.weights.get(task, 1.0) * math.log(len(names)) for task, names in data.classes.items()),
         validate=validate,
         rows_of=lambda epoch, step: data.spec.plan.step(epoch, step).rows.tolist(),
         save=save,
@@ -215,9 +238,10 @@ def _start_line(run: Path, config: RunConfig, progress: Progress, step: int, wor
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The classes of the task, and what to load for training and for validation."""
+    """The classes of each task, the loss, and what to load for training and for validation."""
 
-    classes: tuple[str, ...]
+    classes: dict[str, tuple[str, ...]]
+    loss: LossSettings
     spec: LoaderSpec
     val_spec: LoaderSpec
 
@@ -231,10 +255,15 @@ def prepare_data(config: RunConfig, world: dist.World) -> Data:
             f"--batch-size {config.train.batch_size}: expected {each * world.size} or more, {each} for each of {world.size} processes"
         )
     packed = open_packed_set(location(config.data.shards))
-    split = split_rows(packed.table, packed.vocab, config.data.task, config.data.protocol, config.data.split_seed)
+    data, tasks, vocab = config.data, config.data.tasks, packed.vocab
+    codes = vocab.codes(packed.table, tasks)
+    split = joint_split(packed.table, vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed)
+    train_rows = split.train
+    if data.oversample:
+        train_rows = oversampled(train_rows, codes[:, tasks.index(data.split_tasks[0])], data.oversample)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
     plan = Plan(
-        rows=split.train,
+        rows=train_rows,
         heights_px=pictures.height_px,
         widths_px=pictures.width_px,
         batch_size=config.train.batch_size,
@@ -246,7 +275,7 @@ def prepare_data(config: RunConfig, world: dist.World) -> Data:
     spec = LoaderSpec(
         pictures=pictures,
         plan=plan,
-        labels=packed.vocab.codes(packed.table, [config.data.task]),
+        labels=codes,
         size=size,
         device=world.device,
         rank=world.rank,
@@ -258,5 +287,14 @@ def prepare_data(config: RunConfig, world: dist.World) -> Data:
         cache_dir=config.data.cache_dir,
         cache_bytes=int(config.data.cache_gb * 1e9),
     )
-    val_spec = replace(spec, plan=replace(plan, rows=split.val, augment=None), portions=1)
-    return Data(classes=packed.vocab.names(config.data.task), spec=spec, val_spec=val_spec)
+    val_plan = replace(plan, rows=split.rows("val"), augment=None)
+    val_spec = replace(spec, plan=val_plan, labels=split.labels("val", codes), portions=1)
+    classes = {task: vocab.names(task) for task in tasks}
+    offsets = {}
+    if config.optim.logit_adjust:
+        offsets = {
+            task: logit_offsets(codes[split.train, t], len(classes[task]), config.optim.logit_adjust).to(world.device)
+            for t, task in enumerate(tasks)
+        }
+    loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights, offsets=offsets)
+    return Data(classes=classes, loss=loss, spec=spec, val_spec=val_spec)

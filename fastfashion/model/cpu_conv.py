@@ -1,0 +1,52 @@
+"""Convolutions that CPUs train fast in bfloat16.
+
+oneDNN (3.7 in torch 2.15) has two slow paths there. The weight gradient of a convolution over a few positions, as in a ResNet's last stage
+on small pictures, takes four times as long as its forward pass; as one matrix product it takes as long. The gradients of depthwise
+convolutions take up to eighty times as long in bfloat16 as in float32. Figures: bench/LOG.md, "Convolutions on a CPU".
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fastfashion.model.net import Classifier
+
+MAX_POSITIONS = 20  # of the input, up to which the product is faster: 5x4
+
+
+def use_fast_convolutions(model: Classifier) -> Classifier:
+    """The model with each convolution computed the faster way while it trains under autocast; the same parameters under the same names."""
+    for module in model.modules():
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            # Changing the class keeps what a module holds.
+            if module.groups == 1 and module.kernel_size != (1, 1) and module.dilation == (1, 1):
+                module.__class__ = _ProductConv2d
+            elif module.groups == module.in_channels:
+                module.__class__ = _DepthwiseConv2d
+    return model
+
+
+class _ProductConv2d(nn.Conv2d):
+    """In training, a matrix product over patches where there are few of them."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.training or input.shape[2] * input.shape[3] > MAX_POSITIONS or not torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        assert not isinstance(self.padding, str)
+        (high, wide), (down, right), (top, left) = self.kernel_size, self.stride, self.padding
+        padded_BHWC = functional.pad(input.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+        height, width = (padded_BHWC.shape[1] - high) // down + 1, (padded_BHWC.shape[2] - wide) // right + 1
+        ends = (height - 1) * down + 1, (width - 1) * right + 1
+        shifted = [padded_BHWC[:, y : y + ends[0] : down, x : x + ends[1] : right] for y in range(high) for x in range(wide)]
+        weight = self.weight.permute(0, 2, 3, 1).reshape(self.out_channels, -1)
+        return functional.linear(torch.cat(shifted, dim=3), weight, self.bias).permute(0, 3, 1, 2)
+
+
+class _DepthwiseConv2d(nn.Conv2d):
+    """In training, computed in float32 between bfloat16 layers."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.training or not torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float()).to(torch.get_autocast_dtype("cpu"))
