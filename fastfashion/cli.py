@@ -11,6 +11,7 @@ import typer
 from fastfashion import __version__
 from fastfashion.files import location
 from fastfashion.options import (
+    Corrections,
     Debug,
     Json,
     Location,
@@ -177,18 +178,31 @@ def verify(
 def audit(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
     out: Annotated[Path | None, typer.Option(help="Folder for audit.json and a picture of the largest duplicate groups.")] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="Judge labels by this run, too; again and again.")] = None,
+    corrections: Annotated[Path | None, Corrections()] = None,
+    workers: Annotated[int | None, Workers()] = None,
     as_json: Annotated[bool, Json()] = False,
     debug: Annotated[bool, Debug()] = False,
 ) -> None:
     """Report what a packed set holds: sizes, bytes, classes, duplicates, and what each split would leak from training into its test.
 
-    Example: fastfashion audit shards/small --out audit
+    With --run, also which labels are probably wrong: suspects.csv and sheets of pictures in --out.
+
+    Example: fastfashion audit shards/small --out audit --run runs/NAME
     """
     from fastfashion.pack.audit import audit as audit_set
     from fastfashion.pack.audit import audit_text
 
     report = audit_set(shards, out)
     print(audit_text(report))
+    if run:
+        from fastfashion import dist
+        from fastfashion.evaluate.suspects import SuspectsRequest, find_suspects, suspects_text
+
+        where = out or Path("audit")
+        request = SuspectsRequest(runs=run, out=where, shards=shards, corrections=corrections, workers=workers or 0)
+        report["label_errors"] = find_suspects(request, dist.start())
+        print("", suspects_text(report["label_errors"]), sep="\n")
     if out is not None:
         print(f"{out}: audit.json" + (", duplicates.png" if report["duplicates"]["groups"] else ""), file=sys.stderr)
     if as_json:
@@ -252,6 +266,26 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of an evaluated run.", metavar="RUN_A")],
+    second: Annotated[Path, typer.Argument(help="Another, tested on the same rows.", metavar="RUN_B")],
+    as_json: Annotated[bool, Json()] = False,
+    debug: Annotated[bool, Debug()] = False,
+) -> None:
+    """Say whether one run is better than another: McNemar's exact test, and intervals of the differences.
+
+    Example: fastfashion compare runs/FIRST runs/SECOND
+    """
+    from fastfashion.evaluate.compare import compare as compare_runs
+    from fastfashion.evaluate.compare import compare_text
+
+    result = compare_runs(first, second)
+    print(compare_text(result))
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command()
 def preview(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
@@ -293,6 +327,56 @@ def preview(
     print(f"{out}: {len(summary.rows)} pictures, {summary.width_px}x{summary.height_px} pixels", file=sys.stderr)
     if as_json:
         print(json.dumps(asdict(summary)))
+
+
+@app.command()
+def reproduce(
+    small: Annotated[Path | None, typer.Option(help="Packed set of the small pictures; runs their cells.", rich_help_panel=IN)] = None,
+    full: Annotated[Path | None, typer.Option(help="Packed set of the full pictures; runs their cells.", rich_help_panel=IN)] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task's cells; again and again.", rich_help_panel=IN)] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model's cells; again and again.", rich_help_panel=IN)] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="Only on this split; both by default.", rich_help_panel=IN)] = None,
+    recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=RUN)] = "fast",
+    all_heads: Annotated[bool, typer.Option(help="Every model learns all labels.", rich_help_panel=RUN)] = True,
+    seeds: Annotated[int, typer.Option(help="Runs a cell.", rich_help_panel=RUN)] = 1,
+    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights.", rich_help_panel=RUN)] = True,
+    epochs: Annotated[int | None, typer.Option(help="Those of the recipe by default.", rich_help_panel=RUN)] = None,
+    nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="As in training.", rich_help_panel=RUN)] = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs and tables.", rich_help_panel=OUT)] = Path("runs/reproduce"),
+    as_json: Annotated[bool, Json()] = False,
+    debug: Annotated[bool, Debug()] = False,
+) -> None:
+    """Train and test the reference project's twelve cells, or some, beside its published results: one table, one picture.
+
+    What is done stays done: the same command goes on.
+
+    Example: fastfashion reproduce --small shards/small --model resnet18 --no-pretrained
+    """
+    from fastfashion.bench.reference import MODELS, TASKS
+    from fastfashion.bench.reproduce import PROTOCOLS, ReproduceRequest
+    from fastfashion.bench.reproduce import reproduce as run_cells
+    from fastfashion.config import ALL
+
+    options = [] if pretrained else ["--no-pretrained"]
+    options += [text for name, value in (("--epochs", epochs), ("--nproc", nproc)) if value for text in (name, str(value))]
+    options += [text for setting in settings or [] for text in ("--set", setting)]
+    request = ReproduceRequest(
+        out=out,
+        sets={name: path for name, path in (("small", small), ("full", full)) if path is not None},
+        tasks=task or TASKS,
+        models=model or MODELS,
+        protocols=protocol or PROTOCOLS,
+        recipe=recipe_name,
+        heads=ALL if all_heads and recipe_name != "reference" else "",
+        seeds=seeds,
+        train_options=options,
+    )
+    result = run_cells(request)
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
+    print(f"{out}: table.md, table.csv, table.json, table.png", file=sys.stderr)
+    if as_json:
+        print(json.dumps(result))
 
 
 @app.command("bench-loader")

@@ -53,6 +53,10 @@ def Size(panel: str | None = None) -> Any:
     )
 
 
+def Corrections(panel: str | None = None) -> Any:
+    return typer.Option("--corrections", help="CSV of id, task, label: labels to put right.", rich_help_panel=panel)
+
+
 def Workers(panel: str | None = None, *, what: str = "Loader threads a process; its share of the cores by default.") -> Any:
     return typer.Option("--workers", help=what, rich_help_panel=panel)
 

@@ -1,5 +1,6 @@
 """Floor 1: the table of products, its labels and splits, and where the pictures come from."""
 
+from fastfashion.catalog.corrections import correct
 from fastfashion.catalog.source import Member, Reader, Source, open_source
 from fastfashion.catalog.splits import JointSplit, Split, ids_hash, joint_split, oversampled, split_rows
 from fastfashion.catalog.styles import LABEL_COLUMNS, Rejected, Styles, read_styles
@@ -15,6 +16,7 @@ __all__ = [
     "Split",
     "Styles",
     "Vocab",
+    "correct",
     "ids_hash",
     "joint_split",
     "open_source",

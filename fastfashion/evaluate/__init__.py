@@ -1,5 +1,6 @@
-"""Floor 5: predictions, metrics, reports, plots."""
+"""Floor 5: predictions, metrics, reports, comparisons, plots."""
 
-from fastfashion.evaluate.run import EvaluateRequest, Predictions, evaluate_run, fit_temperatures, predict, read_config, score
+from fastfashion.evaluate.predictions import Predictions, fit_temperatures, predict, score
+from fastfashion.evaluate.run import EvaluateRequest, OpenRun, evaluate_run, open_run, read_config
 
-__all__ = ["EvaluateRequest", "Predictions", "evaluate_run", "fit_temperatures", "predict", "read_config", "score"]
+__all__ = ["EvaluateRequest", "OpenRun", "Predictions", "evaluate_run", "fit_temperatures", "open_run", "predict", "read_config", "score"]

@@ -52,14 +52,18 @@ def per_class(confusion: np.ndarray) -> PerClass:
 
 
 def task_metrics(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, float | int]:
-    """Scores of one task: n, accuracy, macro_f1, weighted_f1, balanced_accuracy, num_classes_present.
+    """`confusion_scores` of labels and predictions: integers (N,) in [0, C), N at least 1. Raises what `confusion_matrix` raises, too."""
+    return confusion_scores(confusion_matrix(labels, predictions, num_classes))
 
-    labels, predictions: integers (N,) in [0, C), N at least 1. `n` and `num_classes_present` (classes among the labels) are ints, the
+
+def confusion_scores(confusion: np.ndarray) -> dict[str, float | int]:
+    """Scores of one task: n, accuracy, macro_f1, macro_f1_present, weighted_f1, balanced_accuracy, num_classes_present.
+
+    confusion: int (C, C), rows true, columns predicted. `n` and `num_classes_present` (classes among the labels) are ints, the
     others floats in [0, 1]. Macro F1 is the mean over classes among labels or predictions and weighted F1 is weighted by support, as
-    scikit-learn's `f1_score(zero_division=0)` has them; balanced accuracy is the mean recall of the classes among the labels.
-    Raises ValueError if there are no rows, and what `confusion_matrix` raises.
+    scikit-learn's `f1_score(zero_division=0)` has them; `macro_f1_present` is the mean over classes among the labels, balanced accuracy
+    that of their recalls. Raises ValueError if there are no rows.
     """
-    confusion = confusion_matrix(labels, predictions, num_classes)
     n = int(confusion.sum())
     if n == 0:
         raise ValueError("labels: expected at least 1 labelled row, found 0; leave this task out of the report")
@@ -70,10 +74,38 @@ def task_metrics(labels: np.ndarray, predictions: np.ndarray, num_classes: int) 
         "n": n,
         "accuracy": float(np.trace(confusion) / n),
         "macro_f1": float(scores.f1[seen].mean()),
+        "macro_f1_present": float(scores.f1[labelled].mean()),
         "weighted_f1": float(scores.f1 @ scores.support / n),
         "balanced_accuracy": float(scores.recall[labelled].mean()),
         "num_classes_present": int(labelled.sum()),
     }
+
+
+def top_k_hits(labels: np.ndarray, probabilities: np.ndarray, k: int) -> np.ndarray:
+    """Whether fewer than k classes are more probable than the true one: bool (N,).
+
+    labels: integers (N,) in [0, C); probabilities: float (N, C).
+    """
+    own = probabilities[np.arange(len(labels)), labels]
+    return (probabilities > own[:, None]).sum(axis=1) < k
+
+
+def calibration_bins(confidences: np.ndarray, right: np.ndarray, num_bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many rows have a confidence in each of `num_bins` equal parts of (0, 1], their mean confidence and their accuracy.
+
+    confidences: float (N,) in [0, 1]; right: bool (N,). Each result (num_bins,), 0.0 for an empty bin.
+    """
+    bins = np.clip(np.ceil(confidences * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    sums = (np.bincount(bins, weights=values, minlength=num_bins) for values in (confidences, right))
+    confidence, accuracy = (_ratio(values, counts) for values in sums)
+    return counts, confidence, accuracy
+
+
+def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error: mean over rows of the difference of confidence and accuracy in their bin, 15 bins (Guo et al. 2017)."""
+    counts, confidence, accuracy = calibration_bins(confidences, right)
+    return float(counts @ np.abs(accuracy - confidence) / counts.sum())
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -155,6 +155,44 @@ def plot_per_class(path: Path, f1: np.ndarray, support: np.ndarray, class_names:
     return _save(figure, path)
 
 
+def plot_reliability(path: Path, counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, *, title: str) -> Path:
+    """Draw accuracy over confidence, a bar a bin against the diagonal, and under it how many rows each bin holds.
+
+    counts: int (B,); confidence, accuracy: float (B,) in [0, 1], means over each bin of equal parts of (0, 1]. Returns `path`.
+    Raises ValueError if the lengths differ or there are no rows.
+    """
+    _expect_bins(counts, confidence, accuracy)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 5.4))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    figure.subplots_adjust(hspace=0.08)
+    width, full = 1 / len(counts), counts > 0
+    centres = (np.arange(len(counts)) + 0.5) * width
+    upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
+    upper.bar(centres[full], accuracy[full], width=width * 0.92, color=TASK_COLORS[4])
+    upper.plot(confidence[full], accuracy[full], "o", color=INK, markersize=4)
+    error = float(counts @ np.abs(accuracy - confidence) / counts.sum())
+    upper.text(0.04, 0.93, f"calibration error {error:.3f}", color=INK, fontsize=10, transform=upper.transAxes, va="top")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    lower.bar(centres, counts, width=width * 0.92, color=LIGHT)
+    lower.set(yscale="symlog", ylim=(0, None), xlabel="confidence", ylabel="rows")
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(LIGHT)
+        axes.tick_params(color=LIGHT, labelsize=9)
+    upper.set_title(title, loc="left", fontsize=11, parse_math=False)
+    return _save(figure, path)
+
+
+def _expect_bins(*values: np.ndarray) -> None:
+    lengths = {len(each) for each in values}
+    if len(lengths) != 1 or not values[0].sum():
+        raise ValueError(
+            f"bins: expected arrays of one length with at least 1 row, found lengths {sorted(lengths)}, {values[0].sum()} rows"
+        )
+
+
 def _axes(width_in: float, height_in: float) -> "tuple[Figure, Axes]":
     """One pair of axes of exactly this size; names and titles lie outside, and the saved picture grows by what they need."""
     from matplotlib.figure import Figure

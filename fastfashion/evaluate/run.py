@@ -1,10 +1,10 @@
-"""A model and a loader to predictions; a run to its report.
+"""A run to its report.
 
 run/best + config.json ─► test rows ─► predict (every rank its share) ─► gather ─► metrics ─► report.json, predictions.parquet, plots/
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,82 +12,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from fastfashion import dist
-from fastfashion.catalog import JointSplit, ids_hash, joint_split
+from fastfashion.catalog import JointSplit, correct, ids_hash, joint_split
 from fastfashion.catalog.splits import REFERENCE_SEED
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import metrics, plots
+from fastfashion.evaluate.intervals import bootstrap
+from fastfashion.evaluate.predictions import Predictions, predict, score
+from fastfashion.evaluate.sheet import write_sheet
 from fastfashion.files import location, publish, publish_json
-from fastfashion.load import Batch, LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.load import LoaderSpec, Plan, Skipped, choose_pictures, open_loader
 from fastfashion.model import Classifier, load_artifact
 from fastfashion.shards import PackedSet, open_packed_set
 
-CONFIG, METRICS, REPORT, PREDICTIONS = "config.json", "metrics.jsonl", "report.json", "predictions.parquet"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """Every row once, ascending, on every rank."""
-
-    rows: np.ndarray  # int64 (n,)
-    labels: np.ndarray  # int64 (n, T), -1 where there is none
-    probabilities: dict[str, np.ndarray]  # task -> float32 (n, C), rows sum to 1
-
-
-def predict(model: Classifier, batches: Iterable[Batch], world: dist.World) -> Predictions:
-    """Run the model, in float32, over a loader's batches and gather all ranks' rows; padding is dropped."""
-    rows, labels = [], []
-    probabilities: dict[str, list[torch.Tensor]] = {task: [] for task in model.heads}
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for batch in batches:
-            real = batch.rows >= 0
-            rows.append(batch.rows[real])
-            labels.append(batch.labels[real])
-            for task, logits_BC in model(batch.images).items():
-                probabilities[task].append(logits_BC[real].float().softmax(dim=1))
-    model.train(was_training)
-    mine = (_join(rows), _join(labels), {task: _join(parts) for task, parts in probabilities.items()})
-    gathered = dist.gather(world, mine)
-    # Each step's rows were dealt out in order of rank; sorting by row gives an order that does not depend on the world size.
-    all_rows = np.concatenate([rows for rows, _, _ in gathered])
-    order = np.argsort(all_rows)
-    return Predictions(
-        rows=all_rows[order],
-        labels=np.concatenate([labels for _, labels, _ in gathered])[order],
-        probabilities={task: np.concatenate([shares[task] for _, _, shares in gathered])[order] for task in probabilities},
-    )
-
-
-def fit_temperatures(predictions: Predictions) -> torch.Tensor:
-    """The temperature of each task, float32 (T,), from predictions made without any."""
-    labelled = [predictions.labels[:, t] >= 0 for t in range(len(predictions.probabilities))]
-    return torch.tensor(
-        [
-            metrics.fit_temperature(probabilities[labelled[t]], predictions.labels[labelled[t], t])
-            for t, probabilities in enumerate(predictions.probabilities.values())
-        ]
-    )
-
-
-def _join(parts: Sequence[torch.Tensor]) -> np.ndarray:
-    return torch.cat(list(parts)).cpu().numpy()
-
-
-def score(predictions: Predictions) -> dict[str, dict[str, float | int]]:
-    """Metrics by task, the mean cross-entropy (nats) among them, over the rows that have a label."""
-    scores = {}
-    for t, (task, probabilities) in enumerate(predictions.probabilities.items()):
-        labelled = predictions.labels[:, t] >= 0
-        labels, probabilities = predictions.labels[labelled, t], probabilities[labelled]
-        scores[task] = metrics.task_metrics(labels, probabilities.argmax(axis=1), probabilities.shape[1])
-        picked = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-        scores[task]["loss"] = float(-np.log(np.maximum(picked, np.finfo(np.float32).tiny)).mean())
-    return scores
+CONFIG, METRICS, REPORT, PREDICTIONS, PLOTS = "config.json", "metrics.jsonl", "report.json", "predictions.parquet", "plots"
+MISTAKES = 48  # pictures on a sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +39,23 @@ class EvaluateRequest:
     shards: Path | None = None  # where the packed set lies now, if not where the run was trained
     batch_size: int = 256
     workers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRun:
+    """A run with its best model, on CPU, and the packed set it was trained on."""
+
+    path: Path
+    config: RunConfig
+    model: Classifier
+    size: Size
+    packed: PackedSet
+    codes: np.ndarray  # int64 (N, T): labels by row of the set, corrected where the run has corrections
+    split: JointSplit
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.split.test)
 
 
 def read_config(run: Path) -> RunConfig:
@@ -112,105 +70,166 @@ def read_config(run: Path) -> RunConfig:
         raise InputError(f"{run / CONFIG}: not readable as a run's settings: {error}") from error
 
 
-def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
-    """Test the best weights of a run on the test rows of its split; writes report, predictions and plots into the run.
-
-    Returns the report: `{"run", "split": {…}, "tasks": {task: {"n", "accuracy", "macro_f1", "weighted_f1", …, "classes": […]}}}`.
-    Raises InputError or PackedSetError where run and packed set do not fit.
-    """
-    config = read_config(request.run)
-    model, description = load_artifact(request.run / "best")
-    packed = open_packed_set(request.shards or location(config.data.shards))
+def open_run(run: Path, shards: Path | None = None) -> OpenRun:
+    """Raises InputError, PackedSetError or ConfigError where the folder is no run, or run and packed set do not fit."""
+    config = read_config(run)
+    model, description = load_artifact(run / "best")
+    packed = open_packed_set(shards or location(config.data.shards))
     for task, names in description.classes.items():
         if list(packed.vocab.names(task)) != names:
             raise ConfigError(
-                f"{packed.path}: its {len(packed.vocab.names(task))} classes of {task} are not the {len(names)} that {request.run} was "
+                f"{packed.path}: its {len(packed.vocab.names(task))} classes of {task} are not the {len(names)} that {run} was "
                 "trained on; name the packed set of the training with --shards"
             )
     data, tasks = config.data, list(description.classes)
-    split = joint_split(packed.table, packed.vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed)
-    pictures, _ = choose_pictures(packed, config.data.resolution, description.size)
+    table = correct(packed.table, packed.vocab, Path(data.corrections)) if data.corrections else packed.table
+    return OpenRun(
+        path=run,
+        config=config,
+        model=model,
+        size=Size.parse(description.size),
+        packed=packed,
+        codes=packed.vocab.codes(table, tasks),
+        split=joint_split(packed.table, packed.vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed),
+    )
+
+
+def predict_rows(
+    opened: OpenRun, rows: np.ndarray, labels: np.ndarray, request: EvaluateRequest, world: dist.World
+) -> tuple[Predictions, dict[int, Skipped]]:
+    """What a run's model says of rows of its packed set, and which of them do not decode.
+
+    rows: int64 (n,); labels: int64 (N, T) by row of the set, which the predictions carry along.
+    """
+    data = opened.config.data
+    pictures, _ = choose_pictures(opened.packed, data.resolution, str(opened.size))
     spec = LoaderSpec(
         pictures=pictures,
-        plan=Plan(rows=split.rows("test"), heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=request.batch_size),
-        labels=split.labels("test", packed.vocab.codes(packed.table, tasks)),
-        size=Size.parse(description.size),
+        plan=Plan(rows=rows, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=request.batch_size),
+        labels=labels,
+        size=opened.size,
         device=world.device,
         rank=world.rank,
         world_size=world.size,
-        backend=config.data.backend,
+        backend=data.backend,
         workers=request.workers or dist.cores_per_process(world.local_size),
-        on_bad=config.data.on_bad,
-        cache_dir=config.data.cache_dir,
-        cache_bytes=int(config.data.cache_gb * 1e9),
+        on_bad=data.on_bad,
+        cache_dir=data.cache_dir,
+        cache_bytes=int(data.cache_gb * 1e9),
     )
     with closing(open_loader(spec)) as loader:
-        predictions = predict(model.to(world.device), loader.steps(0), world)
+        predictions = predict(opened.model.to(world.device), loader.steps(0), world)
         skipped = {row: one for part in dist.gather(world, loader.skipped) for row, one in part.items()}
-    assert np.array_equal(predictions.rows, np.setdiff1d(split.rows("test"), list(skipped))), "a test row was lost or doubled"
-    report = _report(request.run, config, packed, split, predictions)
+    assert np.array_equal(predictions.rows, np.setdiff1d(rows, list(skipped))), "a row was lost or doubled"
+    return predictions, skipped
+
+
+def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
+    """Test the best weights of a run on the test rows of its split; writes report, predictions and plots into the run.
+
+    Returns the report: `{"run", "split": {…}, "tasks": {task: {"n", "accuracy", "macro_f1", …, "intervals", "classes": […]}}}`.
+    Raises what `open_run` raises.
+    """
+    opened = open_run(request.run, request.shards)
+    rows, labels = opened.split.rows("test"), opened.split.labels("test", opened.codes)
+    predictions, skipped = predict_rows(opened, rows, labels, request, world)
+    report = _report(opened, predictions)
     report["skipped"] = [asdict(one) for _, one in sorted(skipped.items())]
     if world.is_main:
         publish_json(request.run / REPORT, report)
-        table = predictions_table(packed, predictions)
+        table = predictions_table(opened.packed, predictions)
         publish(request.run / PREDICTIONS, lambda beside: table.to_parquet(beside, index=False))
-        _draw(request.run, config, packed, predictions)
+        _draw(opened, predictions)
     return report
 
 
-def _report(run: Path, config: RunConfig, packed: PackedSet, split: JointSplit, predictions: Predictions) -> dict[str, Any]:
-    scores = score(predictions)
-    tasks = {}
-    for t, (task, values) in enumerate(scores.items()):
-        labels = predictions.labels[:, t]
-        per_class = metrics.per_class(_confusion(predictions, t, task))
-        train_labels = packed.vocab.codes(packed.table.iloc[split.train], [task])[:, 0]
-        largest = int(np.bincount(train_labels[train_labels >= 0]).argmax())
-        classes = [
-            {"name": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
-            for name, p, r, f, s in zip(
-                packed.vocab.names(task), per_class.precision, per_class.recall, per_class.f1, per_class.support, strict=True
-            )
-        ]
-        # Chance: what always answering the training part's largest class would score.
-        tasks[task] = values | {"chance_accuracy": float((labels[labels >= 0] == largest).mean()), "classes": classes}
+def _report(opened: OpenRun, predictions: Predictions) -> dict[str, Any]:
+    config, split = opened.config, opened.split
+    ids = opened.packed.table["id"]
+    tasks = {task: values | _details(opened, predictions, task) for task, values in score(predictions).items()}
+    for task, values in tasks.items():
+        values["test_ids_sha256"] = ids_hash(ids.iloc[split.test[task]].tolist())
     return {
-        "run": run.name,
+        "run": opened.path.name,
         "model": config.model.name,
         "first_weights": config.model.weights or ("imagenet" if config.model.pretrained else "random"),
         "size": config.data.size,
         "split": {
             "protocol": config.data.protocol,
             "seed": REFERENCE_SEED if config.data.protocol == "reference" else config.data.protocol_seed,
+            "by": list(config.data.split_tasks),
             "part": "test",
-            "tasks": list(config.data.split_tasks),
             "num_rows": len(split.rows("test")),
-            "ids_sha256": {task: ids_hash(packed.table["id"].iloc[split.test[task]].tolist()) for task in config.data.split_tasks},
+            "train_rows": len(split.train),
+            "train_ids_sha256": ids_hash(ids.iloc[split.train].tolist()),
         },
         "tasks": tasks,
     }
 
 
+def _details(opened: OpenRun, predictions: Predictions, task: str) -> dict[str, Any]:
+    """What a report says of a task besides its scores."""
+    rows, labels, probabilities = predictions.labelled(task)
+    t, names = opened.tasks.index(task), opened.packed.vocab.names(task)
+    train_labels = opened.codes[opened.split.train, t]
+    largest = int(np.bincount(train_labels[train_labels >= 0], minlength=1).argmax())
+    right = probabilities.argmax(axis=1) == labels
+    scores = metrics.per_class(_confusion(predictions, task))
+    classes = [
+        {"name": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
+        for name, p, r, f, s in zip(names, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
+    ]
+    groups = opened.packed.table["duplicate_group"].to_numpy()
+    twin = np.isin(groups[rows], groups[opened.split.train])
+    return {
+        "intervals": {name: list(ends) for name, ends in bootstrap(labels, probabilities).items()},
+        # Chance: what always answering the training part's largest class would score.
+        "chance_accuracy": float((labels == largest).mean()),
+        "temperature": float(opened.model.temperatures[t]),
+        "with_duplicate_in_training": _share(right[twin]),
+        "without_duplicate_in_training": _share(right[~twin]),
+        "classes": classes,
+    }
+
+
+def _share(right: np.ndarray) -> dict[str, float | int | None]:
+    return {"n": len(right), "accuracy": float(right.mean()) if len(right) else None}
+
+
 def report_text(run: Path, report: Mapping[str, Any]) -> str:
     """A report as a table for people, and where the rest lies."""
     split = report["split"]
-    lines = [f"{report['run']}: {report['model']} at {report['size']}, {split['num_rows']} test rows of the {split['protocol']} split", ""]
-    lines.append(f"{'task':<16}{'accuracy':>10}{'macro F1':>10}{'weighted F1':>13}{'chance':>10}")
+    lines = [f"{report['run']}: {report['model']} at {report['size']}, {split['num_rows']} test rows of the {split['protocol']} split"]
+    lines[0] += f" by {', '.join(split['by'])}"
+    columns = f"{'accuracy, 95 % interval':>26}{'macro F1, 95 % interval':>26}{'top 3':>8}{'calibration':>13}{'chance':>8}"
+    lines += ["", f"{'task':<16}{columns}"]
     for task, values in report["tasks"].items():
-        numbers = f"{values['accuracy']:>10.4f}{values['macro_f1']:>10.4f}{values['weighted_f1']:>13.4f}{values['chance_accuracy']:>10.4f}"
-        lines.append(f"{task:<16}{numbers}")
+        cells = "".join(_with_interval(values, name).rjust(26) for name in ("accuracy", "macro_f1"))
+        rest = f"{values['top3_accuracy']:>8.4f}{values['calibration_error']:>13.4f}{values['chance_accuracy']:>8.4f}"
+        lines.append(f"{task:<16}{cells}{rest}")
+    lines += ["", "accuracy on test rows that have a near-duplicate in training, and on the others:"]
+    for task, values in report["tasks"].items():
+        parts = (values["with_duplicate_in_training"], values["without_duplicate_in_training"])
+        lines.append(f"{task:<16}" + "".join(f"{_percent(part['accuracy'])} of {part['n']}".rjust(20) for part in parts))
     if report["skipped"]:
         lines += ["", f"{len(report['skipped'])} test rows do not decode and were left out: the report names them"]
-    lines += ["", "chance: the accuracy of always answering the training rows' largest class", ""]
-    lines += [f"report       {run / REPORT}", f"predictions  {run / PREDICTIONS}"]
-    lines += [f"plot         {path}" for path in sorted((run / "plots").glob("*.png"))]
+    lines += ["", "interval: of the choice of test pictures; calibration: mean error of the probabilities; chance: the largest class", ""]
+    lines += [f"report       {run / REPORT}", f"predictions  {run / PREDICTIONS}", f"plots        {run / PLOTS}/*.png"]
     return "\n".join(lines)
 
 
-def _confusion(predictions: Predictions, t: int, task: str) -> np.ndarray:
-    labelled = predictions.labels[:, t] >= 0
-    probabilities = predictions.probabilities[task]
-    return metrics.confusion_matrix(predictions.labels[labelled, t], probabilities[labelled].argmax(axis=1), probabilities.shape[1])
+def _with_interval(values: Mapping[str, Any], name: str) -> str:
+    low, high = values["intervals"][name]
+    return f"{values[name]:.4f} ({low:.3f}–{high:.3f})"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def _confusion(predictions: Predictions, task: str) -> np.ndarray:
+    _, labels, probabilities = predictions.labelled(task)
+    return metrics.confusion_matrix(labels, probabilities.argmax(axis=1), probabilities.shape[1])
 
 
 def predictions_table(packed: PackedSet, predictions: Predictions) -> pd.DataFrame:
@@ -227,17 +246,29 @@ def predictions_table(packed: PackedSet, predictions: Predictions) -> pd.DataFra
     return pd.DataFrame(columns)
 
 
-def _draw(run: Path, config: RunConfig, packed: PackedSet, predictions: Predictions) -> None:
-    folder = run / "plots"
+def _draw(opened: OpenRun, predictions: Predictions) -> None:
+    folder, run = opened.path / PLOTS, opened.path
     folder.mkdir(exist_ok=True)
     if (run / METRICS).is_file():
         plots.plot_training(folder / "training.png", read_metrics(run), title=f"{run.name}: training")
-    for t, task in enumerate(predictions.probabilities):
-        confusion, names = _confusion(predictions, t, task), packed.vocab.names(task)
-        title = f"{run.name}: {task}, test part of the {config.data.protocol} split"
+    for task in predictions.probabilities:
+        confusion, names = _confusion(predictions, task), opened.packed.vocab.names(task)
+        title = f"{run.name}: {task}, test part of the {opened.config.data.protocol} split"
         plots.plot_confusion(folder / f"confusion_{task}.png", confusion, names, title=title)
         per_class = metrics.per_class(confusion)
         plots.plot_per_class(folder / f"classes_{task}.png", per_class.f1, per_class.support, names, title=title)
+        rows, labels, probabilities = predictions.labelled(task)
+        best, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
+        bins = metrics.calibration_bins(confidences, best == labels)
+        plots.plot_reliability(folder / f"reliability_{task}.png", *bins, title=title)
+        wrong = np.flatnonzero(best != labels)
+        worst = wrong[np.argsort(-confidences[wrong], kind="stable")][:MISTAKES]
+        if len(worst):
+            ids = opened.packed.table["id"]
+            captions = [(ids.iloc[rows[i]], names[labels[i]], f"{names[best[i]]} {100 * confidences[i]:.0f} %") for i in worst]
+            write_sheet(
+                folder / f"mistakes_{task}.png", opened.packed, rows[worst].tolist(), captions, f"{title}: the most confident mistakes"
+            )
 
 
 def read_metrics(run: Path) -> list[Mapping[str, Any]]:

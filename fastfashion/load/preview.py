@@ -18,6 +18,7 @@ from fastfashion.files import publish
 from fastfashion.load.batch import Loader, LoaderSpec, choose_pictures, open_loader, undecodable
 from fastfashion.load.plan import Plan
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
+from fastfashion.shards.tiles import clip
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -220,7 +221,7 @@ def draw_sheet(header: Sequence[str], groups: Sequence[Group], epochs: Sequence[
     draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX), ImageFont.load_default(SMALL_FONT_PX)
 
     def write(left_px: int, upper_px: int, text: str, width_px: int, *, fill: str = INK, font: Any = font) -> None:
-        draw.text((left_px, upper_px), _clip(text, font, width_px), fill=fill, font=font)
+        draw.text((left_px, upper_px), clip(text, font, width_px), fill=fill, font=font)
 
     for line, text in enumerate(header):
         write(MARGIN_PX, MARGIN_PX + line * LINE_PX, text, sheet_width_px - 2 * MARGIN_PX)
@@ -240,11 +241,3 @@ def draw_sheet(header: Sequence[str], groups: Sequence[Group], epochs: Sequence[
                 text = f"{100 * share:.0f}% {label}"
                 write(x_px, y_px + height_px + GAP_PX + line * SMALL_LINE_PX, text, width_px, fill=MUTED, font=small)
     return sheet
-
-
-def _clip(text: str, font: Any, width_px: int) -> str:
-    """The text, cut to a width."""
-    if font.getlength(text) <= width_px:
-        return text
-    fits = next(n for n in range(len(text) - 1, -1, -1) if n == 0 or font.getlength(text[:n] + "…") <= width_px)
-    return text[:fits] + "…"

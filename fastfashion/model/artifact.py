@@ -68,7 +68,9 @@ def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
     except Exception as error:
         raise InputError(f"{folder}: not a readable model: {error}") from error
     classes = {task: len(names) for task, names in description.classes.items()}
-    model = build_classifier(ModelConfig(name=description.model, pretrained=False, flip_average=description.flip_average), classes, Size.parse(description.size))
+    model = build_classifier(
+        ModelConfig(name=description.model, pretrained=False, flip_average=description.flip_average), classes, Size.parse(description.size)
+    )
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -12,23 +12,23 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from fastfashion import image
 from fastfashion.catalog import Vocab, split_rows
-from fastfashion.config import PROTOCOLS
 from fastfashion.errors import FastfashionError, InputError, PackedSetError
 from fastfashion.files import publish, publish_json
-from fastfashion.shards import PackedSet, Resolution, open_packed_set
+from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.layout import REJECTED
+from fastfashion.shards.tiles import TILE_HEIGHT_PX, TILE_WIDTH_PX, clip, sharp_enough, tile
 
 REPORT, SHEET = "audit.json", "duplicates.png"
+PROTOCOLS_SHOWN = ("stratified", "reference")
 RARE = 5  # pictures; a class of fewer can hardly be in every part of a split
 SHOWN = 3  # classes, sizes and reasons in the text; the report has all
 SHEET_GROUPS, SHEET_IMAGES = 12, 8  # of the contact sheet: groups, and images of one group
-TILE_WIDTH_PX, TILE_HEIGHT_PX, GAP_PX = 120, 160, 12
+GAP_PX = 12
 TITLE_PX, CAPTION_PX, FONT_PX = 24, 34, 13
 
 
-def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS, seed: int = 0) -> dict[str, Any]:
+def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS_SHOWN, seed: int = 0) -> dict[str, Any]:
     """Report on a packed set; with `out`, also written there as audit.json beside a picture of the largest duplicate groups.
 
     `seed` is that of the stratified protocol. Raises PackedSetError where there is no complete set, InputError where `out` cannot be
@@ -149,7 +149,7 @@ def duplicates_sheet(packed: PackedSet) -> Image.Image | None:
         return None
     differing = {task: set(_differing(packed.table, packed.vocab, task).tolist()) for task in packed.vocab.classes}
     finest = max(packed.vocab.classes, key=lambda task: len(packed.vocab.names(task)))
-    pictures = _sharp_enough(packed)
+    pictures = sharp_enough(packed)
     columns = min(SHEET_IMAGES, int(sizes[firsts[0]]))
     height_px = TITLE_PX + TILE_HEIGHT_PX + CAPTION_PX + GAP_PX
     sheet = Image.new("RGB", (GAP_PX + columns * (TILE_WIDTH_PX + GAP_PX), GAP_PX + len(firsts) * height_px), "white")
@@ -161,41 +161,12 @@ def duplicates_sheet(packed: PackedSet) -> Image.Image | None:
         draw.text((GAP_PX, top_px), title, fill="black", font=font)
         for place, row in enumerate(np.flatnonzero(groups == first)[:SHEET_IMAGES]):
             left_px = GAP_PX + place * (TILE_WIDTH_PX + GAP_PX)
-            sheet.paste(_tile(pictures, int(row)), (left_px, top_px + TITLE_PX))
+            sheet.paste(tile(pictures, int(row)), (left_px, top_px + TITLE_PX))
             label = packed.table[[*tasks, finest][0]].iloc[row]
             for text, fill, drop_px in ((packed.table["id"].iloc[row], "black", 2), (label, "dimgray", 2 + FONT_PX)):
-                clipped = _clip(str(text), font)
+                clipped = clip(str(text), font)
                 draw.text((left_px, top_px + TITLE_PX + TILE_HEIGHT_PX + drop_px), clipped, fill=fill, font=font)
     return sheet
-
-
-def _sharp_enough(packed: PackedSet) -> Resolution:
-    """The smallest resolution that fills a tile, or the largest there is."""
-    opened = [packed.open(name) for name in packed.resolutions]
-    filling = (r for r in opened if np.median(np.minimum(r.height_px, r.width_px)) >= TILE_WIDTH_PX)
-    return next(filling, opened[-1])
-
-
-def _tile(pictures: Resolution, row: int) -> Image.Image:
-    """A picture on a white tile, as large as fits, in the middle."""
-    try:
-        pixels = image.decode_rgb(pictures.encoded(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
-    except InputError as error:
-        raise PackedSetError(f"{pictures.where(row)}: {error}; run fastfashion verify on the set") from error
-    height_px, width_px = pixels.shape[:2]
-    scale = min(TILE_HEIGHT_PX / height_px, TILE_WIDTH_PX / width_px)
-    fitted = image.resize(pixels, max(1, round(height_px * scale)), max(1, round(width_px * scale)))
-    tile = Image.new("RGB", (TILE_WIDTH_PX, TILE_HEIGHT_PX), "white")
-    tile.paste(Image.fromarray(fitted), ((TILE_WIDTH_PX - fitted.shape[1]) // 2, (TILE_HEIGHT_PX - fitted.shape[0]) // 2))
-    return tile
-
-
-def _clip(text: str, font: Any) -> str:
-    """The text, cut to the width of a tile."""
-    if font.getlength(text) <= TILE_WIDTH_PX:
-        return text
-    fits = next(n for n in range(len(text) - 1, -1, -1) if font.getlength(text[:n] + "…") <= TILE_WIDTH_PX)
-    return text[:fits] + "…"
 
 
 def audit_text(report: dict[str, Any]) -> str:

@@ -15,7 +15,20 @@ import typer
 
 from fastfashion.config import DataConfig, RunConfig, parse_settings, recipe
 from fastfashion.errors import ConfigError, FastfashionError
-from fastfashion.options import Debug, Json, Protocol, Shards, Size, Task, Workers, find_shards, is_debug, run_command, say_error
+from fastfashion.options import (
+    Corrections,
+    Debug,
+    Json,
+    Protocol,
+    Shards,
+    Size,
+    Task,
+    Workers,
+    find_shards,
+    is_debug,
+    run_command,
+    say_error,
+)
 
 if TYPE_CHECKING:
     from fastfashion.train.job import TrainSummary
@@ -28,6 +41,7 @@ def train(
     task: Annotated[str, Task(DATA)] = "subCategory",
     split_by: Annotated[str | None, typer.Option(help="Tasks whose own splits to keep.", rich_help_panel=DATA)] = None,
     protocol: Annotated[str | None, Protocol(DATA)] = None,
+    corrections: Annotated[Path | None, Corrections(DATA)] = None,
     size: Annotated[str | None, Size(DATA)] = None,
     model: Annotated[str | None, typer.Option(help="Any timm model; resnet18 by default.", rich_help_panel=MODEL)] = None,
     pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights.", rich_help_panel=MODEL)] = True,
@@ -69,6 +83,7 @@ def train(
     flags = {
         "data.task": task,
         "data.split_by": split_by,
+        "data.corrections": str(corrections) if corrections else None,
         "data.protocol": protocol,
         "data.size": size,
         "data.workers": workers,

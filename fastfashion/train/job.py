@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fastfashion import dist
-from fastfashion.catalog import LABEL_COLUMNS, joint_split, oversampled
+from fastfashion.catalog import LABEL_COLUMNS, correct, joint_split, oversampled
 from fastfashion.config import ALL, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, read_config, score
@@ -256,7 +256,7 @@ def prepare_data(config: RunConfig, world: dist.World) -> Data:
         )
     packed = open_packed_set(location(config.data.shards))
     data, tasks, vocab = config.data, config.data.tasks, packed.vocab
-    codes = vocab.codes(packed.table, tasks)
+    codes = vocab.codes(correct(packed.table, vocab, Path(data.corrections)) if data.corrections else packed.table, tasks)
     split = joint_split(packed.table, vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed)
     train_rows = split.train
     if data.oversample:

@@ -1,0 +1,194 @@
+"""The reference project's twelve cells, trained and tested here: one table, one picture.
+
+cells ─► a run each, on the reference split and on the leak-free one ─► reports ─► table.md, table.csv, table.json, table.png
+
+Every run is a `fastfashion train` and a `fastfashion evaluate` of its own: what is done stays done, and the same command goes on.
+"""
+
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastfashion.bench.reference import IMAGES, MODELS, PUBLISHED, TASKS
+from fastfashion.catalog import joint_split
+from fastfashion.config import recipe
+from fastfashion.errors import ConfigError, TrainingError
+from fastfashion.evaluate.run import REPORT, read_metrics
+from fastfashion.files import publish, publish_csv, publish_json
+from fastfashion.shards import open_packed_set
+
+PROTOCOLS = ("reference", "stratified")
+SCORES = ("accuracy", "macro_f1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceRequest:
+    """Which cells, with what. Raises ConfigError where none is left."""
+
+    out: Path
+    sets: Mapping[str, Path]  # "small" or "full" -> packed set
+    tasks: Sequence[str] = TASKS
+    models: Sequence[str] = MODELS
+    protocols: Sequence[str] = PROTOCOLS
+    recipe: str = "fast"
+    heads: str = ""  # ALL: every cell's model learns all labels; "": it learns its own alone
+    seeds: int = 1
+    train_options: Sequence[str] = field(default_factory=list)  # passed on to fastfashion train
+
+    def __post_init__(self) -> None:
+        recipe(self.recipe)
+        chosen = (("task", self.tasks, TASKS), ("model", self.models, MODELS), ("protocol", self.protocols, PROTOCOLS))
+        for what, values, known in chosen:
+            if unknown := [value for value in values if value not in known]:
+                raise ConfigError(f"--{what} {unknown[0]}: expected one of {', '.join(known)}")
+        if not self.sets:
+            raise ConfigError("which pictures? Name a packed set with --small, --full, or both")
+        if self.seeds < 1:
+            raise ConfigError(f"--seeds: expected 1 or more, found {self.seeds}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One of the twelve."""
+
+    task: str
+    images: str
+    model: str
+
+
+def cells(request: ReproduceRequest) -> list[Cell]:
+    """Those that are asked for, in the order of the reference project's table."""
+    wanted = ((task, images, model) for task in TASKS for images in IMAGES for model in MODELS)
+    return [
+        Cell(task=task, images=images, model=model)
+        for task, images, model in wanted
+        if task in request.tasks and images in request.sets and model in request.models
+    ]
+
+
+def reproduce(request: ReproduceRequest) -> dict[str, Any]:
+    """Train and test what is not done yet, and write the table after each cell.
+
+    Returns `{"recipe", "rows": [{"task", "images", "model", "first_weights", "published", "ceiling", "reference", "stratified"}]}`, the
+    last two with the scores of each seed, or None. Raises TrainingError where a run fails.
+    """
+    result: dict[str, Any] = {"recipe": request.recipe, "command": "fastfashion " + shlex.join(sys.argv[1:]), "rows": []}
+    for cell in cells(request):
+        result["rows"].append(_row(request, cell))
+        write_tables(request.out, result)
+    return result
+
+
+def _row(request: ReproduceRequest, cell: Cell) -> dict[str, Any]:
+    published = PUBLISHED[cell.task, cell.images, cell.model]
+    row: dict[str, Any] = {
+        "task": cell.task,
+        "images": cell.images,
+        "model": cell.model,
+        "published": {"accuracy": published.accuracy, "macro_f1": published.macro_f1},
+        "notebook": {"accuracy": published.notebook_accuracy, "macro_f1": published.notebook_macro_f1},
+        "ceiling": {"accuracy": None, "macro_f1": ceiling(request.sets[cell.images], cell.task)},
+    }
+    for protocol in PROTOCOLS:
+        runs = [_run(request, cell, protocol, seed) for seed in range(request.seeds)] if protocol in request.protocols else []
+        row[protocol] = _summary(runs, cell.task) if runs else None
+    return row
+
+
+def ceiling(shards: Path, task: str) -> float:
+    """Highest macro F1 that any model can reach on the reference split's test part: classes that do not stand in training score 0."""
+    packed = open_packed_set(shards)
+    codes = packed.vocab.codes(packed.table, [task])[:, 0]
+    split = joint_split(packed.table, packed.vocab, [task], [task], "reference")
+    tested = np.unique(codes[split.test[task]])
+    return float(np.isin(tested, codes[split.train]).mean())
+
+
+def _run(request: ReproduceRequest, cell: Cell, protocol: str, seed: int) -> Path:
+    """The folder of an evaluated run of a cell, which is trained and tested if it is not yet."""
+    name = f"{cell.task}-{cell.images}-{cell.model}-{request.recipe}-{protocol}-seed{seed}"
+    run = request.out / "runs" / name
+    if (run / REPORT).is_file():
+        return run
+    options = ["--shards", str(request.sets[cell.images]), "--task", request.heads or cell.task, "--split-by", cell.task]
+    options += ["--protocol", protocol, "--model", cell.model, "--recipe", request.recipe, "--seed", str(seed)]
+    _call(["train", *options, *request.train_options, "--out", str(run.parent), "--name", name])
+    _call(["evaluate", str(run)])
+    return run
+
+
+def _call(arguments: Sequence[str]) -> None:
+    print(f"fastfashion {shlex.join(arguments)}", file=sys.stderr)
+    status = subprocess.run([sys.executable, "-m", "fastfashion", *arguments], stdout=subprocess.DEVNULL, check=False).returncode
+    if status:
+        raise TrainingError(
+            f"fastfashion {shlex.join(arguments)}: ended with {status}; the same reproduce command goes on after it is cured"
+        )
+
+
+def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
+    """Scores of a cell's runs: of each seed, and the interval of the first."""
+    reports = [json.loads((run / REPORT).read_text(encoding="utf-8")) for run in runs]
+    values = [report["tasks"][task] for report in reports]
+    minutes = [sum(line["time"]["seconds"] for line in read_metrics(run) if line["kind"] in ("step", "epoch")) / 60 for run in runs]
+    return {
+        "runs": [str(run) for run in runs],
+        "first_weights": reports[0]["first_weights"],
+        "size": reports[0]["size"],
+        "n": values[0]["n"],
+        "test_ids_sha256": values[0]["test_ids_sha256"],
+        "minutes": [round(each, 1) for each in minutes],
+    } | {name: {"seeds": [each[name] for each in values], "interval": values[0]["intervals"][name]} for name in SCORES}
+
+
+def write_tables(out: Path, result: Mapping[str, Any]) -> None:
+    """table.json, table.csv, table.md and table.png."""
+    from fastfashion.bench.reproduce_plot import plot_cells
+
+    out.mkdir(parents=True, exist_ok=True)
+    publish_json(out / "table.json", result)
+    lines = list(_lines(result))
+    publish_csv(out / "table.csv", HEADER, lines)
+    text = "\n".join("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER), *lines)) + "\n"
+    publish(out / "table.md", lambda beside: beside.write_text(text, encoding="utf-8"))
+    plot_cells(out / "table.png", result["rows"])
+
+
+HEADER = ["task", "images", "model", "score", "reference README", "notebook", "ours", "95 % interval", "first weights", "ceiling"]
+HEADER += ["leak-free split"]
+
+
+def _lines(result: Mapping[str, Any]) -> Iterator[list[str]]:
+    for row in result["rows"]:
+        for score in SCORES:
+            ours, leak_free = row["reference"], row["stratified"]
+            yield [
+                *(row[key] for key in ("task", "images", "model")),
+                score.replace("_f1", " F1"),
+                *(_number(row[source][score]) for source in ("published", "notebook")),
+                _seeds(ours, score),
+                "–".join(_number(end) for end in ours[score]["interval"]) if ours else "not measured",
+                ours["first_weights"] if ours else "",
+                _number(row["ceiling"][score]),
+                _seeds(leak_free, score),
+            ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _seeds(summary: Mapping[str, Any] | None, score: str) -> str:
+    """The score, or mean and range over seeds."""
+    if summary is None:
+        return "not measured"
+    values = summary[score]["seeds"]
+    return _number(values[0]) if len(values) == 1 else f"{statistics.fmean(values):.4f} ({min(values):.4f}–{max(values):.4f})"

@@ -1,0 +1,88 @@
+"""Two runs beside each other, on the test rows that both predicted.
+
+predictions.parquet of each ─► join on id ─► McNemar's test, interval of each difference
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastfashion.errors import InputError
+from fastfashion.evaluate.intervals import SCORES, bootstrap_difference, mcnemar
+from fastfashion.evaluate.metrics import task_metrics
+from fastfashion.evaluate.run import PREDICTIONS, REPORT
+
+
+def compare(first: Path, second: Path) -> dict[str, Any]:
+    """How much better the second run is than the first, for each task of both.
+
+    Returns `{"runs": [a, b], "tasks": {task: {"n", "first", "second", "difference", "intervals", "only_first_right", "only_second_right",
+    "p_value"}}}`; differences are second minus first, with 95 % intervals. Raises InputError where a run is not evaluated, they share no
+    task, or were tested on different rows.
+    """
+    reports = [_read_report(run) for run in (first, second)]
+    tables = [pd.read_parquet(run / PREDICTIONS) for run in (first, second)]
+    tasks = [task for task in reports[0]["tasks"] if task in reports[1]["tasks"]]
+    if not tasks:
+        names = [", ".join(report["tasks"]) for report in reports]
+        raise InputError(f"{first} and {second} have no task in common: expected one of {names[0]}, found {names[1]}")
+    for task in tasks:
+        hashes = [report["tasks"][task]["test_ids_sha256"] for report in reports]
+        if hashes[0] != hashes[1]:
+            splits = [f"{report['split']['protocol']}, seed {report['split']['seed']}, by {report['split']['by']}" for report in reports]
+            raise InputError(
+                f"{first} and {second} were tested on different rows for {task} ({splits[0]}; {splits[1]}): "
+                "train both with the same --protocol, split seed and --split-by"
+            )
+    both = tables[0].merge(tables[1], on="id", suffixes=("_1", "_2"), validate="one_to_one")
+    return {"runs": [str(first), str(second)], "tasks": {task: _compare_task(both, task) for task in tasks}}
+
+
+def _read_report(run: Path) -> dict[str, Any]:
+    try:
+        return json.loads((run / REPORT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{run}: {REPORT} is missing; test the run first: fastfashion evaluate {run}") from None
+    except ValueError as error:
+        raise InputError(f"{run / REPORT}: not readable ({error}); test the run again: fastfashion evaluate {run}") from error
+
+
+def _compare_task(both: pd.DataFrame, task: str) -> dict[str, Any]:
+    rows = both[both[f"{task}_label_1"].notna()]
+    names = [rows[f"{task}_{column}"] for column in ("label_1", "prediction_1", "prediction_2")]
+    codes, classes = pd.factorize(pd.concat(names), sort=True)
+    labels, one, other = np.split(codes.astype(np.int64), 3)
+    scores = [task_metrics(labels, predictions, len(classes)) for predictions in (one, other)]
+    only_first, only_second, p_value = mcnemar(one == labels, other == labels)
+    return {
+        "n": len(labels),
+        "first": {name: scores[0][name] for name in SCORES},
+        "second": {name: scores[1][name] for name in SCORES},
+        "difference": {name: scores[1][name] - scores[0][name] for name in SCORES},
+        "intervals": {name: list(ends) for name, ends in bootstrap_difference(labels, one, other, len(classes)).items()},
+        "only_first_right": only_first,
+        "only_second_right": only_second,
+        "p_value": p_value,
+    }
+
+
+def compare_text(result: Mapping[str, Any]) -> str:
+    """A comparison as a table for people."""
+    first, second = result["runs"]
+    lines = [f"second minus first: {second} against {first}", ""]
+    lines.append(
+        f"{'task':<16}{'rows':>7}{'accuracy, 95 % interval':>30}{'macro F1, 95 % interval':>30}{'only 1st':>10}{'only 2nd':>10}{'p':>9}"
+    )
+    for task, values in result["tasks"].items():
+        cells = []
+        for name in ("accuracy", "macro_f1"):
+            low, high = values["intervals"][name]
+            cells.append(f"{values['difference'][name]:+.4f} ({low:+.4f} to {high:+.4f})")
+        right = f"{values['only_first_right']:>10}{values['only_second_right']:>10}{values['p_value']:>9.2g}"
+        lines.append(f"{task:<16}{values['n']:>7}{cells[0]:>30}{cells[1]:>30}{right}")
+    lines += ["", "only 1st, only 2nd: rows that one alone has right; p: McNemar's exact test that both are right equally often"]
+    return "\n".join(lines)

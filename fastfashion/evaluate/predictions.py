@@ -1,0 +1,81 @@
+"""A model and a loader to probabilities: each row once, on every rank; and what they are worth."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fastfashion import dist
+from fastfashion.evaluate import metrics
+from fastfashion.load import Batch
+from fastfashion.model import Classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Every row once, ascending, on every rank."""
+
+    rows: np.ndarray  # int64 (n,)
+    labels: np.ndarray  # int64 (n, T), -1 where there is none
+    probabilities: dict[str, np.ndarray]  # task -> float32 (n, C), rows sum to 1
+
+    def labelled(self, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows (m,), labels (m,) and probabilities (m, C) of the rows that have a label for a task."""
+        t = list(self.probabilities).index(task)
+        has = self.labels[:, t] >= 0
+        return self.rows[has], self.labels[has, t], self.probabilities[task][has]
+
+
+def predict(model: Classifier, batches: Iterable[Batch], world: dist.World) -> Predictions:
+    """Run the model, in float32, over a loader's batches and gather all ranks' rows; padding is dropped."""
+    rows, labels = [], []
+    probabilities: dict[str, list[torch.Tensor]] = {task: [] for task in model.heads}
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for batch in batches:
+            real = batch.rows >= 0
+            rows.append(batch.rows[real])
+            labels.append(batch.labels[real])
+            for task, logits_BC in model(batch.images).items():
+                probabilities[task].append(logits_BC[real].float().softmax(dim=1))
+    model.train(was_training)
+    mine = (_join(rows), _join(labels), {task: _join(parts) for task, parts in probabilities.items()})
+    gathered = dist.gather(world, mine)
+    # Each step's rows were dealt out in order of rank; sorting by row gives an order that does not depend on the world size.
+    all_rows = np.concatenate([rows for rows, _, _ in gathered])
+    order = np.argsort(all_rows)
+    return Predictions(
+        rows=all_rows[order],
+        labels=np.concatenate([labels for _, labels, _ in gathered])[order],
+        probabilities={task: np.concatenate([shares[task] for _, _, shares in gathered])[order] for task in probabilities},
+    )
+
+
+def fit_temperatures(predictions: Predictions) -> torch.Tensor:
+    """The temperature of each task, float32 (T,), from predictions made without any."""
+    found = []
+    for task in predictions.probabilities:
+        _, labels, probabilities = predictions.labelled(task)
+        found.append(metrics.fit_temperature(probabilities, labels))
+    return torch.tensor(found)
+
+
+def _join(parts: Sequence[torch.Tensor]) -> np.ndarray:
+    return torch.cat(list(parts)).cpu().numpy()
+
+
+def score(predictions: Predictions) -> dict[str, dict[str, float | int]]:
+    """Metrics by task over the rows that have a label: `metrics.confusion_scores`, top3_accuracy, calibration_error, loss (nats)."""
+    scores = {}
+    for task in predictions.probabilities:
+        _, labels, probabilities = predictions.labelled(task)
+        best = probabilities.argmax(axis=1)
+        own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+        scores[task] = metrics.task_metrics(labels, best, probabilities.shape[1]) | {
+            "top3_accuracy": float(metrics.top_k_hits(labels, probabilities, 3).mean()),
+            "calibration_error": metrics.calibration_error(probabilities.max(axis=1), best == labels),
+            "loss": float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()),
+        }
+    return scores
