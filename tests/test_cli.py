@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from conftest import PackedSmall
 
-COMMANDS = ("synth", "shard", "verify", "audit", "splits", "train", "evaluate", "preview", "bench-loader", "bench-train", "bench-shard")
+COMMANDS = ("synth", "shard", "verify", "audit", "splits", "train", "evaluate", "compare", "reproduce", "preview")
+COMMANDS += ("bench-loader", "bench-train", "bench-shard")
 
 
 def fastfashion(*arguments: str, cwd: Path, timeout_s: int = 300) -> subprocess.CompletedProcess[str]:
@@ -46,8 +47,11 @@ def test_the_main_job_from_nothing_to_a_result_far_above_chance(tmp_path: Path) 
     tested = fastfashion("evaluate", trained["run"], "--json", cwd=tmp_path)
     scores = last_line(tested)["tasks"]["subCategory"]
     assert scores["accuracy"] > scores["chance_accuracy"] + 0.15, tested.stdout
-    for said in ("accuracy", "macro F1", "chance", "confusion_subCategory.png", "report.json"):
+    for said in ("accuracy", "macro F1", "chance", "plots/*.png", "report.json"):
         assert said in tested.stdout
+    assert (tmp_path / "runs/first/plots/mistakes_subCategory.png").is_file()
+    compared = last_line(fastfashion("compare", trained["run"], trained["run"], "--json", cwd=tmp_path))["tasks"]["subCategory"]
+    assert compared["p_value"] == 1 and compared["first"] == compared["second"] == {key: scores[key] for key in compared["first"]}
     split = last_line(fastfashion("splits", "--task", "season", "--json", cwd=tmp_path))
     listed = pd.read_csv(tmp_path / "splits.csv")
     assert listed["split"].value_counts().to_dict() == {part: values["num_rows"] for part, values in split["parts"].items()}

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from fastfashion.evaluate.metrics import confusion_matrix, per_class, task_metrics
+from fastfashion.evaluate.metrics import (
+    calibration_bins,
+    calibration_error,
+    confusion_matrix,
+    fit_temperature,
+    per_class,
+    task_metrics,
+    top_k_hits,
+)
 
 # Five classes. 0: two of three right. 1: its one row was taken for 0. 2: predicted once, never true. 3: neither. 4: all right.
 LABELS = np.array([0, 0, 0, 1, 4, 4])
@@ -58,7 +66,7 @@ def test_per_class_tells_precision_from_recall() -> None:
 
 def test_task_metrics_golden() -> None:
     scores = task_metrics(LABELS, PREDICTIONS, 5)
-    assert list(scores) == ["n", "accuracy", "macro_f1", "weighted_f1", "balanced_accuracy", "num_classes_present"]
+    assert list(scores) == ["n", "accuracy", "macro_f1", "macro_f1_present", "weighted_f1", "balanced_accuracy", "num_classes_present"]
     assert scores == {
         "n": 6,
         "accuracy": pytest.approx(4 / 6),
@@ -141,3 +149,52 @@ def test_no_rows() -> None:
 def test_confusion_that_is_not_square() -> None:
     with pytest.raises(ValueError, match=r"expected shape \(C, C\), found \(2, 3\)"):
         per_class(np.zeros((2, 3), dtype=np.int64))
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of some classes, and probabilities of all."""
+    num_classes = draw(st.integers(4, 9))
+    n = draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    logits = rng.normal(size=(n, num_classes)) * draw(st.sampled_from([0.1, 1, 5]))
+    return rng.integers(0, num_classes, n), np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+@given(answers())
+def test_top_3_and_macro_f1_over_present_classes_are_those_of_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = case
+    num_classes = probabilities.shape[1]
+    expected = sk.top_k_accuracy_score(labels, probabilities, k=3, labels=range(num_classes))
+    assert top_k_hits(labels, probabilities, 3).mean() == pytest.approx(expected)
+    best = probabilities.argmax(axis=1)
+    present = sk.f1_score(labels, best, labels=np.unique(labels), average="macro", zero_division=0)
+    assert task_metrics(labels, best, num_classes)["macro_f1_present"] == pytest.approx(present)
+
+
+def test_calibration_error_golden() -> None:
+    """Two bins: of four rows at 0.9 three are right, of two at 0.5 one is: (4 * |0.75 - 0.9| + 2 * 0) / 6."""
+    confidences, right = np.array([0.9, 0.9, 0.9, 0.9, 0.5, 0.5]), np.array([1, 1, 1, 0, 1, 0], dtype=bool)
+    assert calibration_error(confidences, right) == pytest.approx(0.1)
+    assert calibration_error(np.array([1.0, 1.0]), np.array([True, True])) == 0
+    counts, confidence, accuracy = calibration_bins(np.array([0.0, 1 / 15, 0.07, 1.0]), np.array([True, False, True, True]))
+    assert counts.tolist() == [2, 1] + [0] * 12 + [1]
+    assert confidence[:2] == pytest.approx([1 / 30, 0.07]) and accuracy[:2].tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_the_temperature_that_made_the_probabilities_too_sure_is_found(temperature: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 6)) * 2
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (true.cumsum(axis=1) < rng.random((len(true), 1))).sum(axis=1)
+    sharpened = np.exp(logits * temperature)
+    sharpened /= sharpened.sum(axis=1, keepdims=True)
+    assert fit_temperature(sharpened.astype(np.float32), labels) == pytest.approx(temperature, rel=0.04)
+
+
+def test_temperatures_stay_within_bounds_where_all_or_nothing_is_right() -> None:
+    sure = np.tile(np.array([[0.99, 0.01]], dtype=np.float32), (50, 1))
+    assert 0.04 < fit_temperature(sure, np.zeros(50, dtype=np.int64)) < 0.2  # sharper hardly pays any more
+    assert 19 < fit_temperature(sure, np.ones(50, dtype=np.int64)) < 21
+    assert fit_temperature(sure[:0], np.zeros(0, dtype=np.int64)) == 1

@@ -14,16 +14,26 @@ from fastfashion.config import AugmentConfig, ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load import Batch, Plan
 from fastfashion.load.plan import Step
-from fastfashion.model import ModelDescription, build_classifier, load_artifact, objective, save_artifact
+from fastfashion.model import (
+    Classifier,
+    LossSettings,
+    ModelDescription,
+    build_classifier,
+    load_artifact,
+    logit_offsets,
+    objective,
+    save_artifact,
+    use_fast_convolutions,
+)
 
 SIZE = Size(32, 32)
 CLASSES = {"subCategory": 5, "season": 3}
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
 
 
-def scratch(name: str = "resnet18") -> torch.nn.Module:
+def scratch(name: str = "resnet18", flip_average: bool = True) -> Classifier:
     torch.manual_seed(0)
-    return build_classifier(ModelConfig(name=name, pretrained=False), CLASSES, SIZE).eval()
+    return build_classifier(ModelConfig(name=name, pretrained=False, flip_average=flip_average), CLASSES, SIZE).eval()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "test_vit"])
@@ -41,6 +51,56 @@ def test_pictures_are_normalised_as_timm_does_it() -> None:
     torch.testing.assert_close(model.features(IMAGES), model.backbone(expected_input), rtol=1e-4, atol=1e-5)
 
 
+def test_a_picture_and_its_mirror_image_get_the_same_answer_which_is_the_mean_of_both() -> None:
+    model, alone = scratch(), scratch(flip_average=False)
+    answers, mirrored = model(IMAGES), model(IMAGES.flip(2))
+    for task, logits in answers.items():
+        torch.testing.assert_close(logits, mirrored[task])
+        torch.testing.assert_close(logits, (alone(IMAGES)[task] + alone(IMAGES.flip(2))[task]) / 2, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(alone(IMAGES)[task], alone(IMAGES.flip(2))[task], atol=1e-4)
+
+
+def test_temperatures_divide_the_answers_and_leave_training_alone() -> None:
+    model = scratch()
+    before = model(IMAGES)
+    model.temperatures.copy_(torch.tensor([2.0, 0.5]))
+    after = model(IMAGES)
+    torch.testing.assert_close(after["subCategory"] * 2, before["subCategory"])
+    torch.testing.assert_close(after["season"] / 2, before["season"])
+    training = model.train()(IMAGES)
+    model.temperatures.fill_(1)
+    torch.testing.assert_close(model(IMAGES)["season"], training["season"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
+def test_fast_convolutions_learn_what_the_plain_ones_do(name: str) -> None:
+    """Each within a few times of what the plain ones differ by from float32, which is bfloat16's rounding."""
+    images, labels = torch.randint(0, 256, (8, 48, 32, 3), dtype=torch.uint8), torch.arange(8) % 3
+
+    def gradients(fast: bool, precise: bool) -> tuple[float, dict[str, torch.Tensor]]:
+        model = scratch(name)
+        if fast:
+            before = list(model.state_dict())
+            assert list(use_fast_convolutions(model).state_dict()) == before
+            assert any("Conv2d" in type(m).__name__ and type(m) is not torch.nn.Conv2d for m in model.modules())
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not precise):
+            loss = functional.cross_entropy(model.train()(images)["season"].float(), labels)
+        loss.backward()
+        return loss.item(), {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+
+    exact_loss, exact = gradients(False, True)
+    assert gradients(True, True)[0] == exact_loss  # out of autocast nothing changes
+    (plain_loss, plain), (fast_loss, fast) = gradients(False, False), gradients(True, False)
+    assert abs(fast_loss - exact_loss) <= 3 * abs(plain_loss - exact_loss) + 0.01
+    assert fast.keys() == exact.keys()
+
+    def difference(found: dict[str, torch.Tensor]) -> float:
+        return sum(float((found[key] - exact[key]).norm() ** 2) for key in exact) ** 0.5
+
+    assert difference(fast) <= 1.5 * difference(plain)
+
+
 def batch_of(labels_BT: torch.Tensor, num_labelled: tuple[int, ...], partners: list[int] | None = None, shares: Any = None) -> Batch:
     """A batch as the loss sees it: without pictures."""
     mixing = (None, None) if partners is None else (torch.tensor(partners), torch.tensor(shares))
@@ -54,6 +114,19 @@ def test_the_loss_of_one_process_is_plain_cross_entropy_over_labelled_rows() -> 
         logits["b"][[0, 2, 4]], torch.tensor([2, 0, 1])
     )
     torch.testing.assert_close(objective(logits, batch_of(labels, (5, 3)), world_size=1), expected)
+
+
+def test_tasks_have_weights_and_classes_have_offsets() -> None:
+    logits = {"a": torch.randn(3, 2), "b": torch.randn(3, 2)}
+    batch = batch_of(torch.tensor([[0, 1], [1, 1], [0, 0]]), (3, 3))
+    losses = {task: functional.cross_entropy(values, batch.labels[:, t]) for t, (task, values) in enumerate(logits.items())}
+    weighted = objective(logits, batch, 1, LossSettings(weights={"b": 0.25}))
+    torch.testing.assert_close(weighted, losses["a"] + 0.25 * losses["b"])
+    offsets = logit_offsets(np.array([0, 0, 0, 1, -1]), 2, 2.0)
+    torch.testing.assert_close(offsets, torch.tensor([2 * np.log(0.75), 2 * np.log(0.25)], dtype=torch.float32))
+    adjusted = objective(logits, batch, 1, LossSettings(offsets={"a": offsets}))
+    torch.testing.assert_close(adjusted, functional.cross_entropy(logits["a"] + offsets, batch.labels[:, 0]) + losses["b"])
+    assert torch.isfinite(logit_offsets(np.array([0, 0]), 3, 1.0)).all()  # classes that no training row has
 
 
 def test_uneven_shares_of_ranks_average_to_the_loss_of_the_whole_batch() -> None:
@@ -94,7 +167,7 @@ def test_the_loss_of_mixed_pictures_is_cross_entropy_against_soft_labels(smoothi
                     weight_of_labels += weight
         assert weight_of_labels == pytest.approx(num)  # so that it is a mean: its weights sum to what it divides by
         expected += functional.cross_entropy(logits_BC.double(), torch.from_numpy(target_BC), reduction="sum").item() / num
-    loss = objective(MIXED_LOGITS, batch_of(MIXED_LABELS, MIXED_COUNTS, PARTNERS, SHARES), 1, smoothing)
+    loss = objective(MIXED_LOGITS, batch_of(MIXED_LABELS, MIXED_COUNTS, PARTNERS, SHARES), 1, LossSettings(label_smoothing=smoothing))
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -136,8 +209,9 @@ def test_the_loss_of_mixed_steps_of_a_plan_is_the_same_on_any_number_of_ranks() 
 
 def test_a_kept_model_answers_the_same(tmp_path: Path) -> None:
     model = scratch()
+    model.temperatures.copy_(torch.tensor([0.5, 3.0]))
     classes = {"subCategory": list("abcde"), "season": ["Fall", "Summer", "Été"]}
-    description = ModelDescription(model="resnet18", size="32x32", classes=classes)
+    description = ModelDescription(model="resnet18", size="32x32", classes=classes, flip_average=True)
     for _ in range(2):  # the second replaces the first
         save_artifact(tmp_path / "best", model.state_dict(), description)
     loaded, read = load_artifact(tmp_path / "best")
@@ -196,8 +270,7 @@ def test_without_the_hub_the_error_names_three_ways_out(monkeypatch: pytest.Monk
 def test_a_folder_without_a_model_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.json"):
         load_artifact(tmp_path)
-    save_artifact(
-        tmp_path / "best", scratch().state_dict(), ModelDescription(model="resnet18", size="32x32", classes={"subCategory": list("abc")})
-    )
+    description = ModelDescription(model="resnet18", size="32x32", classes={"subCategory": list("abc")}, flip_average=False)
+    save_artifact(tmp_path / "best", scratch().state_dict(), description)
     with pytest.raises(InputError, match="does not fit"):
         load_artifact(tmp_path / "best")

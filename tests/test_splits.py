@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch.utils.data import random_split
 from torchvision.datasets import ImageFolder
 
-from fastfashion.catalog import Source, Split, Styles, Vocab, ids_hash, split_rows
+from fastfashion.catalog import Source, Split, Styles, Vocab, ids_hash, joint_split, oversampled, split_rows
 from fastfashion.catalog.splits import write_split
+from fastfashion.config import FOLDS
 from fastfashion.errors import ConfigError, InputError
 
 # id, class; the names differ in case, and the ids in ways that tell string order from numeric order and "<id>.jpg" from "<id>"
@@ -245,3 +246,65 @@ def test_the_hash_of_ids_tells_order_and_boundaries_apart() -> None:
     # printf 'a\nb' | sha256sum
     assert ids_hash(["a", "b"]) == "7e18f737311b2dc3b2f269dd78396b0351f14fb66efa879f768cb23181883c78"
     assert len({ids_hash(ids) for ids in (["a", "b"], ["b", "a"], ["ab"], ["a"], [])}) == 5
+
+
+@settings(max_examples=40, deadline=None)
+@given(catalogs(), st.sampled_from(["stratified", "reference", "folds"]))
+def test_no_row_that_any_task_is_scored_on_trains_for_another(table: pd.DataFrame, protocol: str) -> None:
+    rng = np.random.default_rng(len(table))
+    table = table.assign(gender=rng.choice(["x", "y", ""], len(table)), usage=rng.choice(["u", "v"], len(table)))
+    vocab = Vocab.of_table(table, ["season", "gender", "usage"])
+    try:
+        parts = {task: split_rows(table, vocab, task, protocol) for task in ("season", "gender")}
+        joint = joint_split(table, vocab, ["season", "gender", "usage"], ["season", "gender"], protocol)
+    except InputError:
+        return
+    groups = table["duplicate_group"].to_numpy()
+    for task, split in parts.items():
+        assert np.array_equal(joint.test[task], split.test) and np.array_equal(joint.val[task], split.val)
+        held = np.concatenate([split.val, split.test])
+        assert not np.isin(joint.train, held).any()
+        if protocol != "reference":
+            assert not np.isin(groups[joint.train], groups[held]).any()
+    assert np.array_equal(joint.test["usage"], parts["season"].test)
+    held = np.concatenate([rows for split in parts.values() for rows in (split.val, split.test)])
+    if protocol == "reference":  # and nothing else is lost
+        assert set(joint.train) == set(np.concatenate([split.train for split in parts.values()])) - set(held)
+    codes = vocab.codes(table, ["season", "gender", "usage"])
+    masked = joint.labels("test", codes)
+    for t, task in enumerate(joint.test):
+        assert set(np.flatnonzero(masked[:, t] >= 0)) == set(joint.test[task][codes[joint.test[task], t] >= 0])
+    assert set(joint.rows("test")) == set(np.concatenate(list(joint.test.values())))
+
+
+def test_one_task_is_split_as_it_always_was() -> None:
+    table, vocab = small_table()
+    joint = joint_split(table, vocab, ["subCategory"], ["subCategory"], "reference")
+    assert {part: table["id"].iloc[rows].tolist() for part, rows in (("train", joint.train), ("test", joint.rows("test")))} == {
+        part: GOLDEN[part] for part in ("train", "test")
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(catalogs())
+def test_every_row_is_tested_in_exactly_one_fold_beside_its_twins(table: pd.DataFrame) -> None:
+    vocab = Vocab.of_table(table, ["season"])
+    try:
+        folds = [split_rows(table, vocab, "season", "folds", fold) for fold in range(FOLDS)]
+    except InputError:
+        return
+    tested = np.concatenate([fold.test for fold in folds])
+    assert sorted(tested) == np.flatnonzero(~table["season"].isin(["", "NA"])).tolist()
+    for fold in folds:
+        where = part_of_row(fold)
+        assert len(where) == sum(len(rows) for rows in fold.parts().values()) == len(tested)
+        for rows in table.groupby("duplicate_group").groups.values():
+            assert len({where[row] for row in rows if row in where}) <= 1
+
+
+def test_rare_classes_stand_several_times_in_an_oversampled_epoch() -> None:
+    """Of 100 rows, with a share of 0.16: 64 and 32 are no rarer, 4 stand sqrt(0.16 / 0.04) = 2 times; the row without a label once."""
+    codes = np.array([0] * 63 + [1] * 32 + [2] * 4 + [-1])
+    rows = np.random.default_rng(0).permutation(100)
+    times = np.bincount(oversampled(rows, codes, 0.16))
+    assert times.tolist() == [1] * 95 + [2] * 4 + [1]

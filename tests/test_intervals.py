@@ -1,0 +1,80 @@
+"""Intervals by simulation, McNemar's test against statsmodels."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+
+from fastfashion.evaluate import intervals
+from fastfashion.evaluate.intervals import bootstrap, bootstrap_difference, mcnemar
+
+# How often each class is taken for each, and how often it is the true one.
+CONFUSION = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.0, 0.4, 0.6]])
+SHARES = np.array([0.6, 0.3, 0.1])
+TRUE_ACCURACY = float(SHARES @ np.diagonal(CONFUSION))
+TRUE_MACRO_F1 = float(np.mean(2 * SHARES * np.diagonal(CONFUSION) / (SHARES + SHARES @ CONFUSION)))
+
+
+def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    labels = rng.choice(3, n, p=SHARES)
+    return labels, np.array([rng.choice(3, p=CONFUSION[label]) for label in labels])
+
+
+def test_intervals_hold_the_true_score_about_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "RESAMPLES", 200)
+    rng, tries = np.random.default_rng(0), 60
+    inside = {"accuracy": 0, "macro_f1": 0}
+    for _ in range(tries):
+        labels, predictions = draw(rng, 300)
+        found = bootstrap(labels, np.eye(3)[predictions])
+        for name, truth in (("accuracy", TRUE_ACCURACY), ("macro_f1", TRUE_MACRO_F1)):
+            inside[name] += found[name][0] <= truth <= found[name][1]
+    # 95 % of 60 is 57; of a true 95 %, fewer than 51 come once in two hundred tries, and all 60 would come of far too wide ones.
+    assert 51 <= inside["accuracy"] <= 60 and 51 <= inside["macro_f1"] <= 60
+
+
+def test_intervals_have_the_width_of_the_binomial_distribution() -> None:
+    labels, predictions = draw(np.random.default_rng(1), 2000)
+    right = (labels == predictions).mean()
+    low, high = bootstrap(labels, np.eye(3)[predictions])["accuracy"]
+    width = 2 * 1.96 * np.sqrt(right * (1 - right) / 2000)
+    assert high - low == pytest.approx(width, rel=0.12)
+    assert low < right < high
+
+
+def test_the_difference_of_a_run_with_itself_is_nothing_and_of_a_better_one_is_above_0() -> None:
+    rng = np.random.default_rng(2)
+    labels, worse = draw(rng, 1000)
+    better = np.where(rng.random(1000) < 0.3, labels, worse)
+    assert set(bootstrap_difference(labels, worse, worse, 3).values()) == {(0.0, 0.0)}
+    for low, high in bootstrap_difference(labels, worse, better, 3).values():
+        assert 0 < low < high
+    for low, high in bootstrap_difference(labels, better, worse, 3).values():
+        assert low < high < 0
+
+
+def test_paired_rows_tell_more_than_two_intervals_apart() -> None:
+    rng = np.random.default_rng(3)
+    labels, one = draw(rng, 1000)
+    other = one.copy()
+    other[np.flatnonzero(one != labels)[:12]] = labels[np.flatnonzero(one != labels)[:12]]
+    low, high = bootstrap_difference(labels, one, other, 3)["accuracy"]
+    alone = bootstrap(labels, np.eye(3)[one])["accuracy"]
+    assert low > 0 and high - low < (alone[1] - alone[0]) / 2
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 20), st.integers(0, 20))
+def test_mcnemar_is_that_of_statsmodels(first_alone: int, second_alone: int, both: int, neither: int) -> None:
+    first = np.repeat([True, False, True, False], [first_alone, second_alone, both, neither])
+    second = np.repeat([False, True, True, False], [first_alone, second_alone, both, neither])
+    order = np.random.default_rng(0).permutation(len(first))
+    found = mcnemar(first[order], second[order])
+    expected = statsmodels_mcnemar([[both, first_alone], [second_alone, neither]], exact=True).pvalue if first_alone + second_alone else 1
+    assert found == (first_alone, second_alone, pytest.approx(expected))
+
+
+def test_mcnemar_golden() -> None:
+    """Ten differ, nine of them for the second: 2 * (C(10,0) + C(10,1)) / 2^10."""
+    assert mcnemar(np.array([True] + [False] * 9), np.array([False] + [True] * 9)) == (1, 9, pytest.approx(22 / 1024))
