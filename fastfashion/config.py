@@ -57,7 +57,7 @@ class DataConfig:
     resolution: str = "auto"
     size: str = "auto"
     task: str = "subCategory"  # one label, several with commas between, or "all": one head each
-    split_by: str = ""  # tasks whose own splits are kept: no row of their val and test parts trains; subCategory or the first by default
+    split_by: str = ""  # labels whose own splits are kept: no row of their val and test parts trains; subCategory or the first by default
     fold: int = 0  # of the folds protocol: which of its FOLDS parts is tested
     oversample: float = 0.0  # rows of classes rarer than this share, in the first of split_by, stand sqrt(this / share) times in an epoch
     corrections: str = ""  # CSV of labels to put right: id, task, label
@@ -81,8 +81,6 @@ class DataConfig:
         _check(0 <= self.fold < FOLDS, "data.fold", f"0 to {FOLDS - 1}", self.fold)
         _check(0 <= self.oversample < 1, "data.oversample", "0 (off) to below 1", self.oversample)
         _check(len(set(self.tasks)) == len(self.tasks) > 0, "data.task", "labels, each once, with commas between", self.task)
-        outside = set(self.split_tasks) - set(self.tasks)
-        _check(self.task == ALL or not outside, "data.split_by", f"of {self.task}", self.split_by)
         _check(self.cache_gb > 0, "data.cache_gb", "above 0", self.cache_gb)
         if self.size != "auto":
             Size.parse(self.size)
@@ -98,7 +96,7 @@ class DataConfig:
 
     @property
     def split_tasks(self) -> tuple[str, ...]:
-        """What the run is scored on: tasks that are tested on their own split's rows. The others are tested on the first one's."""
+        """Labels whose own splits are kept. Tasks among them are tested on their own split's rows, others on the first one's."""
         return _names(self.split_by) or ((DEFAULT_TASK,) if DEFAULT_TASK in self.tasks else self.tasks[:1])
 
 
@@ -184,6 +182,7 @@ class TrainConfig:
     """How long, in which portions, what is kept, and when to stop early."""
 
     epochs: int = 10
+    first_size: float = 1.0  # of the input in the first epoch, as a share of its sides; grows to 1 over two thirds of the epochs
     batch_size: int = 128  # global: over all processes
     accumulate: int = 1  # portions that a process takes its share of a batch in, one after the other, for less memory
     seed: int = 0
@@ -209,6 +208,7 @@ class TrainConfig:
             _check(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
         for name in ("early_stop_epochs", "max_restarts", "loss_spike", "checkpoint_every_steps", "checkpoint_every_minutes"):
             _check(getattr(self, name) >= 0, f"train.{name}", "0 (off) or more", getattr(self, name))
+        _check(0.25 <= self.first_size <= 1, "train.first_size", "0.25 to 1", self.first_size)
         _check(0 <= self.seed < 2**63, "train.seed", "0 to 2^63 - 1", self.seed)
         _check(self.precision in PRECISIONS, "train.precision", " or ".join(PRECISIONS), self.precision)
         _check(self.select in ("accuracy", "macro_f1", "last"), "train.select", "accuracy, macro_f1 or last", self.select)

@@ -27,13 +27,14 @@ class Predictions:
         return self.rows[has], self.labels[has, t], self.probabilities[task][has]
 
 
-def predict(model: Classifier, batches: Iterable[Batch], world: dist.World) -> Predictions:
-    """Run the model, in float32, over a loader's batches and gather all ranks' rows; padding is dropped."""
+def predict(model: Classifier, batches: Iterable[Batch], world: dist.World, precision: torch.dtype = torch.float32) -> Predictions:
+    """Run the model over a loader's batches and gather all ranks' rows; padding is dropped."""
     rows, labels = [], []
     probabilities: dict[str, list[torch.Tensor]] = {task: [] for task in model.heads}
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    autocast = torch.autocast(world.device.type, dtype=precision, enabled=precision != torch.float32)
+    with torch.inference_mode(), autocast:
         for batch in batches:
             real = batch.rows >= 0
             rows.append(batch.rows[real])

@@ -63,7 +63,7 @@ def resolve(config: RunConfig) -> RunConfig:
     """Settle what is "auto", checking that packed set, task and model exist; raises ConfigError or PackedSetError."""
     packed = open_packed_set(location(config.data.shards))
     tasks = tuple(packed.vocab.classes) if config.data.task == ALL else config.data.tasks
-    for task in (*tasks, *config.optim.weights):
+    for task in (*tasks, *config.data.split_tasks, *config.optim.weights):
         packed.vocab.names(task)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
     check_tracking(config)
@@ -160,7 +160,7 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
     def validate() -> dict[str, dict[str, float | int]]:
         dist.broadcast_buffers(world, learner.averaged)
         learner.averaged.temperatures.fill_(1)
-        predictions = predict(learner.averaged, _interruptible(val_loader, control), world)
+        predictions = predict(learner.averaged, _interruptible(val_loader, control), world, learner.precision)
         learner.averaged.temperatures.copy_(fit_temperatures(predictions))
         scores = score(predictions)
         _tell_skipped(run, world, recorder, loader.skipped | val_loader.skipped)
@@ -172,6 +172,7 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
         learner=learner,
         loader=loader,
         loss=lambda logits, batch: objective(logits, batch, world.size, data.loss),
+        scored=config.data.split_tasks,
         guessing=sum(data.loss.weights.get(task, 1.0) * math.log(len(names)) for task, names in data.classes.items()),
         validate=validate,
         rows_of=lambda epoch, step: data.spec.plan.step(epoch, step).rows.tolist(),

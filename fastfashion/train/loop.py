@@ -7,11 +7,12 @@ Nothing in it waits for a GPU but log lines, checkpoints and validation.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch.nn import functional
 
 from fastfashion.config import TrainConfig
 from fastfashion.dist import World
@@ -25,6 +26,7 @@ from fastfashion.train.timing import Phases
 
 MEAN_WEIGHT = 0.02  # of a step's loss in the running mean
 SHOWN = 16  # training pictures for TensorBoard
+GROWING = 2 / 3  # of the epochs, in which pictures grow to their size
 
 
 @dataclass(kw_only=True)
@@ -36,6 +38,7 @@ class Training:
     learner: Learner
     loader: Loader
     loss: Callable[[dict[str, torch.Tensor], Batch], torch.Tensor]  # of the logits by task and the batch they are for
+    scored: Sequence[str]  # tasks whose mean metric decides which epoch is the best; all where none of them is trained
     guessing: float  # the loss of giving every class the same probability
     validate: Callable[[], dict[str, dict[str, float | int]]]  # task -> metrics; raises Stopped where training is to end
     rows_of: Callable[[int, int], list[int]]  # (epoch, step) -> rows of the global batch
@@ -81,7 +84,7 @@ def train_epoch(job: Training, progress: Progress) -> Progress:
     for step in range(progress.step, num_steps):
         done = progress.epoch * num_steps + step
         seed_step(config.seed, done, job.world.rank)
-        num_images += _backward(job, step, batches, phases, show=done == 0)
+        num_images += _backward(job, progress.epoch, step, batches, phases)
         norm = learner.update(done)
         phases.mark("optimizer")
         progress = replace(progress, step=step + 1)
@@ -105,24 +108,34 @@ def train_epoch(job: Training, progress: Progress) -> Progress:
     return progress
 
 
-def _backward(job: Training, step: int, batches: Iterator[Batch], phases: Phases, *, show: bool) -> int:
+def _backward(job: Training, epoch: int, step: int, batches: Iterator[Batch], phases: Phases) -> int:
     """Gradients of a step, portion by portion; returns the number of labelled pictures in the global batch."""
     learner, portions = job.learner, job.config.accumulate
     losses, rows = [], []
     for portion in range(portions):
         batch = next(batches)
         phases.mark("data")
-        if show and portion == 0:
+        if epoch == step == portion == 0:
             job.recorder.show(batch.images[:SHOWN])
         with learner.alone() if portion + 1 < portions else nullcontext():
             with torch.autocast(job.world.device.type, dtype=learner.precision, enabled=learner.precision != torch.float32):
-                loss = job.loss(learner.wrapped(batch.images), batch)
+                loss = job.loss(learner.wrapped(grown(batch.images, epoch, job.config)), batch)
             loss.backward()
         losses.append(loss.detach())
         rows.append(batch.rows)
         phases.mark("forward_backward")
     job.pending.append((step, torch.stack(losses).sum(), torch.cat(rows)))
     return max(batch.num_labelled)
+
+
+def grown(images: torch.Tensor, epoch: int, config: TrainConfig) -> torch.Tensor:
+    """Pictures, uint8 (B, H, W, 3), at the size they have in an epoch: sides are multiples of 16 px, or at last their own."""
+    share = min(1.0, config.first_size + (1 - config.first_size) * epoch / max(1, round(config.epochs * GROWING)))
+    size = [side if share == 1 else min(side, max(16, round(share * side / 16) * 16)) for side in images.shape[1:3]]
+    if size == list(images.shape[1:3]):
+        return images
+    small = functional.interpolate(images.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True)
+    return small.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _log(job: Training, progress: Progress, norm: torch.Tensor, num_images: int, times: dict[str, float]) -> Progress:
@@ -215,11 +228,12 @@ def _end_epoch(job: Training, progress: Progress) -> Progress:
     job.recorder.write(line | {"time": {"seconds": round(seconds, 6)}})
     progress = replace(progress, epoch=epoch + 1, step=0)
     # "last" is no metric: then the number of the epoch stands for it, and each is better than the one before.
-    metric = sum(float(s.get(job.config.select, epoch)) for s in scores.values()) / len(scores)
+    chosen = [scores[task] for task in job.scored if task in scores] or list(scores.values())
+    metric = sum(float(s.get(job.config.select, epoch)) for s in chosen) / len(chosen)
     if metric > progress.best_metric:
         progress = replace(progress, best_metric=metric, best_epoch=epoch)
     job.save(progress)
-    shown = ", ".join(f"{task} accuracy {s['accuracy']:.4f}, macro F1 {s['macro_f1']:.4f}" for task, s in scores.items())
+    shown = ", ".join(f"{task} {s['accuracy']:.4f}/{s['macro_f1']:.4f}" for task, s in scores.items())
     best = " (the best so far)" if progress.has_best else ""
-    job.recorder.say(f"epoch {epoch + 1}/{job.config.epochs}: {shown} on validation{best}")
+    job.recorder.say(f"epoch {epoch + 1}/{job.config.epochs}: accuracy/macro F1 on validation: {shown}{best}")
     return progress
