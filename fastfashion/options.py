@@ -40,7 +40,7 @@ def Source(panel: str | None = None) -> Any:
 
 
 def Task(panel: str | None = None) -> Any:
-    return typer.Option("--task", help="Label to predict, several with commas between, or all.", rich_help_panel=panel)
+    return typer.Option("--task", help="Label to predict, several with commas, or all.", rich_help_panel=panel)
 
 
 def Protocol(panel: str | None = None) -> Any:

@@ -71,6 +71,7 @@ def test_task_metrics_golden() -> None:
         "n": 6,
         "accuracy": pytest.approx(4 / 6),
         "macro_f1": pytest.approx(5 / 12),  # over classes 0, 1, 2, 4
+        "macro_f1_present": pytest.approx(5 / 9),  # over classes 0, 1, 4
         "weighted_f1": pytest.approx(2 / 3),
         "balanced_accuracy": pytest.approx(5 / 9),  # over classes 0, 1, 4
         "num_classes_present": 3,

@@ -22,7 +22,7 @@ from fastfashion.train.learner import schedule
 
 # test_vit has no batch norm, so that the world size cannot change what it computes but for rounding.
 TINY = ["--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs", "2", "--batch-size", "16"]
-TINY += ["--set", "train.log_every_steps=1"]
+TINY += ["--set", "train.log_every_steps=1", "--set", "train.precision=fp32"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
@@ -38,6 +38,7 @@ def metrics(run: Path, kind: str) -> list[dict[str, Any]]:
 def tiny_config(shards: Path, **settings: Any) -> RunConfig:
     start = RunConfig(data=DataConfig(shards=str(shards), size="32x32"))
     fixed = {"model.name": "test_vit", "model.pretrained": False, "train.epochs": 2, "train.batch_size": 16, "train.log_every_steps": 1}
+    fixed["train.precision"] = "fp32"
     return resolve(start.replace(fixed | {key.replace("__", "."): value for key, value in settings.items()}))
 
 

@@ -63,9 +63,10 @@ def resolve(config: RunConfig) -> RunConfig:
     """Settle what is "auto", checking that packed set, task and model exist; raises ConfigError or PackedSetError."""
     packed = open_packed_set(location(config.data.shards))
     tasks = tuple(packed.vocab.classes) if config.data.task == ALL else config.data.tasks
-    for task in (*tasks, *config.data.split_tasks, *config.optim.weights):
+    data = replace(config.data, task=",".join(tasks))
+    for task in (*tasks, *data.split_tasks, *config.optim.weights):
         packed.vocab.names(task)
-    pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
+    pictures, size = choose_pictures(packed, data.resolution, data.size)
     check_tracking(config)
     check_first_weights(config.model)  # last: it may have to ask the Hub
     precision = config.train.precision
@@ -74,7 +75,7 @@ def resolve(config: RunConfig) -> RunConfig:
         precision = "bf16" if torch.cuda.is_available() or torch.cpu._is_amx_tile_supported() else "fp32"
     return replace(
         config,
-        data=replace(config.data, task=",".join(tasks), resolution=pictures.name, size=str(size)),
+        data=replace(data, resolution=pictures.name, size=str(size)),
         train=replace(config.train, precision=precision),
     )
 
