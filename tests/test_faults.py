@@ -37,6 +37,7 @@ BASE = {
     "train.log_every_steps": 4,
     "train.checkpoint_every_steps": 2,
     "train.deterministic": True,
+    "train.precision": "fp32",
     "train.timeout_s": 60,
 }
 
