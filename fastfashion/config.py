@@ -297,6 +297,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "reference": {
         "data.protocol": "reference",
         "data.size": "224x224",
+        "model.flip_average": False,
         "augment.min_area": 1.0,
         "augment.max_stretch": 1.0,
         "augment.flip": 0.0,
@@ -310,6 +311,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train.batch_size": 16,
         "train.epochs": 10,
         "train.select": "last",
+        "train.precision": "fp32",
     },
 }
 

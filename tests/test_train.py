@@ -13,12 +13,13 @@ import torch
 from conftest import PackedSmall
 
 from fastfashion import dist
-from fastfashion.config import DataConfig, RunConfig
+from fastfashion.config import DataConfig, RunConfig, TrainConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.train.folder import check_run_folder
-from fastfashion.train.job import resolve, train
+from fastfashion.train.job import resolve, run_name, train
 from fastfashion.train.launch import must_launch
 from fastfashion.train.learner import schedule
+from fastfashion.train.loop import grown
 
 # test_vit has no batch norm, so that the world size cannot change what it computes but for rounding.
 TINY = ["--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs", "2", "--batch-size", "16"]
@@ -159,3 +160,27 @@ def test_a_worker_that_fails_ends_all_with_its_own_message(shards: Path, tmp_pat
     done = command([*arguments, "--set", "optim.lr=1e30", "--set", "optim.clip_norm=0", "--set", "optim.warmup_share=0"], tmp_path)
     assert done.returncode == 2
     assert "the loss became" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_all_stands_for_every_label_and_the_splits_that_are_kept_are_checked(shards: Path) -> None:
+    config = tiny_config(shards, data__task="all")
+    assert config.data.tasks == ("masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage")
+    assert config.data.split_tasks == ("subCategory",)
+    assert run_name(config).startswith("all-test_vit")
+    with pytest.raises(ConfigError, match="unknown task 'shape'"):
+        tiny_config(shards, data__task="all", data__split_by="shape")
+    with pytest.raises(ConfigError, match="unknown task 'shape'"):
+        tiny_config(shards, optim__task_weights="shape=2")
+    with pytest.raises(ConfigError, match="each once"):
+        tiny_config(shards, data__task="season,season")
+
+
+def test_pictures_grow_to_their_size_over_two_thirds_of_the_epochs() -> None:
+    images = torch.randint(0, 256, (2, 64, 80, 3), dtype=torch.uint8)
+    config = TrainConfig(epochs=6, first_size=0.5)
+    sizes = [tuple(grown(images, epoch, config).shape[1:3]) for epoch in range(6)]
+    assert sizes == sorted(sizes) and sizes[0] == (32, 32) and sizes[2] == (48, 64) and sizes[4] == sizes[5] == (64, 80)
+    assert grown(images, 5, config) is images and grown(images, 0, TrainConfig(epochs=6)) is images
+    small = grown(images, 0, config)
+    assert small.dtype == torch.uint8
+    assert float(small.float().mean()) == pytest.approx(float(images.float().mean()), abs=1.5)
