@@ -79,7 +79,7 @@ def test_fast_convolutions_learn_what_the_plain_ones_do(name: str) -> None:
     assert list(fast.state_dict()) == list(plain.state_dict())
     kinds = {repr(module): key for key, module in plain.named_modules() if isinstance(module, torch.nn.Conv2d)}
     kinds |= {f"{kind} changed": key for kind, key in kinds.items() if type(fast.get_submodule(key)) is not torch.nn.Conv2d}
-    assert len([kind for kind in kinds if kind.endswith("changed")]) >= 5
+    assert len([kind for kind in kinds if kind.endswith("changed")]) >= 3
 
     def learn(module: torch.nn.Module, images: torch.Tensor, weights: torch.Tensor, bf16: bool) -> list[torch.Tensor]:
         module.zero_grad()

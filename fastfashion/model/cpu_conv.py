@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from fastfashion.model.net import Classifier
 
-MAX_POSITIONS = 20  # of the input, up to which the product is faster: 5x4
+# Where the product is faster: up to so many positions of the output, with at least so many pairs of channels.
+MAX_POSITIONS, MIN_PAIRS = 20, 256 * 256
 
 
 def use_fast_convolutions(model: Classifier) -> Classifier:
@@ -19,7 +20,8 @@ def use_fast_convolutions(model: Classifier) -> Classifier:
     for module in model.modules():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             # Changing the class keeps what a module holds.
-            if module.groups == 1 and module.kernel_size != (1, 1) and module.dilation == (1, 1):
+            pairs = module.in_channels * module.out_channels // module.groups
+            if module.groups == 1 and module.kernel_size != (1, 1) and module.dilation == (1, 1) and pairs >= MIN_PAIRS:
                 module.__class__ = _ProductConv2d
             elif module.groups == module.in_channels:
                 module.__class__ = _DepthwiseConv2d
@@ -30,12 +32,12 @@ class _ProductConv2d(nn.Conv2d):
     """In training, a matrix product over patches where there are few of them."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not self.training or input.shape[2] * input.shape[3] > MAX_POSITIONS or not torch.is_autocast_enabled("cpu"):
-            return super().forward(input)
         assert not isinstance(self.padding, str)
         (high, wide), (down, right), (top, left) = self.kernel_size, self.stride, self.padding
+        height, width = (input.shape[2] + 2 * top - high) // down + 1, (input.shape[3] + 2 * left - wide) // right + 1
+        if not self.training or height * width > MAX_POSITIONS or not torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
         padded_BHWC = functional.pad(input.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
-        height, width = (padded_BHWC.shape[1] - high) // down + 1, (padded_BHWC.shape[2] - wide) // right + 1
         ends = (height - 1) * down + 1, (width - 1) * right + 1
         shifted = [padded_BHWC[:, y : y + ends[0] : down, x : x + ends[1] : right] for y in range(high) for x in range(wide)]
         weight = self.weight.permute(0, 2, 3, 1).reshape(self.out_channels, -1)
