@@ -1,4 +1,4 @@
-"""The command line: typer wiring, nothing else."""
+"""Commands that make data sets and look at them."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fastfashion import __version__
+from fastfashion.cli.app import IN, OUT, RUN, app
 from fastfashion.files import location
 from fastfashion.options import (
     Corrections,
@@ -24,31 +24,7 @@ from fastfashion.options import (
     find_shards,
     find_source,
     parse_picture_size,
-    run_command,
 )
-from fastfashion.train.__main__ import train
-
-app = typer.Typer(
-    help="Pack product photographs, train a classifier on them at full speed, and prove how good it is.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("train")(train)
-
-IN, OUT, RUN = "In", "Out", "Run"
-
-
-def _show_version(value: bool) -> None:
-    if value:
-        print(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")] = False,
-) -> None: ...
 
 
 @app.command()
@@ -236,56 +212,6 @@ def splits(
 
 
 @app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
-    shards: Annotated[Path | None, Location("Where the packed set lies now, if it was moved.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Global: over all processes.")] = 256,
-    workers: Annotated[int | None, Workers()] = None,
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
-) -> None:
-    """Test a run's best weights on the test rows of its split; writes report, predictions and plots.
-
-    Example: fastfashion evaluate runs/NAME
-    """
-    from fastfashion import dist
-    from fastfashion.evaluate import EvaluateRequest, evaluate_run
-    from fastfashion.evaluate.run import report_text
-
-    world = dist.start()
-    try:
-        with dist.lost_peer_explained(world):
-            report = evaluate_run(EvaluateRequest(run=run, shards=shards, batch_size=batch_size, workers=workers or 0), world)
-    finally:
-        dist.stop()
-    if world.is_main:
-        print(report_text(run, report))
-        if as_json:
-            print(json.dumps(report))
-    dist.end_worker(world)
-
-
-@app.command()
-def compare(
-    first: Annotated[Path, typer.Argument(help="Folder of an evaluated run.", metavar="RUN_A")],
-    second: Annotated[Path, typer.Argument(help="Another, tested on the same rows.", metavar="RUN_B")],
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
-) -> None:
-    """Say whether one run is better than another: McNemar's exact test, and intervals of the differences.
-
-    Example: fastfashion compare runs/FIRST runs/SECOND
-    """
-    from fastfashion.evaluate.compare import compare as compare_runs
-    from fastfashion.evaluate.compare import compare_text
-
-    result = compare_runs(first, second)
-    print(compare_text(result))
-    if as_json:
-        print(json.dumps(result))
-
-
-@app.command()
 def preview(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
@@ -327,160 +253,3 @@ def preview(
     print(f"{out}: {len(summary.rows)} pictures, {summary.width_px}x{summary.height_px} pixels", file=sys.stderr)
     if as_json:
         print(json.dumps(asdict(summary)))
-
-
-@app.command()
-def reproduce(
-    small: Annotated[Path | None, typer.Option(help="Packed set of the small pictures; runs their cells.", rich_help_panel=IN)] = None,
-    full: Annotated[Path | None, typer.Option(help="Packed set of the full pictures; runs their cells.", rich_help_panel=IN)] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task's cells; again and again.", rich_help_panel=IN)] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Only this model's cells; again and again.", rich_help_panel=IN)] = None,
-    protocol: Annotated[list[str] | None, typer.Option(help="Only on this split; both by default.", rich_help_panel=IN)] = None,
-    recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=RUN)] = "fast",
-    all_heads: Annotated[bool, typer.Option(help="Every model learns all labels.", rich_help_panel=RUN)] = True,
-    seeds: Annotated[int, typer.Option(help="Runs a cell.", rich_help_panel=RUN)] = 1,
-    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights.", rich_help_panel=RUN)] = True,
-    epochs: Annotated[int | None, typer.Option(help="Those of the recipe by default.", rich_help_panel=RUN)] = None,
-    nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="As in training.", rich_help_panel=RUN)] = None,
-    out: Annotated[Path, typer.Option(help="Folder for runs and tables.", rich_help_panel=OUT)] = Path("runs/reproduce"),
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
-) -> None:
-    """Train and test the reference project's twelve cells, or some, beside its published results: one table, one picture.
-
-    What is done stays done: the same command goes on.
-
-    Example: fastfashion reproduce --small shards/small --model resnet18 --no-pretrained
-    """
-    from fastfashion.bench.reference import MODELS, TASKS
-    from fastfashion.bench.reproduce import PROTOCOLS, ReproduceRequest
-    from fastfashion.bench.reproduce import reproduce as run_cells
-    from fastfashion.config import ALL
-
-    options = [] if pretrained else ["--no-pretrained"]
-    options += [text for name, value in (("--epochs", epochs), ("--nproc", nproc)) if value for text in (name, str(value))]
-    options += [text for setting in settings or [] for text in ("--set", setting)]
-    request = ReproduceRequest(
-        out=out,
-        sets={name: path for name, path in (("small", small), ("full", full)) if path is not None},
-        tasks=task or TASKS,
-        models=model or MODELS,
-        protocols=protocol or PROTOCOLS,
-        recipe=recipe_name,
-        heads=ALL if all_heads and recipe_name != "reference" else "",
-        seeds=seeds,
-        train_options=options,
-    )
-    result = run_cells(request)
-    print((out / "table.md").read_text(encoding="utf-8"), end="")
-    print(f"{out}: table.md, table.csv, table.json, table.png", file=sys.stderr)
-    if as_json:
-        print(json.dumps(result))
-
-
-@app.command("bench-loader")
-def bench_loader(
-    shards: Annotated[Path | None, Shards()] = None,
-    size: Annotated[str, Size()] = "auto",
-    workers: Annotated[int | None, Workers()] = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures a batch.")] = 64,
-    images: Annotated[int, typer.Option(help="Pictures a measurement, the same for every backend.")] = 4096,
-    rounds: Annotated[int, typer.Option(help="Interleaved measurements of each backend.")] = 5,
-    res: Annotated[str, typer.Option(help="Packed resolution; the smallest that is enough by default.")] = "auto",
-    backend: Annotated[list[str] | None, typer.Option(help="Measure this one, by the beginning of its name; again and again.")] = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Say where the time of a batch goes, too.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the record, with machine and versions, to this JSON file.")] = None,
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
-) -> None:
-    """Compare the loaders with each other, with what people use today, and with decoding alone.
-
-    Example: fastfashion bench-loader --shards shards/small
-    """
-    from fastfashion.bench.loader import BenchRequest, bench, table_text
-    from fastfashion.dist import cores_per_process
-
-    threads = workers or cores_per_process(1)
-    request = BenchRequest(
-        shards=find_shards(shards),
-        resolution=res,
-        size=size,
-        threads=threads,
-        batch_size=batch_size,
-        num_images=images,
-        rounds=rounds,
-        backends=tuple(backend or ()),
-        profile=profile,
-        out=out,
-    )
-    result = bench(request)
-    print(table_text(result))
-    if as_json:
-        print(json.dumps(result))
-
-
-@app.command("bench-train")
-def bench_train(
-    shards: Annotated[Path | None, Shards()] = None,
-    model: Annotated[str, typer.Option(help="Any timm model, from random weights.")] = "resnet18",
-    size: Annotated[str, Size()] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 128,
-    steps: Annotated[int, typer.Option(help="Steps a measurement.")] = 20,
-    rounds: Annotated[int, typer.Option(help="Interleaved measurements.")] = 5,
-    workers: Annotated[int | None, Workers()] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="As in training: train.compile=true, again and again.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the record, with machine and versions, to this JSON file.")] = None,
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
-) -> None:
-    """Compare training with the same loop on one batch that is there already, and measure what a checkpoint costs.
-
-    Example: fastfashion bench-train --shards shards/small --size 80x64
-    """
-    from fastfashion.bench.train import BenchTrainRequest, bench, table_text
-    from fastfashion.config import parse_settings
-
-    request = BenchTrainRequest(
-        shards=find_shards(shards),
-        settings={"model.name": model, "data.size": size, "train.batch_size": batch_size, "data.workers": workers or 0}
-        | parse_settings(settings or []),
-        steps=steps,
-        rounds=rounds,
-        out=out,
-    )
-    result = bench(request)
-    print(table_text(result))
-    if as_json:
-        print(json.dumps(result))
-
-
-@app.command("bench-shard")
-def bench_shard(
-    images: Annotated[int, typer.Option(help="Pictures a measurement, the same for everybody.")] = 1024,
-    workers: Annotated[int | None, Workers(what="Processes; all cores by default.")] = None,
-    rounds: Annotated[int, typer.Option(help="Interleaved measurements of everybody.")] = 5,
-    photos: Annotated[Path | None, typer.Option(help="Folder where the stand-ins are made once and kept.")] = None,
-    source: Annotated[Path | None, typer.Option(help="A real zip or folder to pack as well.")] = None,
-    memory: Annotated[bool, typer.Option("--memory", help="Measure peak memory too, with few and with 8 times as many rows.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the record, with machine and versions, to this JSON file.")] = None,
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
-) -> None:
-    """Compare packing with Pillow, with img2dataset's resizer, and with decoding alone, on stand-ins for photographs.
-
-    Example: fastfashion bench-shard --photos data/photos --out bench/results/shard-2-cores.json
-    """
-    from fastfashion.bench.shard import BenchShardRequest, bench, table_text
-    from fastfashion.dist import cores_per_process
-
-    threads = workers or cores_per_process(1)
-    request = BenchShardRequest(num_images=images, workers=threads, rounds=rounds, photos=photos, source=source, memory=memory, out=out)
-    result = bench(request)
-    print(table_text(result))
-    if as_json:
-        print(json.dumps(result))
-
-
-def main() -> None:
-    run_command(app)

@@ -1,0 +1,11 @@
+"""Floor 8, the command line: typer wiring, nothing else. Commands are in the order of the flow."""
+
+from fastfashion.cli import data, results, speed
+from fastfashion.cli.app import app
+from fastfashion.options import run_command
+
+__all__ = ["app", "data", "main", "results", "speed"]
+
+
+def main() -> None:
+    run_command(app)

@@ -1,0 +1,116 @@
+"""Commands that test runs and set them beside others."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastfashion.cli.app import IN, OUT, RUN, app
+from fastfashion.options import (
+    Debug,
+    Json,
+    Location,
+    Workers,
+)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
+    shards: Annotated[Path | None, Location("Where the packed set lies now, if it was moved.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Global: over all processes.")] = 256,
+    workers: Annotated[int | None, Workers()] = None,
+    as_json: Annotated[bool, Json()] = False,
+    debug: Annotated[bool, Debug()] = False,
+) -> None:
+    """Test a run's best weights on the test rows of its split; writes report, predictions and plots.
+
+    Example: fastfashion evaluate runs/NAME
+    """
+    from fastfashion import dist
+    from fastfashion.evaluate import EvaluateRequest, evaluate_run
+    from fastfashion.evaluate.run import report_text
+
+    world = dist.start()
+    try:
+        with dist.lost_peer_explained(world):
+            report = evaluate_run(EvaluateRequest(run=run, shards=shards, batch_size=batch_size, workers=workers or 0), world)
+    finally:
+        dist.stop()
+    if world.is_main:
+        print(report_text(run, report))
+        if as_json:
+            print(json.dumps(report))
+    dist.end_worker(world)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of an evaluated run.", metavar="RUN_A")],
+    second: Annotated[Path, typer.Argument(help="Another, tested on the same rows.", metavar="RUN_B")],
+    as_json: Annotated[bool, Json()] = False,
+    debug: Annotated[bool, Debug()] = False,
+) -> None:
+    """Say whether one run is better than another: McNemar's exact test, and intervals of the differences.
+
+    Example: fastfashion compare runs/FIRST runs/SECOND
+    """
+    from fastfashion.evaluate.compare import compare as compare_runs
+    from fastfashion.evaluate.compare import compare_text
+
+    result = compare_runs(first, second)
+    print(compare_text(result))
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command()
+def reproduce(
+    small: Annotated[Path | None, typer.Option(help="Packed set of the small pictures; runs their cells.", rich_help_panel=IN)] = None,
+    full: Annotated[Path | None, typer.Option(help="Packed set of the full pictures; runs their cells.", rich_help_panel=IN)] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task's cells; again and again.", rich_help_panel=IN)] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model's cells; again and again.", rich_help_panel=IN)] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="Only on this split; both by default.", rich_help_panel=IN)] = None,
+    recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=RUN)] = "fast",
+    all_heads: Annotated[bool, typer.Option(help="Every model learns all labels.", rich_help_panel=RUN)] = True,
+    seeds: Annotated[int, typer.Option(help="Runs a cell.", rich_help_panel=RUN)] = 1,
+    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights.", rich_help_panel=RUN)] = True,
+    epochs: Annotated[int | None, typer.Option(help="Those of the recipe by default.", rich_help_panel=RUN)] = None,
+    nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="As in training.", rich_help_panel=RUN)] = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs and tables.", rich_help_panel=OUT)] = Path("runs/reproduce"),
+    as_json: Annotated[bool, Json()] = False,
+    debug: Annotated[bool, Debug()] = False,
+) -> None:
+    """Train and test the reference project's twelve cells, or some, beside its published results: one table, one picture.
+
+    What is done stays done: the same command goes on.
+
+    Example: fastfashion reproduce --small shards/small --model resnet18 --no-pretrained
+    """
+    from fastfashion.bench.reference import MODELS, TASKS
+    from fastfashion.bench.reproduce import PROTOCOLS, ReproduceRequest
+    from fastfashion.bench.reproduce import reproduce as run_cells
+    from fastfashion.config import ALL
+
+    options = [] if pretrained else ["--no-pretrained"]
+    options += [text for name, value in (("--epochs", epochs), ("--nproc", nproc)) if value for text in (name, str(value))]
+    options += [text for setting in settings or [] for text in ("--set", setting)]
+    request = ReproduceRequest(
+        out=out,
+        sets={name: path for name, path in (("small", small), ("full", full)) if path is not None},
+        tasks=task or TASKS,
+        models=model or MODELS,
+        protocols=protocol or PROTOCOLS,
+        recipe=recipe_name,
+        heads=ALL if all_heads and recipe_name != "reference" else "",
+        seeds=seeds,
+        train_options=options,
+    )
+    result = run_cells(request)
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
+    print(f"{out}: table.md, table.csv, table.json, table.png", file=sys.stderr)
+    if as_json:
+        print(json.dumps(result))
