@@ -85,19 +85,17 @@ def test_the_ceiling_of_the_real_split_is_six_sevenths(real_source: Source, real
 def test_a_cell_is_trained_and_tested_once(packed_small: PackedSmall, tmp_path: Path) -> None:
     options = ["--small", str(packed_small.out), "--task", "season", "--model", "resnet18", "--protocol", "reference", "--no-pretrained"]
     options += ["--epochs", "1", "--set", "train.batch_size=16", "--set", "data.size=32x32", "--out", "out", "--json"]
-    results = []
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-m", "fastfashion", "reproduce", *options],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        results.append(json.loads(done.stdout.splitlines()[-1])["rows"])
-    assert results[0] == results[1] and "fastfashion train" not in done.stderr
+
+    def reproduce(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "fastfashion", "reproduce", *options, *more]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+
+    first, second = reproduce(), reproduce()
+    assert first.returncode == second.returncode == 0, first.stderr
+    results = [json.loads(done.stdout.splitlines()[-1])["rows"] for done in (first, second)]
+    assert results[0] == results[1] and "fastfashion train" in first.stderr and "fastfashion train" not in second.stderr
+    other = reproduce("--set", "optim.lr=0.1")
+    assert other.returncode == 2 and "begun with" in other.stderr
     (run,) = (tmp_path / "out/runs").iterdir()
     report = json.loads((run / "report.json").read_text())
     assert set(report["tasks"]) == {"masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage"}

@@ -23,6 +23,7 @@ from fastfashion.config import recipe
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate.run import REPORT, read_metrics
 from fastfashion.files import publish, publish_csv, publish_json
+from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
 
 if TYPE_CHECKING:
@@ -80,14 +81,35 @@ def cells(request: ReproduceRequest) -> list[Cell]:
 def reproduce(request: ReproduceRequest) -> dict[str, Any]:
     """Train and test what is not done yet, and write the table after each cell.
 
-    Returns `{"recipe", "rows": [{"task", "images", "model", "first_weights", "published", "ceiling", "reference", "stratified"}]}`, the
-    last two with the scores of each seed, or None. Raises TrainingError where a run fails.
+    Returns `{"recipe", "command", "commit", "machine", "versions", "rows": [{"task", "images", "model", "published", "notebook", "ceiling",
+    "reference", "stratified"}]}`, the last two with the scores of each seed, or None. Raises TrainingError where a run fails, ConfigError
+    where the folder was begun with other settings.
     """
-    result: dict[str, Any] = {"recipe": request.recipe, "command": "fastfashion " + shlex.join(sys.argv[1:]), "rows": []}
+    _check_folder(request)
+    result: dict[str, Any] = {
+        "recipe": request.recipe,
+        "command": "fastfashion " + shlex.join(sys.argv[1:]),
+        "commit": git_commit(),
+        "machine": machine_info(),
+        "versions": package_versions(("fastfashion", "torch", "timm", "numpy")),
+        "rows": [],
+    }
     for cell in cells(request):
         result["rows"].append(_row(request, cell))
         write_tables(request.out, result)
     return result
+
+
+def _check_folder(request: ReproduceRequest) -> None:
+    """Runs of other settings must not stand in one table; raises ConfigError where the folder was begun with others."""
+    settings = {"heads": request.heads, "train_options": list(request.train_options)}
+    path = request.out / f"{request.recipe}.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != settings:
+            raise ConfigError(f"{request.out}: begun with {before}, now {settings}; name another --out, or use the same options")
+    request.out.mkdir(parents=True, exist_ok=True)
+    publish_json(path, settings)
 
 
 def _row(request: ReproduceRequest, cell: Cell) -> dict[str, Any]:
