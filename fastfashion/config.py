@@ -182,7 +182,7 @@ class TrainConfig:
     """How long, in which portions, what is kept, and when to stop early."""
 
     epochs: int = 10
-    first_size: float = 1.0  # of the input in the first epoch, as a share of its sides; grows to 1 over two thirds of the epochs
+    first_size: float = 1.0  # of the input in the first epoch, as a share of its sides; grows to 1 over four fifths of the epochs
     batch_size: int = 128  # global: over all processes
     accumulate: int = 1  # portions that a process takes its share of a batch in, one after the other, for less memory
     seed: int = 0
@@ -192,6 +192,7 @@ class TrainConfig:
     compile: bool = False  # torch.compile
     cuda_graphs: bool = False  # torch.compile that records the GPU's work once and replays it; needs CUDA
     log_every_steps: int = 20
+    validate_every: int = 1  # epochs; the last one is always validated
     select: str = "accuracy"  # validation metric that decides which epoch is the best: accuracy, macro_f1, or "last"
     early_stop_epochs: int = 0  # stop after so many epochs without a new best; 0: never
     loss_spike: float = 3.0  # stop where a step's loss is so many times its running mean and what guessing costs; 0: never
@@ -204,7 +205,7 @@ class TrainConfig:
     track: str = ""  # wandb, mlflow, or both with a comma between
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "log_every_steps", "keep_checkpoints"):
+        for name in ("epochs", "batch_size", "accumulate", "validate_every", "log_every_steps", "keep_checkpoints"):
             _check(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
         for name in ("early_stop_epochs", "max_restarts", "loss_spike", "checkpoint_every_steps", "checkpoint_every_minutes"):
             _check(getattr(self, name) >= 0, f"train.{name}", "0 (off) or more", getattr(self, name))

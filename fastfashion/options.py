@@ -57,12 +57,12 @@ def Corrections(panel: str | None = None) -> Any:
     return typer.Option("--corrections", help="CSV of id, task, label: labels to put right.", rich_help_panel=panel)
 
 
-def Workers(panel: str | None = None, *, what: str = "Loader threads a process; its share of the cores by default.") -> Any:
+def Workers(panel: str | None = None, *, what: str = "Loader threads a process; its share of cores.") -> Any:
     return typer.Option("--workers", help=what, rich_help_panel=panel)
 
 
 def Json(panel: str | None = None) -> Any:
-    return typer.Option("--json", help="Print the result as one JSON object in the last line of stdout.", rich_help_panel=panel)
+    return typer.Option("--json", help="One JSON object in the last line of stdout.", rich_help_panel=panel)
 
 
 def Debug(panel: str | None = None) -> Any:

@@ -1,7 +1,7 @@
-"""Convolutions that CPUs train fast in bfloat16.
+"""Convolutions that CPUs train fast.
 
-oneDNN (3.7 in torch 2.15) has two slow paths there. The weight gradient of a convolution over a few positions, as in a ResNet's last stage
-on small pictures, takes four times as long as its forward pass; as one matrix product it takes as long. The gradients of depthwise
+oneDNN (3.7 in torch 2.15) has two slow paths. A convolution over a few positions, as in a ResNet's last stage on small pictures, runs at
+less than half of a matrix product's speed, and its weight gradient in bfloat16 at a quarter; so it becomes one. The gradients of depthwise
 convolutions take up to eighty times as long in bfloat16 as in float32. Figures: bench/LOG.md, "Convolutions on a CPU".
 """
 
@@ -16,7 +16,7 @@ MAX_POSITIONS, MIN_PAIRS = 20, 256 * 256
 
 
 def use_fast_convolutions(model: Classifier) -> Classifier:
-    """The model with each convolution computed the faster way while it trains under autocast; the same parameters under the same names."""
+    """The model with each convolution computed the faster way while it trains; the same parameters under the same names."""
     for module in model.modules():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             # Changing the class keeps what a module holds.
@@ -35,7 +35,7 @@ class _ProductConv2d(nn.Conv2d):
         assert not isinstance(self.padding, str)
         (high, wide), (down, right), (top, left) = self.kernel_size, self.stride, self.padding
         height, width = (input.shape[2] + 2 * top - high) // down + 1, (input.shape[3] + 2 * left - wide) // right + 1
-        if not self.training or height * width > MAX_POSITIONS or not torch.is_autocast_enabled("cpu"):
+        if not self.training or height * width > MAX_POSITIONS:
             return super().forward(input)
         padded_BHWC = functional.pad(input.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
         ends = (height - 1) * down + 1, (width - 1) * right + 1

@@ -26,7 +26,7 @@ def tile(pictures: Resolution, row: int) -> "Image":
     from PIL import Image
 
     try:
-        pixels = image.decode_rgb(pictures.encoded(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
+        pixels = image.decode_rgb(pictures.read(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
     except InputError as error:
         raise PackedSetError(f"{pictures.where(row)}: {error}; run fastfashion verify on the set") from error
     height_px, width_px = pixels.shape[:2]

@@ -46,7 +46,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Any timm model; resnet18 by default.", rich_help_panel=MODEL)] = None,
     pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights.", rich_help_panel=MODEL)] = True,
     weights: Annotated[Path | None, typer.Option(help="Start from this weights file instead.", rich_help_panel=MODEL)] = None,
-    recipe_name: Annotated[str, typer.Option("--recipe", help="fast or reference.", rich_help_panel=MODEL)] = "fast",
+    recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=MODEL)] = "fast",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.", rich_help_panel=MODEL)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Global: over all processes.", rich_help_panel=MODEL)] = None,
     seed: Annotated[int | None, typer.Option(help="Of first weights, order and augmentation.", rich_help_panel=MODEL)] = None,

@@ -27,7 +27,7 @@ class Learner:
             raise ConfigError("train.cuda_graphs: needs an NVIDIA GPU, and there is none here; train.compile works without")
         if train.sync_bn and world.size > 1:
             model = synchronise_batch_norm(model, world.device)
-        if world.device.type == "cpu" and train.precision == "bf16":
+        if world.device.type == "cpu":
             model = use_fast_convolutions(model)
         self.model = model
         self.learning_rate = schedule(optim, total_steps)

@@ -26,7 +26,7 @@ from fastfashion.train.timing import Phases
 
 MEAN_WEIGHT = 0.02  # of a step's loss in the running mean
 SHOWN = 16  # training pictures for TensorBoard
-GROWING = 2 / 3  # of the epochs, in which pictures grow to their size
+GROWING = 0.8  # of the epochs, in which pictures grow to their size
 
 
 @dataclass(kw_only=True)
@@ -215,7 +215,12 @@ def _check_loss(job: Training, epoch: int, step: int, value: float, mean: float)
 
 
 def _end_epoch(job: Training, progress: Progress) -> Progress:
-    """Validate, and save; the weights, too, where they are the best so far."""
+    """Validate where it is due, and save; the weights, too, where they are the best so far."""
+    epoch, config = progress.epoch, job.config
+    if (epoch + 1) % config.validate_every and epoch + 1 < config.epochs:
+        progress = replace(progress, epoch=epoch + 1, step=0)
+        job.save(progress)
+        return progress
     phases = Phases(job.world.device)
     try:
         scores = job.validate()
@@ -223,17 +228,17 @@ def _end_epoch(job: Training, progress: Progress) -> Progress:
         job.save(progress)
         raise Stopped(stop.reason, progress) from None
     phases.mark("validation")
-    epoch, seconds = progress.epoch, phases.read()["validation"]
+    seconds = phases.read()["validation"]
     line = {"kind": "epoch", "epoch": epoch, "step": (epoch + 1) * job.loader.num_steps, "val": scores}
     job.recorder.write(line | {"time": {"seconds": round(seconds, 6)}})
     progress = replace(progress, epoch=epoch + 1, step=0)
     # "last" is no metric: then the number of the epoch stands for it, and each is better than the one before.
     chosen = [scores[task] for task in job.scored if task in scores] or list(scores.values())
-    metric = sum(float(s.get(job.config.select, epoch)) for s in chosen) / len(chosen)
+    metric = sum(float(s.get(config.select, epoch)) for s in chosen) / len(chosen)
     if metric > progress.best_metric:
         progress = replace(progress, best_metric=metric, best_epoch=epoch)
     job.save(progress)
     shown = ", ".join(f"{task} {s['accuracy']:.4f}/{s['macro_f1']:.4f}" for task, s in scores.items())
     best = " (the best so far)" if progress.has_best else ""
-    job.recorder.say(f"epoch {epoch + 1}/{job.config.epochs}: accuracy/macro F1 on validation: {shown}{best}")
+    job.recorder.say(f"epoch {epoch + 1}/{config.epochs}: accuracy/macro F1 on validation: {shown}{best}")
     return progress
