@@ -54,5 +54,5 @@ def test_every_recipe_builds_and_the_reference_one_is_the_reference_projects() -
     reference = START.replace(recipe("reference"))
     assert (reference.optim.optimizer, reference.optim.lr, reference.train.batch_size, reference.train.epochs) == ("adam", 1e-4, 16, 10)
     assert (reference.data.size, reference.train.select, reference.augment.flip) == ("224x224", "last", 0.0)
-    with pytest.raises(ConfigError, match="fast, reference"):
+    with pytest.raises(ConfigError, match="fast, best, reference"):
         recipe("slow")

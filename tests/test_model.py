@@ -97,7 +97,8 @@ def test_fast_convolutions_learn_what_the_plain_ones_do(name: str) -> None:
         for found in zip(exact, learn(module, images, weights, bf16=True), learn(other, images, weights, bf16=True), strict=True):
             errors = [float((each - found[0]).norm() / found[0].norm()) for each in found[1:]]
             assert errors[1] <= 1.5 * errors[0] + 1e-3, (key, errors)
-        torch.testing.assert_close(learn(other, images, weights, bf16=False)[0], exact[0])  # out of autocast nothing changes
+        for found, expected in zip(learn(other, images, weights, bf16=False), exact, strict=True):  # without it they are the same sums
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def batch_of(labels_BT: torch.Tensor, num_labelled: tuple[int, ...], partners: list[int] | None = None, shares: Any = None) -> Batch:

@@ -162,6 +162,13 @@ def test_a_worker_that_fails_ends_all_with_its_own_message(shards: Path, tmp_pat
     assert "the loss became" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_epochs_between_two_validations_are_saved_but_never_the_best(shards: Path, tmp_path: Path) -> None:
+    config = tiny_config(shards, train__epochs=4, train__validate_every=3, train__keep_checkpoints=9, train__select="last")
+    summary = train(config, tmp_path / "run", dist.World(device=torch.device("cpu")))
+    assert [line["epoch"] for line in metrics(tmp_path / "run", "epoch")] == [2, 3] and summary.best_epoch == 3
+    assert len(list((tmp_path / "run/checkpoints").glob("*.safetensors"))) == 4
+
+
 def test_all_stands_for_every_label_and_the_splits_that_are_kept_are_checked(shards: Path) -> None:
     config = tiny_config(shards, data__task="all")
     assert config.data.tasks == ("masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage")
@@ -175,12 +182,17 @@ def test_all_stands_for_every_label_and_the_splits_that_are_kept_are_checked(sha
         tiny_config(shards, data__task="season,season")
 
 
-def test_pictures_grow_to_their_size_over_two_thirds_of_the_epochs() -> None:
+def test_pictures_grow_to_their_size_over_four_fifths_of_the_epochs() -> None:
     images = torch.randint(0, 256, (2, 64, 80, 3), dtype=torch.uint8)
-    config = TrainConfig(epochs=6, first_size=0.5)
+    config = TrainConfig(epochs=5, first_size=0.5)
     sizes = [tuple(grown(images, epoch, config).shape[1:3]) for epoch in range(6)]
     assert sizes == sorted(sizes) and sizes[0] == (32, 32) and sizes[2] == (48, 64) and sizes[4] == sizes[5] == (64, 80)
     assert grown(images, 5, config) is images and grown(images, 0, TrainConfig(epochs=6)) is images
     small = grown(images, 0, config)
     assert small.dtype == torch.uint8
     assert float(small.float().mean()) == pytest.approx(float(images.float().mean()), abs=1.5)
+
+
+def test_models_of_one_size_get_it_from_the_first_epoch_on(shards: Path) -> None:
+    firsts = [tiny_config(shards, model__name=name, train__first_size=0.5).train.first_size for name in ("test_vit", "resnet18")]
+    assert firsts == [1.0, 0.5]

@@ -220,7 +220,7 @@ def preview(
     count: Annotated[int, typer.Option("--rows", help="Pictures to show, drawn from those with a label.")] = 32,
     row: Annotated[list[int] | None, typer.Option(help="Show this row of the set instead; again and again.")] = None,
     seed: Annotated[int, typer.Option(help="Of the pictures and of the augmentation.")] = 0,
-    recipe_name: Annotated[str, typer.Option("--recipe", help="fast or reference.")] = "fast",
+    recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.")] = "fast",
     settings: Annotated[list[str] | None, typer.Option("--set", help="As in training: augment.mixup=0.2, again and again.")] = None,
     workers: Annotated[int | None, Workers()] = None,
     as_json: Annotated[bool, Json()] = False,

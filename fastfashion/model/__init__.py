@@ -2,7 +2,7 @@
 
 from fastfashion.model.artifact import ModelDescription, count_parameters, load_artifact, save_artifact
 from fastfashion.model.cpu_conv import use_fast_convolutions
-from fastfashion.model.net import Classifier, build_classifier, check_first_weights
+from fastfashion.model.net import Classifier, build_classifier, check_first_weights, has_fixed_size
 from fastfashion.model.objective import LossSettings, logit_offsets, objective
 from fastfashion.model.sync_bn import synchronise_batch_norm
 
@@ -13,6 +13,7 @@ __all__ = [
     "build_classifier",
     "check_first_weights",
     "count_parameters",
+    "has_fixed_size",
     "load_artifact",
     "logit_offsets",
     "objective",

@@ -68,8 +68,7 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
 
     check_first_weights(config)
     settings: dict[str, Any] = {}
-    default = timm.models.get_pretrained_cfg(config.name)
-    if default is not None and default.fixed_input_size:
+    if has_fixed_size(config.name):
         settings["img_size"] = (size.height_px, size.width_px)
     weights: dict[str, torch.Tensor] = {}
     if config.weights:
@@ -84,6 +83,14 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
     data = resolve_model_data_config(backbone)
     classifier = Classifier(backbone, classes, data["mean"], data["std"], config)
     return classifier.to(memory_format=torch.channels_last)
+
+
+def has_fixed_size(name: str) -> bool:
+    """Whether a timm model is built for one size of pictures, as most vision transformers are."""
+    import timm
+
+    default = timm.models.get_pretrained_cfg(name)
+    return default is not None and bool(default.fixed_input_size)
 
 
 def check_first_weights(config: ModelConfig) -> None:

@@ -26,6 +26,7 @@ from fastfashion.model import (
     build_classifier,
     check_first_weights,
     count_parameters,
+    has_fixed_size,
     logit_offsets,
     objective,
     save_artifact,
@@ -73,10 +74,11 @@ def resolve(config: RunConfig) -> RunConfig:
     if precision == "auto":
         # CPUs without the matrix unit compute bfloat16 no faster.
         precision = "bf16" if torch.cuda.is_available() or torch.cpu._is_amx_tile_supported() else "fp32"
+    first_size = 1.0 if has_fixed_size(config.model.name) else config.train.first_size
     return replace(
         config,
         data=replace(data, resolution=pictures.name, size=str(size)),
-        train=replace(config.train, precision=precision),
+        train=replace(config.train, precision=precision, first_size=first_size),
     )
 
 
