@@ -182,7 +182,7 @@ class TrainConfig:
     """How long, in which portions, what is kept, and when to stop early."""
 
     epochs: int = 10
-    first_size: float = 1.0  # in the first epoch, as a share of the sides; grows to 1 over four fifths of the epochs, if the model takes any size
+    first_size: float = 1.0  # of the sides, in the first epoch; grows to 1 over four fifths of the epochs, where the model takes any size
     batch_size: int = 128  # global: over all processes
     accumulate: int = 1  # portions that a process takes its share of a batch in, one after the other, for less memory
     seed: int = 0
