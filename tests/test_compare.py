@@ -51,6 +51,12 @@ def test_runs_that_cannot_be_compared_are_refused_with_what_to_do(tmp_path: Path
         compare(first, run(tmp_path / "b", SECOND, digest="2"))
     with pytest.raises(InputError, match="no task in common"):
         compare(first, run(tmp_path / "c", SECOND, task="season"))
+    corrected = run(tmp_path / "e", SECOND)
+    table = pd.read_parquet(corrected / "predictions.parquet")
+    table.loc[0, "subCategory_label"] = "Shoes"
+    table.to_parquet(corrected / "predictions.parquet")
+    with pytest.raises(InputError, match="different labels of subCategory on 1 of 6 test rows"):
+        compare(first, corrected)
     (tmp_path / "d").mkdir()
     with pytest.raises(InputError, match="fastfashion evaluate"):
         compare(first, tmp_path / "d")

@@ -22,7 +22,7 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
 
     Returns `{"runs": [a, b], "tasks": {task: {"n", "first", "second", "difference", "intervals", "only_first_right", "only_second_right",
     "p_value"}}}`; differences are second minus first, with 95 % intervals. Raises InputError where a run is not evaluated, they share no
-    task, or were tested on different rows.
+    task, or were tested on different rows or by different labels.
     """
     reports = [_read_report(run) for run in (first, second)]
     tables = [pd.read_parquet(run / PREDICTIONS) for run in (first, second)]
@@ -39,6 +39,13 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
                 "train both with the same --protocol, split seed and --split-by"
             )
     both = tables[0].merge(tables[1], on="id", suffixes=("_1", "_2"), validate="one_to_one")
+    for task in tasks:
+        one, other = (both[f"{task}_label_{n}"].fillna("") for n in (1, 2))
+        if differ := int((one != other).sum()):
+            raise InputError(
+                f"{first} and {second} have different labels of {task} on {differ} of {len(both)} test rows: "
+                "train and test both with the same --corrections"
+            )
     return {"runs": [str(first), str(second)], "tasks": {task: _compare_task(both, task) for task in tasks}}
 
 
