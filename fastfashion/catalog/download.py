@@ -264,4 +264,7 @@ def bar_progress() -> Iterator[Progress]:
             bar.reset(float("inf") if total is None else total)
             bar.initial = bar.n = bar.last_print_n = done  # the rate is that of this try
 
-        yield Progress(on_start=on_start, on_bytes=bar.update, on_note=lambda line: bar.write(line, file=sys.stderr))
+        def on_bytes(num_bytes: int) -> None:
+            bar.update(num_bytes)
+
+        yield Progress(on_start=on_start, on_bytes=on_bytes, on_note=lambda line: bar.write(line, file=sys.stderr))

@@ -58,7 +58,7 @@ class Archive:
         request.headers["Range"] = f"bytes={start}-"
         request.headers["If-Range"] = self.version or ""
         with requests.Session() as session:
-            settings = session.merge_environment_settings(request.url, {}, True, None, None)  # type: ignore[arg-type]
+            settings = session.merge_environment_settings(request.url, {}, True, None, None)
             return session.send(request, timeout=(CONNECT_S, timeout_s), **settings)
 
 
