@@ -23,6 +23,7 @@ from fastfashion import dist
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run
+from fastfashion.model import load_artifact, save_artifact
 from fastfashion.serve import export as exporting
 from fastfashion.serve.export import ExportRequest, export
 from fastfashion.serve.subject import open_subject, pictures
@@ -30,23 +31,28 @@ from fastfashion.train.job import resolve, train
 
 TASKS = ["masterCategory", "season"]
 # Both have few weights; test_vit is made for one size of input, test_resnet has convolutions.
-SETTINGS = {"model.pretrained": False, "train.epochs": 2, "train.batch_size": 16, "train.precision": "fp32", "data.size": "32x32"}
+SETTINGS = {"model.pretrained": False, "train.epochs": 6, "train.batch_size": 16, "train.precision": "fp32", "data.size": "32x32"}
+SETTINGS |= {"optim.ema_decay": 0.0, "train.validate_every": 6}
 
 
 def trained(shards: Path, run: Path, **settings: Any) -> Path:
     world = dist.World(device=torch.device("cpu"))
     config = RunConfig(data=DataConfig(shards=str(shards))).replace(SETTINGS | {key.replace("__", "."): v for key, v in settings.items()})
     train(resolve(config), run, world)
-    evaluate_run(EvaluateRequest(run=run), world)
     return run
 
 
 @pytest.fixture(scope="module")
 def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two heads, averaged with the mirror image; the temperatures are no ones."""
+    """Two heads, averaged with the mirror image, each with a temperature of its own, and answers that depend on the picture."""
     folder = tmp_path_factory.mktemp("runs") / "shop"
     trained(packed_small.out, folder, model__name="test_resnet", data__task=",".join(TASKS))
-    assert (open_run(folder).model.temperatures != 1).all()
+    model, description = load_artifact(folder / "best")
+    model.temperatures.copy_(torch.tensor([0.5, 0.25]))
+    save_artifact(folder / "best", model.state_dict(), description)
+    evaluate_run(EvaluateRequest(run=folder), dist.World(device=torch.device("cpu")))
+    probabilities = pd.read_parquet(folder / "predictions.parquet")[[f"{task}_probability" for task in TASKS]]
+    assert (probabilities.max() - probabilities.min() > 0.02).all()
     return folder
 
 

@@ -37,15 +37,23 @@ class ExportError(FastfashionError):
 
 
 class _Probabilities(nn.Module):
-    """What the file computes: uint8 (B, H, W, 3) to a tuple of calibrated probabilities (B, C)."""
+    """What the file computes: uint8 (B, H, W, 3) to a tuple of calibrated probabilities (B, C).
+
+    Picture and mirror image go through the backbone as one batch of twice the size: through two copies of it, batch norms are not folded
+    into the convolutions.
+    """
 
     def __init__(self, model: Classifier, tasks: Iterable[str]) -> None:
         super().__init__()
         self.model, self.tasks = model, tuple(tasks)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        logits = self.model(images)
-        return tuple(logits[task].softmax(dim=1) for task in self.tasks)
+        model = self.model
+        features_BF = model.features(torch.cat([images, images.flip(2)]) if model.flip_average else images)
+        if model.flip_average:
+            features_BF = features_BF.unflatten(0, (2, -1)).mean(dim=0)
+        places = list(model.heads)
+        return tuple((model.heads[task](features_BF) / model.temperatures[places.index(task)]).softmax(dim=1) for task in self.tasks)
 
 
 def self_description(subject: Subject) -> dict[str, Any]:
