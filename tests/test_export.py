@@ -16,10 +16,11 @@ import pytest
 import torch
 from conftest import PackedSmall, smooth_picture
 from PIL import Image
-from test_cli import fastfashion, last_line
+from typer.testing import CliRunner
 from workers import free_port
 
 from fastfashion import dist
+from fastfashion.cli import app
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run
@@ -60,7 +61,9 @@ def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> 
 def onnx_folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("onnx") / "out"
-    summary = last_line(fastfashion("export", str(run), "--to", "onnx", "--int8", "--out", str(folder), "--json", cwd=folder.parent))
+    done = CliRunner().invoke(app, ["export", str(run), "--to", "onnx", "--int8", "--out", str(folder), "--json"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["largest_difference"] <= summary["tolerance"] == 1e-4
     assert (summary["pictures"], summary["tasks"]) == ("test", TASKS)
     assert {"README.md", "export.json", "model.onnx", "model_int8.onnx"} == set(summary["files"]) == {p.name for p in folder.iterdir()}
