@@ -74,7 +74,7 @@ class HubModel:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """uint8 (B, H, W, 3) to float32 (B, C)."""
-        images_BCHW = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - self._mean) / self._std
+        images_BCHW = (torch.tensor(images).permute(0, 3, 1, 2) / 255 - self._mean) / self._std
         with torch.inference_mode():
             logits_BC = self._model(images_BCHW)
             if self._flip_average:

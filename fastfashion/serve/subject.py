@@ -46,7 +46,7 @@ class Subject:
     def probabilities(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 (B, H, W, 3) to the run's own calibrated probabilities {task: float32 (B, C)}."""
         with torch.inference_mode():
-            logits = self.model(torch.from_numpy(images))
+            logits = self.model(torch.tensor(images))
             return {task: logits[task].float().softmax(dim=1).numpy() for task in self.classes}
 
 
