@@ -200,5 +200,5 @@ def test_the_page_asks_nobody_but_its_own_server(page: Any, server: ServedRun) -
             if address.scheme in ("http", "https", "ws", "wss"):
                 asked.add(address.netloc)
     assert asked == {urlsplit(server.url).netloc}
-    refused = [line["message"] for line in page.get_log("page") if "Content Security Policy" in line["message"]]
+    refused = [line["message"] for line in page.get_log("browser") if "Content Security Policy" in line["message"]]
     assert refused == []

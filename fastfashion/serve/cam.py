@@ -8,6 +8,7 @@ copies of the picture.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def activation_maps(model: Classifier, image_HWC: torch.Tensor, codes: Mapping[s
     features_BhwF = _pooled_alone(model, maps_BhwC)
     found = {}
     for task, code in codes.items():
-        said_Bhw = features_BhwF @ model.heads[task].weight[code]  # type: ignore[operator, index]
+        said_Bhw = features_BhwF @ model.heads[task].weight[code]  # type: ignore[index]
         large_BHW = functional.interpolate(said_Bhw[:, None].float(), size=(height, width), mode="bilinear")[:, 0]
         mean_HW = torch.stack([_shifted(one, -down, -right) for one, (down, right) in zip(large_BHW, offsets, strict=True)]).mean(dim=0)
         low, high = mean_HW.aminmax()
@@ -56,7 +57,7 @@ def activation_maps(model: Classifier, image_HWC: torch.Tensor, codes: Mapping[s
 
 def _feature_map(model: Classifier, images_BHWC: torch.Tensor) -> torch.Tensor:
     """Features by position, (B, h, w, C)."""
-    backbone = model.backbone
+    backbone: Any = model.backbone
     if not callable(getattr(backbone, "forward_features", None)) or not callable(getattr(backbone, "forward_head", None)):
         raise NoMapError("this backbone does not show its features")
     images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(model.mean.dtype)
@@ -69,7 +70,8 @@ def _feature_map(model: Classifier, images_BHWC: torch.Tensor) -> torch.Tensor:
 def _pooled_alone(model: Classifier, maps_BhwC: torch.Tensor) -> torch.Tensor:
     """What the pooling and all behind it make of each position, (B, h, w, F)."""
     alone = maps_BhwC.reshape(-1, 1, 1, maps_BhwC.shape[3])
-    pooled = model.backbone.forward_head(alone if _keeps_channels_last(model) else alone.permute(0, 3, 1, 2))  # type: ignore[operator]
+    backbone: Any = model.backbone
+    pooled = backbone.forward_head(alone if _keeps_channels_last(model) else alone.permute(0, 3, 1, 2))
     return pooled.reshape(*maps_BhwC.shape[:3], -1)
 
 

@@ -131,7 +131,7 @@ def _write_parquet(answers: Iterable[Answers], classes: Mapping[str, Sequence[st
     try:
         for one in answers:
             table = frame(one, classes)
-            kinds = {name: pa.float32() if name.endswith("_probability") else pa.string() for name in table}
+            kinds = {name: pa.float32() if str(name).endswith("_probability") else pa.string() for name in table}
             batch = pa.Table.from_pandas(table, schema=pa.schema(kinds.items()), preserve_index=False)
             writer = writer or pq.ParquetWriter(path, batch.schema)
             writer.write_table(batch)
