@@ -24,7 +24,7 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
     default = timm.models.get_pretrained_cfg(name)
     if default is not None and default.fixed_input_size:
         settings["img_size"] = (subject.size.height_px, subject.size.width_px)
-    model = timm.create_model(name, pretrained=False, num_classes=len(classes), **settings).eval()
+    model: Any = timm.create_model(name, pretrained=False, num_classes=len(classes), **settings).eval()
     layer, head = model.get_classifier(), subject.model.heads[task]
     if not isinstance(layer, nn.Linear) or not isinstance(head, nn.Linear) or layer.weight.shape != head.weight.shape:
         raise ConfigError(f"{name}: timm's own head is {type(layer).__name__}, not a linear layer as the run's: use --to onnx")
