@@ -70,7 +70,7 @@ def _in_folder(folder: Path) -> Iterator[Picture]:
         for name in sorted(names):
             if is_picture(name):
                 found += 1
-                path = folder / root / name
+                path = Path(root) / name if not is_remote(folder) else folder / name  # a root of os.walk begins with the folder
                 yield Picture(str(path), lambda path=path: read_file(path))  # type: ignore[misc]
     if not found:
         yield refused(str(folder), f"no picture in it: expected files that end in {', '.join(SUFFIXES)}, or a packed set")
