@@ -92,9 +92,9 @@ def find_source(given: Path | None, home: Path = Path("data")) -> Path:
         raise ConfigError(f"which data set? There are {', '.join(map(str, found))}: choose with --source")
     raise InputError(
         f"no data set under {home}/: name one with --source, or get one:\n"
-        f"  kaggle datasets download paramaggarwal/fashion-product-images-small -p {home}   60x80 pictures\n"
-        f"  kaggle datasets download paramaggarwal/fashion-product-images-dataset -p {home} originals up to 1800x2400\n"
-        f"  fastfashion synth --out {home}/synth                                           a drawn stand-in, in seconds"
+        f"  fastfashion download small --out {home}   60x80 pictures\n"
+        f"  fastfashion download full --out {home}    originals up to 1800x2400\n"
+        f"  fastfashion synth --out {home}/synth      a drawn stand-in, in seconds"
     )
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from conftest import PackedSmall
 
-COMMANDS = ("synth", "shard", "verify", "audit", "splits", "train", "evaluate", "compare", "reproduce", "preview")
-COMMANDS += ("bench-loader", "bench-train", "bench-shard")
+COMMANDS = ("download", "doctor", "synth", "shard", "verify", "audit", "splits", "train", "evaluate", "compare", "reproduce", "preview")
+COMMANDS += ("bench-loader", "bench-train", "bench-shard", "predict", "serve", "export")
 
 
 def fastfashion(*arguments: str, cwd: Path, timeout_s: int = 300) -> subprocess.CompletedProcess[str]:
@@ -79,7 +79,7 @@ def refused(cwd: Path, *arguments: str) -> str:
 
 def test_without_data_the_packer_says_how_to_get_some(tmp_path: Path) -> None:
     said = refused(tmp_path, "shard", "--res", "224")
-    assert "kaggle datasets download" in said and "fastfashion synth" in said
+    assert "fastfashion download small" in said and "fastfashion synth" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,9 +27,9 @@ HEAVY = ("torch", "torchvision", "timm", "nvidia", "pandas", "cv2", "matplotlib"
 
 
 def room_of(module: str) -> str:
-    """Folder of a module such as `fastfashion.load.plan`; the command line is a room of its own, on top of the house."""
+    """Folder of a module such as `fastfashion.load.plan`; the command line and the notebook's names are a room of their own, on top."""
     parts = module.split(".")[1:]
-    if parts[:1] in (["cli"], ["__main__"]):
+    if parts[:1] in (["cli"], ["__main__"], ["api"]):
         return "cli"
     return parts[0] if parts and not (PACKAGE / f"{parts[0]}.py").exists() else ROOT_ROOM
 

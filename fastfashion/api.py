@@ -1,0 +1,247 @@
+"""Floor 8, the names of `import fastfashion as ff`: what the commands do, for notebooks and programs.
+
+They take plain values and return what the commands print as JSON, or open what can be looked into. The two that train and test are called
+train_run and evaluate_run, because `fastfashion.train` and `fastfashion.evaluate` are the packages that they stand on.
+Errors that can be cured are `fastfashion.errors.FastfashionError`s.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fastfashion.config import DataConfig, RunConfig, recipe
+from fastfashion.errors import ConfigError, TrainingError
+from fastfashion.files import location
+from fastfashion.options import find_shards, find_source, parse_picture_size
+
+if TYPE_CHECKING:
+    from fastfashion.evaluate import OpenRun
+    from fastfashion.load import Loader
+    from fastfashion.shards import PackedSet
+
+Place = str | Path  # a path, or an address such as s3://bucket/set
+Result = dict[str, Any]
+
+
+def synth(out: Place = "data/synth", *, rows: int = 1200, res: str = "600x800", seed: int = 0, workers: int | None = None) -> Result:
+    """Draw a stand-in data set in the layout of the real one, of pictures of `res` (width x height); as `fastfashion synth`."""
+    from fastfashion.catalog.synth import write_synth
+    from fastfashion.dist import cores_per_process
+
+    width_px, height_px = parse_picture_size(res)
+    workers = workers or cores_per_process(1)
+    summary = write_synth(Path(out), rows=rows, width_px=width_px, height_px=height_px, seed=seed, workers=workers)
+    return _plain(asdict(summary) | {"out": out})
+
+
+def shard(
+    source: Place | None = None,
+    out: Place | None = None,
+    *,
+    res: int | str | Sequence[int | str] = 224,
+    quality: int = 90,
+    max_rejected: int = 1000,
+    workers: int | None = None,
+) -> Result:
+    """Pack pictures and their table into shards; as `fastfashion shard`.
+
+    `res`: the shorter side in pixels, or "full", or several of them. Goes on where an interrupted call stopped.
+    """
+    from fastfashion.dist import cores_per_process
+    from fastfashion.pack import PackRequest, bar_progress, pack
+
+    found = find_source(None if source is None else _place(source))
+    request = PackRequest(
+        source=found,
+        out=Path("shards") / found.stem if out is None else _place(out),
+        resolutions=tuple(dict.fromkeys(map(str, [res] if isinstance(res, int | str) else res))),
+        workers=workers or cores_per_process(1),
+        max_rejected=max_rejected,
+        quality=quality,
+    )
+    with bar_progress() as progress:
+        summary = pack(request, progress)
+    return _plain(asdict(summary) | {"out": request.out})
+
+
+def open_packed_set(shards: Place | None = None) -> "PackedSet":
+    """A packed set to look into: its `table` (pandas), `vocab`, and pictures by `open(resolution)`."""
+    from fastfashion.shards import open_packed_set as open_set
+
+    return open_set(find_shards(None if shards is None else _place(shards)))
+
+
+def open_loader(
+    shards: Place | None = None,
+    *,
+    task: str = "subCategory",
+    part: Literal["train", "val"] = "train",
+    size: str = "auto",
+    batch_size: int = 128,
+    settings: Mapping[str, Any] | None = None,
+) -> "Loader":
+    """Batches as training gets them: `for batch in loader.steps(epoch=0)`, and `loader.close()` at the end.
+
+    A batch has `images`, uint8 (B, H, W, 3); `labels`, int64 (B, T), -1 where there is none; `rows`, int64 (B,), -1 for padding.
+    `task`: a label, several with commas between, or "all". `settings`: as `--set`, such as {"augment.mixup": 0.2}.
+    """
+    from fastfashion import dist
+    from fastfashion.load import open_loader as open_spec
+    from fastfashion.train.job import prepare_data, resolve
+
+    if part not in ("train", "val"):
+        raise ConfigError(f"part: expected train or val, found {part!r}")
+    flags = {"data.task": task, "data.size": size, "train.batch_size": batch_size, "model.pretrained": False}
+    config = resolve(_config(shards, "fast", flags, settings))
+    data = prepare_data(config, dist.start())
+    return open_spec(data.spec if part == "train" else data.val_spec)
+
+
+def train_run(
+    shards: Place | None = None,
+    *,
+    task: str = "subCategory",
+    model: str = "resnet18",
+    pretrained: bool = True,
+    size: str = "auto",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    recipe: str = "fast",
+    settings: Mapping[str, Any] | None = None,
+    nproc: int = 1,
+    out: Place = "runs",
+    name: str | None = None,
+) -> Result:
+    """Train a classifier on a packed set, going on with a run of the same name; as `fastfashion train`.
+
+    With `nproc` above 1 in processes of their own, otherwise here. `settings`: as `--set`, such as {"optim.lr": 5e-4}. The result's `run`
+    is the folder that `evaluate_run`, `predict` and `export` take.
+    """
+    from fastfashion import dist
+    from fastfashion.train.folder import check_run_folder
+    from fastfashion.train.job import resolve, run_name
+    from fastfashion.train.job import train as train_here
+
+    flags = {"data.task": task, "data.size": size, "model.name": model, "model.pretrained": pretrained}
+    flags |= {key: value for key, value in (("train.epochs", epochs), ("train.batch_size", batch_size)) if value is not None}
+    config = resolve(_config(shards, recipe, flags, settings))
+    run = Path(out) / (name or run_name(config))
+    check_run_folder(run, config)
+    if nproc == 1:
+        return _plain(asdict(train_here(config, run, dist.start(config.train.timeout_s), f"fastfashion.train_run, {run.name}")))
+    options = ["--shards", config.data.shards, "--out", str(run.parent), "--name", run.name, "--nproc", str(nproc)]
+    chosen = {f"{section}.{key}": value for section, values in config.to_dict().items() for key, value in values.items()}
+    del chosen["data.shards"]
+    return _command(["train", *options, *(text for key, value in chosen.items() for text in ("--set", f"{key}={value}"))])
+
+
+def evaluate_run(run: Place, *, shards: Place | None = None, batch_size: int = 256, workers: int = 0) -> Result:
+    """Test a run's best weights on the test rows of its split; as `fastfashion evaluate`.
+
+    Writes report.json, predictions.parquet and plots/ into the run, and returns the report.
+    """
+    from fastfashion import dist
+    from fastfashion.evaluate import EvaluateRequest
+    from fastfashion.evaluate import evaluate_run as evaluate
+
+    where = None if shards is None else _place(shards)
+    return _plain(evaluate(EvaluateRequest(run=Path(run), shards=where, batch_size=batch_size, workers=workers), dist.start()))
+
+
+def compare(first: Place, second: Place) -> Result:
+    """Whether the second evaluated run is better than the first, on the rows both were tested on; as `fastfashion compare`."""
+    from fastfashion.evaluate.compare import compare as compare_runs
+
+    return _plain(compare_runs(Path(first), Path(second)))
+
+
+def open_run(run: Place, shards: Place | None = None) -> "OpenRun":
+    """A run to look into: its `model` (a torch module, uint8 pictures to logits), `config`, `packed` set, `codes` and `split`."""
+    from fastfashion.evaluate import open_run as open_folder
+
+    return open_folder(Path(run), None if shards is None else _place(shards))
+
+
+def predict(
+    run: Place,
+    paths: Place | Iterable[Place],
+    *,
+    top: int = 3,
+    task: str | Sequence[str] = (),
+    batch_size: int = 256,
+    workers: int | None = None,
+) -> list[Result]:
+    """What pictures show: files, folders, zips or packed sets; as the lines of `fastfashion predict --format jsonl`.
+
+    A picture is `{"path", "answers": {task: [{"label", "probability"}, …]}}`, the most probable first; one that cannot be read
+    `{"path", "error"}`.
+    """
+    from fastfashion import dist
+    from fastfashion.serve.inputs import find_inputs
+    from fastfashion.serve.outputs import records
+    from fastfashion.serve.predictor import Predictor
+
+    named = [paths] if isinstance(paths, str | Path) else paths
+    tasks = (task,) if isinstance(task, str) else task
+    predictor = Predictor(Path(run), dist.start().device, workers=workers or dist.cores_per_process(1), tasks=tasks)
+    answers = predictor.answer(find_inputs(map(str, named)), top=top, batch_size=batch_size)
+    return [record for each in answers for record in records(each, predictor.classes)]
+
+
+def export(
+    run: Place,
+    to: Literal["onnx", "hub", "space"],
+    *,
+    out: Place | None = None,
+    task: str | Sequence[str] = (),
+    int8: bool = False,
+    shards: Place | None = None,
+) -> Result:
+    """Write a run's best model for others, compared with the run before it is published; as `fastfashion export`."""
+    from fastfashion.serve.export import ExportRequest
+    from fastfashion.serve.export import export as export_run
+
+    request = ExportRequest(
+        run=Path(run),
+        to=to,
+        out=None if out is None else Path(out),
+        tasks=(task,) if isinstance(task, str) else tuple(task),
+        int8=int8,
+        shards=None if shards is None else _place(shards),
+    )
+    return _plain(asdict(export_run(request)))
+
+
+def _place(place: Place) -> Path:
+    return location(place) if isinstance(place, str) else place
+
+
+def _config(shards: Place | None, recipe_name: str, flags: Mapping[str, Any], settings: Mapping[str, Any] | None) -> RunConfig:
+    found = find_shards(None if shards is None else _place(shards))
+    return RunConfig(data=DataConfig(shards=str(found))).replace(recipe(recipe_name) | dict(flags) | dict(settings or {}))
+
+
+def _plain(value: Any) -> Any:
+    """What it is after it was written as JSON and read again."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _command(arguments: Sequence[str]) -> Result:
+    """The JSON of a command; what it says on the way is passed on. Raises TrainingError where it fails."""
+    last = ""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        command = [sys.executable, "-m", "fastfashion", *arguments, "--json"]
+        with subprocess.Popen(command, stdout=said, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                last = line.strip() or last
+                print(line, end="", file=sys.stderr)
+        if process.returncode:
+            raise TrainingError(f"fastfashion {arguments[0]} ended with {process.returncode}: {last.removeprefix('error: ')}")
+        said.seek(0)
+        return json.loads(said.read().splitlines()[-1])

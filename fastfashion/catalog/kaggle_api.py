@@ -1,0 +1,203 @@
+"""Kaggle, asked through its own package: that finds the credentials, and asks without any where there are none.
+
+    KaggleSet ─► open_archive ─► Archive: a response whose bytes are still to come, their number, and what tells of another version
+
+The package has habits that a library must not have (2.2.4): importing it signs in, prints, and may raise SystemExit; its requests wait
+forever; with $VERBOSE it prints the bytes of an answer. All of that ends here.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastfashion.errors import InputError
+
+SETTINGS_URL = "https://www.kaggle.com/settings/api"
+CONNECT_S = 10.0  # for a server to take a connection; for its bytes the user says
+TEXT_CHARS = 200  # of what a server says about an error
+
+
+class CutError(Exception):
+    """The network, or Kaggle for the moment, failed; another try may do better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KaggleSet:
+    """A data set on Kaggle."""
+
+    owner: str
+    name: str
+
+    @property
+    def slug(self) -> str:
+        return f"{self.owner}/{self.name}"
+
+    @property
+    def url(self) -> str:
+        return f"https://www.kaggle.com/datasets/{self.slug}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """The zip of a data set, about to come."""
+
+    response: Any  # requests.Response, its body unread
+    size: int | None  # bytes; None where the server does not say
+    version: str | None  # ETag or time of change; None where the server gives neither
+
+    def rest(self, start: int, timeout_s: float) -> Any:
+        """A response with the bytes from `start` on, or with all of them (status 200) where there are others by now."""
+        import requests
+
+        self.response.close()
+        request = self.response.request.copy()  # of the place that Kaggle sent us to, with its headers
+        request.headers["Range"] = f"bytes={start}-"
+        request.headers["If-Range"] = self.version or ""
+        with requests.Session() as session:
+            settings = session.merge_environment_settings(request.url, {}, True, None, None)
+            return session.send(request, timeout=(CONNECT_S, timeout_s), **settings)
+
+
+def open_archive(wanted: KaggleSet, timeout_s: float) -> Archive:
+    """Ask Kaggle for a data set's zip.
+
+    Raises CutError where another try may help, InputError, with what to do in three lines, where none will.
+    """
+    import requests
+
+    try:
+        with _silence(), _patience(timeout_s):
+            response = _ask(wanted)
+    except requests.HTTPError as error:
+        raise _explain(error, wanted) from error
+    except requests.RequestException as error:
+        raise CutError(network_reason(error)) from error
+    except Exception as error:  # whatever the package meets in its own settings and files
+        raise InputError(
+            f"the kaggle package cannot be used here ({type(error).__name__}: {error}); see whether its files in ~/.kaggle, "
+            f"~/.config/kaggle or $KAGGLE_CONFIG_DIR can be read and written, or download {wanted.url} in a browser"
+        ) from error
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        response.close()
+        raise _refusal(wanted, response, "it answered with a web page")
+    etag, length = response.headers.get("ETag", "W/"), response.headers.get("Content-Length")
+    return Archive(
+        response=response,
+        size=None if length is None else int(length),
+        version=response.headers.get("Last-Modified") if etag.startswith("W/") else etag,  # weak ones do not tell bytes apart
+    )
+
+
+def _ask(wanted: KaggleSet) -> Any:
+    try:
+        import kaggle
+        from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
+
+        api = kaggle.api
+        api.args = [word for word in api.args if word not in ("-v", "--verbose")]  # which read the whole body, to print it
+        if not getattr(api, "_authenticated", False):  # importing tries once, and swallows what went wrong
+            api.authenticate()
+    except SystemExit:  # its way of saying that there are no credentials
+        pass
+    request = ApiDownloadDatasetRequest()
+    request.owner_slug, request.dataset_slug = wanted.owner, wanted.name
+    with kaggle.api.build_kaggle_client() as client:
+        return client.datasets.dataset_api_client.download_dataset(request)
+
+
+def credentials() -> str | None:
+    """What Kaggle's own tool would show from here, and where it lies, in words; None where there is nothing. Asks nobody."""
+    from kagglesdk.kaggle_env import get_access_token_from_env
+
+    with contextlib.suppress(OSError), _silence():  # a token too long for a file name, a file that cannot be read
+        token, place = get_access_token_from_env()
+        if token:
+            return "the access token from " + (f"${place}" if place.isupper() else f"~/.kaggle/{place}")
+    if os.environ.get("KAGGLE_API_TOKEN"):
+        return "the access token from $KAGGLE_API_TOKEN"
+    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
+        return "the API key from $KAGGLE_USERNAME and $KAGGLE_KEY"
+    home = Path("~/.kaggle").expanduser()
+    elsewhere = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "kaggle"
+    folder = Path(os.environ["KAGGLE_CONFIG_DIR"]) if os.environ.get("KAGGLE_CONFIG_DIR") else home if home.exists() else elsewhere
+    for file in (folder / "kaggle.json", home / "kaggle.json"):
+        if file.is_file():
+            return f"the API key from {_short(file)}"
+    return f"the login in {_short(home / 'credentials.json')}" if (home / "credentials.json").is_file() else None
+
+
+def _short(path: Path) -> str:
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
+def network_reason(error: Exception) -> str:
+    """What broke, without the address asked for: that of the storage is a key to the file."""
+    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    return f"{type(error).__name__}: {_one_line(getattr(inner, 'reason', None) or inner)}"
+
+
+def _one_line(what: object) -> str:
+    return " ".join(str(what).split())[:TEXT_CHARS]
+
+
+def _explain(error: Any, wanted: KaggleSet) -> Exception:
+    """What an answer with an error status means to the user."""
+    response = error.response
+    status, said = response.status_code, _one_line(error)
+    from_storage = bool(response.history)  # Kaggle gave an address, which does not hold any more
+    if status in (408, 429) or status >= 500 or (from_storage and status in (401, 403, 410)):
+        return CutError(f"HTTP {status}: {said}")
+    if status in (401, 403):
+        return _refusal(wanted, response, f"HTTP {status}: {said}")
+    if status == 404:
+        return InputError(
+            f"Kaggle has no data set {wanted.slug} (HTTP 404): it was moved, or made private\n"
+            f"  see {wanted.url} in a browser; a zip from anywhere else in the same layout\n"
+            "  (styles.csv beside images/<id>.jpg) does as well: fastfashion shard --source ZIP"
+        )
+    return InputError(f"{wanted.slug}: Kaggle answered HTTP {status} ({said}); see {wanted.url} in a browser")
+
+
+def _refusal(wanted: KaggleSet, response: Any, why: str) -> InputError:
+    shown = (response.history or [response])[0].request.headers.get("Authorization")
+    browser = f"  or download {wanted.url} in a browser, as data/{wanted.name}.zip"
+    if shown is None:
+        return InputError(
+            f"Kaggle does not give {wanted.slug} without an account ({why})\n"
+            f"  make a token at {SETTINGS_URL}, put it into $KAGGLE_API_TOKEN or ~/.kaggle/access_token, and run this again;\n{browser}"
+        )
+    return InputError(
+        f"Kaggle does not give {wanted.slug} for {credentials() or 'the credentials found here'} ({why})\n"
+        f"  put a new one from {SETTINGS_URL} there, or remove it to ask without an account, and run this again;\n{browser}"
+    )
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing of what the package prints is for our users."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def _patience(timeout_s: float) -> Iterator[None]:
+    """Requests that are sent without a time limit meanwhile get one, and keep it while their body is read."""
+    import requests
+
+    send = requests.Session.send
+
+    def timed(self: Any, request: Any, **settings: Any) -> Any:
+        if settings.get("timeout") is None:
+            settings["timeout"] = (CONNECT_S, timeout_s)
+        return send(self, request, **settings)
+
+    requests.Session.send = timed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        requests.Session.send = send  # type: ignore[method-assign]

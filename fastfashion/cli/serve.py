@@ -1,0 +1,88 @@
+"""Commands that answer with a trained model: for files, and on a page."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastfashion.cli.app import IN, OUT, RUN, app
+from fastfashion.options import Debug, Json, Location, Workers
+
+LIMITS = "Limits"
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
+    paths: Annotated[list[str], typer.Argument(help="Pictures, folders, zips, packed sets; - reads paths from stdin.", metavar="PATH")],
+    top: Annotated[int, typer.Option(help="Classes a label, the most probable first.", min=1, rich_help_panel=OUT)] = 3,
+    task: Annotated[list[str] | None, typer.Option(help="Only this label; again and again.", rich_help_panel=OUT)] = None,
+    form: Annotated[str, typer.Option("--format", help="table, csv, jsonl or parquet; by --out's name.", rich_help_panel=OUT)] = "auto",
+    out: Annotated[Path | None, typer.Option(help="File to write; stdout by default.", rich_help_panel=OUT)] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures a step of the model.", min=1, rich_help_panel=RUN)] = 256,
+    workers: Annotated[int | None, Workers(RUN)] = None,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
+) -> None:
+    """Say what pictures show, with calibrated probabilities. A file that cannot be read is a line with an error.
+
+    Exits with 1 where not one could be read.
+
+    Example: fastfashion predict runs/NAME photos/ more.zip --out answers.csv
+    """
+    from fastfashion import dist
+    from fastfashion.serve.inputs import find_inputs
+    from fastfashion.serve.outputs import choose_format, write_answers
+    from fastfashion.serve.predictor import Predictor
+
+    chosen = choose_format(form, out)
+    world = dist.start()
+    predictor = Predictor(run, world.device, workers=workers or dist.cores_per_process(1), tasks=task or ())
+    started = time.perf_counter()
+    answers = predictor.answer(find_inputs(paths), top=top, batch_size=batch_size)
+    counts = write_answers(answers, predictor.classes, chosen, out)
+    seconds = time.perf_counter() - started
+    read = counts.pictures - counts.errors
+    said = f"{read} pictures in {seconds:.1f} s, {counts.errors} that could not be read"
+    print(f"{out}: {said}" if out else said, file=sys.stderr)
+    if as_json:
+        summary = {"run": str(run), "out": None if out is None else str(out), "format": chosen, "pictures": read, "errors": counts.errors}
+        print(json.dumps(summary | {"seconds": round(seconds, 3), "images_per_s": round(read / seconds, 1)}))
+    if counts.errors and not read:
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
+    shards: Annotated[Path | None, Location("Where the packed set lies now, if it was moved.", IN)] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.", rich_help_panel=RUN)
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 is any free one.", rich_help_panel=RUN)] = 7860,
+    auth: Annotated[str, typer.Option(help="user:password, without which nothing is answered.", rich_help_panel=RUN)] = "",
+    max_mb: Annotated[int, typer.Option(help="Largest picture, in MB.", rich_help_panel=LIMITS)] = 20,
+    max_pixels: Annotated[int, typer.Option(help="Most pixels of a picture.", rich_help_panel=LIMITS)] = 40_000_000,
+    max_files: Annotated[int, typer.Option(help="Most pictures in a batch.", rich_help_panel=LIMITS)] = 200,
+    max_queue: Annotated[int, typer.Option(help="Most requests that wait.", rich_help_panel=LIMITS)] = 64,
+    workers: Annotated[int | None, Workers(RUN)] = None,
+    debug: Annotated[bool, Debug(RUN)] = False,
+) -> None:
+    """Show a run on a page: answers as bars, where the model looked, the nearest products, batches, test results, an HTTP API.
+
+    Nothing on the page comes from elsewhere. The first start looks at the training set once, for the nearest products.
+
+    Example: fastfashion serve runs/NAME --port 7860
+    """
+    from fastfashion.dist import cores_per_process
+    from fastfashion.serve.limits import Limits
+    from fastfashion.serve.server import ServeRequest
+    from fastfashion.serve.server import serve as run_server
+
+    limits = Limits(picture_bytes=max_mb * 1_000_000, picture_pixels=max_pixels, batch_files=max_files, queue=max_queue)
+    run_server(
+        ServeRequest(run=run, shards=shards, host=host, port=port, auth=auth, workers=workers or cores_per_process(1), limits=limits)
+    )

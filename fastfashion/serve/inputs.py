@@ -1,0 +1,147 @@
+"""What is named on a command line, or uploaded, as a stream of pictures.
+
+    file | folder | zip | packed set | - ─► find_inputs ─► Picture, Picture, SetInput, … ─► predictor
+
+Nothing is unpacked: a zip's members are read where they lie, and their names are only names. What cannot be read is a Picture that says
+so when it is read, so that it has its line among the answers.
+"""
+
+import os
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastfashion.catalog.source import MAX_PICTURE_BYTES
+from fastfashion.errors import InputError
+from fastfashion.files import is_remote, location
+from fastfashion.shards.layout import CATALOG, VOCAB
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One encoded picture; `read` raises InputError or OSError where there are no bytes to be had."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class SetInput:
+    """A packed set, which has a loader of its own."""
+
+    path: Path
+
+
+Input = Picture | SetInput
+
+
+def find_inputs(paths: Iterable[str]) -> Iterator[Input]:
+    """The pictures under each path in turn; names in a folder or zip are sorted, those of stdin are taken as they come."""
+    for path in paths:
+        if path == STDIN:
+            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            yield from find_inputs(line for line in lines if line and line != STDIN)
+        else:
+            yield from _find(location(path))
+
+
+def _find(path: Path) -> Iterator[Input]:
+    if path.is_dir():
+        if (path / CATALOG).is_file() and (path / VOCAB).is_file():
+            yield SetInput(path)
+        else:
+            yield from _in_folder(path)
+    elif path.suffix.lower() == ".zip" and path.exists():
+        yield from in_zip(path, str(path))
+    else:
+        yield Picture(str(path), lambda: read_file(path))
+
+
+def _in_folder(folder: Path) -> Iterator[Picture]:
+    found = 0
+    for root, folders, names in os.walk(folder, followlinks=False) if not is_remote(folder) else _walk_remote(folder):
+        folders.sort()
+        for name in sorted(names):
+            if is_picture(name):
+                found += 1
+                path = Path(root) / name if not is_remote(folder) else folder / name  # a root of os.walk begins with the folder
+                yield Picture(str(path), lambda path=path: read_file(path))  # type: ignore[misc]
+    if not found:
+        yield refused(str(folder), f"no picture in it: expected files that end in {', '.join(SUFFIXES)}, or a packed set")
+
+
+def _walk_remote(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, all at once."""
+    yield "", [], [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterator[Picture]:
+    """The pictures of a zip, by name below `shown`. A name that leads out of the zip belongs to nobody's picture, and is refused."""
+    try:
+        archive = zipfile.ZipFile(path.open("rb"))
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        yield refused(shown, f"not a readable zip ({error})")
+        return
+    infos = [info for info in archive.infolist() if is_picture(info.filename)]
+    if not infos:
+        yield refused(shown, f"no picture in it: expected files that end in {', '.join(SUFFIXES)}")
+    for info in sorted(infos, key=lambda info: info.filename):
+        name = f"{shown}/{info.filename}"
+        if leads_out(info.filename):
+            yield refused(name, "its name leads out of the zip; it was not read")
+        else:
+            yield Picture(name, lambda info=info: _read_member(archive, info, max_bytes))  # type: ignore[misc]
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
+    if info.file_size > max_bytes:
+        raise InputError(f"{info.file_size} bytes, more than a picture may have ({max_bytes})")
+    try:
+        with archive.open(info) as file:
+            data = file.read(max_bytes + 1)  # what a header says of its size need not be true
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"cannot be read from the zip: {error}") from error
+    if len(data) > max_bytes:
+        raise InputError(f"more than {max_bytes} bytes, which is more than a picture may have")
+    return data
+
+
+def read_file(path: Path, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
+    """The bytes of a file; raises InputError where it is missing, no file, or larger than `max_bytes`."""
+    try:
+        if not is_remote(path) and not path.is_file():
+            raise InputError("no such file" if not path.exists() else "not a file")
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from error
+    if len(data) > max_bytes:
+        raise InputError(f"more than {max_bytes} bytes, which is more than a picture may have")
+    return data
+
+
+def is_picture(name: str) -> bool:
+    """By its name; what macOS and hidden folders leave in archives is none."""
+    parts = name.replace("\\", "/").split("/")
+    return name.lower().endswith(SUFFIXES) and "__MACOSX" not in parts and not parts[-1].startswith("._")
+
+
+def leads_out(name: str) -> bool:
+    return name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/")
+
+
+def refused(name: str, reason: str) -> Picture:
+    """A picture that cannot be read, and why."""
+
+    def read() -> bytes:
+        raise InputError(reason)
+
+    return Picture(name, read)

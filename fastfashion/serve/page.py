@@ -1,0 +1,180 @@
+"""The Gradio page: one picture, many pictures, the run's test numbers, and how programs ask."""
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from fastfashion.errors import FastfashionError
+from fastfashion.evaluate.run import PLOTS, REPORT
+from fastfashion.serve import render
+from fastfashion.serve.inputs import SUFFIXES, read_file
+from fastfashion.serve.state import State
+
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
+MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
+FREQUENCY_S, AGE_S = 60, 900  # how often uploads are thrown away, and how old those are
+WAITING = "Drop a picture here, paste one, take one, or choose an example: the answer comes at once."
+
+
+def theme() -> Any:
+    """Gradio's own, in the fonts that the reader's machine has."""
+    return gr.themes.Soft(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO, radius_size="sm").set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_text_color="white",
+    )
+
+
+def build_page(state: State, store: Path, url: str) -> gr.Blocks:
+    """The page; files that it makes are in `store`. `url` is where it will be."""
+    predictor = state.predictor
+    with gr.Blocks(title="fastfashion", analytics_enabled=False, delete_cache=(FREQUENCY_S, AGE_S)) as page:
+        description = predictor.description
+        gr.HTML(render.page_title(state.run.resolve().name, description.model, description.size, predictor.classes))
+        with gr.Tabs(overflow_behavior="wrap"):
+            with gr.Tab("One picture", id="one"):
+                _one(state, store)
+            with gr.Tab("Many pictures", id="many"):
+                _many(state, store)
+            with gr.Tab("Test results", id="results"):
+                gr.HTML(render.results(_report(state.run), str(state.run), plots(state.run)), elem_id="results")
+            with gr.Tab("HTTP API", id="api"):
+                gr.HTML(render.api_text(url, next(iter(predictor.classes)), limits_text(state)))
+    page.queue(max_size=state.limits.queue, default_concurrency_limit=4, api_open=False)
+    return page
+
+
+def limits_text(state: State) -> str:
+    limits = state.limits
+    return (
+        f"A picture may have {limits.picture_bytes / 1e6:.0f} MB and {limits.picture_pixels / 1e6:.0f} million pixels, a batch "
+        f"{limits.batch_files} pictures, a request {limits.request_bytes / 1e6:.0f} MB; {limits.queue} requests may wait. "
+        f"Uploads are thrown away after {AGE_S // 60} minutes."
+    )
+
+
+def _one(state: State, store: Path) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            picture = gr.Image(
+                label="Picture",
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "webcam", "clipboard"],
+                height=340,
+                elem_id="picture",
+                buttons=[],
+            )
+            _only_uploads(picture)
+            if examples := make_examples(state, store / "examples"):
+                gr.Examples([[str(path)] for path in examples], [picture], label="Examples, from the test part", elem_id="examples")
+        with gr.Column(scale=3, min_width=300):
+            answers = gr.HTML(render.note(WAITING), elem_id="answers")
+    shown = [answers, gr.HTML(elem_id="maps"), gr.HTML(elem_id="nearest")]
+
+    def answer(path: str | None) -> Sequence[str]:
+        if not path:
+            return render.note(WAITING), "", ""
+        try:
+            look = state.look(read_file(Path(path), state.limits.picture_bytes))
+        except FastfashionError as error:
+            return render.error(str(error)), "", ""
+        return render.answers(look), render.overlays(look), render.nearest(look, state.products, state.no_products)
+
+    picture.change(answer, [picture], shown, api_visibility="private", show_progress="minimal", trigger_mode="always_last")
+
+
+def _many(state: State, store: Path) -> None:
+    limits = state.limits
+    gr.HTML(render.text(f"Up to {limits.batch_files} pictures at once, as files or in a zip, {limits.request_bytes / 1e6:.0f} MB in all."))
+    files = gr.File(label="Pictures or a zip", file_count="multiple", file_types=[*SUFFIXES, ".zip"], height=200, elem_id="files")
+    _only_uploads(files)
+    with gr.Row():
+        ask = gr.Button("Answer", variant="primary", elem_id="ask")
+        save = gr.DownloadButton("Save as CSV", interactive=False, elem_id="save")
+    table = gr.HTML(elem_id="table")
+    tasks = list(state.predictor.classes)
+
+    def answer(paths: Sequence[str] | None, progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008 (Gradio's way)
+        if not paths:
+            return render.note("Choose pictures or a zip first."), gr.DownloadButton(interactive=False)
+        started, lines = time.perf_counter(), []
+        try:
+            for line in state.batch([Path(path) for path in paths]):
+                lines.append(line)
+                progress((len(lines), None), desc="pictures answered", unit="pictures")
+        except FastfashionError as error:
+            return render.error(str(error)), gr.DownloadButton(interactive=False)
+        seconds = time.perf_counter() - started
+        path = write_csv(store, [line.record for line in lines], tasks)
+        return render.batch_table(lines, tasks, seconds), gr.DownloadButton(value=str(path), interactive=True)
+
+    ask.click(answer, [files], [table, save], api_visibility="private")
+
+
+def write_csv(store: Path, records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Path:
+    """The columns that `fastfashion predict --top 1 --format csv` writes."""
+    home, now = store / "csv", time.time_ns()
+    for old in home.glob("*"):
+        if now - int(old.name) > AGE_S * 1e9:
+            shutil.rmtree(old, ignore_errors=True)
+    folder = home / str(now)
+    folder.mkdir(parents=True)
+    path = folder / "answers.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", *(name for task in tasks for name in (task, f"{task}_probability")), "error"])
+        for record in records:
+            best = [record["answers"][task][0] if "answers" in record else {"label": "", "probability": ""} for task in tasks]
+            cells = [value for one in best for value in (one["label"], one["probability"])]
+            writer.writerow([record["path"], *cells, record.get("error", "")])
+    return path
+
+
+def make_examples(state: State, folder: Path) -> list[Path]:
+    """A few pictures of the test part, as files; none where the packed set is not at hand."""
+    if state.products is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for number, data in enumerate(state.products.examples()):
+        found.append(folder / f"example-{number + 1}.jpg")
+        found[-1].write_bytes(data)
+    return found
+
+
+def _only_uploads(component: Any) -> None:
+    """Have a component take uploads alone, and hand over their paths unread.
+
+    Gradio would decode a picture before its size is known to be harmless, and fetch addresses that a program sends in place of files.
+    """
+    move: Callable[..., Any] = component.async_move_resource_to_block_cache
+
+    async def move_uploaded(path: Any) -> Any:
+        if "://" in str(path)[:16]:
+            raise gr.Error("an address is not fetched from here: upload the file")
+        return await move(path)
+
+    component.async_move_resource_to_block_cache = move_uploaded
+    if isinstance(component, gr.Image):
+        component.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
+
+
+def _report(run: Path) -> Mapping[str, Any] | None:
+    path = run / REPORT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def plots(run: Path) -> dict[str, list[str]]:
+    """File names of a run's plots, by the label they are of."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted((run / PLOTS).glob("*.png")):
+        kind, _, task = path.stem.partition("_")
+        groups.setdefault(task or kind, []).append(path.name)
+    return groups

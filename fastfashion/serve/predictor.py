@@ -1,0 +1,198 @@
+"""Pictures to answers: the best classes of every head, with calibrated probabilities.
+
+    Picture, Picture, … ─► threads: read, decode what is needed, resize ─► batch ─┐
+    packed set ─► open_loader ─────────────────────────────────────────► batch ─┴► model ─► softmax ─► top k ─► Answers
+
+Files go through the very code of the loader (`load/crops.py`), so that a picture has the same pixels here and in a packed set.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastfashion import image
+from fastfashion.config import RunConfig, Size
+from fastfashion.errors import ConfigError, InputError
+from fastfashion.evaluate import read_config
+from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.load.crops import load_crops
+from fastfashion.model import load_artifact
+from fastfashion.serve.inputs import Input, Picture, SetInput
+from fastfashion.shards import PackedSet, Resolution, open_packed_set
+
+CHUNK = 16  # pictures a task of a thread, as in the loader
+PREFETCH = 3  # batches under way while one is answered
+NO_CODE = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What the model says of some pictures. Where one could not be read its codes are -1, its probabilities NaN."""
+
+    names: list[str]
+    errors: dict[int, str]  # by place in `names`
+    codes: dict[str, np.ndarray]  # task -> int64 (n, k), the most probable class first
+    probabilities: dict[str, np.ndarray]  # task -> float32 (n, k)
+
+
+class Predictor:
+    """A run's best model, ready to answer.
+
+    Raises InputError where `run` holds no model; ConfigError for a task that it does not have.
+    """
+
+    def __init__(self, run: Path, device: torch.device, *, workers: int = 1, tasks: Sequence[str] = ()) -> None:
+        self.run, self.device, self.workers = run, device, workers
+        model, description = load_artifact(run / "best")
+        self.model, self.description = model.to(device), description
+        self.size = Size.parse(description.size)
+        if unknown := [task for task in tasks if task not in description.classes]:
+            raise ConfigError(f"unknown task {unknown[0]!r}: {run} has {', '.join(description.classes)}")
+        self.classes = {task: names for task, names in description.classes.items() if not tasks or task in tasks}
+
+    def probabilities(self, images: np.ndarray | torch.Tensor) -> dict[str, torch.Tensor]:
+        """uint8 (B, H, W, 3) of the model's size to calibrated probabilities {task: float32 (B, C)}, on the model's device."""
+        tensor = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        with torch.inference_mode():
+            logits = self.model(tensor.to(self.device))
+            return {task: logits[task].float().softmax(dim=1) for task in self.classes}
+
+    def embedding(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """uint8 (B, H, W, 3) to features of unit length, float32 (B, F), on the model's device."""
+        tensor = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        with torch.inference_mode():
+            return torch.nn.functional.normalize(self.model.embedding(tensor.to(self.device)).float(), dim=1)
+
+    def answer(self, inputs: Iterable[Input], *, top: int = 3, batch_size: int = 256) -> Iterator[Answers]:
+        """Answers for every picture, in the order of the inputs, a batch at a time.
+
+        Raises PackedSetError where a packed set cannot be opened; what is wrong with a single picture is in its line.
+        """
+        for is_file, group in groupby(inputs, key=lambda one: isinstance(one, Picture)):
+            if is_file:
+                yield from self._answer_pictures((one for one in group if isinstance(one, Picture)), top, batch_size)
+            else:
+                for one in group:
+                    assert isinstance(one, SetInput)
+                    yield from self._answer_set(one.path, top, batch_size)
+
+    def _answer_pictures(self, pictures: Iterator[Picture], top: int, batch_size: int) -> Iterator[Answers]:
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="predict")
+        ahead: deque[_Started] = deque()
+        try:
+            while batch := list(islice(pictures, batch_size)):
+                ahead.append(self._start(pool, batch))
+                if len(ahead) > PREFETCH:
+                    yield self._finish(ahead.popleft(), top)
+            while ahead:
+                yield self._finish(ahead.popleft(), top)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _start(self, pool: ThreadPoolExecutor, batch: list[Picture]) -> "_Started":
+        images = np.empty((len(batch), self.size.height_px, self.size.width_px, 3), dtype=np.uint8)
+        chunks = range(0, len(batch), CHUNK)
+        return _Started(batch, images, [pool.submit(load_pictures, batch[at : at + CHUNK], images[at : at + CHUNK]) for at in chunks])
+
+    def _finish(self, started: "_Started", top: int) -> Answers:
+        errors = {i * CHUNK + place: text for i, task in enumerate(started.tasks) for place, text in task.result().items()}
+        return self.answers([one.name for one in started.batch], self.probabilities(started.images), errors, top)
+
+    def _answer_set(self, path: Path, top: int, batch_size: int) -> Iterator[Answers]:
+        packed = open_packed_set(path)
+        ids = packed.table["id"].to_numpy()
+        spec = self.spec(packed, np.arange(len(packed)), batch_size)
+        with closing(open_loader(spec)) as loader:
+            for step, batch in zip(spec.plan.steps(0), loader.steps(0), strict=True):
+                rows = step.rows.tolist()
+                names = [f"{path}/{ids[row]}" for row in rows]
+                errors = {i: loader.skipped[row].reason for i, row in enumerate(rows) if row in loader.skipped}
+                yield self.answers(names, self.probabilities(batch.images[: len(rows)]), errors, top)
+
+    def spec(self, packed: PackedSet, rows: np.ndarray, batch_size: int) -> LoaderSpec:
+        """How to load rows of a set, int64 (n,), whole and in order: at the resolution of the training where the set has it."""
+        pictures = self._resolution(packed)
+        return LoaderSpec(
+            pictures=pictures,
+            plan=Plan(rows=rows, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=batch_size),
+            labels=np.zeros((len(packed), 0), dtype=np.int64),
+            size=self.size,
+            device=self.device,
+            workers=self.workers,
+            on_bad="skip",
+        )
+
+    def _resolution(self, packed: PackedSet) -> Resolution:
+        trained = self.config().data.resolution
+        return choose_pictures(packed, trained if trained in packed.resolutions else "auto", str(self.size))[0]
+
+    def config(self) -> RunConfig:
+        return read_config(self.run)
+
+    def answers(self, names: list[str], probabilities: dict[str, torch.Tensor], errors: dict[int, str], top: int) -> Answers:
+        """The `top` best of probabilities {task: (B, C)}."""
+        codes, best = {}, {}
+        wrong = sorted(errors)
+        for task, values_BC in probabilities.items():
+            values, places = values_BC.topk(min(top, values_BC.shape[1]), dim=1)
+            codes[task], best[task] = places.cpu().numpy(), values.cpu().numpy()
+            codes[task][wrong], best[task][wrong] = NO_CODE, np.nan
+        return Answers(names=names, errors=errors, codes=codes, probabilities=best)
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A batch under way."""
+
+    batch: list[Picture]
+    images: np.ndarray  # uint8 (B, H, W, 3), being filled
+    tasks: list[Future[dict[int, str]]]
+
+
+def load_pictures(pictures: Sequence[Picture], out: np.ndarray) -> dict[int, str]:
+    """Fill `out`, uint8 (n, H, W, 3), with whole pictures; returns why those could not be read that are left black, by place."""
+    errors: dict[int, str] = {}
+    encoded: list[bytes] = []
+    for place, picture in enumerate(pictures):
+        try:
+            encoded.append(picture.read())
+        except (InputError, OSError) as error:
+            errors[place] = str(error)
+            encoded.append(b"")
+    for place, text in load_encoded(encoded, out).items():
+        errors.setdefault(place, text)
+    return errors
+
+
+def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = image.MAX_PIXELS) -> dict[int, str]:
+    """The same from bytes. How large a picture is, its header says: more than `max_pixels` are refused before any is decoded."""
+    errors: dict[int, str] = {}
+    sizes = np.ones((len(encoded), 2), dtype=np.int32)
+    for place, data in enumerate(encoded):
+        try:
+            info = image.probe(data, max_pixels=sys.maxsize)
+        except InputError as error:
+            errors[place] = str(error)
+            continue
+        if info.height_px * info.width_px > max_pixels:
+            errors[place] = f"{info.width_px}x{info.height_px} pixels, more than the {max_pixels} that are decoded here: shrink the picture"
+        sizes[place] = info.height_px, info.width_px
+    good = [place for place in range(len(encoded)) if place not in errors]
+    whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+    filled = out if len(good) == len(out) else np.empty((len(good), *out.shape[1:]), dtype=np.uint8)
+    arrays = [np.frombuffer(encoded[place], dtype=np.uint8) for place in good]
+    flips = np.zeros(len(good), dtype=bool)
+    wrong = load_crops(arrays, whole[good], sizes[good], flips, filled, np.zeros(3)) if good else {}
+    errors |= {good[i]: str(error) for i, error in wrong.items()}
+    if filled is not out:
+        out[:] = 0
+        out[good] = filled
+    return errors

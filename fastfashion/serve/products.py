@@ -1,0 +1,144 @@
+"""The products of the training set that look most like a picture, by the model's own features.
+
+training rows ─► open_loader ─► embedding, unit length ─► run/products.safetensors, made once ─► nearest by cosine
+"""
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastfashion import image
+from fastfashion.errors import FastfashionError
+from fastfashion.evaluate import OpenRun
+from fastfashion.files import publish
+from fastfashion.load import open_loader
+from fastfashion.model.artifact import WEIGHTS
+from fastfashion.serve.predictor import Predictor
+from fastfashion.shards.tiles import sharp_enough
+
+FILE = "products.safetensors"
+MAX_PRODUCTS = 200_000  # of more, evenly spread ones: 200 MB of features
+BATCH_ON_CPU, BATCH_ON_GPU = 16, 256  # answers wait for one such batch at most
+SHOWN_HEIGHT_PX = 192
+
+Runner = Callable[[Callable[[], torch.Tensor]], torch.Tensor]  # where the model runs
+
+
+class Products:
+    """Features of the training rows, and how far they are made; `ready`, or `problem` says why it never will be."""
+
+    def __init__(self, opened: OpenRun, predictor: Predictor) -> None:
+        rows = np.unique(opened.split.train)
+        if len(rows) > MAX_PRODUCTS:
+            rows = rows[np.linspace(0, len(rows) - 1, MAX_PRODUCTS).astype(np.int64)]
+        self.rows, self.problem, self.done = rows.astype(np.int64), "", 0
+        self._opened, self._predictor = replace(opened, model=predictor.model), predictor  # one model in memory is enough
+        self._shown = sharp_enough(opened.packed)
+        self._features: torch.Tensor | None = None  # float16 (n, F)
+        self._spec = predictor.spec(opened.packed, self.rows, BATCH_ON_GPU if predictor.device.type == "cuda" else BATCH_ON_CPU)
+
+    @property
+    def ready(self) -> bool:
+        return self._features is not None
+
+    def start(self, run_model: Runner) -> threading.Thread:
+        """Read the features from the run's folder, or make them, on a thread of its own."""
+        thread = threading.Thread(target=self._prepare, args=(run_model,), name="products", daemon=True)
+        thread.start()
+        return thread
+
+    def nearest(self, feature: torch.Tensor, count: int) -> list[tuple[int, float]]:
+        """Rows of the set and their cosine to a feature of unit length, float32 (F,); nothing where they are not ready."""
+        if self._features is None:
+            return []
+        cosines = torch.cat([part.float() @ feature.cpu() for part in self._features.split(1 << 16)])
+        values, places = cosines.topk(min(count, len(self.rows)))
+        return [(int(self.rows[place]), float(value)) for value, place in zip(values, places.tolist(), strict=True)]
+
+    def caption(self, row: int) -> tuple[str, list[str]]:
+        """The id of a row, and its labels for the run's tasks."""
+        line = self._opened.packed.table.iloc[row]
+        codes = self._opened.codes[row].tolist()
+        names = [self._opened.packed.vocab.names(task)[code] for task, code in zip(self._opened.tasks, codes, strict=True) if code >= 0]
+        return str(line["id"]), names
+
+    def jpeg(self, row: int) -> bytes:
+        """A row's picture, at most SHOWN_HEIGHT_PX high; raises InputError where it does not decode."""
+        pixels = image.decode_rgb(self._shown.read(row), min_height_px=SHOWN_HEIGHT_PX)
+        height, width = pixels.shape[:2]
+        scale = min(1.0, SHOWN_HEIGHT_PX / height)
+        return image.encode_jpeg(image.resize(pixels, round(height * scale), max(1, round(width * scale))), 88, "420")
+
+    def examples(self, count: int = 5) -> list[bytes]:
+        """JPEGs of test rows, evenly spread over the classes of the first task."""
+        rows = self._opened.split.rows("test")
+        rows = rows[np.argsort(self._opened.codes[rows, 0], kind="stable")]
+        chosen = rows[np.linspace(0, len(rows) - 1, count + 2).astype(np.int64)[1:-1]]
+        return [self.jpeg(int(row)) for row in chosen]
+
+    def _prepare(self, run_model: Runner) -> None:
+        path, key = self._predictor.run / FILE, self._key()
+        try:
+            features = _read(path, key, self.rows)
+            if features is None:
+                features = self._make(run_model)
+                self._keep(path, key, features)
+            self._features = features
+        except CancelledError:
+            self.problem = "the server ends"
+        except (FastfashionError, OSError, RuntimeError) as error:
+            self.problem = str(error)
+            print(f"no nearest products: {error}", file=sys.stderr, flush=True)
+
+    def _make(self, run_model: Runner) -> torch.Tensor:
+        print(f"features of {len(self.rows)} products are made, once; the page answers meanwhile", file=sys.stderr, flush=True)
+        parts, kept = [], []
+        with closing(open_loader(self._spec)) as loader:
+            for batch in loader.steps(0):
+                real = batch.rows >= 0
+                parts.append(run_model(lambda images=batch.images: self._predictor.embedding(images))[real].half().cpu())  # type: ignore[misc]
+                kept.append(batch.rows[real].cpu().numpy())
+                self.done += len(kept[-1])
+        self.rows = np.concatenate(kept)
+        return torch.cat(parts)
+
+    def _keep(self, path: Path, key: str, features: torch.Tensor) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {"rows": torch.from_numpy(self.rows), "features": features}
+        try:
+            publish(path, lambda beside: save_file(tensors, beside, metadata={"key": key}))
+        except OSError as error:
+            print(f"{path}: cannot be kept ({error}); it will be made again the next time", file=sys.stderr, flush=True)
+
+    def _key(self) -> str:
+        """Changes with the weights, the rows, and the pictures."""
+        known = hashlib.sha256((self._predictor.run / "best" / WEIGHTS).read_bytes())
+        known.update(self.rows.tobytes())
+        known.update(f"{self._spec.pictures.manifest.index_sha256} {self._spec.pictures.name}".encode())
+        return known.hexdigest()
+
+
+def _read(path: Path, key: str, rows: np.ndarray) -> torch.Tensor | None:
+    """The features kept for exactly this; None where there are none. Reading safetensors runs no code."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file() or os.path.getsize(path) == 0:  # noqa: PTH202
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+            features, kept = file.get_tensor("features"), file.get_tensor("rows").numpy()
+    except (SafetensorError, OSError):
+        return None
+    return features if np.array_equal(kept, rows) else None

@@ -1,0 +1,167 @@
+"""What the page and the HTTP API ask: one model on one thread, so that memory stays flat however many ask at once.
+
+request ─► gate (too many waiting: BusyError) ─► check ─► decode, here ─► the model's thread ─► Look
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from fastfashion.errors import FastfashionError, InputError
+from fastfashion.evaluate import open_run
+from fastfashion.serve.cam import NoMapError, activation_maps, overlay
+from fastfashion.serve.inputs import Picture, in_zip, read_file, refused
+from fastfashion.serve.limits import Gate, Limits, check_picture, check_zip
+from fastfashion.serve.outputs import records
+from fastfashion.serve.predictor import Answers, Predictor, load_encoded
+from fastfashion.serve.products import Products
+
+T = TypeVar("T")
+TOP, NEAREST = 3, 6
+BATCH = 32  # pictures a step: others' single pictures come in between
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """All that the page shows of one picture."""
+
+    answers: dict[str, list[dict[str, Any]]]  # task -> [{"label", "probability"}, …], the most probable first
+    overlays: dict[str, np.ndarray]  # task -> uint8 (H, W, 3), where the model looked for its best class
+    no_overlay: str  # why there are none
+    nearest: list[tuple[int, float]]  # rows of the training set and their cosine
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLine:
+    """A picture of a batch: its answer as in JSON lines, and the pixels that the model saw, uint8 (H, W, 3), None where there are none."""
+
+    record: dict[str, Any]
+    pixels: np.ndarray | None
+
+
+@dataclass(kw_only=True)
+class State:
+    """A run, opened for asking."""
+
+    run: Path
+    predictor: Predictor
+    limits: Limits
+    products: Products | None
+    no_products: str  # why there are none
+    gate: Gate = field(init=False)
+    _model: ThreadPoolExecutor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(self.limits.queue)
+        self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
+
+    def run_model(self, work: Callable[[], T]) -> T:
+        """On the model's thread, in turn; raises CancelledError once the server ends."""
+        try:
+            waiting = self._model.submit(work)
+        except RuntimeError as error:
+            raise CancelledError from error
+        return waiting.result()
+
+    def close(self) -> None:
+        self._model.shutdown(wait=False, cancel_futures=True)
+
+    def answer(self, data: bytes, top: int) -> dict[str, list[dict[str, Any]]]:
+        """The best classes of one encoded picture, by task; who calls this has passed the gate. Raises InputError."""
+        pixels = self._decode(data)
+        return self._best(self.run_model(lambda: self.predictor.probabilities(pixels)), top)
+
+    def look(self, data: bytes, top: int = TOP, num_nearest: int = NEAREST) -> Look:
+        """The same, with where the model looked and what is near. Raises InputError or BusyError."""
+        with self.gate.enter():
+            started = time.perf_counter()
+            pixels = self._decode(data)
+            return self.run_model(lambda: self._look(pixels, top, num_nearest, started))
+
+    def _look(self, pixels: np.ndarray, top: int, num_nearest: int, started: float) -> Look:
+        answers = self._best(self.predictor.probabilities(pixels), top)
+        codes = {task: self.predictor.classes[task].index(best[0]["label"]) for task, best in answers.items()}
+        overlays, why = {}, ""
+        try:
+            maps = activation_maps(self.predictor.model, torch.from_numpy(pixels[0]).to(self.predictor.device), codes)
+            overlays = {task: overlay(pixels[0], one) for task, one in maps.items()}
+        except NoMapError as error:
+            why = str(error)
+        nearest = []
+        if self.products is not None and self.products.ready:
+            nearest = self.products.nearest(self.predictor.embedding(pixels)[0], num_nearest)
+        return Look(answers=answers, overlays=overlays, no_overlay=why, nearest=nearest, seconds=time.perf_counter() - started)
+
+    def batch(self, paths: Sequence[Path]) -> Iterator[BatchLine]:
+        """The answers for uploaded files and zips, a picture a line. Raises InputError where they are too many, BusyError."""
+        pictures = self._pictures(paths)
+        if len(pictures) > self.limits.batch_files:
+            raise InputError(f"{len(pictures)} pictures; at most {self.limits.batch_files} are answered at once: send fewer")
+        with self.gate.enter():
+            for at in range(0, len(pictures), BATCH):
+                yield from self._batch(pictures[at : at + BATCH])
+
+    def _batch(self, pictures: list[Picture]) -> Iterator[BatchLine]:
+        images = self._blank(len(pictures))
+        errors: dict[int, str] = {}
+        for place, picture in enumerate(pictures):
+            try:
+                images[place] = self._decode(picture.read())[0]
+            except (InputError, OSError) as error:
+                errors[place] = str(error)
+        probabilities = self.run_model(lambda: self.predictor.probabilities(images))
+        answers = self.predictor.answers([picture.name for picture in pictures], probabilities, errors, top=1)
+        for place, record in enumerate(records(answers, self.predictor.classes)):
+            yield BatchLine(record=record, pixels=None if place in errors else images[place])
+
+    def _pictures(self, paths: Sequence[Path]) -> list[Picture]:
+        if len(paths) > self.limits.batch_files:
+            raise InputError(f"{len(paths)} files; at most {self.limits.batch_files} pictures are answered at once: send fewer")
+        found: list[Picture] = []
+        for path in paths:
+            if path.suffix.lower() != ".zip":
+                found.append(Picture(path.name, lambda path=path: read_file(path, self.limits.picture_bytes)))  # type: ignore[misc]
+                continue
+            try:
+                check_zip(path, self.limits)
+                found += in_zip(path, path.name, self.limits.picture_bytes)
+            except (InputError, OSError) as error:
+                found.append(refused(path.name, str(error)))
+        return found
+
+    def _decode(self, data: bytes) -> np.ndarray:
+        """uint8 (1, H, W, 3); raises InputError."""
+        check_picture(data, self.limits)
+        pixels = self._blank(1)
+        if wrong := load_encoded([data], pixels, self.limits.picture_pixels):
+            raise InputError(wrong[0])
+        return pixels
+
+    def _blank(self, count: int) -> np.ndarray:
+        size = self.predictor.size
+        return np.zeros((count, size.height_px, size.width_px, 3), dtype=np.uint8)
+
+    def _best(self, probabilities: dict[str, torch.Tensor], top: int) -> dict[str, list[dict[str, Any]]]:
+        answers: Answers = self.predictor.answers([""], probabilities, {}, top=top)
+        return next(iter(records(answers, self.predictor.classes)))["answers"]
+
+
+def open_state(run: Path, device: torch.device, limits: Limits, *, shards: Path | None = None, workers: int = 1) -> State:
+    """Open a run for asking; without its packed set there are no nearest products, and the page says so.
+
+    Raises InputError where there is no model.
+    """
+    predictor = Predictor(run, device, workers=workers)
+    products, why = None, ""
+    try:
+        products = Products(open_run(run, shards), predictor)
+    except (FastfashionError, OSError) as error:
+        why = str(error)
+    return State(run=run, predictor=predictor, limits=limits, products=products, no_products=why)

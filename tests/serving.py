@@ -1,0 +1,82 @@
+"""A run that was never trained: random weights, whole folder, in a second. And a server of it in a process of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import torch
+
+from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size
+from fastfashion.files import publish_json
+from fastfashion.model import ModelDescription, build_classifier, save_artifact
+from fastfashion.shards import open_packed_set
+
+TASKS = ("subCategory", "season")
+
+
+def make_run(folder: Path, shards: Path, *, size: str = "64x48", model: str = "resnet10t", tasks: tuple[str, ...] = TASKS) -> Path:
+    """A run on a packed set, its full pictures, whose classifier has random weights, the same each time."""
+    folder.mkdir(parents=True)
+    vocab = open_packed_set(shards).vocab
+    classes = {task: list(vocab.names(task)) for task in tasks}
+    data = DataConfig(shards=str(shards), resolution="full", size=size, task=",".join(tasks))
+    settings = ModelConfig(name=model, pretrained=False)
+    publish_json(folder / "config.json", RunConfig(data=data, model=settings).to_dict())
+    torch.manual_seed(0)
+    classifier = build_classifier(settings, {task: len(names) for task, names in classes.items()}, Size.parse(size))
+    classifier.temperatures.fill_(0.25)
+    with torch.inference_mode():  # batch norms of random weights let features explode or vanish: use statistics of noise
+        classifier.train()
+        height, width = map(int, size.split("x"))
+        for _ in range(20):
+            classifier.features(torch.randint(0, 256, (16, height, width, 3), dtype=torch.uint8))
+    description = ModelDescription(model=model, size=size, classes=classes, flip_average=True)
+    save_artifact(folder / "best", classifier.eval().state_dict(), description)
+    return folder
+
+
+class ServedRun:
+    """`fastfashion serve` on a free port of this machine."""
+
+    def __init__(self, run: Path, *options: str, timeout_s: float = 900) -> None:
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "fastfashion", "serve", str(run), "--port", "0", *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+        self.said: list[str] = []
+        self._up = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._up.wait(timeout_s)
+        found = re.search(r"(http://\S+/) answers", "".join(self.said))
+        if not found:
+            self.close()
+        assert found, "".join(self.said)
+        self.url = found[1]
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line)
+            if " answers; " in line:
+                self._up.set()
+        self._up.set()
+
+    def memory_kb(self) -> int:
+        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+        return int(re.search(r"VmRSS:\s+(\d+)", text)[1])  # type: ignore[index]
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def json_line(text: str) -> dict[str, object]:
+    return json.loads(text.splitlines()[-1])

@@ -1,0 +1,207 @@
+"""`fastfashion predict`: the same pixels and answers from wherever a picture comes; what cannot be read is a line with an error."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import PackedSmall, smooth_picture
+from PIL import Image
+from serving import TASKS, make_run
+
+from fastfashion import dist
+from fastfashion.errors import ConfigError, InputError
+from fastfashion.evaluate import predict as predict_batches
+from fastfashion.load import open_loader
+from fastfashion.serve.inputs import Picture, SetInput, find_inputs
+from fastfashion.serve.outputs import choose_format, frame, records, write_answers
+from fastfashion.serve.predictor import Predictor, load_encoded, load_pictures
+from fastfashion.shards import open_packed_set
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "random", packed_small.out)
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> Predictor:
+    return Predictor(run, CPU, workers=2)
+
+
+@pytest.fixture(scope="module")
+def odd_folder(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two good pictures, and whatever else is found in folders of pictures."""
+    folder = tmp_path_factory.mktemp("odd")
+    sources = sorted((packed_small.source / "images").iterdir())
+    (folder / "b.jpg").write_bytes(sources[0].read_bytes())
+    (folder / "c").mkdir()
+    smooth_picture(3, 90, 70).save(folder / "c" / "d.png")
+    (folder / "page.jpg").write_text("<!doctype html><html>404</html>", encoding="utf-8")
+    (folder / "cut.jpg").write_bytes(sources[1].read_bytes()[:300])
+    (folder / "empty.jpeg").touch()
+    (folder / "notes.txt").write_text("not a picture by name", encoding="utf-8")
+    return folder
+
+
+def all_rows(predictor: Predictor, inputs: list[str], top: int = 3, batch_size: int = 7) -> pd.DataFrame:
+    batches = predictor.answer(find_inputs(inputs), top=top, batch_size=batch_size)
+    return pd.concat([frame(batch, predictor.classes) for batch in batches], ignore_index=True)
+
+
+def test_a_picture_has_the_same_pixels_as_a_file_and_in_a_packed_set(predictor: Predictor, packed_small: PackedSmall) -> None:
+    packed = open_packed_set(packed_small.out)
+    spec = predictor.spec(packed, np.arange(len(packed)), 16)
+    assert spec.pictures.name == "full"
+    with closing(open_loader(spec)) as loader:
+        from_set = np.concatenate([batch.images[batch.rows >= 0].numpy() for batch in loader.steps(0)])
+    files = [packed_small.source / "images" / f"{identity}.jpg" for identity in packed.table["id"]]
+    from_files = np.zeros_like(from_set)
+    assert load_pictures([Picture(path.name, path.read_bytes) for path in files], from_files) == {}
+    assert len(from_set) == 60 and from_set.std() > 20
+    np.testing.assert_array_equal(from_files, from_set)
+
+
+def test_pixels_are_those_of_the_whole_picture_squeezed_to_the_input(predictor: Predictor) -> None:
+    """Against Pillow's own antialiased filter of the same shape, on a smooth picture of another shape."""
+    picture = smooth_picture(5, 200, 120)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    out = np.zeros((1, 64, 48, 3), dtype=np.uint8)
+    assert load_encoded([file.getvalue()], out) == {}
+    expected = np.asarray(picture.resize((48, 64), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(out[0].astype(int) - expected).max() <= 2
+
+
+def test_answers_are_those_of_evaluation(predictor: Predictor, packed_small: PackedSmall) -> None:
+    packed = open_packed_set(packed_small.out)
+    spec = predictor.spec(packed, np.arange(len(packed)), 16)
+    with closing(open_loader(spec)) as loader:
+        expected = predict_batches(predictor.model, loader.steps(0), dist.World(device=CPU)).probabilities
+    found = all_rows(predictor, [str(packed_small.out)], top=99)
+    assert found["path"].tolist() == [f"{packed_small.out}/{identity}" for identity in packed.table["id"]]
+    assert found["error"].isna().all()
+    for task in TASKS:
+        names = np.array(predictor.classes[task], dtype=object)
+        assert found[task].tolist() == names[expected[task].argmax(axis=1)].tolist()
+        columns = [name for name in found if name.startswith(task) and name.endswith("_probability")]
+        assert len(columns) == len(names)
+        np.testing.assert_allclose(found[columns].to_numpy(), -np.sort(-expected[task], axis=1), atol=1e-5)
+        np.testing.assert_allclose(found[columns].sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_set_a_folder_a_zip_and_single_files_answer_the_same(
+    predictor: Predictor, packed_small: PackedSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = packed_small.source / "images"
+    with zipfile.ZipFile(tmp_path / "some.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in images.iterdir():
+            archive.write(path, f"deep/er/{path.name}")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{path}\n" for path in sorted(images.iterdir()))))
+    ways = [str(packed_small.out), str(images), str(tmp_path / "some.zip"), "-"]
+    tables = []
+    for way in ways:
+        table = all_rows(predictor, [way])
+        table["path"] = table["path"].map(lambda path: path.rpartition("/")[2].removesuffix(".jpg"))
+        tables.append(table.sort_values("path", ignore_index=True))
+    assert len(tables[0]) == 60
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0], atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_read_is_a_line_with_an_error(predictor: Predictor, odd_folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.write(odd_folder / "b.jpg", "../../b.jpg")
+        archive.write(odd_folder / "b.jpg", "b.jpg")
+        archive.write(odd_folder / "b.jpg", "__MACOSX/._b.jpg")
+        archive.write(odd_folder / "notes.txt", "notes.txt")
+    (tmp_path / "broken.zip").write_bytes((tmp_path / "evil.zip").read_bytes()[:-30])
+    (tmp_path / "nothing").mkdir()
+    paths = [str(odd_folder), *(str(tmp_path / name) for name in ("evil.zip", "broken.zip", "nothing", "nowhere.jpg"))]
+    table = all_rows(predictor, paths, batch_size=3).set_index("path")["error"]
+    errors = {path: None if pd.isna(error) else error for path, error in table.items()}
+    assert {path.removeprefix(f"{odd_folder}/") for path in errors if path.startswith(f"{odd_folder}/")} == {
+        "b.jpg",
+        "c/d.png",
+        "page.jpg",
+        "cut.jpg",
+        "empty.jpeg",
+    }
+    assert errors[f"{odd_folder}/b.jpg"] is None and errors[f"{odd_folder}/c/d.png"] is None
+    assert "HTML" in errors[f"{odd_folder}/page.jpg"] and errors[f"{odd_folder}/empty.jpeg"] == "empty file"
+    assert "does not decode" in errors[f"{odd_folder}/cut.jpg"]
+    assert errors[f"{tmp_path}/evil.zip/b.jpg"] is None and "leads out" in errors[f"{tmp_path}/evil.zip/../../b.jpg"]
+    assert "not a readable zip" in errors[f"{tmp_path}/broken.zip"] and "no picture in it" in errors[f"{tmp_path}/nothing"]
+    assert errors[f"{tmp_path}/nowhere.jpg"] == "no such file"
+    assert len(errors) == 10
+
+
+def test_a_bomb_is_refused_by_its_header(predictor: Predictor) -> None:
+    file = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(file, "PNG")
+    assert len(file.getvalue()) < 20_000
+    out = np.ones((1, 64, 48, 3), dtype=np.uint8)
+    assert "81000000" not in load_encoded([file.getvalue()], out).get(0, "")
+    assert "9000x9000 pixels, more than the 40000000" in load_encoded([file.getvalue()], out, max_pixels=40_000_000)[0]
+    assert not out.any()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "table"])
+def test_every_format_says_the_same(form: str, predictor: Predictor, odd_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / f"answers.{form}"
+    answers = list(predictor.answer(find_inputs([str(odd_folder)]), top=2, batch_size=2))
+    expected = [record for batch in answers for record in records(batch, predictor.classes)]
+    counts = write_answers(iter(answers), predictor.classes, form, out)
+    assert (counts.pictures, counts.errors) == (5, 3)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    if form == "jsonl":
+        assert [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] == expected
+    elif form == "table":
+        text = out.read_text(encoding="utf-8")
+        assert text.count("error: ") == 3 and all(record["path"] in text for record in expected)
+    else:
+        table = pd.read_csv(out, dtype={"path": str}) if form == "csv" else pd.read_parquet(out)
+        assert table["path"].tolist() == [record["path"] for record in expected]
+        assert table["error"].notna().tolist() == ["error" in record for record in expected]
+        for place, record in enumerate(expected):
+            for task, best in record.get("answers", {}).items():
+                assert table[task][place] == best[0]["label"] and table[f"{task}_2"][place] == best[1]["label"]
+                assert table[f"{task}_2_probability"][place] == pytest.approx(best[1]["probability"], abs=1e-5)
+
+
+def test_formats_tasks_and_runs_that_do_not_exist_are_refused(run: Path, tmp_path: Path) -> None:
+    assert [choose_format("auto", Path(name)) for name in ("a.csv", "a.jsonl", "a.parquet")] == ["csv", "jsonl", "parquet"]
+    for asked, out in (("xml", None), ("auto", Path("a.doc")), ("parquet", None)):
+        with pytest.raises(ConfigError, match=r"table, csv, jsonl|--out"):
+            choose_format(asked, out)
+    with pytest.raises(ConfigError, match="unknown task 'colour'"):
+        Predictor(run, CPU, tasks=["colour"])
+    with pytest.raises(InputError, match="no trained model"):
+        Predictor(tmp_path, CPU)
+    assert list(find_inputs([])) == [] and isinstance(next(find_inputs([str(tmp_path)])), Picture)
+
+
+def test_a_packed_set_is_known_by_its_files(packed_small: PackedSmall) -> None:
+    assert list(find_inputs([str(packed_small.out)])) == [SetInput(packed_small.out)]
+
+
+def test_the_command_reads_stdin_writes_a_file_and_counts(run: Path, odd_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fastfashion", "predict", str(run), "-", "--out", "a.csv", "--task", "season", "--top", "1", "--json"]
+    done = subprocess.run(
+        command, input=f"{odd_folder}\n", cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "100"}
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert (summary["pictures"], summary["errors"], summary["out"]) == (2, 3, "a.csv")
+    assert pd.read_csv(tmp_path / "a.csv").columns.tolist() == ["path", "season", "season_probability", "error"]
+    assert "2 pictures" in done.stderr and "3 that could not be read" in done.stderr

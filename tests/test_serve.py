@@ -1,0 +1,345 @@
+"""`fastfashion serve` over HTTP: answers, limits, hostile uploads, passwords; and its parts."""
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import PackedSmall, smooth_picture
+from PIL import Image
+from serving import TASKS, ServedRun, make_run
+from torch import nn
+
+from fastfashion.config import ModelConfig, Size
+from fastfashion.errors import ConfigError, InputError
+from fastfashion.model import Classifier, build_classifier
+from fastfashion.serve import render
+from fastfashion.serve.cam import NoMapError, _feature_map, _pooled_alone, activation_maps, overlay
+from fastfashion.serve.limits import BusyError, Gate, Limits, check_picture, check_zip, parse_auth
+from fastfashion.serve.products import FILE
+from fastfashion.serve.state import State, open_state
+
+pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'fastfashion[serve]'")
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "random", packed_small.out)
+
+
+@pytest.fixture(scope="module")
+def state(run: Path) -> Iterator[State]:
+    opened = open_state(run, CPU, Limits(batch_files=10), workers=1)
+    assert opened.products is not None
+    opened.products.start(opened.run_model).join()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def server(run: Path) -> Iterator[ServedRun]:
+    served = ServedRun(run, "--max-mb", "1", "--max-pixels", "1000000", "--max-files", "20")
+    yield served
+    served.close()
+
+
+def jpeg(seed: int = 1, width_px: int = 60, height_px: int = 80) -> bytes:
+    file = io.BytesIO()
+    smooth_picture(seed, width_px, height_px).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def bomb() -> bytes:
+    """20 kB that are 81 million pixels."""
+    file = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(file, "PNG")
+    return file.getvalue()
+
+
+def ask(url: str, data: bytes | None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    request = urllib.request.Request(url, data, headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            status, body = response.status, response.read()
+    except urllib.error.HTTPError as error:
+        status, body = error.code, error.read()
+    try:
+        return status, json.loads(body)
+    except ValueError:
+        return status, body.decode(errors="replace")
+
+
+def test_the_api_answers_as_the_page_documents(server: ServedRun) -> None:
+    status, found = ask(f"{server.url}api/answer?top=2", jpeg())
+    assert status == 200 and list(found["answers"]) == list(TASKS) and found["milliseconds"] > 0
+    for best in found["answers"].values():
+        assert [list(one) for one in best] == [["label", "probability"]] * 2
+        assert 1 >= best[0]["probability"] >= best[1]["probability"] >= 0
+    status, known = ask(f"{server.url}api/model", None)
+    assert status == 200 and known["size"] == "64x48" and list(known["classes"]) == list(TASKS)
+    assert ask(f"{server.url}api/answer?top=none", jpeg())[0] == 400
+
+
+def test_the_api_answers_as_the_command_does(server: ServedRun, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    command = [sys.executable, "-m", "fastfashion", "predict", str(run), str(tmp_path / "a.jpg"), "--format", "jsonl"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["answers"] == ask(f"{server.url}api/answer?top=3", jpeg())[1]["answers"]
+
+
+def test_hostile_bodies_get_an_error_and_harm_nothing(server: ServedRun) -> None:
+    """Before and after them the same picture has the same answer."""
+    before = ask(f"{server.url}api/answer", jpeg())[1]["answers"]
+    for data, status, said in [
+        (bomb(), 400, "9000x9000 pixels"),
+        (b"<!doctype html><script>alert(1)</script>", 400, "HTML"),
+        (b"", 400, "empty file"),
+        (jpeg()[:200], 400, "does not decode"),
+        (b"\xff\xd8\xff" + bytes(999_000), 400, "not a picture"),
+        (bytes(1_000_001), 413, "more than the 1 MB"),
+    ]:
+        found = ask(f"{server.url}api/answer", data)
+        assert found[0] == status and said in found[1]["error"], found
+    assert ask(f"{server.url}run/plots/..%2f..%2fconfig.json", None)[0] == 404
+    assert ask(f"{server.url}gradio_api/file=/etc/passwd", None)[0] in (403, 404)
+    assert ask(f"{server.url}gradio_api/file={Path(__file__)}", None)[0] in (403, 404)
+    assert ask(f"{server.url}api/answer", jpeg())[1]["answers"] == before
+
+
+def test_a_program_cannot_have_the_server_fetch_an_address(server: ServedRun) -> None:
+    """Gradio would take an address in place of an upload: the page's components do not."""
+    config = ask(f"{server.url}config", None)[1]
+    dependency = next(one for one in config["dependencies"] if len(one["inputs"]) == 1 and len(one["outputs"]) == 3)
+    picture = {"path": "http://127.0.0.1:9/x.jpg", "meta": {"_type": "gradio.FileData"}}
+    body = json.dumps({"data": [picture], "fn_index": dependency["id"], "session_hash": "here"}).encode()
+    assert ask(f"{server.url}gradio_api/queue/join", body, {"content-type": "application/json"})[0] == 200
+    with urllib.request.urlopen(f"{server.url}gradio_api/queue/data?session_hash=here", timeout=120) as stream:
+        messages = [json.loads(line[5:]) for line in stream if line.startswith(b"data:")]
+    completed = next(message for message in messages if message["msg"] == "process_completed")
+    assert not completed["success"] and "address" in json.dumps(completed)
+
+
+def test_many_at_once_lose_nothing(server: ServedRun) -> None:
+    expected = ask(f"{server.url}api/answer", jpeg())[1]["answers"]
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda _: ask(f"{server.url}api/answer", jpeg()), range(60)))
+    assert all(status == 200 and body["answers"] == expected for status, body in found)
+
+
+def test_a_password_stands_before_everything(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns(FILE))
+    served = ServedRun(tmp_path / "run", "--auth", "shop:s3cret:ü", "--shards", str(tmp_path / "nowhere"))
+    try:
+        right = {"authorization": "Basic " + base64.b64encode("shop:s3cret:ü".encode()).decode()}
+        wrong = {"authorization": "Basic " + base64.b64encode(b"shop:other").decode()}
+        for path, data in (("", None), ("config", None), ("api/model", None), ("api/answer", jpeg()), ("gradio_api/upload", b"x")):
+            assert ask(served.url + path, data)[0] == 401
+            assert ask(served.url + path, data, wrong)[0] == 401
+        assert ask(f"{served.url}api/answer", jpeg(), right)[0] == 200
+        page = ask(served.url, None, right)[1]
+        assert "What is in this picture?" in page
+        for address in ("fonts.googleapis", "cdn.", "cdnjs", "googletagmanager"):
+            assert address not in page
+    finally:
+        served.close()
+
+
+def test_a_port_that_is_taken_and_a_folder_that_is_no_run_are_refused(server: ServedRun, run: Path, tmp_path: Path) -> None:
+    port = server.url.rstrip("/").rpartition(":")[2]
+    for arguments, said in (([str(run), "--port", port], "cannot listen there"), ([str(tmp_path), "--port", "0"], "no trained model")):
+        done = subprocess.run([sys.executable, "-m", "fastfashion", "serve", *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_a_batch_answers_files_and_zips_and_names_what_is_wrong(state: State, tmp_path: Path) -> None:
+    (tmp_path / "good.jpg").write_bytes(jpeg())
+    (tmp_path / "page.jpg").write_text("<html>", encoding="utf-8")
+    (tmp_path / "bomb.png").write_bytes(bomb())
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        archive.writestr("../../good.jpg", jpeg())
+        archive.writestr("in/good.jpg", jpeg())
+    lines = list(state.batch(sorted(tmp_path.iterdir())))
+    assert {line.record["path"]: line.record.get("error", "")[:9] for line in lines} == {
+        "bomb.png": "9000x9000",
+        "good.jpg": "",
+        "page.jpg": "not a pic",
+        "some.zip/../../good.jpg": "its name ",
+        "some.zip/in/good.jpg": "",
+    }
+    answers = [line.record["answers"] for line in lines if "answers" in line.record]
+    assert answers[0] == answers[1]
+    html = render.batch_table(lines, list(TASKS), 0.1)
+    assert html.count("<tr class=bad>") == 3 and "2 pictures answered" in html
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bomb.png", "good.jpg", "page.jpg", "some.zip"]
+
+
+def test_500_files_are_refused_whole_as_files_and_in_a_zip(state: State, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.jpg" for number in range(500)]
+    with pytest.raises(InputError, match="500 files; at most 10"):
+        list(state.batch(files))
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for path in files:
+            archive.writestr(path.name, b"x")
+    (line,) = state.batch([tmp_path / "many.zip"])
+    assert "a zip of 500 files; at most 10" in line.record["error"]
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        for path in files[:11]:
+            archive.writestr(path.name, b"x")
+    with pytest.raises(InputError, match="11 pictures; at most 10"):
+        list(state.batch([tmp_path / "some.zip"]))
+
+
+def test_a_zip_is_judged_by_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.jpg", bytes(30_000_000))
+    check_zip(path, Limits())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-22])
+    with pytest.raises(InputError, match="its end is missing"):
+        check_zip(path, Limits())
+    end = len(whole) - 22
+    path.write_bytes(whole[: end + 10] + b"\xfe\xff" + whole[end + 12 :])  # 65,534 entries, it says
+    with pytest.raises(InputError, match="a zip of 65534 files"):
+        check_zip(path, Limits())
+    path.write_bytes(whole[:end] + b"PK\x06\x07" + bytes(16) + whole[end:])
+    with pytest.raises(InputError, match="zip64"):
+        check_zip(path, Limits())
+
+
+def test_a_member_that_unpacks_to_gigabytes_is_left_alone(state: State, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.jpg", bytes(30_000_000))
+    (line,) = state.batch([tmp_path / "bomb.zip"])
+    assert "more than a picture may have" in line.record["error"]
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
+    file = io.BytesIO()
+    smooth_picture(1, 60, 80).save(file, "JPEG", progressive=True)
+    check_picture(file.getvalue(), Limits())
+    with pytest.raises(InputError, match="scans"):
+        check_picture(file.getvalue() + b"\xff\xda" * 1000, Limits())
+
+
+def test_the_gate_turns_the_next_away() -> None:
+    gate = Gate(2)
+    with gate.enter(), gate.enter(), pytest.raises(BusyError, match="2 requests"), gate.enter():
+        pass
+    with gate.enter():
+        pass
+
+
+def test_passwords_and_limits_are_checked() -> None:
+    assert parse_auth("") == "" and parse_auth("a:b:c") == "a:b:c"
+    for text in ("a", "a:", ":b"):
+        with pytest.raises(ConfigError, match="user:password"):
+            parse_auth(text)
+    with pytest.raises(ConfigError, match="queue: expected 1 or more"):
+        Limits(queue=0)
+
+
+def test_nearest_products_are_the_picture_itself_first_and_made_once(
+    state: State, packed_small: PackedSmall, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    products = state.products
+    assert products is not None and products.ready
+    row = int(products.rows[7])
+    look = state.look((packed_small.source / "images" / f"{products.caption(row)[0]}.jpg").read_bytes())
+    assert look.nearest[0][0] == row and look.nearest[0][1] == pytest.approx(1, abs=2e-3)
+    cosines = [cosine for _, cosine in look.nearest]
+    assert cosines == sorted(cosines, reverse=True) and len(cosines) == 6
+    assert f"product {products.caption(row)[0]}" in render.nearest(look, products, "")
+    assert (run / FILE).is_file()
+    capsys.readouterr()
+    again = open_state(run, CPU, Limits())
+    assert again.products is not None
+    again.products.start(lambda work: pytest.fail("made again")).join()
+    assert again.products.ready and "made, once" not in capsys.readouterr().err
+    again.close()
+
+
+def test_without_its_packed_set_a_run_answers_and_says_what_is_missing(run: Path, tmp_path: Path) -> None:
+    opened = open_state(run, CPU, Limits(), shards=tmp_path / "gone")
+    look = opened.look(jpeg())
+    assert look.answers and look.nearest == [] and opened.products is None
+    assert "no such folder" in render.nearest(look, None, opened.no_products)
+    opened.close()
+
+
+def classifier(model: str, size: str = "64x64") -> Classifier:
+    torch.manual_seed(0)
+    return build_classifier(ModelConfig(name=model, pretrained=False), {"task": 3}, Size.parse(size)).eval()
+
+
+@pytest.mark.parametrize("model", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_any_backbone_with_a_map_shows_one(model: str) -> None:
+    net = classifier(model, "224x224")
+    image = torch.from_numpy(np.asarray(smooth_picture(4, 224, 224)).copy())
+    maps = activation_maps(net, image, {"task": 1})
+    assert maps["task"].shape == (224, 224) and maps["task"].min() == 0 and maps["task"].max() == pytest.approx(1)
+    assert overlay(image.numpy(), maps["task"]).shape == (224, 224, 3)
+
+
+def test_positions_alone_say_on_average_what_the_picture_says() -> None:
+    """Where nothing but a mean stands between map and head, as in a ResNet."""
+    net = classifier("resnet10t", "96x64")
+    image = torch.from_numpy(np.asarray(smooth_picture(4, 64, 96)).copy())[None]
+    with torch.inference_mode():
+        alone = _pooled_alone(net, _feature_map(net, image))
+        torch.testing.assert_close(alone.mean(dim=(1, 2)), net.features(image), rtol=1e-4, atol=1e-5)
+
+
+def test_a_map_shows_the_place_that_the_answer_comes_from() -> None:
+    """A backbone made by hand: its one feature is how red a place is, so the map of a red corner is that corner."""
+
+    class Redness(nn.Module):
+        num_features = head_hidden_size = 1
+
+        def forward_features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+            return nn.functional.avg_pool2d(images_BCHW[:, :1] - images_BCHW[:, 1:2], 16)
+
+        def forward_head(self, maps: torch.Tensor) -> torch.Tensor:
+            return maps.mean(dim=(2, 3))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.forward_head(self.forward_features(images))
+
+    net = Classifier(Redness(), {"task": 2}, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), ModelConfig(pretrained=False)).eval()
+    net.heads["task"].weight.data = torch.tensor([[1.0], [-1.0]])
+    image = np.full((64, 48, 3), 200, dtype=np.uint8)
+    image[40:, :16] = (255, 0, 0)
+    maps = activation_maps(net, torch.from_numpy(image), {"task": 0})["task"]
+    high, wide = np.unravel_index(maps.argmax(), maps.shape)
+    assert high >= 40 and wide < 16
+    assert maps[:24, 24:].max() < 0.1
+
+
+def test_backbones_without_a_map_say_so() -> None:
+    image = torch.zeros(32, 32, 3, dtype=torch.uint8)
+    with pytest.raises(NoMapError, match="single position"):
+        activation_maps(classifier("resnet10t", "32x32"), image, {"task": 0})
+    with pytest.raises(NoMapError, match="no map"):
+        activation_maps(classifier("vit_tiny_patch16_224", "32x32"), image, {"task": 0})
+
+
+def test_text_from_outside_is_escaped(state: State, tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>'\".jpg"
+    (tmp_path / name).write_bytes(jpeg())
+    lines = list(state.batch([tmp_path / name]))
+    assert "<img src=x" not in render.batch_table(lines, list(TASKS), 0.1)
+    assert "<b>" not in render.error("<b>bold</b>") and "<b>" not in render.note("<b>bold</b>")
