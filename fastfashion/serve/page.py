@@ -6,15 +6,16 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import gradio as gr
+from typing import TYPE_CHECKING, Any
 
 from fastfashion.errors import FastfashionError
 from fastfashion.evaluate.run import PLOTS, REPORT
 from fastfashion.serve import render
 from fastfashion.serve.inputs import SUFFIXES, read_file
 from fastfashion.serve.state import State
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
@@ -24,6 +25,8 @@ WAITING = "Drop a picture here, paste one, take one, or choose an example: the a
 
 def theme() -> Any:
     """Gradio's own, in the fonts that the reader's machine has."""
+    import gradio as gr  # late: importing it turns Python's random state
+
     return gr.themes.Soft(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO, radius_size="sm").set(
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
@@ -31,8 +34,10 @@ def theme() -> Any:
     )
 
 
-def build_page(state: State, store: Path, url: str) -> gr.Blocks:
+def build_page(state: State, store: Path, url: str) -> "gr.Blocks":
     """The page; files that it makes are in `store`. `url` is where it will be."""
+    import gradio as gr  # late: importing it turns Python's random state
+
     predictor = state.predictor
     with gr.Blocks(title="fastfashion", analytics_enabled=False, delete_cache=(FREQUENCY_S, AGE_S)) as page:
         description = predictor.description
@@ -60,6 +65,8 @@ def limits_text(state: State) -> str:
 
 
 def _one(state: State, store: Path) -> None:
+    import gradio as gr  # late: importing it turns Python's random state
+
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             picture = gr.Image(
@@ -91,6 +98,8 @@ def _one(state: State, store: Path) -> None:
 
 
 def _many(state: State, store: Path) -> None:
+    import gradio as gr  # late: importing it turns Python's random state
+
     limits = state.limits
     gr.HTML(render.text(f"Up to {limits.batch_files} pictures at once, as files or in a zip, {limits.request_bytes / 1e6:.0f} MB in all."))
     files = gr.File(label="Pictures or a zip", file_count="multiple", file_types=[*SUFFIXES, ".zip"], height=200, elem_id="files")
@@ -154,6 +163,8 @@ def _only_uploads(component: Any) -> None:
 
     Gradio would decode a picture before its size is known to be harmless, and fetch addresses that a program sends in place of files.
     """
+    import gradio as gr  # late: importing it turns Python's random state
+
     move: Callable[..., Any] = component.async_move_resource_to_block_cache
 
     async def move_uploaded(path: Any) -> Any:
