@@ -191,6 +191,13 @@ def test_formats_tasks_and_runs_that_do_not_exist_are_refused(run: Path, tmp_pat
     assert list(find_inputs([])) == [] and isinstance(next(find_inputs([str(tmp_path)])), Picture)
 
 
+def test_a_folder_may_be_named_from_where_one_stands(odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(odd_folder.parent)
+    pictures = [one for one in find_inputs([odd_folder.name]) if isinstance(one, Picture)]
+    assert len(pictures) == 5
+    assert pictures[0].name == f"{odd_folder.name}/b.jpg" and pictures[0].read() == (odd_folder / "b.jpg").read_bytes()
+
+
 def test_a_packed_set_is_known_by_its_files(packed_small: PackedSmall) -> None:
     assert list(find_inputs([str(packed_small.out)])) == [SetInput(packed_small.out)]
 
