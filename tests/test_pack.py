@@ -473,7 +473,7 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, object], message: st
 
 
 def test_the_only_data_set_is_found_and_of_several_none_is_guessed(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"(?s)no data set under .*kaggle datasets download"):
+    with pytest.raises(InputError, match=r"(?s)no data set under .*fastfashion download small"):
         find_source(None, tmp_path)
     (tmp_path / "images.zip").touch()
     assert find_source(None, tmp_path) == tmp_path / "images.zip"
