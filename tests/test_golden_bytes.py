@@ -23,7 +23,7 @@ o1edpp/JHK83uaOBalNGBxzt24Lb45nPyAfudZW1G4ptyyra3A0SaShluFTK6+74n2T3I5HyPsYW5AKn
 D5N86sVmd4CBzNHGvZfL8hmZ6hXU3Zyy6aYNVWT7qE5y/hr2JO38gyORuO/HnhXRkDJTfJO6R5Ww7CNaLAK4lQ+w+tj0ksW8h7gWsK/UC5SzbGeOOu6tMeRP
 yMxxGIaVbtNUajNVC6+ZjrM/ur0Igv4suxOo+o+WtwxaFI+oljNMSOZZPQn/2Q==
 """
-VERSIONS = {"simplejpeg": "1.9.0", "pillow": "13.0.0", "pyarrow": "26.0.1"}
+VERSIONS = {"simplejpeg": "1.9.0", "pillow": "12.3.0", "pyarrow": "26.0.1"}
 # Depend on no library: the pictures' own bytes, the tar and index formats, JSON and CSV.
 PLAIN: dict[str, str] = {
     "full/00000.idx": "202c03cc23c420df",
@@ -40,13 +40,13 @@ BY_VERSION: dict[str, str] = {
     "16/00001.idx": "978b905cbfb4c71c",
     "16/00001.tar": "af83cc3b2ebcf8c9",
     "16/index.parquet": "fe0d7b895f313690",
-    "16/manifest.json": "e734ad0a229b3f4c",
+    "16/manifest.json": "45b25397724ad227",
     "48/00000.idx": "d21fd6aa3bc3f64e",
     "48/00000.tar": "cea5058c51138527",
     "48/00001.idx": "8a4d81269b27cdaa",
     "48/00001.tar": "643f7d4d38dc7a29",
     "48/index.parquet": "ffe6c97035ed1725",
-    "48/manifest.json": "15a969397ccb3f17",
+    "48/manifest.json": "bd39d4c128144f7d",
     "catalog.parquet": "29266a9a5c5782cd",
     "full/index.parquet": "ffd5571f50d95d7c",
     "full/manifest.json": "3bb21006d4c4ef04",
