@@ -293,7 +293,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
 # Recipes are differences from the defaults above, each value with its reason; what was measured stands in bench/LOG.md, "Recipes".
 RECIPES: dict[str, dict[str, Any]] = {
     # Good accuracy a minute: 14 epochs instead of 8 took accuracy up by half a point and macro F1 by four. Pictures that grow
-    # (train.first_size) are off: they cost more accuracy than they saved time.
+    # (train.first_size) are off: they brought no more than as much computing at full size had.
     "fast": {"train.epochs": 12},
     # Accuracy at any price: longer. How much more than 14 epochs bring was not measured yet.
     "best": {"train.epochs": 40},

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fastfashion.errors import ConfigError
+from fastfashion.model import has_fixed_size
 from fastfashion.serve.subject import Subject
 
 
@@ -21,8 +22,7 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
 
     name, classes = subject.backbone, subject.classes[task]
     settings: dict[str, Any] = {}
-    default = timm.models.get_pretrained_cfg(name)
-    if default is not None and default.fixed_input_size:
+    if has_fixed_size(name):
         settings["img_size"] = (subject.size.height_px, subject.size.width_px)
     model: Any = timm.create_model(name, pretrained=False, num_classes=len(classes), **settings).eval()
     layer, head = model.get_classifier(), subject.model.heads[task]
