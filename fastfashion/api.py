@@ -44,14 +44,19 @@ def shard(
     out: Place | None = None,
     *,
     res: int | str | Sequence[int | str] = 224,
+    table: str = "",
+    id_column: str = "id",
+    label_columns: Sequence[str] | None = None,
     quality: int = 90,
     max_rejected: int = 1000,
     workers: int | None = None,
 ) -> Result:
     """Pack pictures and their table into shards; as `fastfashion shard`.
 
-    `res`: the shorter side in pixels, or "full", or several of them. Goes on where an interrupted call stopped.
+    `res`: the shorter side in pixels, or "full", or several of them. Goes on where an interrupted call stopped. A table of your own:
+    `table`, its name within the source; `id_column`, the names of its pictures; `label_columns`, what is to be learned.
     """
+    from fastfashion.catalog import LABEL_COLUMNS, Columns
     from fastfashion.dist import cores_per_process
     from fastfashion.pack import PackRequest, bar_progress, pack
 
@@ -59,6 +64,8 @@ def shard(
     request = PackRequest(
         source=found,
         out=Path("shards") / found.stem if out is None else _place(out),
+        table=table,
+        columns=Columns(id=id_column, labels=LABEL_COLUMNS if label_columns is None else tuple(label_columns)),
         resolutions=tuple(dict.fromkeys(map(str, [res] if isinstance(res, int | str) else res))),
         workers=workers or cores_per_process(1),
         max_rejected=max_rejected,

@@ -36,7 +36,15 @@ def Location(what: str, panel: str | None = None) -> Any:
 
 
 def Source(panel: str | None = None) -> Any:
-    return Location("Kaggle zip or folder, or its s3:// or https:// address; the one under data/ by default.", panel)
+    return Location("Zip or folder of pictures and a table, or its s3:// or https:// address; the one under data/ by default.", panel)
+
+
+def Table(panel: str | None = None) -> Any:
+    return typer.Option("--table", help="The CSV in --source; styles.csv, or the only one, by default.", rich_help_panel=panel)
+
+
+def IdColumn(panel: str | None = None) -> Any:
+    return typer.Option("--id-column", help="Its column with the names of the pictures.", rich_help_panel=panel)
 
 
 def Task(panel: str | None = None) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastfashion.catalog import LABEL_COLUMNS, Source, Styles, Vocab, read_styles
+from fastfashion.catalog import LABEL_COLUMNS, Columns, Source, Styles, Vocab, read_styles
 from fastfashion.errors import ConfigError, InputError
 
 HEADER = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
@@ -114,6 +114,38 @@ def test_a_missing_column_is_named_with_file_and_line(missing: str) -> None:
     header = ",".join(name for name in HEADER.split(",") if name != missing)
     with pytest.raises(InputError, match=rf"my\.csv, line 1: column '{missing}' is not there"):
         parse(header, SHIRT)
+
+
+def test_a_table_of_other_columns_gives_the_labels_that_were_asked_for() -> None:
+    styles = read_styles(
+        b"file,type,fine colour,price\nA1.jpg,mug,red,3\nb.2.PNG,,blue,4\nA1.jpeg,cup,red,3\n",
+        "shop.csv",
+        Columns(id="file", labels=("fine colour", "type")),
+    )
+    assert styles.table[["id", "fine colour", "type"]].to_numpy().tolist() == [["A1", "red", "mug"], ["b.2", "blue", ""]]
+    assert [(r.id, r.line, r.reason) for r in styles.rejected] == [("A1", 4, "id stands already in line 2")]
+    assert styles.labels == ("fine colour", "type")
+
+
+def test_a_column_that_was_asked_for_and_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"shop\.csv, line 1: column 'hue' is not there; expected once among file, colour"):
+        read_styles(b"file,colour\n1,red\n", "shop.csv", Columns(id="file", labels=("colour", "hue")))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("colour,colour", "each once"),
+        ("colour,", "1 to 64 characters"),
+        ("file", "is the column of the ids"),
+        ("width", "a packed set uses itself"),
+        ("a.b", r"without \. ,"),
+        ("a=b", r"without \. ,"),
+    ],
+)
+def test_names_that_cannot_be_labels_are_refused(labels: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"--label-columns: .*{said}"):
+        Columns.parse("file", labels)
 
 
 def test_a_column_that_is_there_twice_is_refused() -> None:

@@ -164,7 +164,8 @@ def test_too_many_files_get_an_error_on_the_page(page: Any, tmp_path: Path) -> N
     upload(page, "#files", *(picture(tmp_path, f"{number}.jpg", number) for number in range(9)))
     wait(page, lambda driver: "8" in text_of(one(driver, "#files")))
     one(page, "#ask").send_keys(Keys.ENTER)
-    wait(page, lambda driver: "9 files; at most 8" in " ".join(map(text_of, driver.find_elements(By.CSS_SELECTOR, "#table .error"))))
+    said = wait(page, lambda driver: " ".join(map(text_of, driver.find_elements(By.CSS_SELECTOR, "#table .error"))))
+    assert "9 files; at most 8" in said
 
 
 def test_test_numbers_plots_and_the_api_stand_on_the_page(page: Any) -> None:

@@ -158,11 +158,47 @@ def test_a_damaged_member_costs_that_picture_alone(compression: int, tmp_path: P
 def test_a_source_without_a_table_or_without_pictures_is_refused(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
     no_table, no_images = make_source(tmp_path / "a" / "set", rows=2), make_source(tmp_path / "b" / "set", rows=2)
     (no_table / "styles.csv").unlink()
-    (no_images / "images").rename(no_images / "pictures")
+    for picture in (no_images / "images").iterdir():
+        picture.unlink()
     with pytest.raises(InputError, match=r"set.*: no styles\.csv among its 2 files"):
         open_source(form(no_table, no_table.parent))
-    with pytest.raises(InputError, match=r"set.*: no picture in a folder named images; expected images/<id>\.jpg beside styles\.csv"):
+    with pytest.raises(InputError, match=r"set.*: no picture \(\.jpg.*\); expected images/<id>\.jpg beside styles\.csv"):
         open_source(form(no_images, no_images.parent))
+
+
+@pytest.mark.parametrize("form", [as_folder, as_zip], ids=lambda f: f.__name__)
+def test_a_table_of_another_name_and_pictures_in_any_folder_are_found(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+    shop = make_source(tmp_path / "shop", rows=4)
+    (shop / "styles.csv").rename(shop / "list.CSV")
+    (shop / "images").rename(shop / "a")
+    (shop / "b").mkdir()
+    moved = sorted((shop / "a").iterdir())[0]
+    moved.rename(shop / "b" / moved.name)
+    source = open_source(form(shop, tmp_path))
+    assert source.table == "list.CSV" and len(source.images) == 4
+    assert source.images[moved.stem].name == f"b/{moved.name}"
+
+
+def test_among_several_tables_it_must_be_said_which(tmp_path: Path) -> None:
+    shop = make_source(tmp_path / "shop", rows=2)
+    (shop / "styles.csv").rename(shop / "one.csv")
+    (shop / "two.csv").write_text("id\n")
+    with pytest.raises(InputError, match=r"no styles\.csv, but one\.csv, two\.csv: choose the table with --table"):
+        open_source(shop)
+    assert open_source(shop, "one.csv").table == "one.csv"
+    with pytest.raises(InputError, match=r"no three\.csv, but one\.csv, two\.csv"):
+        open_source(shop, "three.csv")
+
+
+def test_two_pictures_of_one_name_are_refused_unless_a_folder_is_called_images(tmp_path: Path) -> None:
+    shop = make_source(tmp_path / "shop", rows=2)
+    (shop / "more").mkdir()
+    first = sorted((shop / "images").iterdir())[0]
+    (shop / "more" / f"{first.stem}.png").write_bytes(first.read_bytes())
+    assert open_source(shop).images[first.stem].name == f"images/{first.name}"
+    (shop / "images").rename(shop / "photos")
+    with pytest.raises(InputError, match=rf"two pictures have the id {first.stem}, .*: rename one"):
+        open_source(shop)
 
 
 def test_an_empty_folder_and_a_wrong_path_are_refused(tmp_path: Path) -> None:

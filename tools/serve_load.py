@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fastfashion.provenance import git_commit, machine_info, package_versions
+
 TIMEOUT_S = 60
 WAIT_S = 0.25  # of a client that was turned away
 
@@ -103,6 +105,10 @@ def run(options: argparse.Namespace) -> dict[str, object]:
             "first_half_max": max(memory[:half], default=None),
             "second_half_max": max(memory[half:], default=None),
         },
+        "command": " ".join(["python", *sys.argv]),
+        "commit": git_commit(),
+        "machine": machine_info(),
+        "versions": package_versions(["fastfashion", "torch", "timm", "gradio"]),
     }
 
 

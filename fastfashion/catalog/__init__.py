@@ -3,11 +3,13 @@
 from fastfashion.catalog.corrections import correct
 from fastfashion.catalog.source import Member, Reader, Source, open_source
 from fastfashion.catalog.splits import JointSplit, Split, ids_hash, joint_split, oversampled, split_rows
-from fastfashion.catalog.styles import LABEL_COLUMNS, Rejected, Styles, read_styles
+from fastfashion.catalog.styles import KAGGLE, LABEL_COLUMNS, Columns, Rejected, Styles, read_styles
 from fastfashion.catalog.vocab import Vocab
 
 __all__ = [
+    "KAGGLE",
     "LABEL_COLUMNS",
+    "Columns",
     "JointSplit",
     "Member",
     "Reader",

@@ -164,7 +164,7 @@ def _patiently(path: Any, start: int | None, end: int | None) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A folder or a zip in Kaggle's layout: a styles.csv with an images folder beside it."""
+    """A folder or a zip of pictures with a table: in Kaggle's layout a styles.csv with an images folder beside it."""
 
     path: Path
     table_member: Member
@@ -200,32 +200,63 @@ class Source:
         return hashlib.sha256("\n".join(stamps).encode()).hexdigest()
 
 
-def open_source(path: Path) -> Source:
-    """Find the styles.csv and its pictures in a folder or zip, here or remote.
+def open_source(path: Path, table: str = "") -> Source:
+    """Find the table and its pictures in a folder or zip, here or remote.
 
-    Where an archive holds several copies (Kaggle's do), the one nearest the top counts. Names that lead out of the zip (`../x`, `/x`,
-    `a\\x`) are ignored. Raises InputError where there is no table or no picture.
+    The table is the CSV that `table` names, else styles.csv, else the only CSV there is. Its pictures are those in the folder `images`
+    beside it, or in the one nearest the top, or, where no folder is called so, all; their ids are their names without the suffix.
+
+    Where an archive holds several copies of the table (Kaggle's do), the one nearest the top counts. Names that lead out of the zip
+    (`../x`, `/x`, `a\\x`) are ignored. Raises InputError where there is no table or no picture, and where two have one id.
     """
     is_zip, members = _members(path)
-    tables = sorted((n for n in members if n.rpartition("/")[2] == TABLE_NAME), key=_nearest_top)
-    if not tables:
-        nested = next((n for n in members if n.lower().endswith(".zip")), None)
-        if nested:
-            raise InputError(f"{path}: no {TABLE_NAME}, but it holds {nested}: unpack that one and name it with --source")
-        raise InputError(f"{path}: no {TABLE_NAME} among its {len(members)} files; expected it beside a folder of pictures named images")
+    found = _find_table(path, members, table)
+    images = _find_pictures(path, members, found)
+    located = path if is_remote(path) else path.resolve()
+    return Source(path=located, table_member=members[found], images=images, reader=Reader(located, is_zip))
+
+
+def _find_table(path: Path, members: dict[str, Member], wanted: str) -> str:
+    """The name of the table among the files."""
+    name = wanted or TABLE_NAME
+    if tables := [n for n in members if n == name or n.endswith(f"/{name}")]:
+        return min(tables, key=_nearest_top)
+    others = sorted((n for n in members if n.lower().endswith(".csv")), key=_nearest_top)
+    if len(others) == 1 and not wanted:
+        return others[0]
+    if others:
+        raise InputError(f"{path}: no {name}, but {', '.join(others[:5])}: choose the table with --table")
+    nested = next((n for n in members if n.lower().endswith(".zip")), None)
+    if nested:
+        raise InputError(f"{path}: no {name}, but it holds {nested}: unpack that one and name it with --source")
+    raise InputError(f"{path}: no {name} among its {len(members)} files; expected it beside a folder of pictures named images")
+
+
+def _find_pictures(path: Path, members: dict[str, Member], table: str) -> dict[str, Member]:
+    """Pictures by id."""
     pictures: dict[str, list[tuple[int, str]]] = {}  # folder -> (rank of the suffix, name)
     for name in members:
         folder, _, file = name.rpartition("/")
         stem, dot, suffix = file.rpartition(".")
-        if stem and folder.rpartition("/")[2] == "images" and (dot + suffix.lower()) in PICTURE_SUFFIXES:
+        if stem and (dot + suffix.lower()) in PICTURE_SUFFIXES:
             pictures.setdefault(folder, []).append((PICTURE_SUFFIXES.index(dot + suffix.lower()), name))
     if not pictures:
-        raise InputError(f"{path}: no picture in a folder named images; expected images/<id>.jpg beside {tables[0]}")
-    beside = f"{tables[0].removesuffix(TABLE_NAME)}images"
-    folder = beside if beside in pictures else min(pictures, key=_nearest_top)
-    images = {name[len(folder) + 1 : name.rindex(".")]: members[name] for _, name in sorted(pictures[folder], reverse=True)}
-    located = path if is_remote(path) else path.resolve()
-    return Source(path=located, table_member=members[tables[0]], images=images, reader=Reader(located, is_zip))
+        raise InputError(f"{path}: no picture ({', '.join(PICTURE_SUFFIXES)}); expected images/<id>.jpg beside {table}")
+    named = [folder for folder in pictures if folder.rpartition("/")[2] == "images"]
+    beside = f"{table.rpartition('/')[0]}/images".lstrip("/")
+    folders = [beside] if beside in named else [min(named, key=_nearest_top)] if named else list(pictures)
+    images: dict[str, Member] = {}
+    for folder in folders:
+        start = len(folder) + 1 if folder else 0
+        found = {name[start : name.rindex(".")]: members[name] for _, name in sorted(pictures[folder], reverse=True)}
+        if twice := images.keys() & found.keys():
+            first = min(twice)
+            raise InputError(
+                f"{path}: two pictures have the id {first}, {images[first].name} and {found[first].name}; an id is the name of its file "
+                "without the suffix: rename one, or put those that count into a folder named images"
+            )
+        images |= found
+    return images
 
 
 def _members(path: Path) -> tuple[bool, dict[str, Member]]:
@@ -273,7 +304,7 @@ def _folder_members(path: Path) -> dict[str, Member]:
         os.path.join(root, name)[len(os.path.join(path, "")) :]  # noqa: PTH118 (a Path costs 5 µs, and there are millions)
         for root, _, names in os.walk(path, followlinks=True)
         for name in names
-        if name == TABLE_NAME or name.lower().endswith(PICTURE_SUFFIXES)
+        if name.lower().endswith((".csv", *PICTURE_SUFFIXES))
     )
     return {name: Member(name) for name in files}
 

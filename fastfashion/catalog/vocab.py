@@ -27,7 +27,7 @@ class Vocab:
     def names(self, task: str) -> tuple[str, ...]:
         """Class names of a task; raises ConfigError where there is no such task."""
         if task not in self.classes:
-            raise ConfigError(f"unknown task {task!r}: this packed set has {', '.join(self.classes)}")
+            raise ConfigError(f"unknown task {task!r}: this packed set has {', '.join(self.classes)}; choose among them")
         return self.classes[task]
 
     def codes(self, table: "pd.DataFrame", tasks: Sequence[str]) -> np.ndarray:

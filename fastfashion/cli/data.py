@@ -13,12 +13,14 @@ from fastfashion.files import location
 from fastfashion.options import (
     Corrections,
     Debug,
+    IdColumn,
     Json,
     Location,
     Protocol,
     Shards,
     Size,
     Source,
+    Table,
     Task,
     Workers,
     find_shards,
@@ -68,6 +70,11 @@ def synth(
 @app.command()
 def shard(
     source: Annotated[Path | None, Source(IN)] = None,
+    table: Annotated[str, Table(IN)] = "",
+    id_column: Annotated[str, IdColumn(IN)] = "id",
+    label_columns: Annotated[
+        str, typer.Option(help="Columns to learn, with commas; those of styles.csv by default.", rich_help_panel=IN)
+    ] = "",
     out: Annotated[Path | None, Location("Folder of the packed set; shards/NAME by default.", OUT)] = None,
     res: Annotated[list[str] | None, typer.Option(help="Shorter side in pixels, or full; again and again.", rich_help_panel=OUT)] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality of resized pictures.", rich_help_panel=OUT)] = 90,
@@ -86,6 +93,7 @@ def shard(
 
     Example: fastfashion shard --source fashion-product-images-small.zip --res full --res 40 --out shards/small
     """
+    from fastfashion.catalog import Columns
     from fastfashion.dist import cores_per_process
     from fastfashion.pack import PackRequest, bar_progress, dry_run, pack
     from fastfashion.pack.text import dry_run_text, summary_text
@@ -94,6 +102,8 @@ def shard(
     request = PackRequest(
         source=found,
         out=out or Path("shards") / found.stem,
+        table=table,
+        columns=Columns.parse(id_column, label_columns),
         resolutions=tuple(dict.fromkeys(res or ["224"])),
         workers=workers or cores_per_process(1),
         engine=engine,
@@ -124,6 +134,8 @@ def verify(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set; s3:// and the like too.", parser=location, metavar="SET")],
     repair: Annotated[bool, typer.Option("--repair", help="Pack damaged shards again from --source.")] = False,
     source: Annotated[Path | None, Source()] = None,
+    table: Annotated[str, Table()] = "",
+    id_column: Annotated[str, IdColumn()] = "id",
     workers: Annotated[int | None, Workers(what="Processes of the repair; all cores by default.")] = None,
     as_json: Annotated[bool, Json()] = False,
     debug: Annotated[bool, Debug()] = False,
@@ -140,7 +152,7 @@ def verify(
     repaired: list[str] = []
     if result.damage and repair:
         print(verify_text(shards, result), file=sys.stderr)
-        repaired = repack(shards, find_source(source), result.damage, workers or cores_per_process(1))
+        repaired = repack(shards, find_source(source), result.damage, workers or cores_per_process(1), table, id_column)
         print(f"{shards}: packed again: {', '.join(repaired) or 'nothing'}", file=sys.stderr)
         result = verify_bar(shards)
     print(verify_text(shards, result), file=sys.stderr)

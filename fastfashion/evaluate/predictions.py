@@ -30,7 +30,7 @@ class Predictions:
 def predict(model: Classifier, batches: Iterable[Batch], world: dist.World, precision: torch.dtype = torch.float32) -> Predictions:
     """Run the model over a loader's batches and gather all ranks' rows; padding is dropped."""
     rows, labels = [], []
-    probabilities: dict[str, list[torch.Tensor]] = {task: [] for task in model.heads}
+    probabilities: dict[str, list[torch.Tensor]] = {task: [] for task in model.tasks}
     was_training = model.training
     model.eval()
     autocast = torch.autocast(world.device.type, dtype=precision, enabled=precision != torch.float32)

@@ -37,7 +37,11 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.flip_average = config.flip_average
         num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
-        self.heads = nn.ModuleDict({task: nn.Linear(num_features, num) for task, num in classes.items()})
+        self.tasks = tuple(classes)
+        self.heads = nn.ModuleDict({_key(task): nn.Linear(num_features, num) for task, num in classes.items()})
+
+    def head(self, task: str) -> nn.Linear:
+        return self.heads[_key(task)]  # type: ignore[return-value]
 
     def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """Pooled features (B, F). A permuted NHWC tensor is channels-last already."""
@@ -47,15 +51,20 @@ class Classifier(nn.Module):
     def forward(self, images_BHWC: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.training:
             features_BF = self.dropout(self.features(images_BHWC))
-            return {task: head(features_BF) for task, head in self.heads.items()}
+            return {task: self.head(task)(features_BF) for task in self.tasks}
         # Heads are linear: the mean of the features has the mean of the logits.
         features_BF = self.embedding(images_BHWC)
-        return {task: head(features_BF) / self.temperatures[t] for t, (task, head) in enumerate(self.heads.items())}
+        return {task: self.head(task)(features_BF) / self.temperatures[t] for t, task in enumerate(self.tasks)}
 
     def embedding(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """Pooled features (B, F), averaged with those of the mirror image where `flip_average` is set."""
         features_BF = self.features(images_BHWC)
         return (features_BF + self.features(images_BHWC.flip(2))) / 2 if self.flip_average else features_BF
+
+
+def _key(task: str) -> str:
+    """A head's name among the weights: the task's own, unless torch has a method of that name, such as `type`."""
+    return f"{task}_" if hasattr(nn.ModuleDict, task) else task
 
 
 def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size) -> Classifier:

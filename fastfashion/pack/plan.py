@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastfashion.catalog import LABEL_COLUMNS, Rejected, Source, Styles, open_source, read_styles
+from fastfashion.catalog import Rejected, Source, Styles, open_source, read_styles
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.pack.block import Block
@@ -43,15 +43,16 @@ class Plan:
 
     def samples(self, positions: np.ndarray) -> list[Any]:
         rows = self.styles.table.iloc[positions]
-        labels = zip(*(rows[name].tolist() for name in LABEL_COLUMNS), strict=True)
+        names = self.styles.labels
+        labels = zip(*(rows[name].tolist() for name in names), strict=True)
         images = self.source.images
-        return [(i, images[i], dict(zip(LABEL_COLUMNS, row, strict=True))) for i, row in zip(rows["id"].tolist(), labels, strict=True)]
+        return [(i, images[i], dict(zip(names, row, strict=True))) for i, row in zip(rows["id"].tolist(), labels, strict=True)]
 
 
 def make_plan(request: PackRequest) -> Plan:
     """Read the table and the names of the pictures; raises InputError where nothing can be packed."""
-    source = open_source(request.source)
-    styles = read_styles(source.read_table(), f"{source.path}: {source.table}")
+    source = open_source(request.source, request.table)
+    styles = read_styles(source.read_table(), f"{source.path}: {source.table}", request.columns)
     ids = styles.table["id"].tolist()
     usable = np.fromiter((bool(USABLE_ID.fullmatch(i)) and len(i.encode()) <= MAX_ID_BYTES for i in ids), bool, len(ids))
     there = np.fromiter((i in source.images for i in ids), bool, len(ids))
@@ -80,11 +81,11 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
             raise PackedSetError(f"{out}: expected an empty folder or a packed set, found {foreign[0]}; choose another --out")
         return ()
     try:
-        packed = parse_parquet(out / CATALOG, (out / CATALOG).read_bytes(), ["id", *LABEL_COLUMNS])
+        packed = parse_parquet(out / CATALOG, (out / CATALOG).read_bytes(), ["id", *styles.labels])
         num_rejected = len(pd.read_csv(io.BytesIO((out / REJECTED).read_bytes())))
     except (OSError, ValueError) as error:
         raise PackedSetError(f"{out}: holds a damaged set ({error}); choose another --out or remove it") from error
-    columns = ["id", *LABEL_COLUMNS]
+    columns = ["id", *styles.labels]
     expected = styles.table.set_index("id").reindex(packed["id"]).reset_index()
     same = packed[columns].astype(str).equals(expected[columns].astype(str))
     if not same or len(packed) + num_rejected != styles.num_rows:
@@ -110,6 +111,7 @@ def plan_fingerprint(request: PackRequest, resolutions: Sequence[str], plan: Pla
         "source": str(plan.source.path),
         "files": plan.source.fingerprint(),
         "table": table,
+        "labels": list(plan.styles.labels),
         "resolutions": list(resolutions),
         "encoder": encoder_settings(request.quality, request.subsampling),
         "max_pixels": request.max_pixels,

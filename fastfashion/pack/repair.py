@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastfashion.catalog import Columns
 from fastfashion.errors import PackedSetError
 from fastfashion.files import is_remote, publish
 from fastfashion.pack.block import Block, Job
@@ -28,8 +29,10 @@ from fastfashion.shards.verify import Damage
 NEEDED = ("set.json", "catalog.parquet", MANIFEST, INDEX)  # to know which rows a shard holds
 
 
-def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int) -> list[str]:
+def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, table: str = "", id_column: str = "id") -> list[str]:
     """Pack damaged shards again from the source that the set was made of; returns their names within the set.
+
+    `table` and `id_column` as they were when the set was packed.
 
     A shard is put in place only if it has the bytes that the manifest tells. Raises PackedSetError where the files that say which
     rows a shard holds are damaged themselves, or library versions or the source are not those that the set was packed with.
@@ -48,7 +51,8 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int) -> 
     repaired = []
     with lock(path), _scratch(path) as scratch:
         packed = open_packed_set(path)
-        request = PackRequest(source=source, out=path, workers=workers)
+        columns = Columns(id=id_column, labels=tuple(packed.vocab.classes))
+        request = PackRequest(source=source, out=path, table=table, columns=columns, workers=workers)
         with contextlib.closing(open_engine("local", workers, None)) as engine:
             plan = make_plan(request)
             for name, numbers in sorted(shards.items()):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastfashion.catalog import KAGGLE, Columns
 from fastfashion.errors import ConfigError
 from fastfashion.image import MAX_PIXELS
 from fastfashion.shards.layout import FULL, check_resolution
@@ -17,6 +18,8 @@ class PackRequest:
 
     source: Path
     out: Path
+    table: str = ""  # its name within the source; found by itself where there is one alone
+    columns: Columns = KAGGLE
     resolutions: tuple[str, ...] = ("224",)
     workers: int = 1
     engine: str = "local"

@@ -47,7 +47,7 @@ def activation_maps(model: Classifier, image_HWC: torch.Tensor, codes: Mapping[s
     features_BhwF = _pooled_alone(model, maps_BhwC)
     found = {}
     for task, code in codes.items():
-        said_Bhw = features_BhwF @ model.heads[task].weight[code]  # type: ignore[index]
+        said_Bhw = features_BhwF @ model.head(task).weight[code]
         large_BHW = functional.interpolate(said_Bhw[:, None].float(), size=(height, width), mode="bilinear")[:, 0]
         mean_HW = torch.stack([_shifted(one, -down, -right) for one, (down, right) in zip(large_BHW, offsets, strict=True)]).mean(dim=0)
         low, high = mean_HW.aminmax()

@@ -25,7 +25,7 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
     if has_fixed_size(name):
         settings["img_size"] = (subject.size.height_px, subject.size.width_px)
     model: Any = timm.create_model(name, pretrained=False, num_classes=len(classes), **settings).eval()
-    layer, head = model.get_classifier(), subject.model.heads[task]
+    layer, head = model.get_classifier(), subject.model.head(task)
     if not isinstance(layer, nn.Linear) or not isinstance(head, nn.Linear) or layer.weight.shape != head.weight.shape:
         raise ConfigError(f"{name}: timm's own head is {type(layer).__name__}, not a linear layer as the run's: use --to onnx")
     names = {id(layer.weight): "weight", id(layer.bias): "bias"}
@@ -36,7 +36,7 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
             f"{name}: with a head, timm builds another model than without ({sorted({*missing, *unexpected} - own)[:3]}): use --to onnx"
         )
     with torch.no_grad():
-        temperature = subject.model.temperatures[list(subject.model.heads).index(task)]
+        temperature = subject.model.temperatures[subject.model.tasks.index(task)]
         layer.weight.copy_(head.weight / temperature)
         layer.bias.copy_(head.bias / temperature)
     timm.models.save_for_hf(

@@ -52,8 +52,7 @@ class _Probabilities(nn.Module):
         features_BF = model.features(torch.cat([images, images.flip(2)]) if model.flip_average else images)
         if model.flip_average:
             features_BF = features_BF.unflatten(0, (2, -1)).mean(dim=0)
-        places = list(model.heads)
-        return tuple((model.heads[task](features_BF) / model.temperatures[places.index(task)]).softmax(dim=1) for task in self.tasks)
+        return tuple((model.head(task)(features_BF) / model.temperatures[model.tasks.index(task)]).softmax(dim=1) for task in self.tasks)
 
 
 def self_description(subject: Subject) -> dict[str, Any]:
