@@ -1,14 +1,18 @@
-"""Pictures of the page of a run, on a wide and on a narrow screen, for the README.
+"""Pictures of the page of a run, on a wide and on a narrow screen, for the README, and how long the page takes.
 
     python tools/page_screenshots.py runs/NAME shirt.jpg --out docs
 
 Starts `fastfashion serve` for the run on a free port, has headless Chromium (Debian: apt install chromium chromium-driver; pip install
-selenium) ask about the picture, waits for the nearest products, and writes page-wide.png and page-narrow.png.
+selenium) ask about the picture, waits for the nearest products, and writes page-wide.png and page-narrow.png. With --times FILE also
+how long a browser that has just started needs from the address to the place where a picture is dropped, and how long from a dropped
+picture to the answers' bars, ten times each, on the wide screen.
 """
 
 import argparse
+import json
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,8 +24,12 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from fastfashion.provenance import git_commit, machine_info, package_versions
+
 SCREENS = {"wide": (1280, 900), "narrow": (390, 844)}
 PATIENCE_S = 300
+TIMES = 10
+PICTURE, ANSWERS = "#picture input[type=file]", "#answers .head"
 MOST_HEIGHT_PX = 2600
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 FLAGS += ("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars")
@@ -79,10 +87,37 @@ def shoot(url: str, picture: Path, out: Path, width_px: int, height_px: int) -> 
 
 def ask(browser: Any, url: str, picture: Path) -> None:
     browser.get(url)
-    find = "#picture input[type=file]"
-    WebDriverWait(browser, PATIENCE_S).until(lambda page: page.find_elements(By.CSS_SELECTOR, find))
-    browser.find_element(By.CSS_SELECTOR, find).send_keys(str(picture.resolve()))
-    WebDriverWait(browser, PATIENCE_S).until(lambda page: page.find_elements(By.CSS_SELECTOR, "#nearest .ff"))
+    wait_for(browser, PICTURE).send_keys(str(picture.resolve()))
+    wait_for(browser, "#nearest .ff")
+
+
+def wait_for(browser: Any, selector: str) -> Any:
+    """The first element that a selector finds, as soon as there is one."""
+    return WebDriverWait(browser, PATIENCE_S, poll_frequency=0.01).until(lambda page: page.find_elements(By.CSS_SELECTOR, selector))[0]
+
+
+def measure(url: str, picture: Path) -> dict[str, Any]:
+    """Seconds to the first screen of a fresh browser, and from a dropped picture to its answers: median, least and most."""
+    seconds: dict[str, list[float]] = {"first_screen_s": [], "answer_s": []}
+    for _ in range(TIMES):
+        with tempfile.TemporaryDirectory() as profile:
+            browser = open_browser(Path(profile), *SCREENS["wide"])
+            try:
+                started = time.monotonic()
+                browser.get(url)
+                place = wait_for(browser, PICTURE)
+                seconds["first_screen_s"].append(time.monotonic() - started)
+                time.sleep(1)  # until the browser is at rest
+                started = time.monotonic()
+                place.send_keys(str(picture.resolve()))
+                wait_for(browser, ANSWERS)
+                seconds["answer_s"].append(time.monotonic() - started)
+            finally:
+                browser.quit()
+    return {
+        name: {"median": round(statistics.median(values), 3), "low": round(min(values), 3), "high": round(max(values), 3)}
+        for name, values in seconds.items()
+    }
 
 
 def main() -> None:
@@ -90,6 +125,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--times", type=Path, help="write how long the page takes to this JSON file")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     server, url = start_server(options.run)
@@ -97,6 +133,16 @@ def main() -> None:
         for name, (width_px, height_px) in SCREENS.items():
             shoot(url, options.picture, options.out / f"page-{name}.png", width_px, height_px)
             print(options.out / f"page-{name}.png")
+        if options.times:
+            found = measure(url, options.picture) | {
+                "rounds": TIMES,
+                "command": " ".join(["python", *sys.argv]),
+                "commit": git_commit(),
+                "machine": machine_info(),
+                "versions": package_versions(["fastfashion", "torch", "timm", "gradio", "selenium"]),
+            }
+            print(json.dumps(found, indent=2))
+            options.times.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     finally:
         server.terminate()
         server.wait(20)
