@@ -19,6 +19,7 @@ ALL, DEFAULT_TASK = "all", "subCategory"
 BACKENDS = ("auto", "dali", "threads", "resident")
 SHUFFLES = ("epoch", "window")
 ON_BAD = ("stop", "skip")
+OPTIMIZERS = ("adamw", "adam", "sgd")  # sgd: Nesterov's momentum, 0.9
 PRECISIONS = ("auto", "fp32", "bf16")
 TRACKERS = ("wandb", "mlflow")
 
@@ -142,7 +143,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW or Adam with linear warm-up and cosine decay to zero, gradient clipping, and an average of the weights."""
+    """AdamW, Adam or SGD with linear warm-up and cosine decay to zero, gradient clipping, and an average of the weights."""
 
     optimizer: str = "adamw"
     lr: float = 1e-3
@@ -157,7 +158,7 @@ class OptimConfig:
     fused: bool = True  # one kernel for all weights, instead of one for each operation
 
     def __post_init__(self) -> None:
-        _check(self.optimizer in ("adamw", "adam"), "optim.optimizer", "adamw or adam", self.optimizer)
+        _check(self.optimizer in OPTIMIZERS, "optim.optimizer", " or ".join(OPTIMIZERS), self.optimizer)
         _check(self.lr > 0 and math.isfinite(self.lr), "optim.lr", "above 0", self.lr)
         _check(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
         _check(self.schedule in ("cosine", "constant"), "optim.schedule", "cosine or constant", self.schedule)
