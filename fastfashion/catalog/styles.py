@@ -18,8 +18,7 @@ LABEL_COLUMNS = ("masterCategory", "subCategory", "articleType", "gender", "base
 NAME_COLUMN = "productDisplayName"
 NO_LABEL = ("", "NA")
 # Columns of a packed set's catalog that are no labels (shards/FORMAT.md), and those of predict's tables.
-OTHER_COLUMNS = ("row", "id", "line", "year", NAME_COLUMN, "recovered", "height", "width", "fingerprint", "duplicate_group")
-OTHER_COLUMNS += ("path", "error")
+OTHER_COLUMNS = {"row", "id", "line", "year", NAME_COLUMN, "recovered", "height", "width", "fingerprint", "duplicate_group", "path", "error"}
 # A label's name stands in --task between commas, in --set before =, in file names, and in the names of a model's weights.
 USABLE_LABEL = re.compile(r"[^.,=+/\\\x00-\x1f\x7f]{1,64}")
 _END = "\x00"
