@@ -13,7 +13,7 @@ import torch
 from conftest import PackedSmall
 
 from fastfashion import dist
-from fastfashion.config import DataConfig, RunConfig, TrainConfig
+from fastfashion.config import DataConfig, RunConfig, TrainConfig, recipe
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.train.folder import check_run_folder
 from fastfashion.train.job import resolve, run_name, train
@@ -40,7 +40,7 @@ def tiny_config(shards: Path, **settings: Any) -> RunConfig:
     start = RunConfig(data=DataConfig(shards=str(shards), size="32x32"))
     fixed = {"model.name": "test_vit", "model.pretrained": False, "train.epochs": 2, "train.batch_size": 16, "train.log_every_steps": 1}
     fixed["train.precision"] = "fp32"
-    return resolve(start.replace(fixed | {key.replace("__", "."): value for key, value in settings.items()}))
+    return resolve(start.replace(recipe("fast") | fixed | {key.replace("__", "."): value for key, value in settings.items()}))
 
 
 @pytest.fixture(scope="module")
