@@ -130,6 +130,16 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rows(shards: Path, tmp_pa
     assert not (tmp_path / "run" / "best").exists()
 
 
+def test_what_a_killed_process_had_begun_to_write_is_cleared_away(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    ours, others = run / ".metrics.jsonl.1.partial", run / ".report.json.1.partial"  # the second one may be an evaluation at work
+    ours.touch()
+    others.touch()
+    train(tiny_config(shards, train__epochs=1), run, dist.World(device=torch.device("cpu")))
+    assert not ours.exists() and others.exists()
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     rate = schedule(RunConfig(data=DataConfig(shards="x")).replace({"optim.lr": 0.1, "optim.warmup_share": 0.1}).optim, 100)
     assert rate(0) == pytest.approx(0.01) and rate(9) == pytest.approx(0.1) and rate(10) == pytest.approx(0.1)

@@ -17,7 +17,7 @@ from fastfashion.catalog import LABEL_COLUMNS, correct, joint_split, oversampled
 from fastfashion.config import ALL, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, read_config, score
-from fastfashion.evaluate.run import CONFIG
+from fastfashion.evaluate.run import CONFIG, METRICS
 from fastfashion.files import hold, location, publish_csv, publish_json
 from fastfashion.load import Batch, Loader, LoaderSpec, Plan, Skipped, choose_pictures, open_loader
 from fastfashion.model import (
@@ -35,7 +35,7 @@ from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
 from fastfashion.train.checkpoint import Checkpoints, Progress
 from fastfashion.train.control import Control
-from fastfashion.train.folder import BEST, CHECKPOINTS, LOCK, SKIPPED, changes, write_status
+from fastfashion.train.folder import BEST, CHECKPOINTS, LOCK, SKIPPED, STATUS, changes, write_status
 from fastfashion.train.learner import Learner, best_state, determinism
 from fastfashion.train.loop import Training, fit
 from fastfashion.train.record import Recorder, RunRecorder, Silent
@@ -102,6 +102,9 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "") ->
             return _train(config, run, world, command, stack)
         run.mkdir(parents=True, exist_ok=True)
         stack.enter_context(hold(run / LOCK, "training", TrainingError))
+        for name in (CONFIG, METRICS, SKIPPED, STATUS):  # what a process that was killed had begun to write
+            for left in run.glob(f".{name}.*.partial"):
+                left.unlink(missing_ok=True)
         write_status(run, "running")
         try:
             summary = _train(config, run, world, command, stack)
