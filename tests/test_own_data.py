@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import smooth_picture
+from PIL import Image
 from test_cli import fastfashion, last_line
 
 import fastfashion as ff
@@ -29,8 +30,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shade = shade if kind == "mug" else 255 - shade
         path = folder / kind / f"item-{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        from PIL import Image
-
         Image.fromarray((0.7 * shade + 0.3 * noise).astype(np.uint8)).save(path)
         lines.append([path.name, f"{number}.99", kind, colour if number % 10 else ""])
     for name in ("shop.csv", "old.csv"):

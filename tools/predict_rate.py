@@ -3,7 +3,8 @@
     python tools/predict_rate.py runs/NAME photos.zip --set shards/NAME --pictures 2048 --rounds 5 --out bench/results/predict.json
 
 In each round, one after the other: the model alone, on one batch that is there already; predict on the first pictures of the zip; on
-those of the packed set; and a loop of Pillow's open, convert and resize, the same batches and the same model. All take as many threads.
+those of the packed set; and a loop of Pillow's open, convert and resize, the same batches and the same model, one after the other in one
+thread. The model has the same threads in all of them.
 """
 
 import argparse

@@ -18,8 +18,10 @@ LABEL_COLUMNS = ("masterCategory", "subCategory", "articleType", "gender", "base
 NAME_COLUMN = "productDisplayName"
 NO_LABEL = ("", "NA")
 # What a label cannot be called: the other columns of a packed set's catalog (shards/FORMAT.md), and those of predict's tables.
-CATALOG_COLUMNS = ("row", "id", "line", "year", NAME_COLUMN, "recovered", "height", "width", "fingerprint", "duplicate_group")
-OTHER_COLUMNS = (*CATALOG_COLUMNS, "path", "error")
+OTHER_COLUMNS = (
+    *("row", "id", "line", "year", NAME_COLUMN, "recovered", "height", "width", "fingerprint", "duplicate_group"),
+    *("path", "error"),
+)
 # A label's name stands in --task between commas, in --set before =, in file names, and in the names of a model's weights.
 USABLE_LABEL = re.compile(r"[^.,=+/\\\x00-\x1f\x7f]{1,64}")
 _END = "\x00"
