@@ -60,6 +60,12 @@ def publish(path: Path, write: Callable[[Path], object]) -> None:
         beside.unlink(missing_ok=True)
 
 
+def clear_unpublished(path: Path) -> None:
+    """Remove what processes that were killed had begun to publish at `path`; for who alone publishes there."""
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        left.unlink(missing_ok=True)
+
+
 def publish_json(path: Path, value: object) -> None:
     """The same for a JSON value, indented, in UTF-8."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -18,7 +18,7 @@ from fastfashion.config import ALL, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, read_config, score
 from fastfashion.evaluate.run import CONFIG, METRICS
-from fastfashion.files import hold, location, publish_csv, publish_json
+from fastfashion.files import clear_unpublished, hold, location, publish_csv, publish_json
 from fastfashion.load import Batch, Loader, LoaderSpec, Plan, Skipped, choose_pictures, open_loader
 from fastfashion.model import (
     LossSettings,
@@ -102,9 +102,8 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "") ->
             return _train(config, run, world, command, stack)
         run.mkdir(parents=True, exist_ok=True)
         stack.enter_context(hold(run / LOCK, "training", TrainingError))
-        for name in (CONFIG, METRICS, SKIPPED, STATUS):  # what a process that was killed had begun to write
-            for left in run.glob(f".{name}.*.partial"):
-                left.unlink(missing_ok=True)
+        for name in (CONFIG, METRICS, SKIPPED, STATUS):
+            clear_unpublished(run / name)
         write_status(run, "running")
         try:
             summary = _train(config, run, world, command, stack)
