@@ -1,32 +1,18 @@
 """The command line as a user meets it: the whole main job, stable JSON, and errors of one screen that say what to do."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from conftest import PackedSmall
+from workers import fastfashion
 
 COMMANDS = ("download", "doctor", "synth", "shard", "verify", "audit", "splits", "train", "evaluate", "compare", "reproduce", "preview")
 COMMANDS += ("bench-loader", "bench-train", "bench-shard", "predict", "serve", "export")
-
-
-def fastfashion(*arguments: str, cwd: Path, timeout_s: int = 300) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "fastfashion", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        env=environment,
-    )
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> Any:

@@ -25,11 +25,15 @@ from fastfashion.train.checkpoint import Checkpoints, Progress, read_checkpoint
 from fastfashion.train.folder import check_run_folder
 from fastfashion.train.job import resolve
 
-# A batch norm and dropout: state and random numbers that a checkpoint could forget.
+# A batch norm, dropout and two moments of each gradient: state and random numbers that a checkpoint could forget.
 BASE = {
     "model.name": "test_resnet",
     "model.pretrained": False,
     "model.dropout": 0.2,
+    "optim.optimizer": "adamw",
+    "optim.lr": 1e-3,
+    "optim.weight_decay": 0.05,
+    "optim.clip_norm": 1.0,
     "data.size": "32x32",
     "data.workers": 1,
     "train.epochs": 12,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import smooth_picture
 from PIL import Image
-from test_cli import fastfashion, last_line
+from test_cli import last_line
+from workers import fastfashion
 
 import fastfashion as ff
 from fastfashion.errors import ConfigError
@@ -43,7 +44,7 @@ def test_own_pictures_and_labels_from_packing_to_a_shipped_model(shop: Path, tmp
     packed = last_line(fastfashion("shard", "--source", str(shop), *COLUMNS, "--res", "32", "--out", "packed", "--json", cwd=tmp_path))
     assert packed["kept"] == 90
     options = ["--shards", "packed", "--task", "all", "--model", "test_resnet", "--no-pretrained", "--epochs", "8", "--batch-size", "16"]
-    fastfashion("train", *options, "--set", "optim.lr=3e-3", "--name", "own", cwd=tmp_path)
+    fastfashion("train", *options, "--set", "optim.optimizer=adamw", "--set", "optim.lr=3e-3", "--name", "own", cwd=tmp_path)
     report = last_line(fastfashion("evaluate", "runs/own", "--json", cwd=tmp_path))
     assert set(report["tasks"]) == {"type", "fine colour"}
     assert report["tasks"]["fine colour"]["n"] < report["tasks"]["type"]["n"]

@@ -13,12 +13,13 @@ import torch
 from conftest import PackedSmall
 
 from fastfashion import dist
-from fastfashion.config import DataConfig, RunConfig, TrainConfig, recipe
+from fastfashion.config import OPTIMIZERS, DataConfig, RunConfig, Size, TrainConfig, recipe
 from fastfashion.errors import ConfigError, TrainingError
+from fastfashion.model import build_classifier
 from fastfashion.train.folder import check_run_folder
 from fastfashion.train.job import resolve, run_name, train
 from fastfashion.train.launch import must_launch
-from fastfashion.train.learner import schedule
+from fastfashion.train.learner import Learner, schedule
 from fastfashion.train.loop import grown
 
 # test_vit has no batch norm, so that the world size cannot change what it computes but for rounding.
@@ -146,6 +147,32 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rate(55) == pytest.approx(0.05)  # half-way down the cosine
     assert 0 <= rate(99) < 1e-4
     assert all(rate(step) > rate(step + 1) for step in range(10, 99))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimiser_goes_on_from_what_was_kept_of_it(optimizer: str, fused: bool) -> None:
+    settings = {"model.name": "test_resnet", "model.pretrained": False, "optim.optimizer": optimizer, "optim.fused": fused}
+    config = RunConfig(data=DataConfig(shards="x")).replace(settings)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, 8, 32, 32, 3), generator=generator, dtype=torch.uint8)
+
+    def learner() -> Learner:
+        return Learner(config, build_classifier(config.model, {"a": 3}, Size(32, 32)), dist.World(device=torch.device("cpu")), 6)
+
+    def learn(one: Learner, steps: range) -> dict[str, torch.Tensor]:
+        one.model.train()
+        for step in steps:
+            one.wrapped(images[step])["a"].logsumexp(dim=1).sum().backward()
+            one.update(step)
+        return {name: tensor.clone() for name, tensor in one.tensors().items()}
+
+    whole, other = learner(), learner()
+    other.restore(learn(whole, range(3)))
+    expected, found = learn(whole, range(3, 6)), learn(other, range(3, 6))
+    assert expected.keys() == found.keys() and any(name.startswith("optimizer/") for name in expected)
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
 
 
 def test_two_processes_evaluate_every_test_row_once_and_agree_with_one(runs: Path, tmp_path: Path) -> None:

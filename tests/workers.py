@@ -1,17 +1,44 @@
-"""Training processes for tests, started in a fraction of a second: forked from a server that has imported everything already."""
+"""Commands and training processes for tests, started in a fraction of a second: forked from a server that has imported all already."""
 
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(
-    ["fastfashion.train.job", "fastfashion.train.__main__", "timm", "timm.optim", "timm.utils", "cv2", "workers"]
-)
+IMPORTED = ["cli", "train.job", "train.__main__", "evaluate.run", "serve.predictor"]
+context.set_forkserver_preload([*(f"fastfashion.{name}" for name in IMPORTED), "timm", "timm.optim", "timm.utils", "cv2", "workers"])
+
+
+def fastfashion(*arguments: str, cwd: Path, timeout_s: int = 300) -> "subprocess.CompletedProcess[str]":
+    """`fastfashion ARGUMENTS` as a process of its own in `cwd`, on a terminal 100 characters wide."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = context.Process(target=_command, args=(arguments, str(cwd), str(out), str(err)))
+        process.start()
+        process.join(timeout_s)
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError(f"fastfashion {' '.join(arguments)}: {timeout_s} s\n{err.read_text(encoding='utf-8')}")
+        texts = out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
+        return subprocess.CompletedProcess(list(arguments), process.exitcode or 0, *texts)
+
+
+def _command(arguments: Sequence[str], cwd: str, out: str, err: str) -> None:
+    os.chdir(cwd)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))
+    sys.argv = ["fastfashion", *arguments]
+    os.environ["COLUMNS"] = "100"
+    from fastfashion.cli import main
+
+    main()
 
 
 def free_port() -> int:

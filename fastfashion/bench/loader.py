@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from fastfashion.bench.loader_peers import DECODED_BEFORE, EPOCH, IMAGE_FOLDER, PEERS, Batches, Work
 from fastfashion.config import AugmentConfig, Size
@@ -165,7 +166,7 @@ def _measure(work: Work, request: BenchRequest) -> _Found:
         ceiling: list[float] = []
         busy: list[float] = []
         rates: dict[str, list[float]] = {name: [] for name in request.names() if name in epochs}
-        for number in range(request.rounds):
+        for number in tqdm(range(request.rounds), "rounds", disable=None, leave=False):
             ceiling.append(_rate("decode only", work, decode()))
             first = number % len(rates)  # nobody always runs after the same neighbour
             for name in [*list(rates)[first:], *list(rates)[:first]]:

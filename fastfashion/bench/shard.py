@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from fastfashion.bench import peers
 from fastfashion.bench.memory import check_memory_can_be_measured, measure_memory
@@ -235,7 +236,7 @@ def _measure(contestants: dict[str, Contestant], rounds: int, out: Path) -> dict
     for name in (OURS, CEILING):  # fills the page cache, imports what packing needs
         _time(name, contestants[name], out)
     timings: dict[str, list[Timing]] = {name: [] for name in contestants}
-    for number in range(rounds):
+    for number in tqdm(range(rounds), "rounds", disable=None, leave=False):
         first = number % len(contestants)  # nobody always runs after the same neighbour
         for name in [*list(contestants)[first:], *list(contestants)[:first]]:
             timings[name].append(_time(name, contestants[name], out))

@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from fastfashion import dist
 from fastfashion.config import DataConfig, RunConfig
@@ -106,7 +107,7 @@ def bench(request: BenchTrainRequest) -> dict[str, Any]:
         same = SameBatch(_copy(next(iter(loader.steps(0)))), request.steps, config.train.accumulate)
         measure = _Measure(config, data.loss, learner, world, checkpoints)
         measure.run(same, 0, request.steps)  # warms up
-        for number in range(1, request.rounds + 1):
+        for number in tqdm(range(1, request.rounds + 1), "rounds", disable=None, leave=False):
             for name, each in (("same batch", same), ("loader", loader), ("checkpoint", same)):
                 every = request.steps // 2 if name == "checkpoint" else 0
                 lines[name].append(measure.run(each, number, request.steps, every))

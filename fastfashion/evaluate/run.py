@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from fastfashion import dist
 from fastfashion.catalog import JointSplit, correct, ids_hash, joint_split
@@ -118,7 +119,9 @@ def predict_rows(
         cache_bytes=int(data.cache_gb * 1e9),
     )
     with closing(open_loader(spec)) as loader:
-        predictions = predict(opened.model.to(world.device), loader.steps(0), world)
+        hidden = None if world.is_main else True  # None: where it is no terminal
+        batches = tqdm(loader.steps(0), "answers", loader.num_steps, unit=" batches", disable=hidden, dynamic_ncols=True, leave=False)
+        predictions = predict(opened.model.to(world.device), batches, world)
         skipped = {row: one for part in dist.gather(world, loader.skipped) for row, one in part.items()}
     assert np.array_equal(predictions.rows, np.setdiff1d(rows, list(skipped))), "a row was lost or doubled"
     return predictions, skipped

@@ -3,13 +3,14 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish
@@ -41,29 +42,31 @@ def choose_format(asked: str, out: Path | None) -> str:
 
 
 def write_answers(answers: Iterable[Answers], classes: Mapping[str, Sequence[str]], form: str, out: Path | None) -> Counts:
-    """Write answers to a file, which appears when all is in it, or to stdout as they come."""
+    """Write answers to a file, which appears when all is in it, with a bar on a terminal; or to stdout as they come."""
     counts = Counts()
-    counted = _count(answers, counts)
     if out is None:
-        _write_text(counted, classes, form, sys.stdout)
+        _write_text(_count(answers, counts), classes, form, sys.stdout)
         return counts
 
     def write(beside: Path) -> None:
-        if form == "parquet":
-            _write_parquet(counted, classes, beside)
-            return
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            _write_text(counted, classes, form, file)
+        with tqdm(unit=" pictures", disable=None, dynamic_ncols=True, leave=False) as bar:
+            counted = _count(answers, counts, bar.update)
+            if form == "parquet":
+                _write_parquet(counted, classes, beside)
+                return
+            with beside.open("w", newline="", encoding="utf-8") as file:
+                _write_text(counted, classes, form, file)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     publish(out, write)
     return counts
 
 
-def _count(answers: Iterable[Answers], counts: Counts) -> Iterator[Answers]:
+def _count(answers: Iterable[Answers], counts: Counts, told: Callable[[int], object] = lambda pictures: None) -> Iterator[Answers]:
     for one in answers:
         counts.pictures += len(one.names)
         counts.errors += len(one.errors)
+        told(len(one.names))
         yield one
 
 
