@@ -115,7 +115,7 @@ def train_run(
     task: str = "subCategory",
     model: str = "resnet18",
     pretrained: bool = True,
-    size: str = "auto",
+    size: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     recipe: str = "fast",
@@ -134,8 +134,9 @@ def train_run(
     from fastfashion.train.job import resolve, run_name
     from fastfashion.train.job import train as train_here
 
-    flags = {"data.task": task, "data.size": size, "model.name": model, "model.pretrained": pretrained}
-    flags |= {key: value for key, value in (("train.epochs", epochs), ("train.batch_size", batch_size)) if value is not None}
+    flags = {"data.task": task, "model.name": model, "model.pretrained": pretrained}
+    optional = (("data.size", size), ("train.epochs", epochs), ("train.batch_size", batch_size))
+    flags |= {key: value for key, value in optional if value is not None}
     config = resolve(_config(shards, recipe, flags, settings))
     run = Path(out) / (name or run_name(config))
     check_run_folder(run, config)

@@ -21,6 +21,7 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 MAX_PIXELS = 100_000_000
 # What people have as pictures. Pillow knows fifty formats more, of which EPS starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")  # of several pictures with one id, the first counts
 _ORIENTATION_TAG = 0x0112
 
 Encoded = bytes | memoryview | np.ndarray

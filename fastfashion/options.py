@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from fastfashion.config import ALL
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import location
 
@@ -49,6 +50,10 @@ def IdColumn(panel: str | None = None) -> Any:
 
 def Task(panel: str | None = None) -> Any:
     return typer.Option("--task", help="Label to predict, several with commas, or all.", rich_help_panel=panel)
+
+
+def Tasks(what: str, panel: str | None = None) -> Any:
+    return typer.Option("--task", help=f"{what}, with commas or again and again; all by default.", rich_help_panel=panel)
 
 
 def Protocol(panel: str | None = None) -> Any:
@@ -104,6 +109,12 @@ def find_source(given: Path | None, home: Path = Path("data")) -> Path:
         f"  fastfashion download full --out {home}    originals up to 1800x2400\n"
         f"  fastfashion synth --out {home}/synth      a drawn stand-in, in seconds"
     )
+
+
+def parse_tasks(given: list[str] | None) -> tuple[str, ...]:
+    """The names in what `Tasks` was given, with commas or again and again; empty stands for all."""
+    names = tuple(name.strip() for text in given or [] for name in text.split(","))
+    return () if names == (ALL,) else names
 
 
 def parse_picture_size(text: str) -> tuple[int, int]:

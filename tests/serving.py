@@ -1,6 +1,5 @@
 """A run that was never trained: random weights, whole folder, in a second. And a server of it in a process of its own."""
 
-import json
 import os
 import re
 import subprocess
@@ -65,10 +64,6 @@ class ServedRun:
                 self._up.set()
         self._up.set()
 
-    def memory_kb(self) -> int:
-        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-        return int(re.search(r"VmRSS:\s+(\d+)", text)[1])  # type: ignore[index]
-
     def close(self) -> None:
         self.process.terminate()
         try:
@@ -76,7 +71,3 @@ class ServedRun:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-
-
-def json_line(text: str) -> dict[str, object]:
-    return json.loads(text.splitlines()[-1])

@@ -127,6 +127,14 @@ def test_a_table_of_other_columns_gives_the_labels_that_were_asked_for() -> None
     assert styles.labels == ("fine colour", "type")
 
 
+@pytest.mark.parametrize("identity", ["file", "id"])
+def test_in_a_table_of_ones_own_an_id_may_be_the_path_of_the_picture(identity: str) -> None:
+    data = f"{identity},colour\nphotos/a1.jpg,red\nold\\a1.jpg,blue\n../../b.TIF,red\nphotos/,red\n".encode()
+    styles = read_styles(data, "shop.csv", Columns(id=identity, labels=("colour",)))
+    assert styles.table["id"].tolist() == ["a1", "b"]
+    assert [(r.id, r.line, r.reason) for r in styles.rejected] == [("a1", 3, "id stands already in line 2"), ("", 5, "no id")]
+
+
 def test_a_column_that_was_asked_for_and_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match=r"shop\.csv, line 1: column 'hue' is not there; expected once among file, colour"):
         read_styles(b"file,colour\n1,red\n", "shop.csv", Columns(id="file", labels=("colour", "hue")))
@@ -141,11 +149,19 @@ def test_a_column_that_was_asked_for_and_is_not_there_is_named() -> None:
         ("width", "a packed set uses itself"),
         ("a.b", r"without \. ,"),
         ("a=b", r"without \. ,"),
+        ("colour,colour_2", "'colour_2' is what answers or weights of 'colour' are called; rename"),
+        ("colour_probability,colour", "'colour_probability' is what answers"),
+        ("colour,colour_3_probability", "'colour_3_probability' is what answers"),
+        ("type,type_", "'type_' is what answers"),
     ],
 )
 def test_names_that_cannot_be_labels_are_refused(labels: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"--label-columns: .*{said}"):
         Columns.parse("file", labels)
+
+
+def test_names_that_only_begin_alike_are_labels() -> None:
+    assert Columns.parse("file", "colour,colour2,colour_name").labels == ("colour", "colour2", "colour_name")
 
 
 def test_a_column_that_is_there_twice_is_refused() -> None:

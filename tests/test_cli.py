@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import PackedSmall
+from serving import make_run
 from workers import fastfashion
 
 COMMANDS = ("download", "doctor", "synth", "shard", "verify", "audit", "splits", "train", "evaluate", "compare", "reproduce", "preview")
@@ -50,8 +51,23 @@ def test_the_main_job_from_nothing_to_a_result_far_above_chance(tmp_path: Path) 
 def test_help_of_every_command_fits_a_screen_and_ends_with_an_example(command: str, tmp_path: Path) -> None:
     done = fastfashion(command, "--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert f"Example: fastfashion {command}" in done.stdout
+    assert done.stdout.rstrip().splitlines()[-1].startswith(f" Example: fastfashion {command}")
     assert len(done.stdout.splitlines()) <= 50
+
+
+def test_several_tasks_are_named_with_commas_or_again_and_again(packed_small: PackedSmall, tmp_path: Path) -> None:
+    tasks = ("masterCategory", "subCategory", "season")
+    run = make_run(tmp_path / "run", packed_small.out, size="32x32", model="test_resnet", tasks=tasks)
+    picture = next((packed_small.source / "images").iterdir())
+    for given, answered in (
+        (["season, masterCategory"], ["masterCategory", "season"]),
+        (["season", "masterCategory"], ["masterCategory", "season"]),
+        (["all"], list(tasks)),
+    ):
+        options = [option for task in given for option in ("--task", task)]
+        last_line(fastfashion("predict", str(run), str(picture), *options, "--out", "a.csv", "--json", cwd=tmp_path))
+        assert [name for name in pd.read_csv(tmp_path / "a.csv").columns if name in tasks] == answered
+    assert "unknown task 'colour'" in refused(tmp_path, "predict", str(run), str(picture), "--task", "season,colour")
 
 
 def refused(cwd: Path, *arguments: str) -> str:

@@ -179,6 +179,7 @@ def test_a_space_runs_by_itself_and_answers_over_http(space: Path, run: Path, tm
     card = RepoCard.load(space / "README.md").data.to_dict()
     assert (card["sdk"], card["app_file"]) == ("gradio", "app.py")
     assert f"gradio=={card['sdk_version']}" in (space / "requirements.txt").read_text()
+    assert sys.version.startswith(f"{card['python_version']}.")
     assert "import fastfashion" not in (space / "app.py").read_text() and "from fastfashion" not in (space / "app.py").read_text()
     port = free_port()
     environment = os.environ | {

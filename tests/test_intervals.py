@@ -8,6 +8,7 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
 from fastfashion.evaluate import intervals
 from fastfashion.evaluate.intervals import bootstrap, bootstrap_difference, mcnemar
+from fastfashion.evaluate.metrics import calibration_error, task_metrics
 
 # How often each class is taken for each, and how often it is the true one.
 CONFUSION = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.0, 0.4, 0.6]])
@@ -24,14 +25,51 @@ def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
 def test_intervals_hold_the_true_score_about_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 200)
     rng, tries = np.random.default_rng(0), 60
-    inside = {"accuracy": 0, "macro_f1": 0}
-    for _ in range(tries):
-        labels, predictions = draw(rng, 300)
-        found = bootstrap(labels, np.eye(3)[predictions])
-        for name, truth in (("accuracy", TRUE_ACCURACY), ("macro_f1", TRUE_MACRO_F1)):
-            inside[name] += found[name][0] <= truth <= found[name][1]
-    # 95 % of 60 is 57; of a true 95 %, fewer than 51 come once in two hundred tries, and all 60 would come of far too wide ones.
-    assert 51 <= inside["accuracy"] <= 60 and 51 <= inside["macro_f1"] <= 60
+    truths = {"accuracy": TRUE_ACCURACY, "macro_f1": TRUE_MACRO_F1}
+    drawn = [draw(rng, 300) for _ in range(tries)]
+    found = [bootstrap(labels, np.eye(3)[predictions]) for labels, predictions in drawn]
+    scores = [task_metrics(labels, predictions, 3) for labels, predictions in drawn]
+    for name, truth in truths.items():
+        # 95 % of 60 is 57; of a true 95 %, fewer than 51 come once in two hundred tries.
+        assert sum(each[name][0] <= truth <= each[name][1] for each in found) >= 51
+        width = np.mean([each[name][1] - each[name][0] for each in found])
+        assert width == pytest.approx(2 * 1.96 * np.std([each[name] for each in scores]), rel=0.3)
+
+
+def test_intervals_with_a_long_tail_of_classes_hold_the_expected_macro_f1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "RESAMPLES", 100)
+    rng, shares = np.random.default_rng(4), 0.8 ** np.arange(30) / np.sum(0.8 ** np.arange(30))
+
+    def draw_tail() -> tuple[np.ndarray, np.ndarray]:
+        labels = rng.choice(30, 500, p=shares)  # the rarest class has one row in three draws
+        return labels, np.where(rng.random(500) < np.linspace(0.95, 0.3, 30)[labels], labels, rng.choice(30, 500, p=shares))
+
+    expected = np.mean([task_metrics(*draw_tail(), 30)["macro_f1"] for _ in range(300)])
+    found = [bootstrap(labels, np.eye(30)[predictions])["macro_f1"] for labels, predictions in (draw_tail() for _ in range(40))]
+    assert sum(low <= expected <= high for low, high in found) >= 32  # the docstring's 91 % would be 36
+
+
+def test_the_interval_of_a_calibrated_models_error_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resamples of a calibrated model's rows have a larger error than the rows: uncorrected intervals lie above what they are of."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 100)
+    rng = np.random.default_rng(5)
+
+    def draw_calibrated() -> tuple[np.ndarray, np.ndarray]:
+        confidences = rng.uniform(0.5, 1, 2000)
+        probabilities = np.stack([confidences, 1 - confidences], axis=1)
+        return (rng.random(2000) > confidences).astype(np.int64), probabilities
+
+    def error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+        return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+
+    expected = np.mean([error(*draw_calibrated()) for _ in range(200)])
+    inside = 0
+    for _ in range(40):
+        labels, probabilities = draw_calibrated()
+        low, high = bootstrap(labels, probabilities)["calibration_error"]
+        assert 0 <= low <= error(labels, probabilities) <= high
+        inside += low <= expected <= high
+    assert inside >= 33
 
 
 def test_intervals_have_the_width_of_the_binomial_distribution() -> None:

@@ -42,6 +42,12 @@ def test_any_backbone_gets_one_head_a_task(name: str) -> None:
     assert {task: tuple(values.shape) for task, values in logits.items()} == {"subCategory": (6, 5), "season": (6, 3)}
 
 
+def test_a_task_may_be_called_like_something_of_torchs_modules() -> None:
+    model = build_classifier(ModelConfig(name="test_vit", pretrained=False), {"type": 2, "training": 3, "colour": 4}, SIZE)
+    assert {task: values.shape[1] for task, values in model(IMAGES).items()} == {"type": 2, "training": 3, "colour": 4}
+    assert {"heads.type_.weight", "heads.colour.weight"} <= set(model.state_dict())  # as in runs that are there
+
+
 def test_pictures_are_normalised_as_timm_does_it() -> None:
     model = scratch()
     data = timm.data.resolve_model_data_config(timm.create_model("resnet18", pretrained=False))

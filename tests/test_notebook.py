@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,32 @@ def test_the_notebook_holds_no_outputs() -> None:
     codes = [cell for cell in cells if cell["cell_type"] == "code"]
     assert len(codes) > 10
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in codes)
+
+
+@pytest.mark.parametrize(
+    ("repository", "is_checkout", "said"),
+    [
+        ("..", True, "['install', '--quiet', 'fastfashion[serve,export] @ {parent}']"),
+        ("https://example.org/f.git", False, "['install', '--quiet', 'fastfashion[serve,export] @ git+https://example.org/f.git']"),
+        ("..", False, "is no checkout of fastfashion"),
+    ],
+)
+def test_the_notebook_installs_from_the_repository_that_is_named(repository: str, is_checkout: bool, said: str, tmp_path: Path) -> None:
+    """IPython runs the cell where there is no fastfashion, with a pip in front of the real one that only says what it was asked for."""
+    pytest.importorskip("IPython")
+    sources = {cell["id"]: "".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]}
+    assert sources["cell-repository"] == 'REPOSITORY = ".."'
+    folder = tmp_path / "a checkout" / "tools"
+    folder.mkdir(parents=True)
+    (folder / "pip.py").write_text("import sys; print(sys.argv[1:])", encoding="utf-8")
+    if is_checkout:
+        (folder.parent / "pyproject.toml").touch()
+    hide = "import sys; sys.modules['fastfashion'] = None"
+    (folder / "cells.ipy").write_text(f"{hide}\nREPOSITORY = {repository!r}\n{sources['cell-01']}", encoding="utf-8")
+    environment = os.environ | {"IPYTHONDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", "cells.ipy"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert said.format(parent=folder.parent.as_uri()) in done.stdout + done.stderr
 
 
 def shown(notebook: Any, kind: str) -> list[Any]:

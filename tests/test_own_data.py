@@ -12,7 +12,7 @@ from test_cli import last_line
 from workers import fastfashion
 
 import fastfashion as ff
-from fastfashion.errors import ConfigError
+from fastfashion.errors import ConfigError, InputError
 
 COLOURS = {"red": (200, 30, 30), "light blue": (90, 140, 220), "green": (20, 160, 60)}
 TYPES = ("mug", "bowl")
@@ -72,3 +72,14 @@ def test_a_set_without_the_usual_label_says_which_ones_it_has(shop: Path, tmp_pa
     ff.shard(shop, tmp_path / "packed", res=32, table="shop.csv", id_column="file", label_columns=["type"], workers=1)
     with pytest.raises(ConfigError, match="unknown task 'subCategory': this packed set has type; choose among them"):
         ff.train_run(tmp_path / "packed", pretrained=False)
+
+
+def test_a_table_of_paths_is_packed_and_one_that_names_no_picture_is_told_what_pictures_are_called(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    (shop / "photos").mkdir(parents=True)
+    for number, suffix in enumerate(("bmp", "tif")):
+        smooth_picture(number, 40, 50).save(shop / "photos" / f"a{number}.{suffix}")
+    (shop / "shop.csv").write_text("file,price,type\nphotos/a0.bmp,7,mug\nphotos/a1.tif,8,bowl\n")
+    assert ff.shard(shop, tmp_path / "packed", res=32, id_column="file", label_columns=["type"], workers=1)["kept"] == 2
+    with pytest.raises(InputError, match=r"none of the 2 rows .*\(line 2, id '7': no image\); expected .* such as 'a0'; --id-column"):
+        ff.shard(shop, tmp_path / "other", res=32, id_column="price", label_columns=["type"], workers=1)

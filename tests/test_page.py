@@ -5,7 +5,10 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +22,7 @@ from fastfashion.files import publish_json
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'fastfashion[serve]'")
 webdriver: Any = pytest.importorskip("selenium.webdriver", reason="driving a browser needs selenium: pip install selenium")
 
+from selenium.common.exceptions import ElementClickInterceptedException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
@@ -83,9 +87,10 @@ def one(browser: Any, selector: str) -> Any:
 
 
 def open_tab(browser: Any, name: str) -> None:
-    """With the mouse."""
+    """With the mouse, as soon as nothing that is still loading covers it."""
     tabs = wait(browser, lambda driver: [tab for tab in driver.find_elements(By.CSS_SELECTOR, "[role=tab]") if text_of(tab) == name])
-    tabs[0].click()
+    uncovered = WebDriverWait(browser, PATIENCE_S, ignored_exceptions=[ElementClickInterceptedException])
+    uncovered.until(lambda driver: tabs[0].click() or True)
 
 
 def text_of(element: Any) -> str:
@@ -203,3 +208,22 @@ def test_the_page_asks_nobody_but_its_own_server(page: Any, server: ServedRun) -
     assert asked == {urlsplit(server.url).netloc}
     refused = [line["message"] for line in page.get_log("browser") if "Content Security Policy" in line["message"]]
     assert refused == []
+
+
+def test_a_notebook_on_this_machine_may_show_the_page_in_a_frame(browser: Any, server: ServedRun, tmp_path: Path) -> None:
+    (tmp_path / "notebook.html").write_text(f"<iframe src='{server.url}' width='100%' height='800'></iframe>", encoding="utf-8")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as notebook:
+        Thread(target=notebook.serve_forever, daemon=True).start()
+        browser.get(f"http://localhost:{notebook.server_port}/notebook.html")
+        browser.switch_to.frame(0)
+        one(browser, "#picture")
+        notebook.shutdown()
+
+
+def test_the_api_tab_shows_the_address_that_the_page_was_loaded_from(browser: Any, server: ServedRun) -> None:
+    address = server.url.replace("127.0.0.1", "localhost")
+    assert address != server.url
+    browser.get(address)
+    open_tab(browser, "HTTP API")
+    wait(browser, lambda driver: f"'{address}api/answer?top=3'" in driver.find_element(By.TAG_NAME, "body").text)
+    assert server.url not in browser.find_element(By.TAG_NAME, "body").text

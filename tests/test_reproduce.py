@@ -2,20 +2,21 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PackedSmall
+from conftest import PackedSmall, make_source
+from workers import fastfashion
 
-from fastfashion.bench.reference import PUBLISHED
+from fastfashion.bench.reference import PUBLISHED, reference_epochs
 from fastfashion.bench.reproduce import ReproduceRequest, ceiling, cells, write_tables
+from fastfashion.bench.reproduce import reproduce as run_cells
 from fastfashion.catalog import Source, Styles, Vocab, split_rows
 from fastfashion.errors import ConfigError
+from fastfashion.pack import PackRequest, pack
 
 
 def test_there_are_twelve_cells_and_any_of_them_can_be_chosen(tmp_path: Path) -> None:
@@ -38,6 +39,13 @@ def test_there_are_twelve_cells_and_any_of_them_can_be_chosen(tmp_path: Path) ->
 def test_what_is_no_cell_is_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         ReproduceRequest(**({"out": tmp_path, "sets": {"small": Path("a")}} | settings))
+
+
+def test_the_reference_recipe_trains_as_long_as_the_reference_project_did() -> None:
+    assert {cell: reference_epochs(*cell[:2]) for cell in PUBLISHED if reference_epochs(*cell[:2]) != 10} == {
+        ("season", "full", "resnet18"): 5,
+        ("season", "full", "efficientnet_b0"): 5,
+    }
 
 
 def summary(seeds: list[float]) -> dict[str, Any]:
@@ -82,25 +90,31 @@ def test_the_ceiling_of_the_real_split_is_six_sevenths(real_source: Source, real
     assert ceiling(table, vocab, "season") == 1
 
 
-def test_a_cell_is_trained_and_tested_once(packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_a_cell_is_trained_and_tested_once_and_stands_among_the_twelve(packed_small: PackedSmall, tmp_path: Path) -> None:
     options = ["--small", str(packed_small.out), "--task", "season", "--model", "resnet18", "--protocol", "reference", "--no-pretrained"]
     options += ["--epochs", "1", "--set", "train.batch_size=16", "--set", "data.size=32x32", "--out", "out", "--json"]
 
-    def reproduce(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "fastfashion", "reproduce", *options, *more]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
-
-    first, second = reproduce(), reproduce()
+    first, second = (fastfashion("reproduce", *options, cwd=tmp_path) for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr
     results = [json.loads(done.stdout.splitlines()[-1])["rows"] for done in (first, second)]
     assert results[0] == results[1] and "fastfashion train" in first.stderr and "fastfashion train" not in second.stderr
-    other = reproduce("--set", "optim.lr=0.1")
+    other = fastfashion("reproduce", *options, "--set", "optim.lr=0.1", cwd=tmp_path)
     assert other.returncode == 2 and "begun with" in other.stderr
+    moved = pack(PackRequest(source=make_source(tmp_path / "source", 30), out=tmp_path / "other", resolutions=("32",), workers=1))
+    assert moved.kept
+    with pytest.raises(ConfigError, match="begun with other small pictures"):
+        rest = {"heads": "all", "train_options": json.loads((tmp_path / "out/fast.json").read_text())["train_options"]}
+        run_cells(ReproduceRequest(out=tmp_path / "out", sets={"small": tmp_path / "other"}, **rest))
     (run,) = (tmp_path / "out/runs").iterdir()
     report = json.loads((run / "report.json").read_text())
     assert set(report["tasks"]) == {"masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage"}
     assert report["split"]["by"] == ["season"]
-    ours = results[0][0]["reference"]
+    assert [(row["task"], row["images"], row["model"]) for row in results[0]] == list(PUBLISHED)
+    done = {number: row for number, row in enumerate(results[0]) if row["reference"] or row["stratified"]}
+    ((number, row),) = done.items()
+    assert list(PUBLISHED)[number] == ("season", "small", "resnet18") and row["stratified"] is None
+    ours = row["reference"]
+    assert ours["starts"][0]["command"].startswith("fastfashion train")
     assert ours["accuracy"]["seeds"] == [report["tasks"]["season"]["accuracy"]]
     low, high = ours["macro_f1"]["interval"]
     assert low <= high and np.isfinite([low, high]).all()

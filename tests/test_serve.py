@@ -24,12 +24,17 @@ from torch import nn
 
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.evaluate import open_run
+from fastfashion.evaluate.run import REPORT
 from fastfashion.model import Classifier, build_classifier
 from fastfashion.serve import render
 from fastfashion.serve.cam import NoMapError, _feature_map, _pooled_alone, activation_maps, overlay
 from fastfashion.serve.limits import BusyError, Gate, Limits, check_picture, check_zip, parse_auth
+from fastfashion.serve.page import make_examples, results
 from fastfashion.serve.products import FILE
 from fastfashion.serve.state import State, open_state
+from fastfashion.shards import open_packed_set
+from fastfashion.shards.layout import shard_name
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'fastfashion[serve]'")
 
@@ -271,6 +276,35 @@ def test_nearest_products_are_the_picture_itself_first_and_made_once(
     again.products.start(lambda work: pytest.fail("made again")).join()
     assert again.products.ready and "made, once" not in capsys.readouterr().err
     again.close()
+
+
+def test_pictures_that_do_not_decode_are_left_out_and_products_are_still_made_once(packed_small: PackedSmall, tmp_path: Path) -> None:
+    shards = Path(shutil.copytree(packed_small.out, tmp_path / "packed"))
+    run = make_run(tmp_path / "run", shards)
+    split, pictures = open_run(run).split, open_packed_set(shards).open("full")
+    bad = int(np.sort(split.train)[3])
+    for row in (bad, *split.rows("test")):
+        with (shards / "full" / shard_name(int(pictures.shard[row]))).open("r+b") as file:
+            file.seek(int(pictures.offset[row]))
+            file.write(bytes(int(pictures.num_bytes[row])))
+    first, again = (open_state(run, CPU, Limits()) for _ in range(2))
+    assert first.products is not None and again.products is not None
+    first.products.start(first.run_model).join()
+    again.products.start(lambda work: pytest.fail("made again")).join()
+    row = int(np.sort(split.train)[7])
+    picture = packed_small.source / "images" / f"{first.products.caption(row)[0]}.jpg"
+    for opened in (first, again):
+        assert opened.products is not None and opened.products.ready
+        assert bad not in opened.products.rows and len(opened.products.rows) == len(split.train) - 1
+        assert opened.look(picture.read_bytes()).nearest[0][0] == row
+        assert make_examples(opened, tmp_path / "examples") == []
+        opened.close()
+
+
+@pytest.mark.parametrize("text", ['{"run": "x", "tas', '{"run": "x", "tasks": {"season": {"accuracy": 0.5}}}'])
+def test_a_report_that_is_cut_or_of_another_version_leaves_a_note(text: str, tmp_path: Path) -> None:
+    (tmp_path / REPORT).write_text(text, encoding="utf-8")
+    assert f"test the run again: fastfashion evaluate {tmp_path}" in results(tmp_path)
 
 
 def test_without_its_packed_set_a_run_answers_and_says_what_is_missing(run: Path, tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import make_source, zip_folder
+from conftest import make_source, smooth_picture, zip_folder
+from PIL import features
 
 from fastfashion.catalog import Source, open_source
 from fastfashion.catalog.source import UnreachableError
 from fastfashion.errors import InputError
 from fastfashion.files import location
+from fastfashion.image import SUFFIXES, decode_rgb
 
 
 def as_folder(folder: Path, home: Path) -> Path:
@@ -108,6 +110,15 @@ def test_of_several_pictures_with_one_id_the_jpg_counts(tmp_path: Path) -> None:
     for suffix in ("png", "gif", "jpeg", "webp"):
         (folder / "images" / f"10000.{suffix}").write_bytes(b"other")
     assert {identity: member.name for identity, member in open_source(folder).images.items()} == {"10000": "images/10000.jpg"}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_kind_of_picture_is_found_and_decodes(suffix: str, tmp_path: Path) -> None:
+    if suffix == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    (tmp_path / "list.csv").write_text("file\n")
+    smooth_picture(1, 70, 50).save(tmp_path / f"a{suffix}")
+    assert decode_rgb(open_source(tmp_path).read("a")).shape == (50, 70, 3)
 
 
 def test_an_empty_zip_is_refused(tmp_path: Path) -> None:

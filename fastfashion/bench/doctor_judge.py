@@ -144,7 +144,7 @@ def dali(dali: Facts, gpu: Facts) -> Finding:
 
 def compiled(threads: Facts) -> Finding:
     if "error" in threads:
-        advice = "run any command with --debug, and tell us"
+        advice = "install fastfashion and what it needs again, or load with --set data.backend=dali"
         return Finding(name="CPU loader", state="broken", found=f"does not load pictures: {threads['error']}", advice=advice)
     if not threads["native"]:
         return Finding(name="CPU loader", state="gap", found="works through Pillow, several times slower", advice=HOW_TO_BUILD)

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastfashion.bench.reference import IMAGES, MODELS, PUBLISHED, TASKS
-from fastfashion.catalog import Vocab, split_rows
+from fastfashion.bench.reference import IMAGES, MODELS, PUBLISHED, TASKS, reference_epochs
+from fastfashion.catalog import Vocab, ids_hash, split_rows
 from fastfashion.config import recipe
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate.run import REPORT, read_metrics
 from fastfashion.files import publish, publish_csv, publish_json
-from fastfashion.provenance import git_commit, machine_info, package_versions
-from fastfashion.shards import open_packed_set
+from fastfashion.shards import PackedSet, open_packed_set
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,51 +78,60 @@ def cells(request: ReproduceRequest) -> list[Cell]:
 
 
 def reproduce(request: ReproduceRequest) -> dict[str, Any]:
-    """Train and test what is not done yet, and write the table after each cell.
+    """Train and test what is not done yet, and write the table after each run: twelve cells, with all the folder has of this recipe.
 
-    Returns `{"recipe", "command", "commit", "machine", "versions", "rows": [{"task", "images", "model", "published", "notebook", "ceiling",
-    "reference", "stratified"}]}`, the last two with the scores of each seed, or None. Raises TrainingError where a run fails, ConfigError
-    where the folder was begun with other settings.
+    Returns `{"recipe", "command", "rows": [{"task", "images", "model", "published", "notebook", "ceiling", "reference", "stratified"}]}`,
+    the last two with the scores of each seed and how they were made, or None where not measured. Raises TrainingError where a run
+    fails, ConfigError where the folder was begun with other settings or pictures.
     """
-    _check_folder(request)
-    result: dict[str, Any] = {
-        "recipe": request.recipe,
-        "command": "fastfashion " + shlex.join(sys.argv[1:]),
-        "commit": git_commit(),
-        "machine": machine_info(),
-        "versions": package_versions(("fastfashion", "torch", "timm", "numpy")),
-        "rows": [],
-    }
+    sets = {images: open_packed_set(path) for images, path in request.sets.items()}
+    _check_folder(request, sets)
+    result = _result(request, sets)
     for cell in cells(request):
-        result["rows"].append(_row(request, cell))
-        write_tables(request.out, result)
+        for protocol in (each for each in PROTOCOLS if each in request.protocols):
+            for seed in range(request.seeds):
+                _run(request, cell, protocol, seed)
+                result = _result(request, sets)
+                write_tables(request.out, result)
     return result
 
 
-def _check_folder(request: ReproduceRequest) -> None:
+def _check_folder(request: ReproduceRequest, sets: Mapping[str, PackedSet]) -> None:
     """Runs of other settings must not stand in one table; raises ConfigError where the folder was begun with others."""
-    settings = {"heads": request.heads, "train_options": list(request.train_options)}
+    settings = {"heads": request.heads, "train_options": list(request.train_options), "settings": recipe(request.recipe)}
+    pictures = {images: ids_hash(packed.table["id"].tolist()) for images, packed in sets.items()}
     path = request.out / f"{request.recipe}.json"
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
+        known = before.pop("ids_sha256", {})
         if before != settings:
             raise ConfigError(f"{request.out}: begun with {before}, now {settings}; name another --out, or use the same options")
+        for images, ids in pictures.items():
+            if known.get(images, ids) != ids:
+                raise ConfigError(f"{request.out}: begun with other {images} pictures than {request.sets[images]} has; name another --out")
+        pictures = known | pictures
     request.out.mkdir(parents=True, exist_ok=True)
-    publish_json(path, settings)
+    publish_json(path, settings | {"ids_sha256": pictures})
 
 
-def _row(request: ReproduceRequest, cell: Cell) -> dict[str, Any]:
-    published, packed = PUBLISHED[cell.task, cell.images, cell.model], open_packed_set(request.sets[cell.images])
+def _result(request: ReproduceRequest, sets: Mapping[str, PackedSet]) -> dict[str, Any]:
+    rows = [_row(request, Cell(task=task, images=images, model=model), sets.get(images)) for task, images, model in PUBLISHED]
+    return {"recipe": request.recipe, "command": "fastfashion " + shlex.join(sys.argv[1:]), "rows": rows}
+
+
+def _row(request: ReproduceRequest, cell: Cell, packed: PackedSet | None) -> dict[str, Any]:
+    published = PUBLISHED[cell.task, cell.images, cell.model]
     row: dict[str, Any] = {
         "task": cell.task,
         "images": cell.images,
         "model": cell.model,
         "published": {"accuracy": published.accuracy, "macro_f1": published.macro_f1},
         "notebook": {"accuracy": published.notebook_accuracy, "macro_f1": published.notebook_macro_f1},
-        "ceiling": {"accuracy": None, "macro_f1": ceiling(packed.table, packed.vocab, cell.task)},
+        "ceiling": {"accuracy": None, "macro_f1": ceiling(packed.table, packed.vocab, cell.task) if packed is not None else None},
     }
     for protocol in PROTOCOLS:
-        runs = [_run(request, cell, protocol, seed) for seed in range(request.seeds)] if protocol in request.protocols else []
+        done = (path.parent for path in (request.out / "runs").glob(f"{_name(request, cell, protocol)}-seed*/{REPORT}"))
+        runs = sorted(done, key=lambda run: int(run.name.rpartition("-seed")[2]))
         row[protocol] = _summary(runs, cell.task) if runs else None
     return row
 
@@ -136,17 +144,21 @@ def ceiling(table: "pd.DataFrame", vocab: Vocab, task: str) -> float:
     return float(np.isin(tested, codes[split.train]).mean())
 
 
-def _run(request: ReproduceRequest, cell: Cell, protocol: str, seed: int) -> Path:
-    """The folder of an evaluated run of a cell, which is trained and tested if it is not yet."""
-    name = f"{cell.task}-{cell.images}-{cell.model}-{request.recipe}-{protocol}-seed{seed}"
-    run = request.out / "runs" / name
+def _name(request: ReproduceRequest, cell: Cell, protocol: str) -> str:
+    return f"{cell.task}-{cell.images}-{cell.model}-{request.recipe}-{protocol}"
+
+
+def _run(request: ReproduceRequest, cell: Cell, protocol: str, seed: int) -> None:
+    """Train and test a run of a cell, if it is not done yet."""
+    run = request.out / "runs" / f"{_name(request, cell, protocol)}-seed{seed}"
     if (run / REPORT).is_file():
-        return run
+        return
     options = ["--shards", str(request.sets[cell.images]), "--task", request.heads or cell.task, "--split-by", cell.task]
     options += ["--protocol", protocol, "--model", cell.model, "--recipe", request.recipe, "--seed", str(seed)]
-    _call(["train", *options, *request.train_options, "--out", str(run.parent), "--name", name])
+    if request.recipe == "reference" and "--epochs" not in request.train_options:
+        options += ["--epochs", str(reference_epochs(cell.task, cell.images))]
+    _call(["train", *options, *request.train_options, "--out", str(run.parent), "--name", run.name])
     _call(["evaluate", str(run)])
-    return run
 
 
 def _call(arguments: Sequence[str]) -> None:
@@ -159,10 +171,12 @@ def _call(arguments: Sequence[str]) -> None:
 
 
 def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
-    """Scores of a cell's runs: of each seed, and the interval of the first."""
+    """Scores of a cell's runs: of each seed, and the mean of their intervals' ends, which are of the choice of test pictures alone."""
     reports = [json.loads((run / REPORT).read_text(encoding="utf-8")) for run in runs]
+    metrics = [read_metrics(run) for run in runs]
     values = [report["tasks"][task] for report in reports]
-    minutes = [sum(line["time"]["seconds"] for line in read_metrics(run) if line["kind"] in ("step", "epoch")) / 60 for run in runs]
+    minutes = [sum(line["time"]["seconds"] for line in lines if line["kind"] in ("step", "epoch")) / 60 for lines in metrics]
+    starts = [next(line for line in lines if line["kind"] == "start") for lines in metrics]
     return {
         "runs": [str(run) for run in runs],
         "first_weights": reports[0]["first_weights"],
@@ -170,7 +184,14 @@ def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
         "n": values[0]["n"],
         "test_ids_sha256": values[0]["test_ids_sha256"],
         "minutes": [round(each, 1) for each in minutes],
-    } | {name: {"seeds": [each[name] for each in values], "interval": values[0]["intervals"][name]} for name in SCORES}
+        "starts": [{key: start[key] for key in ("command", "commit", "machine", "versions")} for start in starts],
+    } | {
+        name: {
+            "seeds": [each[name] for each in values],
+            "interval": np.mean([each["intervals"][name] for each in values], axis=0).tolist(),
+        }
+        for name in SCORES
+    }
 
 
 def write_tables(out: Path, result: Mapping[str, Any]) -> None:

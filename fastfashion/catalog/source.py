@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
+from fastfashion.image import SUFFIXES
 
 TABLE_NAME = "styles.csv"
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # of several pictures with one id, the first of these counts
 MAX_PICTURE_BYTES = 256 << 20  # a JPEG of 100 megapixels has some 50 MiB; a zip bomb unpacks to gigabytes
 REQUESTS = 16  # on their way to object storage at once: at 50 ms a request, 320 pictures a second
 RETRY_WAITS_S = (0.5, 2.0, 8.0)
@@ -238,10 +238,10 @@ def _find_pictures(path: Path, members: dict[str, Member], table: str) -> dict[s
     for name in members:
         folder, _, file = name.rpartition("/")
         stem, dot, suffix = file.rpartition(".")
-        if stem and (dot + suffix.lower()) in PICTURE_SUFFIXES:
-            pictures.setdefault(folder, []).append((PICTURE_SUFFIXES.index(dot + suffix.lower()), name))
+        if stem and (dot + suffix.lower()) in SUFFIXES:
+            pictures.setdefault(folder, []).append((SUFFIXES.index(dot + suffix.lower()), name))
     if not pictures:
-        raise InputError(f"{path}: no picture ({', '.join(PICTURE_SUFFIXES)}); expected images/<id>.jpg beside {table}")
+        raise InputError(f"{path}: no picture ({', '.join(SUFFIXES)}); expected images/<id>.jpg beside {table}")
     named = [folder for folder in pictures if folder.rpartition("/")[2] == "images"]
     beside = f"{table.rpartition('/')[0]}/images".lstrip("/")
     folders = [beside] if beside in named else [min(named, key=_nearest_top)] if named else list(pictures)
@@ -304,7 +304,7 @@ def _folder_members(path: Path) -> dict[str, Member]:
         os.path.join(root, name)[len(os.path.join(path, "")) :]  # noqa: PTH118 (a Path costs 5 µs, and there are millions)
         for root, _, names in os.walk(path, followlinks=True)
         for name in names
-        if name.lower().endswith((".csv", *PICTURE_SUFFIXES))
+        if name.lower().endswith((".csv", *SUFFIXES))
     )
     return {name: Member(name) for name in files}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from fastfashion.catalog.source import PICTURE_SUFFIXES
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.image import SUFFIXES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +49,12 @@ class Columns:
                 raise ConfigError(f"--label-columns: {name!r} is a name that a packed set uses itself; rename that column of the table")
             if not USABLE_LABEL.fullmatch(name):
                 raise ConfigError(f"--label-columns: expected names of 1 to 64 characters without . , = + / or \\, found {name!r}")
+            # x_2 and x_probability are columns of predict's tables, x_ may be a name among a model's weights.
+            taken = re.compile(rf"{re.escape(name)}_(\d*|(\d+_)?probability)")
+            if clash := next(filter(taken.fullmatch, self.labels), ""):
+                raise ConfigError(
+                    f"--label-columns: {clash!r} is what answers or weights of {name!r} are called; rename that column of the table"
+                )
 
 
 KAGGLE = Columns()
@@ -83,7 +89,7 @@ class Styles:
 def read_styles(data: bytes, where: str, wanted: Columns = KAGGLE) -> Styles:
     """Parse Kaggle's styles.csv, or a table with the columns `wanted`; `where` names the file in errors.
 
-    An id may be the name of the picture's file: 12.jpg is read as 12.
+    An id may be the name of the picture's file: 12.jpg is read as 12. In a table of one's own it may be a path: photos/12.jpg is, too.
 
     Commas in a line with too many fields are taken to stand unquoted in productDisplayName. Empty lines are skipped; short and
     id-less lines, and lines whose id stands in an earlier one, are rejected rows. Raises InputError for a missing column, bytes that
@@ -130,12 +136,15 @@ def _columns(lines: Iterable[tuple[int, list[str]]], header: list[str], wanted: 
     held: dict[str, str] = {}
     rejected: list[Rejected] = []
     first_line: dict[str, int] = {}
+    own = wanted != KAGGLE
     for line, fields in lines:
         surplus = len(fields) - len(header)
         if surplus > 0 and NAME_COLUMN in places:
             fields = _join_name(fields, header.index(NAME_COLUMN), surplus)
         identity = fields[places[wanted.id]].strip() if places[wanted.id] < len(fields) else ""
-        if identity.lower().endswith(PICTURE_SUFFIXES):
+        if own:
+            identity = identity.replace("\\", "/").rpartition("/")[2]
+        if identity.lower().endswith(SUFFIXES):
             identity = identity.rpartition(".")[0]
         if len(fields) != len(header):
             rejected.append(Rejected(id=identity, line=line, reason=f"expected {len(header)} fields, found {len(fields)}"))

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from fastfashion import __version__
-from fastfashion.train.__main__ import train
+from fastfashion.train.__main__ import EXAMPLE, train
 
 app = typer.Typer(
     help="Pack product photographs, train a classifier on them at full speed, and prove how good it is.",
@@ -13,7 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train)
+app.command("train", epilog=EXAMPLE)(train)
 
 IN, OUT, RUN = "In", "Out", "Run"
 

@@ -8,24 +8,24 @@ from typing import Annotated
 
 import typer
 
-from fastfashion.cli.app import app
+from fastfashion.cli.app import OUT, RUN, app
 from fastfashion.options import Debug, Json
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion download small")
 def download(
     which: Annotated[str, typer.Argument(help="small: pictures of 60x80; full: the originals, up to 1800x2400.", metavar="small|full")],
-    out: Annotated[Path, typer.Option(help="Folder for the zip.")] = Path("data"),
-    timeout: Annotated[float, typer.Option(help="Seconds without a byte after which a connection counts as cut.")] = 60.0,
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the zip.", rich_help_panel=OUT)] = Path("data"),
+    timeout: Annotated[
+        float, typer.Option(help="Seconds without a byte after which a connection counts as cut.", rich_help_panel=RUN)
+    ] = 60.0,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
     """Get Fashion Product Images from Kaggle: one zip, checked, which the other commands read as it is.
 
     Credentials are those of Kaggle's own tool ($KAGGLE_API_TOKEN, ~/.kaggle/access_token, kaggle.json and so on); without any, Kaggle is
     asked all the same. The same command goes on where a cut or Ctrl-C left it.
-
-    Example: fastfashion download small
     """
     from fastfashion.catalog.download import bar_progress
     from fastfashion.catalog.download import download as fetch
@@ -42,18 +42,16 @@ def download(
         print(json.dumps(asdict(done)))
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion doctor")
 def doctor(
-    disk: Annotated[Path, typer.Option(help="Folder whose disk is measured.", exists=True, file_okay=False)] = Path(),
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
+    disk: Annotated[Path, typer.Option(help="Folder whose disk is measured.", exists=True, file_okay=False, rich_help_panel=RUN)] = Path(),
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
     """Say what this machine has (GPU, driver, CUDA, DALI, cores, memory, disk, loader, Kaggle, Hub), and what to do about each gap.
 
     Exits with 1 where something that was promised cannot work here, such as a GPU that torch or DALI cannot use. A gap costs speed, or
     leaves another way: that exits with 0.
-
-    Example: fastfashion doctor
     """
     from fastfashion.bench.doctor import examine, report_text
 

@@ -29,20 +29,19 @@ from fastfashion.options import (
 )
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion synth --rows 1200 --res 600x800 --out data/synth")
 def synth(
-    out: Annotated[Path, typer.Option(help="Folder to make; must not exist or be empty.")] = Path("data/synth"),
-    rows: Annotated[int, typer.Option(help="Lines of the table.")] = 1200,
-    res: Annotated[str, typer.Option(help="Size of the pictures, width x height in pixels, 60x80 to 1800x2400.")] = "600x800",
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    workers: Annotated[int | None, Workers(what="Processes; all cores by default.")] = None,
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
+    out: Annotated[Path, typer.Option(help="Folder to make; must not exist or be empty.", rich_help_panel=OUT)] = Path("data/synth"),
+    rows: Annotated[int, typer.Option(help="Lines of the table.", rich_help_panel=OUT)] = 1200,
+    res: Annotated[
+        str, typer.Option(help="Size of the pictures, width x height in pixels, 60x80 to 1800x2400.", rich_help_panel=OUT)
+    ] = "600x800",
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.", rich_help_panel=OUT)] = 0,
+    workers: Annotated[int | None, Workers(RUN, what="Processes; all cores by default.")] = None,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Draw a stand-in data set in the layout of the real one.
-
-    Example: fastfashion synth --rows 1200 --res 600x800 --out data/synth
-    """
+    """Draw a stand-in data set in the layout of the real one."""
     from tqdm import tqdm
 
     from fastfashion.catalog.synth import write_synth
@@ -67,7 +66,7 @@ def synth(
         print(json.dumps(asdict(summary) | {"out": str(out)}))
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion shard --res full --res 40 --out shards/small")
 def shard(
     source: Annotated[Path | None, Source(IN)] = None,
     table: Annotated[str, Table(IN)] = "",
@@ -90,8 +89,6 @@ def shard(
     """Pack pictures and their table into shards, at one or several resolutions, on disk or object storage.
 
     Goes on where an interrupted run stopped. What is left out stands in rejected.csv, with the reason.
-
-    Example: fastfashion shard --source fashion-product-images-small.zip --res full --res 40 --out shards/small
     """
     from fastfashion.catalog import Columns
     from fastfashion.dist import cores_per_process
@@ -129,21 +126,18 @@ def shard(
         print(json.dumps(result | {"out": str(request.out)}))
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion verify shards/small --repair --source fashion-product-images-small.zip")
 def verify(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set; s3:// and the like too.", parser=location, metavar="SET")],
-    repair: Annotated[bool, typer.Option("--repair", help="Pack damaged shards again from --source.")] = False,
-    source: Annotated[Path | None, Source()] = None,
-    table: Annotated[str, Table()] = "",
-    id_column: Annotated[str, IdColumn()] = "id",
-    workers: Annotated[int | None, Workers(what="Processes of the repair; all cores by default.")] = None,
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
+    source: Annotated[Path | None, Source(IN)] = None,
+    table: Annotated[str, Table(IN)] = "",
+    id_column: Annotated[str, IdColumn(IN)] = "id",
+    repair: Annotated[bool, typer.Option("--repair", help="Pack damaged shards again from --source.", rich_help_panel=RUN)] = False,
+    workers: Annotated[int | None, Workers(RUN, what="Processes of the repair; all cores by default.")] = None,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Compare every byte of a packed set with its checksums; exits with 1 where one differs.
-
-    Example: fastfashion verify shards/small --repair --source fashion-product-images-small.zip
-    """
+    """Compare every byte of a packed set with its checksums; exits with 1 where one differs."""
     from fastfashion.dist import cores_per_process
     from fastfashion.pack.repair import repair as repack
     from fastfashion.pack.text import verify_bar, verify_text
@@ -162,21 +156,21 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion audit shards/small --out audit --run runs/NAME")
 def audit(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
-    out: Annotated[Path | None, typer.Option(help="Folder for audit.json and a picture of the largest duplicate groups.")] = None,
-    run: Annotated[list[Path] | None, typer.Option(help="Judge labels by this run, too; again and again.")] = None,
-    corrections: Annotated[Path | None, Corrections()] = None,
-    workers: Annotated[int | None, Workers()] = None,
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
+    run: Annotated[list[Path] | None, typer.Option(help="Judge labels by this run, too; again and again.", rich_help_panel=IN)] = None,
+    corrections: Annotated[Path | None, Corrections(IN)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for audit.json and a picture of the largest duplicate groups.", rich_help_panel=OUT)
+    ] = None,
+    workers: Annotated[int | None, Workers(RUN)] = None,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
     """Report what a packed set holds: sizes, bytes, classes, duplicates, and what each split would leak from training into its test.
 
     With --run, also which labels are probably wrong: suspects.csv and sheets of pictures in --out.
-
-    Example: fastfashion audit shards/small --out audit --run runs/NAME
     """
     from fastfashion.pack.audit import audit as audit_set
     from fastfashion.pack.audit import audit_text
@@ -197,20 +191,17 @@ def audit(
         print(json.dumps(report))
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion splits --task season --protocol reference --out splits.csv")
 def splits(
-    shards: Annotated[Path | None, Shards()] = None,
-    task: Annotated[str, Task()] = "subCategory",
-    protocol: Annotated[str, Protocol()] = "stratified",
-    seed: Annotated[int, typer.Option(help="Of the stratified protocol.")] = 0,
-    out: Annotated[Path, typer.Option(help="CSV to write: id,split, in the split's own order.")] = Path("splits.csv"),
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
+    shards: Annotated[Path | None, Shards(IN)] = None,
+    task: Annotated[str, Task(IN)] = "subCategory",
+    protocol: Annotated[str, Protocol(IN)] = "stratified",
+    seed: Annotated[int, typer.Option(help="Of the stratified protocol.", rich_help_panel=IN)] = 0,
+    out: Annotated[Path, typer.Option(help="CSV to write: id,split, in the split's own order.", rich_help_panel=OUT)] = Path("splits.csv"),
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Write which row stands in which part of a split.
-
-    Example: fastfashion splits --shards shards/small --task subCategory --protocol reference --out splits.csv
-    """
+    """Write which row stands in which part of a split."""
     from fastfashion.catalog import split_rows
     from fastfashion.catalog.splits import write_split
     from fastfashion.shards import open_packed_set
@@ -223,25 +214,24 @@ def splits(
         print(json.dumps({"out": str(out), "task": task, "protocol": protocol, "parts": summary}))
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion preview shards/small --set augment.erase=0.3 --out preview.png")
 def preview(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
-    task: Annotated[str, Task()] = "subCategory",
-    size: Annotated[str, Size()] = "auto",
-    count: Annotated[int, typer.Option("--rows", help="Pictures to show, drawn from those with a label.")] = 32,
-    row: Annotated[list[int] | None, typer.Option(help="Show this row of the set instead; again and again.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the pictures and of the augmentation.")] = 0,
-    recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.")] = "fast",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="As in training: augment.mixup=0.2, again and again.")] = None,
-    workers: Annotated[int | None, Workers()] = None,
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
+    task: Annotated[str, Task(IN)] = "subCategory",
+    count: Annotated[int, typer.Option("--rows", help="Pictures to show, drawn from those with a label.", rich_help_panel=IN)] = 32,
+    row: Annotated[list[int] | None, typer.Option(help="Show this row of the set instead; again and again.", rich_help_panel=IN)] = None,
+    out: Annotated[Path, typer.Option(help="PNG to write.", rich_help_panel=OUT)] = Path("preview.png"),
+    size: Annotated[str, Size(RUN)] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the pictures and of the augmentation.", rich_help_panel=RUN)] = 0,
+    recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=RUN)] = "fast",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="As in training: augment.mixup=0.2, again and again.", rich_help_panel=RUN)
+    ] = None,
+    workers: Annotated[int | None, Workers(RUN)] = None,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Draw a sheet of what the model will see: packed pictures, and what augmentation makes of them in three epochs.
-
-    Example: fastfashion preview shards/small --set augment.erase=0.3 --set augment.cutmix=1 --out preview.png
-    """
+    """Draw a sheet of what the model will see: packed pictures, and what augmentation makes of them in three epochs."""
     from fastfashion.config import DataConfig, RunConfig, parse_settings, recipe
     from fastfashion.dist import cores_per_process
     from fastfashion.load.preview import PreviewRequest

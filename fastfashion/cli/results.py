@@ -12,23 +12,22 @@ from fastfashion.options import (
     Debug,
     Json,
     Location,
+    Tasks,
     Workers,
+    parse_tasks,
 )
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion evaluate runs/NAME")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
-    shards: Annotated[Path | None, Location("Where the packed set lies now, if it was moved.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Global: over all processes.")] = 256,
-    workers: Annotated[int | None, Workers()] = None,
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
+    shards: Annotated[Path | None, Location("Where the packed set lies now, if it was moved.", IN)] = None,
+    batch_size: Annotated[int, typer.Option(help="Global: over all processes.", rich_help_panel=RUN)] = 256,
+    workers: Annotated[int | None, Workers(RUN)] = None,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Test a run's best weights on the test rows of its split; writes report, predictions and plots.
-
-    Example: fastfashion evaluate runs/NAME
-    """
+    """Test a run's best weights on the test rows of its split; writes report, predictions and plots."""
     from fastfashion import dist
     from fastfashion.evaluate import EvaluateRequest, evaluate_run
     from fastfashion.evaluate.run import report_text
@@ -46,17 +45,14 @@ def evaluate(
     dist.end_worker(world)
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion compare runs/FIRST runs/SECOND")
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of an evaluated run.", metavar="RUN_A")],
     second: Annotated[Path, typer.Argument(help="Another, tested on the same rows.", metavar="RUN_B")],
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Say whether one run is better than another: McNemar's exact test, and intervals of the differences.
-
-    Example: fastfashion compare runs/FIRST runs/SECOND
-    """
+    """Say whether one run is better than another: McNemar's exact test, and intervals of the differences."""
     from fastfashion.evaluate.compare import compare as compare_runs
     from fastfashion.evaluate.compare import compare_text
 
@@ -66,11 +62,11 @@ def compare(
         print(json.dumps(result))
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion reproduce --small shards/small --model resnet18 --no-pretrained")
 def reproduce(
     small: Annotated[Path | None, typer.Option(help="Packed set of the small pictures; runs their cells.", rich_help_panel=IN)] = None,
     full: Annotated[Path | None, typer.Option(help="Packed set of the full pictures; runs their cells.", rich_help_panel=IN)] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task's cells; again and again.", rich_help_panel=IN)] = None,
+    task: Annotated[list[str] | None, Tasks("Only the cells of these", IN)] = None,
     model: Annotated[list[str] | None, typer.Option(help="Only this model's cells; again and again.", rich_help_panel=IN)] = None,
     protocol: Annotated[list[str] | None, typer.Option(help="Only on this split; both by default.", rich_help_panel=IN)] = None,
     recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=RUN)] = "fast",
@@ -81,14 +77,12 @@ def reproduce(
     nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="As in training.", rich_help_panel=RUN)] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs and tables.", rich_help_panel=OUT)] = Path("runs/reproduce"),
-    as_json: Annotated[bool, Json()] = False,
-    debug: Annotated[bool, Debug()] = False,
+    as_json: Annotated[bool, Json(RUN)] = False,
+    debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
     """Train and test the reference project's twelve cells, or some, beside its published results: one table, one picture.
 
     What is done stays done: the same command goes on.
-
-    Example: fastfashion reproduce --small shards/small --model resnet18 --no-pretrained
     """
     from fastfashion.bench.reference import MODELS, TASKS
     from fastfashion.bench.reproduce import PROTOCOLS, ReproduceRequest
@@ -101,7 +95,7 @@ def reproduce(
     request = ReproduceRequest(
         out=out,
         sets={name: path for name, path in (("small", small), ("full", full)) if path is not None},
-        tasks=task or TASKS,
+        tasks=parse_tasks(task) or TASKS,
         models=model or MODELS,
         protocols=protocol or PROTOCOLS,
         recipe=recipe_name,

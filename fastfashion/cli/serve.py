@@ -9,17 +9,17 @@ from typing import Annotated
 import typer
 
 from fastfashion.cli.app import IN, OUT, RUN, app
-from fastfashion.options import Debug, Json, Location, Workers
+from fastfashion.options import Debug, Json, Location, Tasks, Workers, parse_tasks
 
 LIMITS = "Limits"
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion predict runs/NAME photos/ more.zip --out answers.csv")
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
     paths: Annotated[list[str], typer.Argument(help="Pictures, folders, zips, packed sets; - reads paths from stdin.", metavar="PATH")],
     top: Annotated[int, typer.Option(help="Classes a label, the most probable first.", min=1, rich_help_panel=OUT)] = 3,
-    task: Annotated[list[str] | None, typer.Option(help="Only this label; again and again.", rich_help_panel=OUT)] = None,
+    task: Annotated[list[str] | None, Tasks("Only these labels", OUT)] = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, jsonl or parquet; by --out's name.", rich_help_panel=OUT)] = "auto",
     out: Annotated[Path | None, typer.Option(help="File to write; stdout by default.", rich_help_panel=OUT)] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures a step of the model.", min=1, rich_help_panel=RUN)] = 256,
@@ -30,8 +30,6 @@ def predict(
     """Say what pictures show, with calibrated probabilities. A file that cannot be read is a line with an error.
 
     Exits with 1 where not one could be read.
-
-    Example: fastfashion predict runs/NAME photos/ more.zip --out answers.csv
     """
     from fastfashion import dist
     from fastfashion.serve.inputs import find_inputs
@@ -40,7 +38,7 @@ def predict(
 
     chosen = choose_format(form, out)
     world = dist.start()
-    predictor = Predictor(run, world.device, workers=workers or dist.cores_per_process(1), tasks=task or ())
+    predictor = Predictor(run, world.device, workers=workers or dist.cores_per_process(1), tasks=parse_tasks(task))
     started = time.perf_counter()
     answers = predictor.answer(find_inputs(paths), top=top, batch_size=batch_size)
     counts = write_answers(answers, predictor.classes, chosen, out)
@@ -55,7 +53,7 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: fastfashion serve runs/NAME --port 7860")
 def serve(
     run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
     shards: Annotated[Path | None, Location("Where the packed set lies now, if it was moved.", IN)] = None,
@@ -74,8 +72,6 @@ def serve(
     """Show a run on a page: answers as bars, where the model looked, the nearest products, batches, test results, an HTTP API.
 
     Nothing on the page comes from elsewhere. The first start looks at the training set once, for the nearest products.
-
-    Example: fastfashion serve runs/NAME --port 7860
     """
     from fastfashion.dist import cores_per_process
     from fastfashion.serve.limits import Limits

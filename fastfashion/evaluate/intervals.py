@@ -14,7 +14,12 @@ def bootstrap(labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> d
     """95 % interval of each score, by name, from 1,000 resamples of the rows.
 
     labels: integers (N,) in [0, C); probabilities: float (N, C). It is how the score varies with the choice of test pictures, not with
-    the seed of the training. In a resample macro F1 is over the classes that are in it, as scikit-learn has it.
+    the seed of the training. In a resample macro F1 is over the classes that are in it, as scikit-learn has it. With a long tail of
+    classes of a few rows the intervals of macro F1 and balanced accuracy are too narrow: in simulation (30 classes, 500 and 3,000 rows)
+    they hold the expected score 91 % and 87 % of the time; moving them by the bootstrap's bias, or turning them round, makes it worse.
+
+    The calibration error of a resample is larger than that of its rows, by about as much as is left of it in a calibrated model, so that
+    the plain interval could lie above the score: its interval is less that bias, as the bootstrap estimates it (chapter 10).
     """
     n, num_classes = probabilities.shape
     predictions = probabilities.argmax(axis=1)
@@ -30,7 +35,10 @@ def bootstrap(labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> d
         }
         for name, value in scores.items():
             found.setdefault(name, []).append(value)
-    return {name: interval(np.array(values)) for name, values in found.items()}
+    intervals = {name: interval(np.array(values)) for name, values in found.items()}
+    bias = float(np.mean(found["calibration_error"])) - calibration_error(confidences, right)
+    low, high = intervals["calibration_error"]
+    return intervals | {"calibration_error": (max(0.0, low - bias), high - bias)}
 
 
 def bootstrap_difference(

@@ -3,6 +3,7 @@
 run/best + config.json ─► test rows ─► predict (every rank its share) ─► gather ─► metrics ─► report.json, predictions.parquet, plots/
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import closing
@@ -18,7 +19,7 @@ from fastfashion import dist
 from fastfashion.catalog import JointSplit, correct, ids_hash, joint_split
 from fastfashion.catalog.splits import REFERENCE_SEED
 from fastfashion.config import RunConfig, Size
-from fastfashion.errors import ConfigError, InputError
+from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.evaluate import metrics, plots
 from fastfashion.evaluate.intervals import bootstrap
 from fastfashion.evaluate.predictions import Predictions, predict, score
@@ -51,7 +52,8 @@ class OpenRun:
     model: Classifier
     size: Size
     packed: PackedSet
-    codes: np.ndarray  # int64 (N, T): labels by row of the set, corrected where the run has corrections
+    table: pd.DataFrame  # the set's, with the run's corrections
+    codes: np.ndarray  # int64 (N, T): its labels by row
     split: JointSplit
 
     @property
@@ -75,7 +77,12 @@ def open_run(run: Path, shards: Path | None = None) -> OpenRun:
     """Raises InputError, PackedSetError or ConfigError where the folder is no run, or run and packed set do not fit."""
     config = read_config(run)
     model, description = load_artifact(run / "best")
-    packed = open_packed_set(shards or location(config.data.shards))
+    try:
+        packed = open_packed_set(shards or location(config.data.shards))
+    except PackedSetError as error:
+        if shards is not None:
+            raise
+        raise PackedSetError(f"{error}\n{run} was trained on it: if it lies elsewhere now, say where with --shards") from error
     for task, names in description.classes.items():
         if list(packed.vocab.names(task)) != names:
             raise ConfigError(
@@ -90,6 +97,7 @@ def open_run(run: Path, shards: Path | None = None) -> OpenRun:
         model=model,
         size=Size.parse(description.size),
         packed=packed,
+        table=table,
         codes=packed.vocab.codes(table, tasks),
         split=joint_split(packed.table, packed.vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed),
     )
@@ -139,10 +147,10 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
     report = _report(opened, predictions)
     report["skipped"] = [asdict(one) for _, one in sorted(skipped.items())]
     if world.is_main:
-        publish_json(request.run / REPORT, report)
         table = predictions_table(opened.packed, predictions)
         publish(request.run / PREDICTIONS, lambda beside: table.to_parquet(beside, index=False))
         _draw(opened, predictions)
+        publish_json(request.run / REPORT, report)  # the last: where it is, all is
     return report
 
 
@@ -166,8 +174,14 @@ def _report(opened: OpenRun, predictions: Predictions) -> dict[str, Any]:
             "train_rows": len(split.train),
             "train_ids_sha256": ids_hash(ids.iloc[split.train].tolist()),
         },
+        "corrections_sha256": _corrections_sha256(config),
         "tasks": tasks,
     }
+
+
+def _corrections_sha256(config: RunConfig) -> str | None:
+    """Of the file: corrections change the labels that a run is tested by, too."""
+    return hashlib.sha256(Path(config.data.corrections).read_bytes()).hexdigest() if config.data.corrections else None
 
 
 def _details(opened: OpenRun, predictions: Predictions, task: str) -> dict[str, Any]:

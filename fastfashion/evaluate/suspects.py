@@ -30,7 +30,7 @@ class SuspectsRequest:
     runs: Sequence[Path]
     out: Path
     shards: Path | None = None  # where the packed set lies now, if it was moved
-    corrections: Path | None = None  # already known, on top of those of the runs
+    corrections: Path | None = None  # already known, on top of those of the first run
     workers: int = 0
 
 
@@ -47,7 +47,7 @@ def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]
     packed, tasks = opened[0].packed, opened[0].tasks
     codes = opened[0].codes
     if request.corrections is not None:
-        codes = packed.vocab.codes(correct(packed.table, packed.vocab, request.corrections), tasks)
+        codes = packed.vocab.codes(correct(opened[0].table, packed.vocab, request.corrections), tasks)
     tables = [_suspects(packed.vocab.names(task), task, codes[:, t], sums[task], counts) for t, task in enumerate(tasks)]
     table = pd.concat(tables).sort_values("margin", ascending=False, kind="stable")
     table.insert(0, "id", packed.table["id"].to_numpy()[table["row"]])

@@ -12,6 +12,7 @@ from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError
 
 HUB_TIMEOUT_S = 10
+_TAKEN = frozenset(dir(nn.ModuleDict()))
 
 
 class Classifier(nn.Module):
@@ -63,8 +64,8 @@ class Classifier(nn.Module):
 
 
 def _key(task: str) -> str:
-    """A head's name among the weights: the task's own, unless torch has a method of that name, such as `type`."""
-    return f"{task}_" if hasattr(nn.ModuleDict, task) else task
+    """A head's name among the weights: the task's own, unless its module has something of that name, such as `type` or `training`."""
+    return f"{task}_" if task in _TAKEN else task
 
 
 def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size) -> Classifier:

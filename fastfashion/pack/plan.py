@@ -65,7 +65,12 @@ def make_plan(request: PackRequest) -> Plan:
         lost.append(Rejected(id=row["id"], line=int(row["line"]), reason=reason))
     rows = np.flatnonzero(usable & there)
     if not len(rows):
-        raise InputError(f"{source.path}: none of the {styles.num_rows} rows of {source.table} has an image; expected images/<id>.jpg")
+        first = lost[len(styles.rejected)]
+        raise InputError(
+            f"{source.path}: none of the {styles.num_rows} rows of {source.table} has an image (line {first.line}, id {first.id!r}: "
+            f"{first.reason}); expected names of pictures without their suffix, such as {min(source.images)!r}; "
+            "--id-column names the column that has them"
+        )
     return Plan(source=source, styles=styles, lost=lost, rows=rows, rows_per_shard=request.rows_per_shard)
 
 

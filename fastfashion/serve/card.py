@@ -4,6 +4,7 @@ The front matter is written as JSON values, which are YAML: no name of a class o
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ def space_card(subject: Subject) -> str:
         "colorTo": "blue",
         "sdk": "gradio",
         "sdk_version": gradio_version(),
+        "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",  # the Hub's default is too old for requirements.txt
         "app_file": "app.py",
         "pinned": False,
     }

@@ -7,21 +7,23 @@ Nothing is published that does not answer as the run does.
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.evaluate import OpenRun
 from fastfashion.files import publish, publish_json
 from fastfashion.serve import card
 from fastfashion.serve.hub import HubModel, write_hub
 from fastfashion.serve.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
 from fastfashion.serve.space import write_app
-from fastfashion.serve.subject import Subject, drawn, open_subject, pictures
+from fastfashion.serve.subject import BATCH_SIZE, Subject, drawn, open_subject, pictures
 
 FORMATS = ("onnx", "hub", "space")
 EXPORT = "export.json"  # what was exported, and how it was checked; also what marks a folder as ours to write to again
@@ -87,7 +89,8 @@ def export(request: ExportRequest) -> ExportSummary:
         beside.mkdir()
         if request.to == "hub":
             folders = {task: "." if len(subject.classes) == 1 else _folder_name(task) for task in subject.classes}
-            differences = [_write_hub(subject, task, beside / folder, images) for task, folder in folders.items()]
+            bar = tqdm(folders.items(), "hub", unit=" heads", disable=None, dynamic_ncols=True, leave=False)
+            differences = [_write_hub(subject, task, beside / folder, images) for task, folder in bar]
         else:
             differences = [_write_onnx(subject, beside / ONNX, images)]
             if request.int8:
@@ -147,11 +150,18 @@ def _write_hub(subject: Subject, task: str, folder: Path, images: np.ndarray) ->
 def _write_int8(subject: Subject, beside: Path, scratch: Path) -> dict[str, dict[str, float]]:
     assert subject.opened is not None
     full = OnnxModel(beside / ONNX)
-    calibration = (images for images, _ in pictures(subject.opened, "train", CALIBRATION))
+    calibration = (images for images, _ in _shown("calibration", subject.opened, "train", CALIBRATION))
     write_int8(beside / ONNX, beside / INT8, calibration, scratch / "prepared.onnx")
     columns = {task: subject.opened.tasks.index(task) for task in subject.classes}
-    losses = int8_loss(full, OnnxModel(beside / INT8), pictures(subject.opened, "test", MEASURED), columns)
+    losses = int8_loss(full, OnnxModel(beside / INT8), _shown("int8, test", subject.opened, "test", MEASURED), columns)
     return {task: asdict(loss) for task, loss in losses.items()}
+
+
+def _shown(what: str, opened: OpenRun, part: str, most: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """What `pictures` yields, with a bar on the terminal of now: while it calibrates, onnxruntime's stderr goes nowhere."""
+    rows = opened.split.train if part == "train" else opened.split.rows(part)
+    num_batches = -(-min(most, len(rows)) // BATCH_SIZE)
+    return tqdm(pictures(opened, part, most), what, num_batches, unit=" batches", disable=None, dynamic_ncols=True, leave=False)
 
 
 def _check(subject: Subject, answer: Answering, tasks: list[str], images: np.ndarray) -> float:

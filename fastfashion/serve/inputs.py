@@ -17,9 +17,9 @@ from pathlib import Path
 from fastfashion.catalog.source import MAX_PICTURE_BYTES
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote, location
+from fastfashion.image import SUFFIXES
 from fastfashion.shards.layout import CATALOG, VOCAB
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 STDIN = "-"
 
 
@@ -45,19 +45,25 @@ def find_inputs(paths: Iterable[str]) -> Iterator[Input]:
     """The pictures under each path in turn; names in a folder or zip are sorted, those of stdin are taken as they come."""
     for path in paths:
         if path == STDIN:
-            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            lines = (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer)  # as text, a name that is not UTF-8 would end it
             yield from find_inputs(line for line in lines if line and line != STDIN)
         else:
             yield from _find(location(path))
 
 
 def _find(path: Path) -> Iterator[Input]:
-    if path.is_dir():
-        if (path / CATALOG).is_file() and (path / VOCAB).is_file():
-            yield SetInput(path)
-        else:
-            yield from _in_folder(path)
-    elif path.suffix.lower() == ".zip" and path.exists():
+    try:
+        is_folder = path.is_dir()
+        is_set = is_folder and (path / CATALOG).is_file() and (path / VOCAB).is_file()
+        is_zip = path.suffix.lower() == ".zip" and path.exists()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        yield refused(str(path), f"cannot be read: {error.strerror or error}")
+        return
+    if is_set:
+        yield SetInput(path)
+    elif is_folder:
+        yield from _in_folder(path)
+    elif is_zip:
         yield from in_zip(path, str(path))
     else:
         yield Picture(str(path), lambda: read_file(path))
@@ -65,14 +71,17 @@ def _find(path: Path) -> Iterator[Input]:
 
 def _in_folder(folder: Path) -> Iterator[Picture]:
     found = 0
-    for root, folders, names in os.walk(folder, followlinks=False) if not is_remote(folder) else _walk_remote(folder):
+    unread: list[OSError] = []
+    for root, folders, names in os.walk(folder, onerror=unread.append) if not is_remote(folder) else _walk_remote(folder):
         folders.sort()
         for name in sorted(names):
             if is_picture(name):
                 found += 1
                 path = Path(root) / name if not is_remote(folder) else folder / name  # a root of os.walk begins with the folder
                 yield Picture(str(path), lambda path=path: read_file(path))  # type: ignore[misc]
-    if not found:
+    for error in unread:
+        yield refused(str(error.filename), f"cannot be read: {error.strerror}")
+    if not found and not unread:
         yield refused(str(folder), f"no picture in it: expected files that end in {', '.join(SUFFIXES)}, or a packed set")
 
 
@@ -85,7 +94,7 @@ def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterat
     """The pictures of a zip, by name below `shown`. A name that leads out of the zip belongs to nobody's picture, and is refused."""
     try:
         archive = zipfile.ZipFile(path.open("rb"))
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         yield refused(shown, f"not a readable zip ({error})")
         return
     infos = [info for info in archive.infolist() if is_picture(info.filename)]

@@ -93,13 +93,18 @@ class Gate:
 class Guard:
     """What every request passes first: name and password, the size of its body, room for uploads; and what its answer may load.
 
-    A page's files, fonts and requests are its own server's: the policy has browsers refuse all else.
+    A page's files, fonts and requests are its own server's: the policy has browsers refuse all else. Only notebooks show it in a frame of
+    theirs: Jupyter's on this machine, and Colab's, whose cells are pages of googleusercontent.com.
     """
 
+    FRAMES = (
+        "'self' http://localhost:* http://127.0.0.1:* https://localhost:* https://colab.research.google.com https://*.googleusercontent.com"
+    )
     POLICY = (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
-        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+        f"frame-ancestors {FRAMES}"
     )
 
     def __init__(self, app: App, limits: Limits, store: Path, auth: str = "") -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,9 +71,14 @@ def _count(answers: Iterable[Answers], counts: Counts, told: Callable[[int], obj
         yield one
 
 
+def _shown(name: str) -> str:
+    """A path as text that can be written: of one that is not UTF-8, the odd bytes as \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def frame(answers: Answers, classes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """One line a picture: path; for each task the best class and its probability, then the second best's; error, or None."""
-    columns: dict[str, Any] = {"path": np.array(answers.names, dtype=object)}
+    columns: dict[str, Any] = {"path": np.array([_shown(name) for name in answers.names], dtype=object)}
     for task, codes in answers.codes.items():
         names = np.array([*classes[task], None], dtype=object)  # -1 picks the None
         for place in range(codes.shape[1]):
@@ -86,7 +92,7 @@ def frame(answers: Answers, classes: Mapping[str, Sequence[str]]) -> pd.DataFram
 def records(answers: Answers, classes: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
     """One value a picture: `{"path", "answers": {task: [{"label", "probability"}, …]}}`, or `{"path", "error"}`."""
     tasks = {task: (codes.tolist(), answers.probabilities[task].tolist()) for task, codes in answers.codes.items()}
-    for i, name in enumerate(answers.names):
+    for i, name in enumerate(map(_shown, answers.names)):
         if i in answers.errors:
             yield {"path": name, "error": answers.errors[i]}
             continue
@@ -134,7 +140,7 @@ def _write_parquet(answers: Iterable[Answers], classes: Mapping[str, Sequence[st
     try:
         for one in answers:
             table = frame(one, classes)
-            kinds = {name: pa.float32() if str(name).endswith("_probability") else pa.string() for name in table}
+            kinds = {name: pa.float32() if kind == np.float32 else pa.string() for name, kind in table.dtypes.items()}
             batch = pa.Table.from_pandas(table, schema=pa.schema(kinds.items()), preserve_index=False)
             writer = writer or pq.ParquetWriter(path, batch.schema)
             writer.write_table(batch)

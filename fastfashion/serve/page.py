@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastfashion.errors import FastfashionError
+from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate.run import PLOTS, REPORT
 from fastfashion.serve import render
 from fastfashion.serve.inputs import SUFFIXES, read_file
 from fastfashion.serve.state import State
+from fastfashion.serve.subject import read_report
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
 FREQUENCY_S, AGE_S = 60, 900  # how often uploads are thrown away, and how old those are
+# Behind a proxy, or from another machine, the address is another one than the server knows.
+SHOW_ADDRESS = (
+    "for (const code of element.querySelectorAll('pre')) code.textContent = code.textContent.replaceAll({}, new URL('.', location).href)"
+)
 WAITING = "Drop a picture here, paste one, take one, or choose an example: the answer comes at once."
 
 
@@ -48,9 +53,10 @@ def build_page(state: State, store: Path, url: str) -> "gr.Blocks":
             with gr.Tab("Many pictures", id="many"):
                 _many(state, store)
             with gr.Tab("Test results", id="results"):
-                gr.HTML(render.results(_report(state.run), str(state.run), plots(state.run)), elem_id="results")
+                gr.HTML(results(state.run), elem_id="results")
             with gr.Tab("HTTP API", id="api"):
-                gr.HTML(render.api_text(url, next(iter(predictor.classes)), limits_text(state)))
+                text = render.api_text(url, next(iter(predictor.classes)), limits_text(state))
+                gr.HTML(text, js_on_load=SHOW_ADDRESS.format(json.dumps(url)))
     page.queue(max_size=state.limits.queue, default_concurrency_limit=4, api_open=False)
     return page
 
@@ -177,9 +183,15 @@ def _only_uploads(component: Any) -> None:
         component.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
 
 
-def _report(run: Path) -> Mapping[str, Any] | None:
-    path = run / REPORT
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def results(run: Path) -> str:
+    """A run's test numbers and plots as HTML, or why they cannot be shown."""
+    try:
+        return render.results(read_report(run), str(run), plots(run))
+    except InputError as error:
+        return render.note(str(error))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        why = f"another version of fastfashion wrote it: {type(error).__name__}: {error}"
+        return render.note(f"{run / REPORT}: cannot be shown ({why}); test the run again: fastfashion evaluate {run}")
 
 
 def plots(run: Path) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 training rows ─► open_loader ─► embedding, unit length ─► run/products.safetensors, made once ─► nearest by cosine
 """
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -31,6 +32,7 @@ BATCH_ON_CPU, BATCH_ON_GPU = 16, 256  # answers wait for one such batch at most
 SHOWN_HEIGHT_PX = 192
 
 Runner = Callable[[Callable[[], torch.Tensor]], torch.Tensor]  # where the model runs
+Kept = tuple[np.ndarray, torch.Tensor]  # rows, int64 (n,), and their features, float16 (n, F)
 
 
 class Products:
@@ -79,27 +81,31 @@ class Products:
         return image.encode_jpeg(image.resize(pixels, round(height * scale), max(1, round(width * scale))), 88, "420")
 
     def examples(self, count: int = 5) -> list[bytes]:
-        """JPEGs of test rows, evenly spread over the classes of the first task."""
+        """JPEGs of up to `count` test rows, evenly spread over the classes of the first task; those that do not decode are left out."""
         rows = self._opened.split.rows("test")
         rows = rows[np.argsort(self._opened.codes[rows, 0], kind="stable")]
         chosen = rows[np.linspace(0, len(rows) - 1, count + 2).astype(np.int64)[1:-1]]
-        return [self.jpeg(int(row)) for row in chosen]
+        found = []
+        for row in chosen:
+            with contextlib.suppress(FastfashionError):
+                found.append(self.jpeg(int(row)))
+        return found
 
     def _prepare(self, run_model: Runner) -> None:
         path, key = self._predictor.run / FILE, self._key()
         try:
-            features = _read(path, key, self.rows)
-            if features is None:
-                features = self._make(run_model)
-                self._keep(path, key, features)
-            self._features = features
+            kept = _read(path, key, self.rows)
+            if kept is None:
+                kept = self._make(run_model)
+                self._keep(path, key, *kept)
+            self.rows, self._features = kept
         except CancelledError:
             self.problem = "the server ends"
         except (FastfashionError, OSError, RuntimeError) as error:
             self.problem = str(error)
             print(f"no nearest products: {error}", file=sys.stderr, flush=True)
 
-    def _make(self, run_model: Runner) -> torch.Tensor:
+    def _make(self, run_model: Runner) -> Kept:
         print(f"features of {len(self.rows)} products are made, once; the page answers meanwhile", file=sys.stderr, flush=True)
         parts, kept = [], []
         with closing(open_loader(self._spec)) as loader:
@@ -108,28 +114,27 @@ class Products:
                 parts.append(run_model(lambda images=batch.images: self._predictor.embedding(images))[real].half().cpu())  # type: ignore[misc]
                 kept.append(batch.rows[real].cpu().numpy())
                 self.done += len(kept[-1])
-        self.rows = np.concatenate(kept)
-        return torch.cat(parts)
+        return np.concatenate(kept), torch.cat(parts)
 
-    def _keep(self, path: Path, key: str, features: torch.Tensor) -> None:
+    def _keep(self, path: Path, key: str, rows: np.ndarray, features: torch.Tensor) -> None:
         from safetensors.torch import save_file
 
-        tensors = {"rows": torch.from_numpy(self.rows), "features": features}
+        tensors = {"rows": torch.from_numpy(rows), "features": features}
         try:
             publish(path, lambda beside: save_file(tensors, beside, metadata={"key": key}))
         except OSError as error:
             print(f"{path}: cannot be kept ({error}); it will be made again the next time", file=sys.stderr, flush=True)
 
     def _key(self) -> str:
-        """Changes with the weights, the rows, and the pictures."""
+        """Changes with the weights, the rows asked for, and the pictures."""
         known = hashlib.sha256((self._predictor.run / "best" / WEIGHTS).read_bytes())
         known.update(self.rows.tobytes())
         known.update(f"{self._spec.pictures.manifest.index_sha256} {self._spec.pictures.name}".encode())
         return known.hexdigest()
 
 
-def _read(path: Path, key: str, rows: np.ndarray) -> torch.Tensor | None:
-    """The features kept for exactly this; None where there are none. Reading safetensors runs no code."""
+def _read(path: Path, key: str, rows: np.ndarray) -> Kept | None:
+    """The rows that decoded of those asked for, and their features; None where none are kept for this. Reading safetensors runs no code."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file() or os.path.getsize(path) == 0:  # noqa: PTH202
@@ -141,4 +146,4 @@ def _read(path: Path, key: str, rows: np.ndarray) -> torch.Tensor | None:
             features, kept = file.get_tensor("features"), file.get_tensor("rows").numpy()
     except (SafetensorError, OSError):
         return None
-    return features if np.array_equal(kept, rows) else None
+    return (kept, features) if len(kept) == len(features) and np.isin(kept, rows).all() else None

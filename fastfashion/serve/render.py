@@ -12,7 +12,7 @@ from fastfashion.errors import InputError
 from fastfashion.serve.products import Products
 from fastfashion.serve.state import BatchLine, Look
 
-LARGE_PX, THUMB_PX = 224, 56  # height of an overlay, and of a picture in the batch's table
+LARGE_PX = 224  # height of an overlay
 _SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy"}
 
 

@@ -73,13 +73,14 @@ def open_subject(run: Path, tasks: Sequence[str] = (), shards: Path | None = Non
         size=Size.parse(description.size),
         classes={task: names for task, names in description.classes.items() if not tasks or task in tasks},
         flip_average=description.flip_average,
-        report=_read_report(run),
+        report=read_report(run),
         opened=opened,
         without_set=why,
     )
 
 
-def _read_report(run: Path) -> dict[str, Any] | None:
+def read_report(run: Path) -> dict[str, Any] | None:
+    """None where the run was not tested; raises InputError where the file is cut, or no report."""
     try:
         report = json.loads((run / REPORT).read_text(encoding="utf-8"))
         assert isinstance(report["tasks"], dict)

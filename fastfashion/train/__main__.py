@@ -33,6 +33,7 @@ from fastfashion.options import (
 if TYPE_CHECKING:
     from fastfashion.train.job import TrainSummary
 
+EXAMPLE = "Example: fastfashion train --shards shards/small --task subCategory --no-pretrained --nproc 2"
 DATA, MODEL, RUN = "What to learn from", "What to learn", "How to run"
 
 
@@ -71,8 +72,6 @@ def train(
     """Train a classifier on a packed set, on one process or several.
 
     The same command goes on with a run that was interrupted.
-
-    Example: fastfashion train --shards shards/small --task subCategory --size 80x64 --no-pretrained --nproc 2
     """
     if resolved is not None:  # a worker that `launch` started
         values = json.loads(resolved)
@@ -174,5 +173,5 @@ def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
 
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(train)
+    app.command(epilog=EXAMPLE)(train)
     run_command(app)

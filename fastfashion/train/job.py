@@ -262,11 +262,12 @@ def prepare_data(config: RunConfig, world: dist.World) -> Data:
         )
     packed = open_packed_set(location(config.data.shards))
     data, tasks, vocab = config.data, config.data.tasks, packed.vocab
-    codes = vocab.codes(correct(packed.table, vocab, Path(data.corrections)) if data.corrections else packed.table, tasks)
+    table = correct(packed.table, vocab, Path(data.corrections)) if data.corrections else packed.table
+    codes = vocab.codes(table, tasks)
     split = joint_split(packed.table, vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed)
     train_rows = split.train
     if data.oversample:
-        train_rows = oversampled(train_rows, codes[:, tasks.index(data.split_tasks[0])], data.oversample)
+        train_rows = oversampled(train_rows, vocab.codes(table, data.split_tasks[:1])[:, 0], data.oversample)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
     plan = Plan(
         rows=train_rows,
@@ -299,7 +300,7 @@ def prepare_data(config: RunConfig, world: dist.World) -> Data:
     offsets = {}
     if config.optim.logit_adjust:
         offsets = {
-            task: logit_offsets(codes[split.train, t], len(classes[task]), config.optim.logit_adjust).to(world.device)
+            task: logit_offsets(codes[train_rows, t], len(classes[task]), config.optim.logit_adjust).to(world.device)
             for t, task in enumerate(tasks)
         }
     loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights, offsets=offsets)
