@@ -3,7 +3,6 @@
 predictions.parquet of each ─► join on id ─► McNemar's test, interval of each difference
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pandas as pd
 from fastfashion.errors import InputError
 from fastfashion.evaluate.intervals import SCORES, bootstrap_difference, mcnemar
 from fastfashion.evaluate.metrics import task_metrics
-from fastfashion.evaluate.run import PREDICTIONS, REPORT
+from fastfashion.evaluate.run import PREDICTIONS, REPORT, read_report
 
 
 def compare(first: Path, second: Path) -> dict[str, Any]:
@@ -24,7 +23,7 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     "p_value"}}}`; differences are second minus first, with 95 % intervals. Raises InputError where a run is not evaluated, they share no
     task, or were tested on different rows or by different labels.
     """
-    reports = [_read_report(run) for run in (first, second)]
+    reports = [_tested(run) for run in (first, second)]
     tables = [pd.read_parquet(run / PREDICTIONS) for run in (first, second)]
     tasks = [task for task in reports[0]["tasks"] if task in reports[1]["tasks"]]
     if not tasks:
@@ -49,13 +48,11 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     return {"runs": [str(first), str(second)], "tasks": {task: _compare_task(both, task) for task in tasks}}
 
 
-def _read_report(run: Path) -> dict[str, Any]:
-    try:
-        return json.loads((run / REPORT).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{run}: {REPORT} is missing; test the run first: fastfashion evaluate {run}") from None
-    except ValueError as error:
-        raise InputError(f"{run / REPORT}: not readable ({error}); test the run again: fastfashion evaluate {run}") from error
+def _tested(run: Path) -> dict[str, Any]:
+    report = read_report(run)
+    if report is None:
+        raise InputError(f"{run}: {REPORT} is missing; test the run first: fastfashion evaluate {run}")
+    return report
 
 
 def _compare_task(both: pd.DataFrame, task: str) -> dict[str, Any]:

@@ -288,6 +288,20 @@ def _draw(opened: OpenRun, predictions: Predictions) -> None:
             )
 
 
+def read_report(run: Path) -> dict[str, Any] | None:
+    """What `evaluate_run` returned; None where the run was not tested. Raises InputError where the file is cut, or no report."""
+    path = run / REPORT
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise InputError(f"{path}: not readable ({error}); test the run again: fastfashion evaluate {run}") from error
+    if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
+        raise InputError(f"{path}: expected a report with tasks, found none; test the run again: fastfashion evaluate {run}")
+    return report
+
+
 def read_metrics(run: Path) -> list[Mapping[str, Any]]:
     """The lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]

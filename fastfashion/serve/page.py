@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.evaluate.run import PLOTS, REPORT
+from fastfashion.evaluate.run import PLOTS, REPORT, read_report
 from fastfashion.serve import render
 from fastfashion.serve.inputs import SUFFIXES, read_file
 from fastfashion.serve.state import State
-from fastfashion.serve.subject import read_report
 
 if TYPE_CHECKING:
     import gradio as gr

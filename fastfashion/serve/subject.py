@@ -3,7 +3,6 @@
 Reading a run runs no code from it: weights are safetensors, everything else is JSON.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ import torch
 
 from fastfashion import dist
 from fastfashion.config import RunConfig, Size
-from fastfashion.errors import ConfigError, FastfashionError, InputError
+from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.evaluate import OpenRun, open_run, read_config
-from fastfashion.evaluate.run import REPORT
+from fastfashion.evaluate.run import read_report
 from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
 from fastfashion.model import Classifier, load_artifact
 
@@ -77,18 +76,6 @@ def open_subject(run: Path, tasks: Sequence[str] = (), shards: Path | None = Non
         opened=opened,
         without_set=why,
     )
-
-
-def read_report(run: Path) -> dict[str, Any] | None:
-    """None where the run was not tested; raises InputError where the file is cut, or no report."""
-    try:
-        report = json.loads((run / REPORT).read_text(encoding="utf-8"))
-        assert isinstance(report["tasks"], dict)
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise InputError(f"{run / REPORT}: not readable ({error}); test the run again: fastfashion evaluate {run}") from error
-    return report
 
 
 def pictures(opened: OpenRun, part: str, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
