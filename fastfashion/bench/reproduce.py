@@ -86,13 +86,13 @@ def reproduce(request: ReproduceRequest) -> dict[str, Any]:
     """
     sets = {images: open_packed_set(path) for images, path in request.sets.items()}
     _check_folder(request, sets)
-    result = _result(request, sets)
     for cell in cells(request):
         for protocol in (each for each in PROTOCOLS if each in request.protocols):
             for seed in range(request.seeds):
-                _run(request, cell, protocol, seed)
-                result = _result(request, sets)
-                write_tables(request.out, result)
+                if _run(request, cell, protocol, seed):
+                    write_tables(request.out, _result(request, sets))
+    result = _result(request, sets)
+    write_tables(request.out, result)
     return result
 
 
@@ -148,17 +148,18 @@ def _name(request: ReproduceRequest, cell: Cell, protocol: str) -> str:
     return f"{cell.task}-{cell.images}-{cell.model}-{request.recipe}-{protocol}"
 
 
-def _run(request: ReproduceRequest, cell: Cell, protocol: str, seed: int) -> None:
-    """Train and test a run of a cell, if it is not done yet."""
+def _run(request: ReproduceRequest, cell: Cell, protocol: str, seed: int) -> bool:
+    """Train and test a run of a cell; False where that was done before."""
     run = request.out / "runs" / f"{_name(request, cell, protocol)}-seed{seed}"
     if (run / REPORT).is_file():
-        return
+        return False
     options = ["--shards", str(request.sets[cell.images]), "--task", request.heads or cell.task, "--split-by", cell.task]
     options += ["--protocol", protocol, "--model", cell.model, "--recipe", request.recipe, "--seed", str(seed)]
     if request.recipe == "reference" and "--epochs" not in request.train_options:
         options += ["--epochs", str(reference_epochs(cell.task, cell.images))]
     _call(["train", *options, *request.train_options, "--out", str(run.parent), "--name", run.name])
     _call(["evaluate", str(run)])
+    return True
 
 
 def _call(arguments: Sequence[str]) -> None:

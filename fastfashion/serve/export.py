@@ -23,7 +23,7 @@ from fastfashion.serve import card
 from fastfashion.serve.hub import HubModel, write_hub
 from fastfashion.serve.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
 from fastfashion.serve.space import write_app
-from fastfashion.serve.subject import BATCH_SIZE, Subject, drawn, open_subject, pictures
+from fastfashion.serve.subject import Subject, drawn, open_subject, pictures
 
 FORMATS = ("onnx", "hub", "space")
 EXPORT = "export.json"  # what was exported, and how it was checked; also what marks a folder as ours to write to again
@@ -159,9 +159,7 @@ def _write_int8(subject: Subject, beside: Path, scratch: Path) -> dict[str, dict
 
 def _shown(what: str, opened: OpenRun, part: str, most: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """What `pictures` yields, with a bar on the terminal of now: while it calibrates, onnxruntime's stderr goes nowhere."""
-    rows = opened.split.train if part == "train" else opened.split.rows(part)
-    num_batches = -(-min(most, len(rows)) // BATCH_SIZE)
-    return tqdm(pictures(opened, part, most), what, num_batches, unit=" batches", disable=None, dynamic_ncols=True, leave=False)
+    return tqdm(pictures(opened, part, most), what, unit=" batches", disable=None, dynamic_ncols=True, leave=False)
 
 
 def _check(subject: Subject, answer: Answering, tasks: list[str], images: np.ndarray) -> float:
