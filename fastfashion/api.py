@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastfashion.config import DataConfig, RunConfig, recipe
+from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.files import location
 from fastfashion.options import find_shards, find_source, parse_picture_size
@@ -231,7 +231,7 @@ def _place(place: Place) -> Path:
 
 def _config(shards: Place | None, recipe_name: str, flags: Mapping[str, Any], settings: Mapping[str, Any] | None) -> RunConfig:
     found = find_shards(None if shards is None else _place(shards))
-    return RunConfig(data=DataConfig(shards=str(found))).replace(recipe(recipe_name) | dict(flags) | dict(settings or {}))
+    return RunConfig(data=DataConfig(shards=str(found))).with_recipe(recipe_name, dict(flags) | dict(settings or {}))
 
 
 def _plain(value: Any) -> Any:

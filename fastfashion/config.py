@@ -256,6 +256,16 @@ class RunConfig:
         flat = {f"{section}.{key}": value for section, entries in values.items() for key, value in entries.items()}
         return cls(data=DataConfig(shards=str(flat.pop("data.shards", "")))).replace(flat)
 
+    def with_recipe(self, name: str, settings: Mapping[str, Any]) -> "RunConfig":
+        """A copy with a named recipe and, on top of it, `settings`; where first weights are random, with what FROM_SCRATCH has between.
+
+        Raises ConfigError where there is no such recipe, and as `replace`.
+        """
+        config = self.replace(recipe(name) | settings)
+        if config.model.pretrained or config.model.weights:
+            return config
+        return self.replace(recipe(name) | FROM_SCRATCH.get(name, {}) | settings)
+
     def replace(self, settings: Mapping[str, Any]) -> "RunConfig":
         """A copy with `{"section.key": value}` replaced; values may be text. Raises ConfigError on an unknown or ill-typed key."""
         sections = {f.name: f.type for f in dataclasses.fields(self)}
@@ -294,10 +304,8 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
 # Recipes are differences from the defaults above, each value with its reason; what was measured stands in bench/LOG.md, "Recipes".
 RECIPES: dict[str, dict[str, Any]] = {
     # Good accuracy a minute. Batches of 64: twice as many steps as 128 take nearly the same time, and after so few epochs more
-    # steps tell most. Crops of at least 70 %: the product fills the picture. AdamW at the defaults above: over 12 epochs SGD with a logit
-    # adjustment of 0.1 was 0.004 more accurate on validation rows of subCategory, but its macro F1 0.02 lower, that of articleType 0.04;
-    # and SGD does not suit transformers. Pictures that grow (train.first_size) are off: they brought no more than as much computing at
-    # full size.
+    # steps tell most. Crops of at least 70 %: the product fills the picture. Pictures that grow (train.first_size) are off: they
+    # brought no more than as much computing at full size.
     "fast": {"train.epochs": 12, "train.batch_size": 64, "augment.min_area": 0.7},
     # Accuracy at any price: the same for longer, with the wider crops of the defaults. How much that brings was not measured yet.
     "best": {"train.epochs": 40, "train.batch_size": 64},
@@ -321,6 +329,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train.select": "last",
         "train.precision": "fp32",
     },
+}
+
+# What a recipe has besides where first weights are random: a higher rate, warmed up for longer, and a decay that matters in a few
+# thousand steps (fast, ResNet18). Not for pretrained weights, which a high rate forgets.
+FROM_SCRATCH: dict[str, dict[str, Any]] = {
+    name: {"optim.lr": 4e-3, "optim.weight_decay": 0.15, "optim.warmup_share": 0.25} for name in ("fast", "best")
 }
 
 

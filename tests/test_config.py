@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fastfashion.config import RECIPES, DataConfig, RunConfig, Size, parse_settings, recipe
+from fastfashion.config import FROM_SCRATCH, RECIPES, DataConfig, RunConfig, Size, parse_settings
 from fastfashion.errors import ConfigError
 
 START = RunConfig(data=DataConfig(shards="shards/x"))
@@ -50,9 +50,18 @@ def test_sizes_are_height_by_width() -> None:
 
 def test_every_recipe_builds_and_the_reference_one_is_the_reference_projects() -> None:
     for name in RECIPES:
-        START.replace(recipe(name))
-    reference = START.replace(recipe("reference"))
+        START.with_recipe(name, {})
+    reference = START.with_recipe("reference", {"model.pretrained": False})
     assert (reference.optim.optimizer, reference.optim.lr, reference.train.batch_size, reference.train.epochs) == ("adam", 1e-4, 16, 10)
     assert (reference.data.size, reference.train.select, reference.augment.flip) == ("224x224", "last", 0.0)
     with pytest.raises(ConfigError, match="fast, best, reference"):
-        recipe("slow")
+        START.with_recipe("slow", {})
+
+
+def test_random_first_weights_have_their_own_rate_and_what_is_given_counts_most() -> None:
+    pretrained, default = START.with_recipe("fast", {}), START.optim
+    assert (pretrained.optim.lr, pretrained.optim.weight_decay) == (default.lr, default.weight_decay)
+    assert START.with_recipe("fast", {"model.pretrained": "false", "model.weights": "first.pth"}).optim == pretrained.optim
+    scratch = START.with_recipe("fast", {"model.pretrained": "false", "optim.weight_decay": "0.3"})
+    assert (scratch.optim.lr, scratch.optim.weight_decay) == (FROM_SCRATCH["fast"]["optim.lr"], 0.3)
+    assert scratch.optim.lr != default.lr

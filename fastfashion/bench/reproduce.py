@@ -19,7 +19,7 @@ import numpy as np
 
 from fastfashion.bench.reference import IMAGES, MODELS, PUBLISHED, TASKS, reference_epochs
 from fastfashion.catalog import Vocab, ids_hash, split_rows
-from fastfashion.config import recipe
+from fastfashion.config import FROM_SCRATCH, recipe
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate.run import REPORT, read_metrics
 from fastfashion.files import publish, publish_csv, publish_json
@@ -98,7 +98,8 @@ def reproduce(request: ReproduceRequest) -> dict[str, Any]:
 
 def _check_folder(request: ReproduceRequest, sets: Mapping[str, PackedSet]) -> None:
     """Runs of other settings must not stand in one table; raises ConfigError where the folder was begun with others."""
-    settings = {"heads": request.heads, "train_options": list(request.train_options), "settings": recipe(request.recipe)}
+    settings = {"heads": request.heads, "train_options": list(request.train_options)}
+    settings |= {"settings": recipe(request.recipe), "from_scratch": FROM_SCRATCH.get(request.recipe, {})}
     pictures = {images: ids_hash(packed.table["id"].tolist()) for images, packed in sets.items()}
     path = request.out / f"{request.recipe}.json"
     if path.is_file():

@@ -232,13 +232,13 @@ def preview(
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
     """Draw a sheet of what the model will see: packed pictures, and what augmentation makes of them in three epochs."""
-    from fastfashion.config import DataConfig, RunConfig, parse_settings, recipe
+    from fastfashion.config import DataConfig, RunConfig, parse_settings
     from fastfashion.dist import cores_per_process
     from fastfashion.load.preview import PreviewRequest
     from fastfashion.load.preview import preview as draw
 
     flags = {"data.task": task} | ({"data.size": size} if size != "auto" else {})
-    config = RunConfig(data=DataConfig(shards=str(shards))).replace(recipe(recipe_name) | flags | parse_settings(settings or []))
+    config = RunConfig(data=DataConfig(shards=str(shards))).with_recipe(recipe_name, flags | parse_settings(settings or []))
     request = PreviewRequest(
         shards=shards,
         out=out,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastfashion.config import DataConfig, RunConfig, parse_settings, recipe
+from fastfashion.config import DataConfig, RunConfig, parse_settings
 from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.options import (
     Corrections,
@@ -97,9 +97,7 @@ def train(
         "train.seed": seed,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    config = RunConfig(data=DataConfig(shards=str(find_shards(shards)))).replace(
-        recipe(recipe_name) | given | parse_settings(settings or [])
-    )
+    config = RunConfig(data=DataConfig(shards=str(find_shards(shards)))).with_recipe(recipe_name, given | parse_settings(settings or []))
     from fastfashion.train.job import resolve, run_name
     from fastfashion.train.launch import launch, must_launch
 
