@@ -261,10 +261,10 @@ class RunConfig:
 
         Raises ConfigError where there is no such recipe, and as `replace`.
         """
-        config = self.replace(recipe(name) | settings)
+        config = self.replace({**recipe(name), **settings})
         if config.model.pretrained or config.model.weights:
             return config
-        return self.replace(recipe(name) | FROM_SCRATCH.get(name, {}) | settings)
+        return self.replace({**recipe(name), **FROM_SCRATCH.get(name, {}), **settings})
 
     def replace(self, settings: Mapping[str, Any]) -> "RunConfig":
         """A copy with `{"section.key": value}` replaced; values may be text. Raises ConfigError on an unknown or ill-typed key."""

@@ -98,7 +98,7 @@ def reproduce(request: ReproduceRequest) -> dict[str, Any]:
 
 def _check_folder(request: ReproduceRequest, sets: Mapping[str, PackedSet]) -> None:
     """Runs of other settings must not stand in one table; raises ConfigError where the folder was begun with others."""
-    settings = {"heads": request.heads, "train_options": list(request.train_options)}
+    settings: dict[str, Any] = {"heads": request.heads, "train_options": list(request.train_options)}
     settings |= {"settings": recipe(request.recipe), "from_scratch": FROM_SCRATCH.get(request.recipe, {})}
     pictures = {images: ids_hash(packed.table["id"].tolist()) for images, packed in sets.items()}
     path = request.out / f"{request.recipe}.json"
