@@ -19,7 +19,7 @@ import workers
 from conftest import PackedSmall, digests
 from safetensors.torch import load_file
 
-from fastfashion.config import DataConfig, RunConfig, recipe
+from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.train.checkpoint import Checkpoints, Progress, read_checkpoint
 from fastfashion.train.folder import check_run_folder
@@ -48,7 +48,7 @@ BASE = {
 
 def config_of(packed: PackedSmall, **settings: Any) -> RunConfig:
     start = RunConfig(data=DataConfig(shards=str(packed.out)))
-    return resolve(start.replace(recipe("fast") | BASE | {key.replace("__", "."): value for key, value in settings.items()}))
+    return resolve(start.with_recipe("fast", BASE | {key.replace("__", "."): value for key, value in settings.items()}))
 
 
 def lines_of(run: Path, *kinds: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 from conftest import PackedSmall
 
 from fastfashion import dist
-from fastfashion.config import OPTIMIZERS, DataConfig, RunConfig, Size, TrainConfig, recipe
+from fastfashion.config import OPTIMIZERS, DataConfig, RunConfig, Size, TrainConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.model import build_classifier
 from fastfashion.train.folder import check_run_folder
@@ -41,7 +41,7 @@ def tiny_config(shards: Path, **settings: Any) -> RunConfig:
     start = RunConfig(data=DataConfig(shards=str(shards), size="32x32"))
     fixed = {"model.name": "test_vit", "model.pretrained": False, "train.epochs": 2, "train.batch_size": 16, "train.log_every_steps": 1}
     fixed["train.precision"] = "fp32"
-    return resolve(start.replace(recipe("fast") | fixed | {key.replace("__", "."): value for key, value in settings.items()}))
+    return resolve(start.with_recipe("fast", fixed | {key.replace("__", "."): value for key, value in settings.items()}))
 
 
 @pytest.fixture(scope="module")
