@@ -4,6 +4,7 @@ import io
 import shutil
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,16 @@ def test_all_backends_give_the_same_batch_for_the_same_plan(packed: PackedSet, o
     later = stacked(list(opened(packed, "threads", size=size).steps(2)))
     by_row, later_by_row = images[np.argsort(rows)], later[2][np.argsort(later[0])]
     assert np.abs(by_row.astype(float) - later_by_row.astype(float)).mean() > 5
+
+
+def test_dali_cuts_the_same_crops_out_of_whole_pictures(packed: PackedSet, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    dali = pytest.importorskip("fastfashion.load.dali")
+    parts = opened(packed, "dali", size=Size(40, 30))
+    with monkeypatch.context() as patched:
+        patched.setattr(dali, "build_pipeline", partial(dali.build_pipeline, whole=True))  # as on CUDA
+        whole = stacked(list(opened(packed, "dali", size=Size(40, 30)).steps(1)))
+    for cut, expected in zip(whole, stacked(list(parts.steps(1))), strict=True):
+        np.testing.assert_array_equal(cut, expected)
 
 
 @pytest.mark.parametrize("other", ["dali", "resident"])
