@@ -20,7 +20,7 @@ from fastfashion.load.augment import apply
 from fastfashion.load.batch import Batch, LoaderSpec, Planned, Skipped, undecodable
 from fastfashion.load.buffers import Buffers
 
-HW_DECODER_LOAD = 0.65  # DALI's own default, until tools/gpu_check.sh was run on a GPU
+HW_DECODER_LOAD = 0.65  # DALI's own default, until tools/gpu_check.sh has swept it on a GPU
 
 
 class DaliLoader:
