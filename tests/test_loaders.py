@@ -16,7 +16,7 @@ from PIL import Image
 
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_pictures, open_loader, resident
+from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_pictures, dali, open_loader, resident
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.layout import shard_name
 
@@ -106,7 +106,6 @@ def test_all_backends_give_the_same_batch_for_the_same_plan(packed: PackedSet, o
 
 
 def test_dali_cuts_the_same_crops_out_of_whole_pictures(packed: PackedSet, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    dali = pytest.importorskip("fastfashion.load.dali")
     parts = opened(packed, "dali", size=Size(40, 30))
     with monkeypatch.context() as patched:
         patched.setattr(dali, "build_pipeline", partial(dali.build_pipeline, whole=True))  # as on CUDA

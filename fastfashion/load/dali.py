@@ -153,6 +153,7 @@ def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]], whole:
     from nvidia.dali import fn, pipeline_def, types
 
     cuda = spec.device.type == "cuda"
+    whole = cuda if whole is None else whole
     how = {
         "device": "mixed" if cuda else "cpu",
         "hw_decoder_load": HW_DECODER_LOAD if spec.hw_decoder_load is None else spec.hw_decoder_load,
@@ -166,10 +167,7 @@ def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]], whole:
             source=feed, num_outputs=4, batch=True, dtype=[types.UINT8, types.INT32, types.INT32, types.INT32], ndim=[1, 1, 1, 0]
         )
         crop = {"start": start, "end": end, "axis_names": "HW"}
-        if cuda if whole is None else whole:
-            images = fn.slice(fn.decoders.image(encoded, **how), **crop)
-        else:
-            images = fn.decoders.image_slice(encoded, **how, **crop)
+        images = fn.slice(fn.decoders.image(encoded, **how), **crop) if whole else fn.decoders.image_slice(encoded, **how, **crop)
         images = fn.resize(
             images, resize_y=spec.size.height_px, resize_x=spec.size.width_px, interp_type=types.INTERP_LINEAR, antialias=True
         )
