@@ -102,6 +102,12 @@ def _jpeg_header(data: Encoded) -> tuple[int, int, str] | None:
     return height_px, width_px, colorspace
 
 
+def is_gray_jpeg(data: Encoded) -> bool:
+    """Whether it is a JPEG of one component, by its header."""
+    header = _jpeg_header(data)
+    return header is not None and header[2] == "Gray"
+
+
 def _check_size(height_px: int, width_px: int, max_pixels: int) -> None:
     if height_px * width_px > max_pixels:
         raise InputError(
@@ -214,6 +220,11 @@ def resize(image: np.ndarray, height_px: int, width_px: int, box: Box | None = N
     if image.shape[:2] == (height_px, width_px) and box in (None, whole):
         return image
     return np.asarray(Image.fromarray(image).resize((width_px, height_px), Image.Resampling.BICUBIC, box=box))
+
+
+def encode_pnm(image: np.ndarray) -> bytes:
+    """uint8 RGB (H, W, 3) as a binary PPM: a header, and the pixels as they are."""
+    return b"P6\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
 
 
 def encode_jpeg(image: np.ndarray, quality: int, subsampling: str) -> bytes:

@@ -4,7 +4,6 @@ import io
 import shutil
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,12 @@ import torch
 from conftest import PackedSmall
 from PIL import Image
 
+from fastfashion.catalog.synth import write_synth
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.image import JPEG_MAGIC
 from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_pictures, dali, open_loader, resident
+from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.layout import shard_name
 
@@ -108,10 +110,29 @@ def test_all_backends_give_the_same_batch_for_the_same_plan(packed: PackedSet, o
 def test_dali_cuts_the_same_crops_out_of_whole_pictures(packed: PackedSet, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = opened(packed, "dali", size=Size(40, 30))
     with monkeypatch.context() as patched:
-        patched.setattr(dali, "build_pipeline", partial(dali.build_pipeline, whole=True))  # as on CUDA
+        patched.setattr(dali, "uses_nvjpeg", lambda spec: True)
         whole = stacked(list(opened(packed, "dali", size=Size(40, 30)).steps(1)))
     for cut, expected in zip(whole, stacked(list(parts.steps(1))), strict=True):
         np.testing.assert_array_equal(cut, expected)
+
+
+def test_dali_is_given_the_pixels_of_gray_jpegs_where_nvjpeg_decodes(tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_synth(tmp_path / "drawn", rows=12, width_px=61, height_px=80, workers=1)
+    for number, path in enumerate(sorted((tmp_path / "drawn/images").iterdir())):
+        exif = Image.Exif()
+        exif[0x0112] = 1 + number % 8  # turned, too
+        Image.open(path).convert("L" if number % 3 else "RGB").save(path, quality=90, exif=exif)
+    pack(PackRequest(source=tmp_path / "drawn", out=tmp_path / "gray", resolutions=("full",), workers=1))
+    packed = open_packed_set(tmp_path / "gray")
+    expected = stacked(list(opened(packed, "dali", size=Size(40, 30)).steps(1)))
+    monkeypatch.setattr(dali, "uses_nvjpeg", lambda spec: True)
+    loader = opened(packed, "dali", size=Size(40, 30))
+    for epoch in (0, 1):  # the second one looks at no header again
+        found = stacked(list(loader.steps(epoch)))
+    for given, wanted in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(given, wanted)
+    given = [loader._encoded(row)[:2].tobytes() for row in range(len(packed))]
+    assert sorted(given) == [b"P6"] * 8 + [JPEG_MAGIC[:2]] * 4
 
 
 @pytest.mark.parametrize("other", ["dali", "resident"])

@@ -8,6 +8,7 @@ The only module that imports DALI.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -39,6 +40,9 @@ class DaliLoader:
         self._planned: Iterator[Planned] = iter(())
         self._fed: deque[Planned] = deque()  # asked for by DALI, not yet handed out
         self._wrong: dict[int, InputError] = {}  # by row: what DALI is given another picture for
+        self._gray = np.full(
+            len(spec.pictures.num_bytes), -1, dtype=np.int8
+        )  # by row: a gray JPEG (1) or not (0), -1 before the first look
         self._ended = True
         self._buffers = Buffers(spec.images_shape, keep=4)
         self._pipeline = build_pipeline(spec, self._feed)
@@ -93,10 +97,19 @@ class DaliLoader:
         return encoded, part.boxes[:, :2].copy(), part.boxes[:, 2:].copy(), part.flips.astype(np.int32)
 
     def _encoded(self, row: int) -> np.ndarray:
-        if row not in self._wrong:
-            return self._spec.pictures.encoded(row)
-        black = np.zeros((*self._spec.sizes_px(np.array([row]))[0], 3), dtype=np.uint8)
-        return np.frombuffer(image.encode_jpeg(black, 75, "420"), dtype=np.uint8)
+        if row in self._wrong:
+            black = np.zeros((*self._spec.sizes_px(np.array([row]))[0], 3), dtype=np.uint8)
+            return np.frombuffer(image.encode_jpeg(black, 75, "420"), dtype=np.uint8)
+        encoded = self._spec.pictures.encoded(row)
+        if uses_nvjpeg(self._spec) and self._is_gray(row, encoded):
+            with suppress(InputError):  # DALI does not decode it either, and says so
+                return np.frombuffer(image.encode_pnm(image.decode_rgb(encoded)), dtype=np.uint8)
+        return encoded
+
+    def _is_gray(self, row: int, encoded: np.ndarray) -> bool:
+        if self._gray[row] < 0:
+            self._gray[row] = image.is_gray_jpeg(encoded)
+        return bool(self._gray[row])
 
     def _run(self) -> Any:
         started = time.perf_counter()
@@ -144,16 +157,21 @@ class DaliLoader:
             self._spec.cache.close()
 
 
-def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]], whole: bool | None = None) -> Any:
-    """The pipeline: `feed` gives encoded pictures (uint8), crop start and end (int32 y, x) and flips (int32); out come uint8 (H, W, 3).
+def uses_nvjpeg(spec: LoaderSpec) -> bool:
+    """Whether nvJPEG decodes, which cannot do all that libjpeg can (measured on an H200, DALI 2.4.0):
 
-    `whole`: decode whole pictures and cut the crops out, with the same result; by default on CUDA. nvJPEG before 13.2 does not decode a
-    part of a picture with fancy upsampling, so that DALI would do it on the CPU. A CPU decodes parts: 1800x2400 in two thirds of the time.
+    - Before 13.2 it does not decode a part of a picture with fancy upsampling, so that DALI would do it on the CPU. It is asked for
+      whole pictures, and crops are cut out of them, with the same result. A CPU decodes parts: 1800x2400 in two thirds of the time.
+    - A gray JPEG comes out with wrong pixels, without an error. It is decoded beforehand, and DALI is given the pixels.
     """
+    return spec.device.type == "cuda"
+
+
+def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]]) -> Any:
+    """The pipeline: `feed` gives encoded pictures (uint8), crop start and end (int32 y, x) and flips (int32); out come uint8 (H, W, 3)."""
     from nvidia.dali import fn, pipeline_def, types
 
-    cuda = spec.device.type == "cuda"
-    whole = cuda if whole is None else whole
+    cuda, whole = spec.device.type == "cuda", uses_nvjpeg(spec)
     how = {
         "device": "mixed" if cuda else "cpu",
         "hw_decoder_load": HW_DECODER_LOAD if spec.hw_decoder_load is None else spec.hw_decoder_load,
