@@ -185,6 +185,9 @@ def _training(subject: Subject) -> list[str]:
         ],
         ["label smoothing, weight average", f"{optim.label_smoothing:g}, {optim.ema_decay:g}"],
         ["smallest crop, flips", f"{config.augment.min_area:g}, {config.augment.flip:g}"],
+        ["mixup, cutmix", f"{config.augment.mixup:g}, {config.augment.cutmix:g}"],
+        ["classes oversampled below a share of", f"{config.data.oversample:g}"],
+        ["weights of the labels", _text(optim.task_weights) or "1 each"],
         ["seed", str(config.train.seed)],
     ]
     if subject.report is not None:
