@@ -307,8 +307,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # steps tell most. Hardly any crop, since the product fills the picture, and rare classes more often. Where several labels are
     # learned, most weight is on what a product is, and little on baseColour and usage, which weighted alike make up nearly half of the
     # loss. On validation rows of ResNet18 from random weights the five other labels gained 0.001 to 0.010 of accuracy each by crops and
-    # weights together, usage 0.001, and baseColour lost 0.026 (optim.task_weights= weights all alike). Pictures that grow (train.first_size) are off: they brought no more than as much
-    # computing at full size.
+    # weights together, usage 0.001, and baseColour lost 0.026; optim.task_weights= weighs all alike. Pictures that grow
+    # (train.first_size) are off: they brought no more than as much computing at full size.
     "fast": {
         "train.epochs": 12,
         "train.batch_size": 64,
