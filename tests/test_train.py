@@ -219,6 +219,13 @@ def test_all_stands_for_every_label_and_the_splits_that_are_kept_are_checked(sha
         tiny_config(shards, data__task="season,season")
 
 
+def test_weights_of_labels_that_are_not_trained_fall_away(shards: Path) -> None:
+    weights = "subCategory=2.5,season=0.5,usage=2"
+    assert tiny_config(shards, data__task="all", optim__task_weights=weights).optim.task_weights == weights
+    assert tiny_config(shards, data__task="season,usage", optim__task_weights=weights).optim.task_weights == "season=0.5,usage=2"
+    assert tiny_config(shards, data__task="season", optim__task_weights=weights).optim.weights == {}
+
+
 def test_pictures_grow_to_their_size_over_four_fifths_of_the_epochs() -> None:
     images = torch.randint(0, 256, (2, 64, 80, 3), dtype=torch.uint8)
     config = TrainConfig(epochs=5, first_size=0.5)

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from fastfashion import dist
 from fastfashion.catalog import LABEL_COLUMNS, correct, joint_split, oversampled
-from fastfashion.config import ALL, RunConfig
+from fastfashion.config import ALL, OptimConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, read_config, score
 from fastfashion.evaluate.run import CONFIG, METRICS
@@ -65,7 +65,7 @@ def resolve(config: RunConfig) -> RunConfig:
     packed = open_packed_set(location(config.data.shards))
     tasks = tuple(packed.vocab.classes) if config.data.task == ALL else config.data.tasks
     data = replace(config.data, task=",".join(tasks))
-    for task in (*tasks, *data.split_tasks, *config.optim.weights):
+    for task in (*tasks, *data.split_tasks, *(config.optim.weights.keys() - set(LABEL_COLUMNS))):
         packed.vocab.names(task)
     pictures, size = choose_pictures(packed, data.resolution, data.size)
     check_tracking(config)
@@ -78,8 +78,15 @@ def resolve(config: RunConfig) -> RunConfig:
     return replace(
         config,
         data=replace(data, resolution=pictures.name, size=str(size)),
+        optim=replace(config.optim, task_weights=_weights_among(tasks, config.optim)),
         train=replace(config.train, precision=precision, first_size=first_size),
     )
+
+
+def _weights_among(tasks: Sequence[str], optim: OptimConfig) -> str:
+    """The weights of labels that are trained, as text; none where it is one alone. A recipe may name labels that a set does not have."""
+    kept = {task: weight for task, weight in optim.weights.items() if task in tasks} if len(tasks) > 1 else {}
+    return ",".join(f"{task}={weight:.12g}" for task, weight in kept.items())
 
 
 def run_name(config: RunConfig) -> str:
