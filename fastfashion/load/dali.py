@@ -40,9 +40,7 @@ class DaliLoader:
         self._planned: Iterator[Planned] = iter(())
         self._fed: deque[Planned] = deque()  # asked for by DALI, not yet handed out
         self._wrong: dict[int, InputError] = {}  # by row: what DALI is given another picture for
-        self._gray = np.full(
-            len(spec.pictures.num_bytes), -1, dtype=np.int8
-        )  # by row: a gray JPEG (1) or not (0), -1 before the first look
+        self._gray = np.full(len(spec.pictures.num_bytes), -1, dtype=np.int8)  # by row: a gray JPEG or not; -1: not looked at yet
         self._ended = True
         self._buffers = Buffers(spec.images_shape, keep=4)
         self._pipeline = build_pipeline(spec, self._feed)
