@@ -17,7 +17,7 @@ from conftest import make_source, smooth_picture, zip_folder
 from PIL import features
 
 from fastfashion.catalog import Source, open_source
-from fastfashion.catalog.source import UnreachableError
+from fastfashion.catalog.reader import UnreachableError
 from fastfashion.errors import InputError
 from fastfashion.files import location
 from fastfashion.image import SUFFIXES, decode_rgb
@@ -475,7 +475,7 @@ def test_a_zip_on_a_web_server_is_read_by_one_range_request_a_picture(web: WebSe
 def test_a_web_server_that_stumbles_is_asked_again_and_one_that_is_gone_stops_the_run(
     web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastfashion.catalog.source.RETRY_WAITS_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("fastfashion.catalog.reader.RETRY_WAITS_S", (0.01, 0.01, 0.01))
     local = open_source(zip_folder(make_source(tmp_path / "set", rows=5), tmp_path / "set.zip"))
     source = open_source(location(f"{web.url}/set.zip"))
     web.broken = 2

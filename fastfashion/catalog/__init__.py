@@ -1,7 +1,9 @@
 """Floor 1: the table of products, its labels and splits, and where the pictures come from."""
 
 from fastfashion.catalog.corrections import correct
-from fastfashion.catalog.source import Member, Reader, Source, open_source
+from fastfashion.catalog.listing import Member
+from fastfashion.catalog.reader import Reader
+from fastfashion.catalog.source import Source, open_source
 from fastfashion.catalog.splits import JointSplit, Split, ids_hash, joint_split, oversampled, split_rows
 from fastfashion.catalog.styles import KAGGLE, LABEL_COLUMNS, Columns, Rejected, Styles, read_styles
 from fastfashion.catalog.vocab import Vocab

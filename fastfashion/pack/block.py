@@ -16,7 +16,8 @@ from typing import Any
 
 from fastfashion import image
 from fastfashion.catalog.duplicates import fingerprint
-from fastfashion.catalog.source import Member, Reader
+from fastfashion.catalog.listing import Member
+from fastfashion.catalog.reader import Reader
 from fastfashion.errors import InputError
 from fastfashion.files import publish
 from fastfashion.shards.layout import FULL

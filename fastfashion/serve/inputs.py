@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastfashion.catalog.source import MAX_PICTURE_BYTES
+from fastfashion.catalog.reader import MAX_PICTURE_BYTES
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote, location
 from fastfashion.image import SUFFIXES
