@@ -137,7 +137,7 @@ def test_a_wrong_option_is_answered_with_what_is_right(arguments: list[str], sai
 def test_a_damaged_packed_set_is_refused_by_every_reader(packed_small: PackedSmall, tmp_path: Path) -> None:
     shutil.copytree(packed_small.out, tmp_path / "set")
     manifest = tmp_path / "set/32/manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 99'))
+    manifest.write_text(manifest.read_text().replace('"version": 3', '"version": 99'))
     assert "version 99" in refused(tmp_path, "splits", "--shards", "set")
     shutil.copy(packed_small.out / "32/manifest.json", manifest)
     (tmp_path / "set/32/00000.tar").unlink()

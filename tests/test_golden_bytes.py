@@ -40,17 +40,17 @@ BY_VERSION: dict[str, str] = {
     "16/00001.idx": "978b905cbfb4c71c",
     "16/00001.tar": "af83cc3b2ebcf8c9",
     "16/index.parquet": "fe0d7b895f313690",
-    "16/manifest.json": "45b25397724ad227",
+    "16/manifest.json": "224dff6c8fe89d07",
     "48/00000.idx": "d21fd6aa3bc3f64e",
     "48/00000.tar": "cea5058c51138527",
     "48/00001.idx": "8a4d81269b27cdaa",
     "48/00001.tar": "643f7d4d38dc7a29",
     "48/index.parquet": "ffe6c97035ed1725",
-    "48/manifest.json": "bd39d4c128144f7d",
+    "48/manifest.json": "fa9c80b11648505b",
     "catalog.parquet": "29266a9a5c5782cd",
     "full/index.parquet": "ffd5571f50d95d7c",
-    "full/manifest.json": "3bb21006d4c4ef04",
-    "set.json": "5951eafed94d7d9a",
+    "full/manifest.json": "fd3e080802431455",
+    "set.json": "a6d5e07d9fa2fe7a",
 }
 
 

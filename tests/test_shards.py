@@ -170,7 +170,7 @@ def test_dalis_own_tool_writes_the_same_index(packed_small: PackedSmall, name: s
 def test_the_manifest_describes_its_shards(packed_small: PackedSmall) -> None:
     for name in ("full", "32"):
         manifest = json.loads((packed_small.out / name / "manifest.json").read_text())
-        assert (manifest["format"], manifest["version"], manifest["resolution"]) == ("fastfashion-packed-set", 2, name)
+        assert (manifest["format"], manifest["version"], manifest["resolution"]) == ("fastfashion-packed-set", 3, name)
         assert manifest["num_rows"] == 60
         assert [(s["number"], s["num_rows"]) for s in manifest["shards"]] == [(0, 25), (1, 25), (2, 10)]
         sums = digests(packed_small.out / name)
@@ -185,7 +185,7 @@ def test_the_manifest_describes_its_shards(packed_small: PackedSmall) -> None:
 
 def test_set_json_describes_what_lies_beside_the_resolutions(packed_small: PackedSmall) -> None:
     described = json.loads((packed_small.out / "set.json").read_text())
-    assert (described["format"], described["version"], described["num_rows"]) == ("fastfashion-packed-set", 2, 60)
+    assert (described["format"], described["version"], described["num_rows"]) == ("fastfashion-packed-set", 3, 60)
     assert described["files"] == {
         name: {"num_bytes": (packed_small.out / name).stat().st_size, "sha256": digests(packed_small.out)[name]}
         for name in ("catalog.parquet", "vocab.json", "rejected.csv")
@@ -419,19 +419,19 @@ def catalog_without_ids(out: Path) -> None:
         (empty_a_shard, r"full/00001\.tar: expected \d+ bytes, found 0 bytes; pack the set again"),
         (
             set_another_version,
-            r"full/manifest\.json: expected fastfashion-packed-set version 2, found fastfashion-packed-set version 99; pack",
+            r"full/manifest\.json: expected fastfashion-packed-set version 2 or 3, found fastfashion-packed-set version 99; pack",
         ),
         (
             set_the_version_before,
-            r"full/manifest\.json: expected fastfashion-packed-set version 2, found fastfashion-packed-set version 1; pack the set again",
+            r"full/manifest\.json: expected fastfashion-packed-set version 2 or 3, found fastfashion-packed-set version 1; pack the set",
         ),
-        (set_another_format, r"full/manifest\.json: expected fastfashion-packed-set version 2, found mosaic version 2; pack"),
+        (set_another_format, r"full/manifest\.json: expected fastfashion-packed-set version 2 or 3, found mosaic version 3; pack"),
         (set_other_rows, r"full: expected 60 rows as in catalog\.parquet, found 60 in index\.parquet and 61 in manifest\.json; pack"),
         (edit_the_manifest, r"full/manifest\.json: damaged: its bytes differ from the checksum at its end; pack the set again"),
         (name_another_resolution, r"full: holds resolution 32; give the folder its name back"),
         (text_for_a_number, r"full/manifest\.json: .*num_bytes: expected a number of 0 or more, found 'many'.*; pack the set again"),
         (cut_the_manifest, r"full/manifest\.json: not readable .*; pack the set again"),
-        (manifest_of_a_list, r"full/manifest\.json: expected fastfashion-packed-set version 2.*; pack the set again"),
+        (manifest_of_a_list, r"full/manifest\.json: expected fastfashion-packed-set version 2 or 3.*; pack the set again"),
         (manifest_of_bytes, r"full/manifest\.json: not readable .*; pack the set again"),
         (manifest_without_shards, r"full/manifest\.json: not written as the format asks .*shards.*; pack the set again"),
         (manifest_with_odd_shards, r"full/manifest\.json: not written as the format asks .*; pack the set again"),

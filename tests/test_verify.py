@@ -252,7 +252,7 @@ def test_a_set_of_the_version_before_says_so(copy: Path) -> None:
     missing, *files, manifest = verify(copy).damage
     assert (missing.where, missing.reason[:8]) == ("set.json", "missing;")
     assert files == []
-    assert "expected fastfashion-packed-set version 2, found fastfashion-packed-set version 1; pack the set again" in manifest.reason
+    assert "expected fastfashion-packed-set version 2 or 3, found fastfashion-packed-set version 1; pack the set again" in manifest.reason
 
 
 def test_where_there_is_no_set_verify_raises(packed_small: PackedSmall, tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def write_by_hand(out: Path) -> list[bytes]:
     for name in ("catalog.parquet", "vocab.json", "rejected.csv"):
         data = (out / name).read_bytes()
         files[name] = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    head = {"format": "fastfashion-packed-set", "version": 2}
+    head = {"format": "fastfashion-packed-set", "version": 3}
     sign(out / "set.json", head | {"num_rows": 3, "files": files})
     columns = np.array(index).T
     names = ["row", "shard", "offset", "size", "width", "height", "crc32"]

@@ -11,7 +11,8 @@ from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import publish
 
 FORMAT_NAME = "fastfashion-packed-set"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # what is written
+READABLE_VERSIONS = (2, 3)  # 2: without the column `kind` of the index and `path` of the catalog
 
 SET = "set.json"
 CATALOG = "catalog.parquet"
@@ -153,9 +154,10 @@ def _read_signed(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
     found = (values.pop("format", None), values.pop("version", None)) if isinstance(values, dict) else (None, None)
-    if found != (FORMAT_NAME, FORMAT_VERSION):
+    if found[0] != FORMAT_NAME or found[1] not in READABLE_VERSIONS:
+        readable = " or ".join(map(str, READABLE_VERSIONS))
         raise PackedSetError(
-            f"{path}: expected {FORMAT_NAME} version {FORMAT_VERSION}, found {found[0]} version {found[1]}; "
+            f"{path}: expected {FORMAT_NAME} version {readable}, found {found[0]} version {found[1]}; "
             "pack the set again, or use the fastfashion that wrote it"
         )
     signature = _signature(b"")
