@@ -2,7 +2,8 @@
 
 from fastfashion.model.artifact import ModelDescription, count_parameters, load_artifact, save_artifact
 from fastfashion.model.cpu_conv import use_fast_convolutions
-from fastfashion.model.net import Classifier, build_classifier, check_first_weights, has_fixed_size
+from fastfashion.model.first_weights import check_first_weights
+from fastfashion.model.net import Classifier, build_classifier, has_fixed_size
 from fastfashion.model.objective import LossSettings, logit_offsets, objective
 from fastfashion.model.sync_bn import synchronise_batch_norm
 
