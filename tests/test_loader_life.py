@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +100,24 @@ def test_a_consumer_that_fails_leaves_a_loader_that_goes_on(loader: Loader) -> N
 def test_a_loader_of_the_parent_is_refused_in_a_forked_child(loader: Loader) -> None:
     batches = loader.steps(0)
     next(batches)
+
+    def child() -> bool:
+        for attempt in (batches, loader.steps(1)):
+            with pytest.raises(ConfigError, match="opened by the parent of this process"):
+                next(attempt)
+        return True
+
+    assert in_a_forked_child(child) == 0
+    assert len(list(batches)) == loader.num_steps - 1  # the parent's own goes on
+
+
+def in_a_forked_child(work: Callable[[], bool]) -> int:
+    """Exit code of a forked process: 0 where `work` returns true there. Fails where it hangs."""
     child = os.fork()
     if child == 0:
         outcome = 1
         try:
-            for attempt in (lambda: next(batches), lambda: next(loader.steps(1))):
-                try:
-                    attempt()
-                except ConfigError as error:
-                    outcome = 0 if "opened by the parent of this process" in str(error) else 2
+            outcome = 0 if work() else 2
         finally:
             os._exit(outcome)
     deadline = time.monotonic() + 20
@@ -117,8 +127,59 @@ def test_a_loader_of_the_parent_is_refused_in_a_forked_child(loader: Loader) -> 
             os.waitpid(child, 0)
             pytest.fail("the child hangs")
         time.sleep(0.01)
-    assert os.waitstatus_to_exitcode(ended[1]) == 0
-    assert len(list(batches)) == loader.num_steps - 1  # the parent's own goes on
+    return os.waitstatus_to_exitcode(ended[1])
+
+
+def test_a_spec_from_before_a_fork_opens_a_loader_in_the_child(packed_small: PackedSmall, backend: str) -> None:
+    """A spec is a plain value; only an opened loader belongs to a process."""
+    spec = spec_of(packed_small.out, backend)
+    with closing(open_loader(spec)) as loader:
+        expected = [batch.rows.tolist() for batch in loader.steps(0)]
+
+    def child() -> bool:
+        with closing(open_loader(spec)) as loader:
+            return [batch.rows.tolist() for batch in loader.steps(0)] == expected
+
+    assert in_a_forked_child(child) == 0
+
+
+def test_a_second_live_iterator_is_refused_and_harms_nothing(loader: Loader) -> None:
+    """Two of one DALI loader handed each other's images out, without a word."""
+    whole = [batch.images.clone() for batch in loader.steps(0)]
+    first = loader.steps(0)
+    seen = [next(first).images.clone()]
+    second = loader.steps(1)
+    with pytest.raises(ConfigError, match="another live iterator"):
+        next(second)
+    seen += [batch.images.clone() for batch in first]
+    assert len(seen) == len(whole) and all(torch.equal(a, b) for a, b in zip(seen, whole, strict=True))
+
+
+def test_one_left_half_way_or_taken_to_its_last_batch_makes_room_for_another(loader: Loader) -> None:
+    expected = [batch.rows.tolist() for batch in loader.steps(1)]
+    half = loader.steps(0)
+    next(half)
+    half.close()  # type: ignore[attr-defined]
+    assert [batch.rows.tolist() for batch in loader.steps(1)] == expected
+    for _ in loader.steps(0):
+        break
+    counted = loader.steps(0)
+    for _ in range(loader.num_steps):
+        next(counted)  # and never asked for more
+    assert [batch.rows.tolist() for batch in loader.steps(1)] == expected
+    half = loader.steps(0)
+    next(half)
+    half = loader.steps(1)  # the name is given to another
+    assert [batch.rows.tolist() for batch in half] == expected
+
+
+def test_a_closed_loader_says_so(loader: Loader) -> None:
+    batches = loader.steps(0)
+    next(batches)
+    loader.close()
+    for attempt in (batches, loader.steps(1)):
+        with pytest.raises(ConfigError, match="closed"):
+            next(attempt)
 
 
 CHILD = """
@@ -155,6 +216,8 @@ def test_a_process_ends_at_once_however_it_leaves_its_loader(packed_small: Packe
         child.kill()
     assert child.returncode == code, said
     assert ("of the consumer" in said) == (how == "fail")
+    if how in ("close", "leave"):
+        assert said == ""  # an iterator left in the middle of an epoch has nothing to say
 
 
 def damage(shards: Path, rows: list[int]) -> None:

@@ -3,7 +3,6 @@
 plan + packed set ─► open_loader ─► dali | threads | resident ─► Batch, Batch, …
 """
 
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -73,9 +72,8 @@ class Profile:
 class Loader(Protocol):
     """Batches of an epoch, `spec.portions` of them a step, in the plan's order.
 
-    `close` ends its threads; a closed loader must not be used any more.
-
-    It belongs to the process that opened it: in a child of that process, `steps` raises ConfigError.
+    It belongs to the process that opened it, and to one live iterator: `steps` raises ConfigError in a child of that process, beside
+    another iterator that is neither finished nor left, and after `close`, which ends its threads.
     """
 
     num_steps: int
@@ -97,7 +95,7 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderSpec:
-    """What to load, for whom, with what."""
+    """What to load, for whom, with what: a plain value, which any process may open a loader from."""
 
     pictures: Resolution
     plan: Plan
@@ -116,12 +114,15 @@ class LoaderSpec:
     cache_dir: str = ""  # for shards of a set on object storage; a folder of the user's cache by default
     cache_bytes: int = 100 * 10**9
     cache: "ShardCache | None" = None  # `open_loader` opens it where the set is not on a disk
-    opened_by: int = field(default_factory=os.getpid, init=False)
 
     @property
     def images_shape(self) -> tuple[int, int, int, int]:
         """(B, H, W, 3) of every batch of this rank."""
         return self.plan.num_slots(self.world_size * self.portions), self.size.height_px, self.size.width_px, 3
+
+    def num_batches(self, start: int) -> int:
+        """How many batches an epoch still has for this rank from step `start` on."""
+        return max(0, self.plan.num_steps - start) * self.portions
 
     def parts(self, epoch: int, start: int) -> Iterator[tuple[Step, Part]]:
         total, mine = self.world_size * self.portions, range(self.rank * self.portions, (self.rank + 1) * self.portions)
@@ -181,15 +182,6 @@ class LoaderSpec:
         alone[slots] = True
         partners = np.where(alone, np.arange(len(rows)), part.partners)
         return replace(part, rows=rows, partners=partners, shares=np.where(alone, np.float32(1), part.shares)), labels
-
-    def is_own(self) -> bool:
-        """Whether this is the process that the loader belongs to."""
-        return os.getpid() == self.opened_by
-
-    def check_process(self) -> None:
-        """Threads do not live on in a forked process, so that waiting for them would never end; raises ConfigError there."""
-        if not self.is_own():
-            raise ConfigError("this loader was opened by the parent of this process: open one in the process that uses it")
 
 
 def open_loader(spec: LoaderSpec) -> Loader:

@@ -20,6 +20,7 @@ from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.load.augment import apply
 from fastfashion.load.batch import Batch, LoaderSpec, Planned, Skipped, undecodable
 from fastfashion.load.buffers import Buffers
+from fastfashion.load.life import Batches, Life
 
 HW_DECODER_LOAD = 0.65  # DALI's own default, until tools/gpu_check.sh has swept it on a GPU
 
@@ -37,6 +38,7 @@ class DaliLoader:
         self.num_steps = spec.plan.num_steps
         self.skipped: dict[int, Skipped] = {}
         self._spec = spec
+        self._life = Life()
         self._planned: Iterator[Planned] = iter(())
         self._fed: deque[Planned] = deque()  # asked for by DALI, not yet handed out
         self._wrong: dict[int, InputError] = {}  # by row: what DALI is given another picture for
@@ -46,15 +48,16 @@ class DaliLoader:
         self._pipeline = build_pipeline(spec, self._feed)
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        self._spec.check_process()
+        return self._life.hand_out(self._steps(epoch, start), self._spec.num_batches(start))
+
+    def _steps(self, epoch: int, start: int) -> Batches:
         self._planned, self._ended = self._spec.planned(epoch, start), False
         try:
             while (output := self._run()) is not None:
                 yield self._finish(output, self._fed.popleft())
-                self._spec.check_process()
         finally:
             self._planned = iter(())
-            while not self._ended and self._spec.is_own():  # left half-way: what is under way runs out, the next epoch starts clean
+            while not self._ended and self._life.may_clean_up:  # left half-way: what is under way runs out, the next epoch starts clean
                 self._run()
             self._fed.clear()
 
@@ -149,6 +152,7 @@ class DaliLoader:
         return self._run()
 
     def close(self) -> None:
+        self._life.close()
         self._ended = True  # an iteration left half-way has nothing to run out any more
         self._pipeline = None
         if self._spec.cache is not None:

@@ -17,6 +17,7 @@ from fastfashion.load.augment import apply_one
 from fastfashion.load.batch import Batch, LoaderSpec, Planned, Skipped
 from fastfashion.load.buffers import Buffers
 from fastfashion.load.crops import load_crops, tell_if_slow
+from fastfashion.load.life import Batches, Life
 from fastfashion.load.plan import Part
 
 CHUNK = 16  # pictures a task: at one a task, handing out costs a fifth of the rate
@@ -53,12 +54,15 @@ class ThreadsLoader:
         self.num_steps = spec.plan.num_steps
         self.skipped: dict[int, Skipped] = {}
         self._spec = spec
+        self._life = Life()
         self._buffers = Buffers(spec.images_shape, keep=spec.prefetch + 4)
         self._pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="loader")
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        self._spec.check_process()
+        return self._life.hand_out(self._steps(epoch, start), self._spec.num_batches(start))
+
+    def _steps(self, epoch: int, start: int) -> Batches:
         coming = self._planned(epoch, start)
         under_way = deque(self._planner.submit(self._start_next, coming) for _ in range(self._spec.prefetch + 1))
         try:
@@ -66,9 +70,8 @@ class ThreadsLoader:
                 under_way.popleft()
                 under_way.append(self._planner.submit(self._start_next, coming))
                 yield self._finish(started)
-                self._spec.check_process()
         finally:
-            if self._spec.is_own():
+            if self._life.may_clean_up:
                 for future in under_way:
                     if not future.cancel():
                         future.add_done_callback(_cancel_started)  # not waited for: it may itself wait for a shard
@@ -128,6 +131,7 @@ class ThreadsLoader:
         return batch
 
     def close(self) -> None:
+        self._life.close()
         if self._spec.cache is not None:
             self._spec.cache.close()  # first: the planner may be waiting for a shard
         self._planner.shutdown(wait=True, cancel_futures=True)
