@@ -57,7 +57,7 @@ def Tasks(what: str, panel: str | None = None) -> Any:
 
 
 def Protocol(panel: str | None = None) -> Any:
-    return typer.Option("--protocol", help="How to split: stratified (default) or reference.", rich_help_panel=panel)
+    return typer.Option("--protocol", help="How to split: stratified (default), reference or folds.", rich_help_panel=panel)
 
 
 def Size(panel: str | None = None) -> Any:

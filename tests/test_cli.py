@@ -6,11 +6,18 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import PackedSmall
 from serving import make_run
 from workers import fastfashion
+
+from fastfashion import dist
+from fastfashion.config import DataConfig, ModelConfig, RunConfig
+from fastfashion.shards import open_packed_set
+from fastfashion.train.job import prepare_data, resolve
 
 COMMANDS = ("download", "doctor", "synth", "shard", "verify", "audit", "splits", "train", "evaluate", "compare", "reproduce", "preview")
 COMMANDS += ("bench-loader", "bench-train", "bench-shard", "predict", "serve", "export")
@@ -46,6 +53,41 @@ def test_the_main_job_from_nothing_to_a_result_far_above_chance(tmp_path: Path) 
     # Another set beside it: now it has to be said which one is meant.
     shutil.copytree(tmp_path / packed["out"], tmp_path / "shards/other")
     assert "which packed set?" in refused(tmp_path, "splits")
+
+
+@pytest.mark.parametrize(
+    ("task", "split_by", "protocol"),
+    [("season,gender", "", "stratified"), ("all", "subCategory,season", "folds"), ("all", "", "reference")],
+)
+def test_splits_writes_the_rows_that_training_uses(
+    task: str, split_by: str, protocol: str, packed_small: PackedSmall, tmp_path: Path
+) -> None:
+    options = ["--shards", str(packed_small.out), "--task", task, "--split-by", split_by, "--protocol", protocol]
+    said = last_line(fastfashion("splits", *options, "--fold", "3", "--json", cwd=tmp_path))
+    listed = pd.read_csv(tmp_path / "splits.csv", dtype=str)
+    assert set(listed) == ({"id", "split", "task"} if "," in split_by else {"id", "split"})
+    data = DataConfig(shards=str(packed_small.out), task=task, split_by=split_by, protocol=protocol, fold=3)
+    trained = prepare_data(resolve(RunConfig(data=data, model=ModelConfig(pretrained=False))), dist.World(device=torch.device("cpu")))
+    ids = open_packed_set(packed_small.out).table["id"]
+    by_task = dict(list(listed.groupby("task"))) if "task" in listed else dict.fromkeys(said["tasks"], listed)
+    for t, name in enumerate(trained.classes):
+        parts = {part: rows["id"].tolist() for part, rows in by_task[name].groupby("split")}
+        assert parts["train"] == ids.iloc[trained.spec.plan.rows].tolist()
+        validated = np.flatnonzero(trained.val_spec.labels[:, t] >= 0)
+        assert set(ids.iloc[validated]) <= set(parts["val"]) and not set(parts["train"]) & set(parts["test"])
+        assert {part: values["num_rows"] for part, values in said["tasks"][name].items()} == {p: len(i) for p, i in parts.items()}
+
+
+def test_preview_takes_several_tasks(packed_small: PackedSmall, tmp_path: Path) -> None:
+    for task in ("season,gender", "all"):
+        shown = last_line(fastfashion("preview", str(packed_small.out), "--task", task, "--rows", "60", "--json", cwd=tmp_path))
+        assert len(shown["rows"]) == 60  # each has a label of one of these
+
+
+def test_help_names_every_protocol(tmp_path: Path) -> None:
+    for command in ("train", "splits"):
+        said = " ".join(fastfashion(command, "--help", cwd=tmp_path).stdout.replace("│", " ").split())
+        assert "stratified (default), reference or folds" in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -116,7 +158,7 @@ def test_a_source_that_cannot_be_packed_leaves_no_packed_set(
     ("arguments", "said"),
     [
         (["splits", "--task", "colour"], "unknown task 'colour'"),
-        (["splits", "--protocol", "random"], "stratified, reference"),
+        (["splits", "--protocol", "random"], "stratified or reference or folds"),
         (["train", "--task", "colour", "--no-pretrained"], "masterCategory, subCategory"),
         (["train", "--model", "resnet_18", "--no-pretrained"], "did you mean"),
         (["train", "--size", "80by64", "--no-pretrained"], "HxW"),

@@ -14,7 +14,7 @@ from torch.utils.data import random_split
 from torchvision.datasets import ImageFolder
 
 from fastfashion.catalog import Source, Split, Styles, Vocab, ids_hash, joint_split, oversampled, split_rows
-from fastfashion.catalog.splits import write_split
+from fastfashion.catalog.splits import JointSplit, splits_text, write_split
 from fastfashion.config import FOLDS
 from fastfashion.errors import ConfigError, InputError
 
@@ -226,8 +226,11 @@ def test_too_few_rows_are_refused_with_the_part_that_would_be_empty(protocol: st
 
 def test_a_written_split_lists_ids_in_the_splits_own_order_with_counts_and_hashes(tmp_path: Path) -> None:
     table = pd.DataFrame({"id": ["7", "8", "x,y", "10"]})
-    split = Split(train=np.array([3, 0]), val=np.array([2]), test=np.array([1]))
-    summary = write_split(tmp_path / "new" / "split.csv", table, split)
+    test = np.array([1])
+    split = JointSplit(train=np.array([3, 0]), val=dict.fromkeys("ab", np.array([2])), test=dict.fromkeys("ab", test))
+    by_task = write_split(tmp_path / "new" / "split.csv", table, split)
+    assert by_task["a"] == by_task["b"] and splits_text(by_task) == "train 2, val 1, test 1"
+    summary = by_task["a"]
     assert (tmp_path / "new" / "split.csv").read_bytes() == b'id,split\n10,train\n7,train\n"x,y",val\n8,test\n'
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["split.csv"]
     # printf '10\n7' | sha256sum
@@ -235,9 +238,18 @@ def test_a_written_split_lists_ids_in_the_splits_own_order_with_counts_and_hashe
     assert [values["num_rows"] for values in summary.values()] == [2, 1, 1]
 
 
+def test_tasks_that_are_tested_on_different_rows_get_a_line_each(tmp_path: Path) -> None:
+    table = pd.DataFrame({"id": ["7", "8", "9"]})
+    split = JointSplit(train=np.array([2]), val={"a": np.array([0]), "b": np.array([1])}, test={"a": np.array([1]), "b": np.array([0])})
+    summary = write_split(tmp_path / "split.csv", table, split)
+    lines = ["id,split,task", "9,train,a", "7,val,a", "8,test,a", "9,train,b", "8,val,b", "7,test,b", ""]
+    assert (tmp_path / "split.csv").read_text() == "\n".join(lines)
+    assert splits_text(summary) == "\n  a: train 1, val 1, test 1\n  b: train 1, val 1, test 1"
+
+
 def test_a_split_that_cannot_be_written_is_refused_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    split = Split(train=np.array([0]), val=np.array([0]), test=np.array([0]))
+    split = JointSplit(train=np.array([0]), val={"a": np.array([0])}, test={"a": np.array([0])})
     with pytest.raises(InputError, match=r"file/split\.csv: cannot be written"):
         write_split(tmp_path / "file" / "split.csv", pd.DataFrame({"id": ["1"]}), split)
 

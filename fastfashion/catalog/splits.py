@@ -1,7 +1,7 @@
 """Splits: three lists of rows for a task. A split is never stored in a packed set; it is computed in milliseconds."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,10 @@ class JointSplit:
     train: np.ndarray
     val: dict[str, np.ndarray]
     test: dict[str, np.ndarray]
+
+    def of(self, task: str) -> Split:
+        """What one task is trained, validated and tested on."""
+        return Split(train=self.train, val=self.val[task], test=self.test[task])
 
     def rows(self, part: str) -> np.ndarray:
         """What has to be predicted for all tasks: ascending, but for a single list in its own order."""
@@ -188,15 +192,33 @@ def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
     return Split(**{part: np.flatnonzero(part_of_row == part) for part in PERCENT})
 
 
-def write_split(path: Path, table: "pd.DataFrame", split: Split) -> dict[str, dict[str, int | str]]:
-    """Write `id,split` in the split's own order; returns count and hash (of the ids joined by newlines) of each part."""
-    parts = {part: table["id"].iloc[rows].tolist() for part, rows in split.parts().items()}
+def write_split(path: Path, table: "pd.DataFrame", split: JointSplit) -> dict[str, dict[str, dict[str, int | str]]]:
+    """Write `id,split`, in the split's own order, or `id,split,task` where tasks differ in the rows that they are tested on.
+
+    Returns, by task and part, count and hash (of the ids joined by newlines).
+    """
+    ids = table["id"]
+    lists = {task: {part: ids.iloc[rows].tolist() for part, rows in split.of(task).parts().items()} for task in split.test}
+    one = len({id(rows) for rows in split.test.values()}) == 1
+    shown = dict(list(lists.items())[:1]) if one else lists
+    lines = ((identity, part, task) for task, parts in shown.items() for part, named in parts.items() for identity in named)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        publish_csv(path, ["id", "split"], ((identity, part) for part, ids in parts.items() for identity in ids))
+        publish_csv(path, ["id", "split"] if one else ["id", "split", "task"], (line[:2] if one else line for line in lines))
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error}); choose another --out") from error
-    return {part: {"num_rows": len(ids), "ids_sha256": ids_hash(ids)} for part, ids in parts.items()}
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from error
+    return {
+        task: {part: {"num_rows": len(named), "ids_sha256": ids_hash(named)} for part, named in parts.items()}
+        for task, parts in lists.items()
+    }
+
+
+def splits_text(summary: Mapping[str, Mapping[str, Mapping[str, int | str]]]) -> str:
+    """What `write_split` returned, for a terminal: one line, or one for each task where they differ."""
+    texts = {task: ", ".join(f"{part} {values['num_rows']}" for part, values in parts.items()) for task, parts in summary.items()}
+    if len({str(parts) for parts in summary.values()}) == 1:
+        return next(iter(texts.values()))
+    return "".join(f"\n  {task}: {text}" for task, text in texts.items())
 
 
 def ids_hash(ids: Sequence[str]) -> str:

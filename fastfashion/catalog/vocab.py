@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastfashion.catalog.styles import LABEL_COLUMNS, NO_LABEL
+from fastfashion.config import ALL
 from fastfashion.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ class Vocab:
         if task not in self.classes:
             raise ConfigError(f"unknown task {task!r}: this packed set has {', '.join(self.classes)}; choose among them")
         return self.classes[task]
+
+    def chosen(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """The tasks that `--task` names, "all" spelled out; raises ConfigError for one that there is not."""
+        chosen = tuple(self.classes) if tuple(tasks) == (ALL,) else tuple(tasks)
+        for task in chosen:
+            self.names(task)
+        return chosen
 
     def codes(self, table: "pd.DataFrame", tasks: Sequence[str]) -> np.ndarray:
         """Labels as int64 (N, T), -1 where a row has none (or one that the vocabulary does not know)."""

@@ -196,22 +196,32 @@ def splits(
     shards: Annotated[Path | None, Shards(IN)] = None,
     task: Annotated[str, Task(IN)] = "subCategory",
     protocol: Annotated[str, Protocol(IN)] = "stratified",
+    split_by: Annotated[str, typer.Option(help="Tasks whose own splits to keep, as in training.", rich_help_panel=IN)] = "",
     seed: Annotated[int, typer.Option(help="Of the stratified protocol.", rich_help_panel=IN)] = 0,
+    fold: Annotated[int, typer.Option(help="Of the folds protocol: which one is tested, 0 to 4.", rich_help_panel=IN)] = 0,
     out: Annotated[Path, typer.Option(help="CSV to write: id,split, in the split's own order.", rich_help_panel=OUT)] = Path("splits.csv"),
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Write which row stands in which part of a split."""
-    from fastfashion.catalog import split_rows
-    from fastfashion.catalog.splits import write_split
+    """Write which row is in which part of a split: the one that training uses for these tasks.
+
+    Several tasks are split as the first one or subCategory is, or as --split-by says; where their test rows then differ, the CSV has a
+    line for each row and task.
+    """
+    from fastfashion.catalog import joint_split
+    from fastfashion.catalog.splits import splits_text, write_split
+    from fastfashion.config import DataConfig
     from fastfashion.shards import open_packed_set
 
     packed = open_packed_set(find_shards(shards))
-    split = split_rows(packed.table, packed.vocab, task, protocol, seed)
+    tasks = packed.vocab.chosen(DataConfig(shards="", task=task).tasks)
+    data = DataConfig(shards="", task=",".join(tasks), split_by=split_by, protocol=protocol, split_seed=seed, fold=fold)
+    split = joint_split(packed.table, packed.vocab, tasks, data.split_tasks, protocol, data.protocol_seed)
     summary = write_split(out, packed.table, split)
-    print(f"{out}: " + ", ".join(f"{part} {values['num_rows']}" for part, values in summary.items()), file=sys.stderr)
+    print(f"{out}:", splits_text(summary), file=sys.stderr)
     if as_json:
-        print(json.dumps({"out": str(out), "task": task, "protocol": protocol, "parts": summary}))
+        first = summary.get(data.split_tasks[0]) or next(iter(summary.values()))
+        print(json.dumps({"out": str(out), "task": data.task, "protocol": protocol, "parts": first, "tasks": summary}))
 
 
 @app.command(epilog="Example: fastfashion preview shards/small --set augment.erase=0.3 --out preview.png")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastfashion import image
-from fastfashion.config import AugmentConfig, Size
+from fastfashion.config import AugmentConfig, DataConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.files import publish
 from fastfashion.load.batch import Loader, LoaderSpec, choose_pictures, open_loader, undecodable
@@ -39,12 +39,12 @@ class PreviewRequest:
     shards: Path
     out: Path
     augment: AugmentConfig
-    task: str = "subCategory"
+    task: str = "subCategory"  # a label, several with commas between, or "all"
     resolution: str = "auto"
     size: str = "auto"
     backend: str = "threads"
     workers: int = 1
-    count: int = 32  # pictures, drawn by seed from those with a label
+    count: int = 32  # images, drawn by seed from those with a label of one of the tasks
     rows: Sequence[int] | None = None  # these rows of the set instead
     seed: int = 0
     epoch: int = 0  # the first of those shown
@@ -92,11 +92,11 @@ def preview(request: PreviewRequest) -> PreviewSummary:
     to, PackedSetError for damaged pictures.
     """
     packed = open_packed_set(request.shards)
-    classes = packed.vocab.names(request.task)
+    tasks = packed.vocab.chosen(DataConfig(shards="", task=request.task).tasks)
     pictures, size = choose_pictures(packed, request.resolution, request.size)
-    labels = packed.vocab.codes(packed.table, [request.task])
-    plan = _plan(request, pictures, labels[:, 0])
-    names = [classes[code] if code >= 0 else "no label" for code in labels[:, 0]]
+    labels = packed.vocab.codes(packed.table, tasks)
+    plan = _plan(request, pictures, labels.max(axis=1))
+    names = _label_texts([packed.vocab.names(task) for task in tasks], labels)
     epochs = tuple(range(request.epoch, request.epoch + VERSIONS))
     with closing(open_loader(_spec(request, pictures, plan, labels, size))) as loader:
         views = [read_views(loader, epoch, names) for epoch in epochs]
@@ -124,6 +124,12 @@ def preview(request: PreviewRequest) -> PreviewSummary:
         width_px=sheet.width,
         height_px=sheet.height,
     )
+
+
+def _label_texts(classes: Sequence[Sequence[str]], labels: np.ndarray) -> list[str]:
+    """What is written over each row: its labels of all tasks. classes: the names of each task; labels: int64 (N, T)."""
+    missing = "no label" if len(classes) == 1 else "-"
+    return [", ".join(names[code] if code >= 0 else missing for names, code in zip(classes, row, strict=True)) for row in labels.tolist()]
 
 
 def _plan(request: PreviewRequest, pictures: Resolution, codes: np.ndarray) -> Plan:

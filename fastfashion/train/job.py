@@ -63,9 +63,9 @@ class TrainSummary:
 def resolve(config: RunConfig) -> RunConfig:
     """Settle what is "auto", checking that packed set, task and model exist; raises ConfigError or PackedSetError."""
     packed = open_packed_set(location(config.data.shards))
-    tasks = tuple(packed.vocab.classes) if config.data.task == ALL else config.data.tasks
+    tasks = packed.vocab.chosen(config.data.tasks)
     data = replace(config.data, task=",".join(tasks))
-    for task in (*tasks, *data.split_tasks, *(config.optim.weights.keys() - set(LABEL_COLUMNS))):
+    for task in (*data.split_tasks, *(config.optim.weights.keys() - set(LABEL_COLUMNS))):
         packed.vocab.names(task)
     pictures, size = choose_pictures(packed, data.resolution, data.size)
     check_tracking(config)
