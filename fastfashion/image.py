@@ -8,12 +8,15 @@ is not applied, because no reader of the `full` bytes (DALI, webdataset) applies
 import io
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import PurePosixPath
 from typing import cast
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from fastfashion import jpeg_header
 from fastfashion.errors import InputError
 
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -21,7 +24,29 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 MAX_PIXELS = 100_000_000
 # What people have as pictures. Pillow knows fifty formats more, of which EPS starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")  # of several pictures with one id, the first counts
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".jpe",
+    ".jif",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+)  # of several, the first counts
+_UNSUPPORTED = {
+    (".heic", ".heif", ".hif"): "an HEIF image, as phones take them",
+    (".jxl",): "a JPEG XL image",
+    (".jp2", ".j2k"): "a JPEG 2000 image",
+    (".svg", ".svgz", ".eps", ".ai"): "a vector drawing",
+    (".psd", ".psb", ".xcf"): "an image editor's document with layers",
+    (".raw", ".cr2", ".cr3", ".nef", ".dng", ".arw", ".orf", ".rw2"): "a camera's raw file",
+    (".pdf",): "a PDF document",
+}
 _ORIENTATION_TAG = 0x0112
 
 Encoded = bytes | memoryview | np.ndarray
@@ -36,6 +61,34 @@ class ImageInfo:
     height_px: int
     width_px: int
     turn: int = 1  # EXIF orientation: how the stored pixels are to be turned
+
+
+class Kind(IntEnum):
+    """Who may decode an image to the pixels that this module defines; a column of index.parquet."""
+
+    OTHER = 0  # this module alone
+    GRAY = 1  # plain JPEG of one component: DALI's CPU decoder and the native one, too
+    COLOR = 2  # plain JPEG of three: nvJPEG, too
+
+
+def kind(data: Encoded) -> Kind:
+    """Kind of an encoded image, from its header alone; OTHER also for what is no image at all."""
+    try:
+        header = jpeg_header.read(data)
+    except InputError:
+        return Kind.OTHER
+    if jpeg_header.unlisted(header) or not header.orientation.usual or header.icc:
+        return Kind.OTHER
+    return Kind.GRAY if len(header.components) == 1 else Kind.COLOR
+
+
+def unsupported(name: str) -> str | None:
+    """What a file is that is an image but none of ours, by its name, and what to do; None for everything else."""
+    suffix = PurePosixPath(name).suffix.lower()
+    for suffixes, words in _UNSUPPORTED.items():
+        if suffix in suffixes:
+            return f"{suffix} is {words}, which is not read: convert it to JPEG or PNG, or add a JPEG of the same name"
+    return None
 
 
 def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
