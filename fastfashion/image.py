@@ -24,20 +24,8 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 MAX_PIXELS = 100_000_000
 # What people have as pictures. Pillow knows fifty formats more, of which EPS starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".jpe",
-    ".jif",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-)  # of several, the first counts
+# Of several images with one id, the first counts.
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _UNSUPPORTED = {
     (".heic", ".heif", ".hif"): "an HEIF image, as phones take them",
     (".jxl",): "a JPEG XL image",

@@ -82,9 +82,8 @@ def unlisted(header: JpegHeader) -> str | None:
     if not (header.height_px and header.width_px):
         return f"{header.width_px}x{header.height_px} pixels in its frame header"
     if header.sampling not in _SAMPLINGS:
-        return (
-            f"sampling {' '.join(f'{across}x{down}' for across, down in header.sampling)} (expected one component, 4:4:4, 4:2:2 or 4:2:0)"
-        )
+        found = " ".join(f"{across}x{down}" for across, down in header.sampling)
+        return f"sampling {found} (expected one component, 4:4:4, 4:2:2 or 4:2:0)"
     if not header.clean:
         return "stray bytes or markers before its first scan"
     if header.process == BASELINE and header.first_scan != len(header.components):
@@ -111,7 +110,7 @@ def read(data: Encoded) -> JpegHeader:
     frame: _Segment | None = None
     jfif, adobe, clean = False, None, True
     exif: list[Orientation] = []
-    chunks: list[memoryview] = []
+    chunks: list[bytes] = []
     for segment in _segments(memoryview(cast(bytes, data))):
         marker, body = segment.marker, segment.body
         clean &= not segment.stray
@@ -122,7 +121,7 @@ def read(data: Encoded) -> JpegHeader:
         elif marker == _APP0 and len(body) >= 14 and body[:5] == b"JFIF\0":
             jfif = True
         elif marker == _APP1 and body[:6] == PREFIX:
-            turn, usual = read_orientation(bytes(body))
+            turn, usual = read_orientation(body)
             exif.append(Orientation(turn, usual and not segment.filled and not frame))
         elif marker == _APP2 and len(body) >= 14 and body[:12] == _ICC:
             chunks.append(body)
@@ -141,7 +140,7 @@ def read(data: Encoded) -> JpegHeader:
 
 class _Segment(NamedTuple):
     marker: int
-    body: memoryview  # behind the length
+    body: bytes  # behind the length
     stray: bool  # bytes that belong to no segment stand before it
     filled: bool  # its marker begins with more than one 0xFF
 
@@ -165,7 +164,7 @@ def _segments(view: memoryview) -> Iterator[_Segment]:
         length = view[at] << 8 | view[at + 1] if at + 2 <= len(view) else 0
         if marker in (_SOI, _EOI) or length < 2 or at + length > len(view):
             return
-        yield _Segment(marker, view[at + 2 : at + length], stray, last.start() > first.end())
+        yield _Segment(marker, bytes(view[at + 2 : at + length]), stray, last.start() > first.end())
         at, stray = at + length, False
     raise InputError(f"a JPEG of more than {MAX_MARKERS} markers before its first scan")
 
@@ -179,7 +178,7 @@ def _frame(segment: _Segment) -> dict[str, Any]:
     return {"process": segment.marker, "precision": precision, "height_px": height_px, "width_px": width_px, "components": components}
 
 
-def _joined(chunks: list[memoryview]) -> bytes | None:
+def _joined(chunks: list[bytes]) -> bytes | None:
     """The profile, where each chunk came exactly once (number and count are bytes 13 and 14 of each)."""
     if not chunks or {chunk[13] for chunk in chunks} != {len(chunks)}:
         return None
