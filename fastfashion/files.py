@@ -9,7 +9,9 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -40,7 +42,7 @@ def is_remote(path: Path) -> bool:
 
 
 def publish(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file, and make it appear at `path` whole; on an exception nothing is left.
+    """Let `write` fill a file, and make it appear at `path` whole, with the umask's mode; on an exception nothing is left.
 
     On a disk it is written beside, flushed, and renamed. On object storage it is written to a temporary file and uploaded.
     """
@@ -52,12 +54,53 @@ def publish(path: Path, write: Callable[[Path], object]) -> None:
         return
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a process that lingers cannot disturb the one after it
     try:
+        with beside.open("wb") as empty:
+            mode = stat.S_IMODE(os.fstat(empty.fileno()).st_mode)
         write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
+        _settle(beside, mode)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def publish_folder(path: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` write files into an empty folder, and make it appear at `path` in place of an older one; modes are the umask's.
+
+    A reader sees the older folder or the new one. On an exception the older one stays.
+    """
+    beside, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    for leftover in (beside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    beside.mkdir(parents=True)
+    mode = stat.S_IMODE(beside.stat().st_mode) & 0o666  # no file of ours is a program
+    for file in _filled(beside, fill):
+        _settle(file, mode)
+    if path.exists():
+        path.rename(old)
+    beside.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _filled(folder: Path, fill: Callable[[Path], object]) -> list[Path]:
+    try:
+        fill(folder)
+        return [file for file in folder.rglob("*") if file.is_file()]
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _settle(file: Path, mode: int) -> None:
+    """Flush a file to its disk, with this mode: safetensors 0.8.0 writes through a temporary file that its maker alone may read."""
+    with file.open("rb") as opened:
+        if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) != mode:
+            file.chmod(mode)
+        os.fsync(opened.fileno())
+
+
+def unreadable(error: OSError) -> str:
+    """Why a file cannot be opened, in words that follow its path: "cannot be read (permission denied)"."""
+    return f"cannot be read ({(error.strerror or str(error)).lower()})"
 
 
 def clear_unpublished(path: Path) -> None:

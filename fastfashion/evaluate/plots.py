@@ -1,11 +1,12 @@
 """Plots of a run as PNG files; matplotlib is imported when a plot is drawn, and its global state (pyplot) is never used."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from fastfashion.files import publish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -254,13 +255,10 @@ def _expect(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> Non
 
 def _save(figure: "Figure", path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:
             figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15, facecolor="white")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    publish(path, write)
     return path

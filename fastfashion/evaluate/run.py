@@ -24,7 +24,7 @@ from fastfashion.evaluate import metrics, plots
 from fastfashion.evaluate.intervals import bootstrap
 from fastfashion.evaluate.predictions import Predictions, predict, score
 from fastfashion.evaluate.sheet import write_sheet
-from fastfashion.files import location, publish, publish_json
+from fastfashion.files import location, publish, publish_json, unreadable
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_pictures, open_loader
 from fastfashion.model import Classifier, load_artifact
 from fastfashion.shards import PackedSet, open_packed_set
@@ -69,6 +69,8 @@ def read_config(run: Path) -> RunConfig:
         raise InputError(
             f"{run}: not a run: {CONFIG} is missing; expected a folder such as runs/NAME that fastfashion train made"
         ) from None
+    except OSError as error:
+        raise InputError(f"{run / CONFIG}: {unreadable(error)}") from error
     except (ValueError, AttributeError) as error:
         raise InputError(f"{run / CONFIG}: not readable as a run's settings: {error}") from error
 
@@ -295,6 +297,8 @@ def read_report(run: Path) -> dict[str, Any] | None:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise InputError(f"{path}: {unreadable(error)}") from error
     except ValueError as error:
         raise InputError(f"{path}: not readable ({error}); test the run again: fastfashion evaluate {run}") from error
     if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):

@@ -1,8 +1,6 @@
 """The best/ folder of a run: weights as safetensors and all that a reader needs to use them. Reading it runs no code from it."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +9,10 @@ import torch
 
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import InputError
+from fastfashion.files import publish_folder, unreadable
 from fastfashion.model.net import Classifier, build_classifier
+from fastfashion.model.weights import DESCRIPTION, WEIGHTS, read_safetensors
 
-WEIGHTS = "model.safetensors"
-DESCRIPTION = "model.json"
 FORMAT_NAME = "fastfashion-model"
 FORMAT_VERSION = 2  # with temperatures and flip_average
 
@@ -33,38 +31,31 @@ def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: 
     """Write a classifier's state and its description as one folder, replacing an older one; a reader never sees half of it."""
     from safetensors.torch import save_file
 
-    beside, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    for leftover in (beside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    beside.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, beside / WEIGHTS)
     text = json.dumps({"format": FORMAT_NAME, "version": FORMAT_VERSION} | asdict(description), indent=2, ensure_ascii=False)
-    (beside / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-    for path in beside.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if folder.exists():
-        folder.rename(old)
-    beside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+
+    def fill(beside: Path) -> None:
+        save_file(tensors, beside / WEIGHTS, metadata={"format": "pt", "model": description.model})
+        (beside / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+    publish_folder(folder, fill)
 
 
 def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
     """The classifier in evaluation mode, on CPU, and its description; raises InputError where the folder does not hold one."""
-    from safetensors.torch import load_file
-
     try:
         values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         found = (values.pop("format"), values.pop("version"))
         if found != (FORMAT_NAME, FORMAT_VERSION):
             raise ValueError(f"expected {FORMAT_NAME} version {FORMAT_VERSION}, found {found[0]} version {found[1]}")
         description = ModelDescription(**values)
-        tensors = load_file(folder / WEIGHTS)
+        tensors = read_safetensors(folder / WEIGHTS)
     except FileNotFoundError as error:
         raise InputError(
             f"{folder}: no trained model here ({error.filename or error} is missing); train one, or let its training finish an epoch"
         ) from error
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: {unreadable(error)}") from error
     except Exception as error:
         raise InputError(f"{folder}: not a readable model: {error}") from error
     classes = {task: len(names) for task, names in description.classes.items()}

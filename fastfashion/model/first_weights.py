@@ -10,6 +10,8 @@ from torch import nn
 
 from fastfashion.config import ModelConfig
 from fastfashion.errors import ConfigError
+from fastfashion.files import unreadable
+from fastfashion.model.weights import read_safetensors
 
 HUB_TIMEOUT_S = 10
 
@@ -33,10 +35,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a .safetensors file, or of a .pth/.bin file read without running any code from it."""
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return read_safetensors(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError(f"--weights {path}: {unreadable(error)}") from error
     except Exception as error:
         raise ConfigError(
             f"--weights {path}: not readable as a state dict of tensors ({type(error).__name__}); "

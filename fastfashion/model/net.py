@@ -10,6 +10,7 @@ from torch import nn
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError
 from fastfashion.model.first_weights import check_first_weights, check_fit, read_weights
+from fastfashion.model.weights import check_declared
 
 _TAKEN = frozenset(dir(nn.ModuleDict()))
 
@@ -76,6 +77,7 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
     from timm.data import resolve_model_data_config
 
     check_first_weights(config)
+    check_declared(config)
     settings: dict[str, Any] = {}
     if has_fixed_size(config.name):
         settings["img_size"] = (size.height_px, size.width_px)

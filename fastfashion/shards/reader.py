@@ -13,7 +13,7 @@ import numpy as np
 
 from fastfashion.catalog import Vocab
 from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.files import is_remote
+from fastfashion.files import is_remote, unreadable
 from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, SET, VOCAB, Manifest, SetFiles, shard_name
 
 if TYPE_CHECKING:
@@ -242,6 +242,8 @@ def list_anew(path: Path) -> None:
 def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except PermissionError as error:
+        raise PackedSetError(f"{path}: {unreadable(error)}") from error
     except OSError as error:
         raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
 

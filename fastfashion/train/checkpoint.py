@@ -8,6 +8,7 @@ A checkpoint exists once its .json does. What a kill leaves behind is cleared aw
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,8 @@ from typing import Any
 import torch
 
 from fastfashion.errors import TrainingError
-from fastfashion.files import publish, publish_json
+from fastfashion.files import publish, publish_json, unreadable
+from fastfashion.model.weights import read_safetensors
 
 FORMAT_NAME, FORMAT_VERSION = "fastfashion-checkpoint", 1
 
@@ -93,6 +95,9 @@ class Checkpoints:
         """
         found = self._clear()
         for path in reversed(found):
+            for file in (path, path.with_suffix(".safetensors")):
+                if file.exists() and not os.access(file, os.R_OK):  # no damage, and so no reason to use the one before
+                    raise TrainingError(f"{file}: cannot be read (permission denied)")
             try:
                 checkpoint = read_checkpoint(path)
             except TrainingError as error:
@@ -197,17 +202,18 @@ class Copied:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint that a .json describes; raises TrainingError, with what is wrong, where it is not whole."""
-    from safetensors.torch import load_file
-
     progress, values, data = read_description(path), _values(path), path.with_suffix(".safetensors")
     found = data.stat().st_size if data.is_file() else None
     if found != values["num_bytes"]:
         raise TrainingError(f"{data}: expected {values['num_bytes']} bytes, found {'no such file' if found is None else found}")
-    digest = _sha256(data)
+    try:
+        digest = _sha256(data)
+    except OSError as error:
+        raise TrainingError(f"{data}: {unreadable(error)}") from error
     if digest != values["sha256"]:
         raise TrainingError(f"{data}: damaged: expected sha256 {values['sha256'][:16]}…, found {digest[:16]}…")
     try:
-        return Checkpoint(path=path, progress=progress, tensors=load_file(data))
+        return Checkpoint(path=path, progress=progress, tensors=read_safetensors(data))
     except Exception as error:
         raise TrainingError(f"{data}: not a safetensors file ({error}); files that would have to run code are refused") from error
 

@@ -1,0 +1,97 @@
+"""Files of weights: tensors and what the file says of itself. Reading one runs no code from it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastfashion.config import ModelConfig
+from fastfashion.errors import ConfigError
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"  # of our own models, beside the weights
+_HUB_CONFIG = "config.json"  # of timm's models on the Hub, beside the weights
+_DECLARED = ("model", "architecture", "arch")  # what the name of the model is called in files of ours, of timm's, and of training scripts
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file. Raises OSError with the true reason: safetensors 0.8.0 says of a file it may not open that there is none."""
+    from safetensors.torch import load_file
+
+    with path.open("rb"):
+        return load_file(path)
+
+
+def declared_model(path: Path) -> str:
+    """The model that a .safetensors, .pth or .bin file, or a description beside it, says the weights are for; "" where none does."""
+    try:
+        if path.suffix == ".safetensors":
+            return _first_name(_metadata(path)) or _beside(path)
+        return _first_name(torch.load(path, map_location="cpu", weights_only=True)) or _beside(path)
+    except Exception:
+        return ""  # who reads the tensors says what is wrong with the file
+
+
+def check_declared(config: ModelConfig) -> None:
+    """Raises ConfigError where first weights say that they are another model's, even if all their tensors would fit."""
+    declared = declared_model(Path(config.weights)) if config.weights else ""
+    if declared and _plain(declared) != _plain(config.name):
+        raise ConfigError(
+            f"--weights {config.weights}: these are weights of {declared}, expected {config.name}; tensors of one may fit the other "
+            f"by name and shape and still answer otherwise. Train that model (--model {_plain(declared)}), or give weights of {config.name}"
+        )
+
+
+def ambiguity(config: ModelConfig) -> str:
+    """A warning where first weights do not say whose they are, and timm has a model that they fit as well; "" otherwise."""
+    import timm
+
+    name = _plain(config.name)
+    if not config.weights or declared_model(Path(config.weights)):
+        return ""
+    known = [other for other in timm.list_models() if other != name and _tensors_of(other) == _tensors_of(name)]
+    if not known:
+        return ""
+    return (
+        f"--weights {config.weights} does not say which model it is for: it fits {' and '.join(known)} as well as {name}, by name and "
+        "shape of every tensor, but the answers differ; make sure that it is the right one"
+    )
+
+
+def _tensors_of(name: str) -> str:
+    """Equal of models whose tensors have the same names and shapes; Tensorflow's padding and another GELU make other functions of them."""
+    return name.removeprefix("tf_").replace("_quickgelu", "")
+
+
+def _plain(name: str) -> str:
+    """Without the tag of what it was trained on, and without the Hub's address before it."""
+    return name.rpartition("/")[2].partition(".")[0]
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def _beside(path: Path) -> str:
+    """What a description in the same folder says; it is one only of a file that has the name it describes."""
+    if path.name not in (WEIGHTS, "pytorch_model.bin"):
+        return ""
+    for name in (DESCRIPTION, _HUB_CONFIG):
+        try:
+            values = json.loads((path.parent / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # no description: that is allowed
+        if found := _first_name(values):
+            return found
+    return ""
+
+
+def _first_name(values: Any) -> str:
+    if not isinstance(values, Mapping):
+        return ""
+    return next((value for key in _DECLARED if isinstance(value := values.get(key), str) and value), "")
