@@ -1,29 +1,172 @@
-"""Sets of the format's version 2, which did not say what each image is, open as sets of today do."""
+"""Sets that do not say what each image is (format version 2, or somebody else's) open and load as sets of today do."""
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
+import torch
 from conftest import PackedSmall
-from test_shards import sign
+from PIL import Image
+from test_shards import change_index, sign
 
-from fastfashion.shards import open_packed_set
+from fastfashion import image
+from fastfashion.config import Size
+from fastfashion.errors import PackedSetError
+from fastfashion.image import Kind
+from fastfashion.load import LoaderSpec, Plan, open_loader
+from fastfashion.pack import PackRequest, pack
+from fastfashion.shards import PackedSet, Resolution, open_packed_set
 from fastfashion.shards.verify import verify
 
 
-def as_version_2(out: Path, to: Path) -> Path:
-    """A copy of a set as fastfashion wrote it before version 3."""
+def without_kinds(out: Path, to: Path, version: int = 2) -> Path:
+    """A copy of a set as fastfashion wrote it before version 3, or as somebody else may write it now."""
     shutil.copytree(out, to)
-    for path in (to / "set.json", *to.glob("*/manifest.json")):
-        sign(path, json.loads(path.read_text()) | {"version": 2})
+    for folder in (to / "full", to / "32"):
+        index = pd.read_parquet(folder / "index.parquet").drop(columns="kind")
+        index.to_parquet(folder / "index.parquet")
+        values = json.loads((folder / "manifest.json").read_text()) | {"version": version}
+        sign(folder / "manifest.json", values | {"index_sha256": hashlib.sha256((folder / "index.parquet").read_bytes()).hexdigest()})
+    sign(to / "set.json", json.loads((to / "set.json").read_text()) | {"version": version})
     return to
 
 
-def test_a_set_of_version_2_opens_and_is_whole(packed_small: PackedSmall, tmp_path: Path) -> None:
-    old = as_version_2(packed_small.out, tmp_path / "set")
-    for name in ("full", "32"):
-        now, before = open_packed_set(packed_small.out).open(name), open_packed_set(old).open(name)
-        for row in range(60):
-            np.testing.assert_array_equal(before.encoded(row), now.encoded(row))
-    assert verify(old).damage == ()
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def load(packed: PackedSet, rows: np.ndarray, backend: str = "threads") -> tuple[Resolution, np.ndarray]:
+    """Rows through a loader, in order, unshrunk: uint8 (n, 80, 60, 3)."""
+    pictures = packed.open("full")
+    plan = Plan(rows=rows, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=8)
+    spec = LoaderSpec(
+        pictures=pictures,
+        plan=plan,
+        labels=np.zeros((len(packed), 0), dtype=np.int64),
+        size=Size(80, 60),
+        device=torch.device("cpu"),
+        backend=backend,
+    )
+    with closing(open_loader(spec)) as loader:
+        images = np.concatenate(
+            [batch.images.numpy()[: len(step.rows)] for step, batch in zip(plan.steps(0), loader.steps(0), strict=True)]
+        )
+    return pictures, images
+
+
+def test_the_index_says_what_each_image_is(packed_small: PackedSmall) -> None:
+    kinds = open_packed_set(packed_small.out).open("full").kind
+    assert kinds.dtype == np.int8
+    assert (kinds[3], kinds[5]) == (Kind.GRAY, Kind.OTHER)  # a gray JPEG and a PNG, see make_source
+    assert (np.delete(kinds, [3, 5]) == Kind.COLOR).all()
+    assert (open_packed_set(packed_small.out).open("32").kind == Kind.COLOR).all()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("backend", ["threads", "resident", "dali"])
+def test_a_set_that_does_not_say_it_loads_the_same_and_is_looked_at_once(
+    packed_small: PackedSmall, tmp_path: Path, cache: Path, backend: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (Linux only)")
+    packed = open_packed_set(without_kinds(packed_small.out, tmp_path / "set", version))
+    assert verify(packed.path).damage == ()
+    assert (packed.open("full").kind == -1).all()
+    some, all_rows = np.arange(0, 60, 2), np.arange(60)
+    expected = load(open_packed_set(packed_small.out), all_rows, backend)[1]
+    _, images = load(packed, some, backend)
+    np.testing.assert_array_equal(images, expected[some])
+    known = packed.open("full").kind  # of the next process
+    assert (known[some] >= 0).all() and (np.delete(known, some) == -1).all()
+    _, images = load(packed, all_rows, backend)
+    np.testing.assert_array_equal(images, expected)
+
+    monkeypatch.setattr(image, "kind", lambda data: pytest.fail("looked at again"))
+    pictures, images = load(packed, all_rows, backend)
+    np.testing.assert_array_equal(images, expected)
+    np.testing.assert_array_equal(pictures.kind, open_packed_set(packed_small.out).open("full").kind)
+    assert [path.name for path in (cache / "fastfashion" / "kinds").iterdir()] == [f"{pictures.manifest.index_sha256}.npy"]
+
+
+def garbage(file: Path) -> None:
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"\x93NUMPY\x01\x00 no header")
+
+
+def of_another_set(file: Path) -> None:
+    file.parent.mkdir(parents=True)
+    np.save(file, np.zeros(7, np.int8))
+
+
+def unknown_kinds(file: Path) -> None:
+    file.parent.mkdir(parents=True)
+    np.save(file, np.full(60, 9, np.int8))
+
+
+def a_folder(file: Path) -> None:
+    file.mkdir(parents=True)
+
+
+def not_to_be_written(file: Path) -> None:
+    file.parents[2].mkdir(parents=True)
+    (file.parents[2] / "fastfashion").write_text("a file where the folder should be")
+
+
+@pytest.mark.parametrize("damage", [garbage, of_another_set, unknown_kinds, a_folder, not_to_be_written])
+def test_a_cache_that_is_broken_or_cannot_be_written_costs_time_and_nothing_else(
+    packed_small: PackedSmall, tmp_path: Path, cache: Path, damage: Callable[[Path], None]
+) -> None:
+    packed = open_packed_set(without_kinds(packed_small.out, tmp_path / "set"))
+    damage(cache / "fastfashion" / "kinds" / f"{packed.open('full').manifest.index_sha256}.npy")
+    pictures, images = load(packed, np.arange(60))
+    np.testing.assert_array_equal(images, load(open_packed_set(packed_small.out), np.arange(60))[1])
+    assert (pictures.kind >= 0).all()
+
+
+def test_two_processes_that_look_at_different_images_keep_what_both_found(packed_small: PackedSmall, tmp_path: Path, cache: Path) -> None:
+    packed = open_packed_set(without_kinds(packed_small.out, tmp_path / "set"))
+    one, two = packed.open("full"), packed.open("full")
+    one.kinds_of(np.arange(20))
+    two.kinds_of(np.arange(30, 60))
+    one.kinds.keep()
+    two.kinds.keep()
+    assert ((packed.open("full").kind >= 0) == ((np.arange(60) < 20) | (np.arange(60) >= 30))).all()
+
+
+def test_a_set_that_says_it_leaves_the_cache_alone(packed_small: PackedSmall, cache: Path) -> None:
+    load(open_packed_set(packed_small.out), np.arange(60))
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("kind", [-1, 3])
+def test_a_kind_that_the_format_does_not_know_is_refused(packed_small: PackedSmall, tmp_path: Path, kind: int) -> None:
+    copy = Path(shutil.copytree(packed_small.out, tmp_path / "set"))
+    change_index(copy, lambda index: index.assign(kind=index["kind"].where(index["row"] != 9, kind)))
+    with pytest.raises(PackedSetError, match=rf"full/index\.parquet: line 9 is no picture in a shard .*kind {kind}\); pack the set again"):
+        open_packed_set(copy).open("full")
+
+
+@pytest.mark.parametrize("backend", ["threads", "resident", "dali"])
+def test_an_index_that_calls_an_image_plain_which_is_not_costs_no_batch(packed_small: PackedSmall, tmp_path: Path, backend: str) -> None:
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (Linux only)")
+    source = Path(shutil.copytree(packed_small.source, tmp_path / "source"))
+    packed = open_packed_set(packed_small.out)
+    path = source / "images" / f"{packed.table['id'].iloc[12]}.jpg"
+    Image.open(path).convert("P").save(path, "GIF")  # which DALI does not decode
+    pack(PackRequest(source=source, out=tmp_path / "set", resolutions=("full", "32")))
+    _, expected = load(open_packed_set(tmp_path / "set"), np.arange(60), backend)
+    change_index(tmp_path / "set", lambda index: index.assign(kind=2))
+    _, images = load(open_packed_set(tmp_path / "set"), np.arange(60), backend)
+    difference = np.abs(images.astype(int) - expected)
+    assert np.delete(difference, 4, axis=0).max() == 0  # row 4 is of another size, and resized by DALI or by us
+    assert difference[4][4:-4, 4:-4].max() <= 2

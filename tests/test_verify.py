@@ -351,7 +351,8 @@ def write_by_hand(out: Path) -> list[bytes]:
     sign(out / "set.json", head | {"num_rows": 3, "files": files})
     columns = np.array(index).T
     names = ["row", "shard", "offset", "size", "width", "height", "crc32"]
-    pq.write_table(pa.table(dict(zip(names, columns, strict=True))), out / "full" / "index.parquet")
+    kinds = {"kind": pa.array([2, 2, 2], pa.int8())}  # Pillow writes baseline JPEGs, 4:2:0
+    pq.write_table(pa.table(dict(zip(names, columns, strict=True)) | kinds), out / "full" / "index.parquet")
     index_sha256 = hashlib.sha256((out / "full" / "index.parquet").read_bytes()).hexdigest()
     manifest = {"resolution": "full", "num_rows": 3, "index_sha256": index_sha256, "encoder": None, "shards": shards}
     sign(out / "full" / "manifest.json", head | manifest)
@@ -364,6 +365,7 @@ def test_a_set_written_by_hand_after_format_md_opens_and_is_whole(tmp_path: Path
     packed = open_packed_set(tmp_path / "set")
     opened = packed.open("full")
     assert [opened.encoded(row).tobytes() for row in range(3)] == pictures
+    assert opened.kind.tolist() == [2, 2, 2]
     assert packed.vocab.classes["season"] == ("season 0", "season 1")
     flip(tmp_path / "set/full/00004.tar", 600, 2)
     [found] = verify(tmp_path / "set").damage

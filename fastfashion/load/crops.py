@@ -2,8 +2,8 @@
 
     encoded, box ─► decode at the scale, and only the part, that the box needs ─► triangle filter ─► flip ─► out
 
-`_native` does it for whole chunks without Python's lock. Pillow and simplejpeg do it, to within a grey level, where `_native` could not
-be built, and for pictures that it hands back: PNG, CMYK, turned by Exif, damaged.
+`_native` does it for whole chunks of plain JPEGs without Python's lock. `image.py` does it, to within a grey level, where `_native` could
+not be built, for plain JPEGs that it hands back (turned by Exif, damaged), and for all other images, which `_native` never sees.
 """
 
 import math
@@ -45,16 +45,24 @@ def tell_if_slow() -> None:
 
 
 def load_crops(
-    encoded: Sequence[np.ndarray], boxes: np.ndarray, sizes: np.ndarray, flips: np.ndarray, out: np.ndarray, seconds: np.ndarray
+    encoded: Sequence[np.ndarray],
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+    flips: np.ndarray,
+    out: np.ndarray,
+    seconds: np.ndarray,
+    kinds: np.ndarray | None = None,
 ) -> dict[int, InputError]:
-    """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded pictures; returns what is wrong with those that do not decode, by place.
+    """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded images; returns what is wrong with those that do not decode, by place.
 
-    boxes int32 (n, 4): y0, x0, y1, x1 in pixels of the whole picture, whose height and width are `sizes`, int32 (n, 2); flips bool (n,).
+    boxes int32 (n, 4): y0, x0, y1, x1 in pixels of the whole picture, whose height and width are `sizes`, int32 (n, 2); flips bool (n,);
+    kinds int8 (n,), image.Kind as the set's index has it: by default each image is looked at here.
     To `seconds`, float64 (3,), is added what reading, decoding and resizing took. All arrays are C-contiguous.
     """
     left = np.ones(len(out), dtype=np.uint8)
     if _native is not None:
-        _native.load_crops(list(encoded), boxes, sizes, flips, out, out.shape[1], out.shape[2], OVERSAMPLE, left, seconds)
+        plain = np.array([image.kind(data) for data in encoded], dtype=np.int8) if kinds is None else kinds
+        _load_plain(encoded, np.flatnonzero(plain != image.Kind.OTHER), (boxes, sizes, flips), out, left, seconds)
     wrong = {}
     for i in np.flatnonzero(left).tolist():
         try:
@@ -63,6 +71,24 @@ def load_crops(
             wrong[i] = error
             out[i] = 0
     return wrong
+
+
+def _load_plain(
+    encoded: Sequence[np.ndarray],
+    plain: np.ndarray,
+    how: tuple[np.ndarray, np.ndarray, np.ndarray],
+    out: np.ndarray,
+    left: np.ndarray,
+    seconds: np.ndarray,
+) -> None:
+    """Those at the places `plain`, int64 (k,), by `_native`; `left`, uint8 (n,), is 0 afterwards where it could."""
+    if len(plain) == len(out):
+        _native.load_crops(list(encoded), *how, out, out.shape[1], out.shape[2], OVERSAMPLE, left, seconds)
+    elif len(plain):
+        some = np.empty((len(plain), *out.shape[1:]), dtype=np.uint8), np.ones(len(plain), dtype=np.uint8)
+        boxes, sizes, flips = (values[plain] for values in how)
+        _load_plain([encoded[place] for place in plain.tolist()], np.arange(len(plain)), (boxes, sizes, flips), *some, seconds)
+        out[plain], left[plain] = some
 
 
 def resize_crops(pictures: np.ndarray, places: np.ndarray, boxes: np.ndarray, flips: np.ndarray, out: np.ndarray) -> None:
@@ -75,16 +101,16 @@ def resize_crops(pictures: np.ndarray, places: np.ndarray, boxes: np.ndarray, fl
 
 
 def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bool, out: np.ndarray, seconds: np.ndarray) -> None:
-    """One picture through simplejpeg or Pillow. Raises InputError where it does not decode, or is of another size than `size`."""
+    """One image through `image.py`, however large. Raises InputError where it does not decode, or is of another size than `size`."""
     started = time.perf_counter()
-    info = image.probe(data)
+    info = image.probe(data, max_pixels=sys.maxsize)  # packing and predict have limits of their own
     if (info.height_px, info.width_px) != size:
         raise InputError(f"expected {size[1]}x{size[0]} pixels as the index says, found {info.width_px}x{info.height_px}")
     y0, x0, y1, x1 = (int(v) for v in box)
     needed = 8 * OVERSAMPLE * max(out.shape[0] / (y1 - y0), out.shape[1] / (x1 - x0))
     eighths = next((scale for scale in SCALES if scale >= needed), 8)
     least = {} if eighths == 8 else {"min_height_px": math.ceil(size[0] * eighths / 8), "min_width_px": math.ceil(size[1] * eighths / 8)}
-    picture = image.decode_rgb(data, **least)
+    picture = image.decode_rgb(data, max_pixels=sys.maxsize, **least)
     decoded = time.perf_counter()
     left, upper, right, lower = image.content_box(picture, info)
     down, across = (lower - upper) / size[0], (right - left) / size[1]

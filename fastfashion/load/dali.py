@@ -2,13 +2,17 @@
 
     plan ─► external source (encoded bytes, box, flip) ─► decode the crop ─► resize ─► flip ─► uint8 NHWC
 
+DALI decodes plain JPEGs alone (fastfashion.image.Kind), of which it sees the pixels that everybody else sees. Of all other images it is
+given the finished crop.
+
 The only module that imports DALI.
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
@@ -20,7 +24,9 @@ from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.load.augment import apply
 from fastfashion.load.batch import Batch, LoaderSpec, Planned, Skipped, undecodable
 from fastfashion.load.buffers import Buffers
+from fastfashion.load.crops import load_crop
 from fastfashion.load.life import Batches, Life
+from fastfashion.load.plan import Part
 
 HW_DECODER_LOAD = 0.65  # DALI's own default, until tools/gpu_check.sh has swept it on a GPU
 
@@ -41,8 +47,9 @@ class DaliLoader:
         self._life = Life()
         self._planned: Iterator[Planned] = iter(())
         self._fed: deque[Planned] = deque()  # asked for by DALI, not yet handed out
-        self._wrong: dict[int, InputError] = {}  # by row: what DALI is given another picture for
-        self._gray = np.full(len(spec.pictures.num_bytes), -1, dtype=np.int8)  # by row: a gray JPEG or not; -1: not looked at yet
+        self._wrong: dict[int, InputError] = {}  # by row: why it does not decode
+        self._refused = np.zeros(len(spec.pictures.num_bytes), dtype=bool)  # by row: what DALI has failed on
+        self._pool: ThreadPoolExecutor | None = None  # for what DALI does not decode; made when it is first needed
         self._ended = True
         self._buffers = Buffers(spec.images_shape, keep=4)
         self._pipeline = build_pipeline(spec, self._feed)
@@ -92,25 +99,43 @@ class DaliLoader:
         self._fed.append(planned)
         started = time.perf_counter()
         part = planned.part
-        encoded = [self._encoded(row) for row in part.fetch.tolist()]
+        encoded = [self._spec.pictures.encoded(row) for row in part.fetch.tolist()]
         if self._spec.profile is not None:
             self._spec.profile.add(read_s=time.perf_counter() - started)
-        return encoded, part.boxes[:, :2].copy(), part.boxes[:, 2:].copy(), part.flips.astype(np.int32)
+        start, end, flips = part.boxes[:, :2].copy(), part.boxes[:, 2:].copy(), part.flips.astype(np.int32)
+        if len(places := self._not_for_dali(part.fetch)):
+            for place, crop in zip(places.tolist(), self._crops(encoded, part, places), strict=True):
+                encoded[place] = crop
+            start[places], end[places], flips[places] = 0, self._spec.images_shape[1:3], 0
+        return encoded, start, end, flips
 
-    def _encoded(self, row: int) -> np.ndarray:
-        if row in self._wrong:
-            black = np.zeros((*self._spec.sizes_px(np.array([row]))[0], 3), dtype=np.uint8)
-            return np.frombuffer(image.encode_jpeg(black, 75, "420"), dtype=np.uint8)
-        encoded = self._spec.pictures.encoded(row)
-        if uses_nvjpeg(self._spec) and self._is_gray(row, encoded):
-            with suppress(InputError):  # DALI does not decode it either, and says so
-                return np.frombuffer(image.encode_pnm(image.decode_rgb(encoded)), dtype=np.uint8)
-        return encoded
+    def _not_for_dali(self, rows: np.ndarray) -> np.ndarray:
+        """Places of images that DALI does not decode, or not to the right pixels."""
+        kinds = self._spec.pictures.kinds_of(rows)
+        unfit = kinds != image.Kind.COLOR if uses_nvjpeg(self._spec) else kinds == image.Kind.OTHER
+        places: np.ndarray = np.flatnonzero(unfit | self._refused[rows])
+        return places
 
-    def _is_gray(self, row: int, encoded: np.ndarray) -> bool:
-        if self._gray[row] < 0:
-            self._gray[row] = image.is_gray_jpeg(encoded)
-        return bool(self._gray[row])
+    def _crops(self, encoded: list[np.ndarray], part: Part, places: np.ndarray) -> Iterator[np.ndarray]:
+        """Finished crops of images at some places, as `load_crop` makes them for all backends, in the bytes of a PPM."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._spec.workers, thread_name_prefix="loader")
+        sizes = self._spec.sizes_px(part.fetch)
+
+        def crop(place: int) -> np.ndarray:
+            row, out, seconds = int(part.fetch[place]), np.zeros(self._spec.images_shape[1:], dtype=np.uint8), np.zeros(3)
+            if row not in self._wrong:
+                try:
+                    height_px, width_px = sizes[place].tolist()
+                    load_crop(encoded[place], part.boxes[place], (height_px, width_px), bool(part.flips[place]), out, seconds)
+                except InputError as error:
+                    self._wrong[row] = error
+                    out[:] = 0
+            if self._spec.profile is not None:
+                self._spec.profile.add(decode_s=seconds[1], resize_s=seconds[2])
+            return np.frombuffer(image.encode_pnm(out), dtype=np.uint8)
+
+        return self._pool.map(crop, places.tolist())
 
     def _run(self) -> Any:
         started = time.perf_counter()
@@ -129,19 +154,25 @@ class DaliLoader:
                 self._spec.profile.add(wait_s=time.perf_counter() - started)
 
     def _find_wrong(self, error: RuntimeError) -> None:
-        """DALI does not say which picture it was: decode those under way one by one. Raises PackedSetError unless they may be skipped."""
-        pictures, found = self._spec.pictures, False
-        for row in np.concatenate([planned.part.fetch for planned in self._fed]).tolist() if self._fed else []:
-            if row in self._wrong:
-                continue
+        """DALI does not say which image it was: decode those under way one by one. Raises PackedSetError unless they may be skipped.
+
+        Where each decodes by itself, DALI gets no bytes of them any more, but the crops: that is what an index is for that calls an
+        image plain which is not.
+        """
+        pictures = self._spec.pictures
+        rows = np.unique(np.concatenate([planned.part.fetch for planned in self._fed])) if self._fed else np.zeros(0, np.int64)
+        rows = rows[~self._refused[rows]]
+        if not len(rows):
+            raise PackedSetError(f"DALI fails on images of {pictures.folder} that it need not even decode: {error}") from error
+        for row in rows.tolist():
             try:
-                image.decode_rgb(pictures.encoded(row))
+                image.decode_rgb(pictures.encoded(row), max_pixels=sys.maxsize)
             except InputError as reason:
                 if self._spec.on_bad != "skip":
                     raise undecodable(pictures, row, reason) from error
-                self._wrong[row], found = reason, True
-        if not found:
-            raise PackedSetError(f"DALI cannot decode pictures of {pictures.folder}, though each decodes by itself: {error}") from error
+                self._wrong[row], self._refused[row] = reason, True
+        if not self._refused[rows].any():
+            self._refused[rows] = True
 
     def _run_again(self) -> Any:
         """Give a new pipeline what the old one was given and did not hand out."""
@@ -155,6 +186,9 @@ class DaliLoader:
         self._life.close()
         self._ended = True  # an iteration left half-way has nothing to run out any more
         self._pipeline = None
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._spec.pictures.kinds.keep()
         if self._spec.cache is not None:
             self._spec.cache.close()
 
@@ -164,7 +198,7 @@ def uses_nvjpeg(spec: LoaderSpec) -> bool:
 
     - Before 13.2 it does not decode a part of a picture with fancy upsampling, so that DALI would do it on the CPU. It is asked for
       whole pictures, and crops are cut out of them, with the same result. A CPU decodes parts: 1800x2400 in two thirds of the time.
-    - A gray JPEG comes out with wrong pixels, without an error. It is decoded beforehand, and DALI is given the pixels.
+    - A gray JPEG comes out with wrong pixels, without an error. It is decoded beforehand, and DALI is given the crop.
     """
     return spec.device.type == "cuda"
 

@@ -102,7 +102,8 @@ class ResidentLoader(ThreadsLoader):
         decoded = np.empty((len(rows), *size, 3), dtype=np.uint8)
         seconds = np.zeros(3)
         encoded = [self._spec.pictures.encoded(row) for row in rows.tolist()]
-        wrong = load_crops(encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds)
+        kinds = self._spec.pictures.kinds_of(rows)
+        wrong = load_crops(encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds, kinds)
         self._wrong |= {int(places[i]): error for i, error in wrong.items()}
         self._store(places, decoded)
         self._kept[places] = True

@@ -114,8 +114,9 @@ class ThreadsLoader:
         seconds = np.zeros(3)
         started = time.perf_counter()
         encoded = [pictures.encoded(row) for row in rows.tolist()]
+        kinds = pictures.kinds_of(rows)
         seconds[0] = time.perf_counter() - started
-        wrong = load_crops(encoded, part.boxes[chunk], self._spec.sizes_px(rows), part.flips[chunk], out, seconds)
+        wrong = load_crops(encoded, part.boxes[chunk], self._spec.sizes_px(rows), part.flips[chunk], out, seconds, kinds)
         if self._spec.profile is not None:
             read, decode, resize = seconds.tolist()
             self._spec.profile.add(read_s=read, decode_s=decode, resize_s=resize, num_images=len(rows))
@@ -136,3 +137,4 @@ class ThreadsLoader:
             self._spec.cache.close()  # first: the planner may be waiting for a shard
         self._planner.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._spec.pictures.kinds.keep()

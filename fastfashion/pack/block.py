@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fastfashion import image
+from fastfashion import image, jpeg_header
 from fastfashion.catalog.duplicates import fingerprint
 from fastfashion.catalog.listing import Member
 from fastfashion.catalog.reader import Reader
@@ -41,6 +41,7 @@ class Job:
     quality: int
     subsampling: str
     max_pixels: int
+    keep_unshrunk: bool  # in numbered resolutions: the source's bytes of plain, upright, baseline JPEGs that are not shrunk
     folders: dict[str, Path]  # resolution -> where its shards are written
     records: Path
 
@@ -61,11 +62,11 @@ def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, re
     """Write the shards of one block, then its record.
 
     The record: `kept` (columns id, height, width, fingerprint), `pictures` (resolution -> columns offset, size, height, width,
-    crc32, in the same order), `rejected` (id, reason), `shards` (resolution -> manifest entry, or null where nothing was kept).
+    crc32, kind, in the same order), `rejected` (id, reason), `shards` (resolution -> manifest entry, or null where nothing was kept).
     """
     kept: dict[str, list[Any]] = {name: [] for name in ("id", "height", "width", "fingerprint")}
     pictures: dict[str, dict[str, list[int]]] = {
-        name: {column: [] for column in ("offset", "size", "height", "width", "crc32")} for name in job.resolutions
+        name: {column: [] for column in ("offset", "size", "height", "width", "crc32", "kind")} for name in job.resolutions
     }
     rejected: list[dict[str, str]] = []
     told = _Telling(tick)
@@ -82,14 +83,14 @@ def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, re
                 told.add(0, 1)
                 continue
             labelled = json.dumps({"id": identity} | labels, ensure_ascii=False).encode()
-            for name, (jpg, height_px, width_px) in versions.items():
+            for name, (jpg, height_px, width_px, kind) in versions.items():
                 offset = writers[name].add(identity, {"jpg": jpg, "json": labelled})["jpg"]
-                place = (offset, len(jpg), height_px, width_px, zlib.crc32(jpg))
+                place = (offset, len(jpg), height_px, width_px, zlib.crc32(jpg), kind)
                 for column, number in zip(pictures[name].values(), place, strict=True):
                     column.append(number)
             for name, value in zip(kept, (identity, *info), strict=True):
                 kept[name].append(value)
-            told.add(sum(len(jpg) for jpg, _, _ in versions.values()), 0)
+            told.add(sum(len(version.jpg) for version in versions.values()), 0)
     shards = {name: vars(writer.entry) if writer.entry else None for name, writer in writers.items()}
     text = json.dumps({"kept": kept, "pictures": pictures, "rejected": rejected, "shards": shards}, ensure_ascii=False)
     publish(record_path(job.records, block.number), lambda beside: beside.write_text(text, encoding="utf-8"))
@@ -115,26 +116,42 @@ class _Telling:
         self._next_s = time.monotonic() + TICK_S
 
 
-def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str, tuple[bytes, int, int]]]:
+class Version(NamedTuple):
+    """An image at one resolution, encoded; sizes in pixels, as shown."""
+
+    jpg: bytes
+    height_px: int
+    width_px: int
+    kind: image.Kind
+
+
+def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str, Version]]:
     """Decode once, and make every resolution from the smallest picture at hand that is at least twice as large.
 
-    Returns the picture's shown height and width and its fingerprint (hex), and for each resolution the encoded bytes, height and
-    width in pixels. Raises InputError where the picture does not decode completely.
+    Returns the image's shown height and width and its fingerprint (hex), and the version for each resolution. Raises InputError where
+    the image does not decode completely.
     """
     shown = image.probe(data, max_pixels=job.max_pixels)
     shorts = [int(name) for name in job.resolutions if name != FULL]
     wanted = image.fit_short_side(shown.height_px, shown.width_px, OVERSAMPLE * max(shorts) if shorts else LOOK_SHORT_PX)
     pixels = image.decode_rgb(data, min_height_px=wanted[0], min_width_px=wanted[1], max_pixels=job.max_pixels)
     box = image.content_box(pixels, shown)
+    kind = image.kind(data)
+    keep = job.keep_unshrunk and kind is not image.Kind.OTHER and shown.turn == 1
+    keep = keep and jpeg_header.read(data).process == jpeg_header.BASELINE
     levels = [pixels]
-    versions: dict[str, tuple[bytes, int, int]] = {}
+    versions: dict[str, Version] = {}
     for name in job.resolutions:
         if name == FULL:
-            versions[name] = (data, shown.height_px, shown.width_px)
+            versions[name] = Version(data, shown.height_px, shown.width_px, kind)
             continue
         height_px, width_px = image.fit_short_side(shown.height_px, shown.width_px, int(name))
         large = next((level for level in reversed(levels) if level.shape[0] >= OVERSAMPLE * height_px), pixels)
         levels.append(image.resize(large, height_px, width_px, box if large is pixels else None))
-        versions[name] = (image.encode_jpeg(levels[-1], job.quality, job.subsampling), height_px, width_px)
+        if keep and (height_px, width_px) == (shown.height_px, shown.width_px):
+            versions[name] = Version(data, height_px, width_px, kind)
+            continue
+        encoded = image.encode_jpeg(levels[-1], job.quality, job.subsampling)
+        versions[name] = Version(encoded, height_px, width_px, image.kind(encoded))
     looked_at = next((level for level in reversed(levels) if min(level.shape[:2]) >= LOOK_SHORT_PX), pixels)
     return (shown.height_px, shown.width_px, fingerprint(looked_at).hex()), versions

@@ -5,7 +5,7 @@ records ─► index ─► vocab, rejected, catalog, set.json ─► manifest �
 
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,23 @@ from fastfashion.files import is_remote, publish, publish_csv, publish_json
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import Record, Staging
 from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles, ShardEntry
-from fastfashion.shards.reader import parse_parquet
+from fastfashion.shards.reader import KIND, parse_parquet
+
+UNSHRUNK = "unshrunk"  # sets of version 2 lack it: there everything was encoded anew
+
+
+def same_encoder(found: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether a manifest's settings are ours, as far as it has them all; those of version 2 have no `unshrunk`."""
+    return {UNSHRUNK: ours[UNSHRUNK]} | dict(found) == ours
 
 
 def encoder_settings(quality: int, subsampling: str) -> dict[str, Any]:
-    """What the bytes of a re-encoded picture depend on, besides the picture and the larger resolutions made in the same pass."""
+    """What the bytes of a numbered resolution depend on, besides the images and the larger resolutions made in the same pass.
+
+    `unshrunk`: plain, upright, baseline JPEGs that need not be shrunk keep their bytes.
+    """
     versions = {name.lower(): importlib.metadata.version(name) for name in ("simplejpeg", "Pillow")}
-    return {"format": "jpeg", "quality": quality, "subsampling": subsampling, "resize": "bicubic"} | versions
+    return {"format": "jpeg", "quality": quality, "subsampling": subsampling, "resize": "bicubic", UNSHRUNK: "kept"} | versions
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
@@ -78,7 +88,8 @@ def _index(records: Sequence[Record], name: str) -> pa.Table:
     pictures = pa.concat_tables([record.pictures[name] for record in records])
     shard = np.repeat([record.number for record in records], [len(record.kept) for record in records])
     columns = {"row": pa.array(np.arange(len(pictures))), "shard": pa.array(shard)}
-    return pa.table(columns | {column: pictures[column] for column in ("offset", "size", "width", "height", "crc32")})
+    columns |= {column: pictures[column] for column in ("offset", "size", "width", "height", "crc32")}
+    return pa.table(columns | {KIND: pictures[KIND].cast(pa.int8())})
 
 
 def _catalog(styles: Styles, kept: pa.Table) -> pd.DataFrame:

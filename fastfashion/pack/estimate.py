@@ -51,8 +51,8 @@ def dry_run(request: PackRequest) -> DryRun:
         with contextlib.suppress(InputError):
             if isinstance(data, InputError):
                 continue
-            for name, (encoded, _, _) in make_versions(job, data)[1].items():
-                sums[name] += len(encoded) + TAR_BYTES
+            for name, version in make_versions(job, data)[1].items():
+                sums[name] += len(version.jpg) + TAR_BYTES
             sampled += 1
     home = next((path for path in (request.out.absolute(), *request.out.absolute().parents) if path.exists()), None)
     return DryRun(

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
+
 from fastfashion.catalog import Rejected
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
@@ -24,7 +26,7 @@ from fastfashion.pack.progress import Progress
 from fastfashion.pack.request import PackRequest, PackSummary, descending
 from fastfashion.pack.staging import Record, Staging, lock
 from fastfashion.shards import open_packed_set
-from fastfashion.shards.layout import REJECTED
+from fastfashion.shards.layout import FULL, REJECTED
 
 TAR_BYTES = 2560  # of a sample beside its picture: two headers, the labels, padding
 
@@ -70,6 +72,7 @@ def make_job(request: PackRequest, plan: Plan, staging: Staging) -> Job:
         quality=request.quality,
         subsampling=request.subsampling,
         max_pixels=request.max_pixels,
+        keep_unshrunk=True,
         folders=staging.folders,
         records=staging.records,
     )
@@ -181,6 +184,9 @@ def _summary(request: PackRequest, plan: Plan, *, packed_now: int, resumed: int,
             "tar_bytes": sum(entry.num_bytes for entry in shards),
             "num_shards": len(shards),
         }
+        if name != FULL:
+            shorter_px = np.minimum(opened.height_px, opened.width_px)
+            resolutions[name]["smaller"] = int((shorter_px < int(name)).sum())
     return PackSummary(
         out=request.out,
         num_rows=plan.styles.num_rows,

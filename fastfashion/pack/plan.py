@@ -14,7 +14,7 @@ from fastfashion.catalog import Rejected, Source, Styles, open_source, read_styl
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.pack.block import Block
-from fastfashion.pack.commit import encoder_settings
+from fastfashion.pack.commit import encoder_settings, same_encoder
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import LOCK, STAGING, has_manifest
 from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest
@@ -101,7 +101,7 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
     for name in set(found) & set(request.resolutions):
         encoder = dict(Manifest.read(out / name / MANIFEST).encoder or {})
         encoder.pop("cascade", None)
-        if name != FULL and encoder != encoder_settings(request.quality, request.subsampling):
+        if name != FULL and not same_encoder(encoder, encoder_settings(request.quality, request.subsampling)):
             raise PackedSetError(
                 f"{out / name}: packed with other settings or library versions ({encoder}); remove that folder to pack it again"
             )

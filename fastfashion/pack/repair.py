@@ -16,7 +16,7 @@ from fastfashion.catalog import Columns
 from fastfashion.errors import PackedSetError
 from fastfashion.files import is_remote, publish
 from fastfashion.pack.block import Block, Job
-from fastfashion.pack.commit import encoder_settings
+from fastfashion.pack.commit import UNSHRUNK, encoder_settings, same_encoder
 from fastfashion.pack.engines import open_engine
 from fastfashion.pack.plan import Plan, make_plan
 from fastfashion.pack.request import PackRequest
@@ -83,8 +83,9 @@ def _job(plan: Plan, manifest: Manifest, scratch: Path, folder: Path) -> Job:
     encoder: dict[str, Any] = dict(manifest.encoder or {})
     cascade = encoder.pop("cascade", [FULL])
     quality, subsampling = encoder.get("quality", 90), encoder.get("subsampling", "420")
-    if encoder and encoder != (ours := encoder_settings(quality, subsampling)):
-        other = ", ".join(f"{key} {encoder.get(key)} (here {ours[key]})" for key in ours if encoder.get(key) != ours[key])
+    if encoder and not same_encoder(encoder, ours := encoder_settings(quality, subsampling)):
+        different = [key for key in ours if key != UNSHRUNK and encoder.get(key) != ours[key]]
+        other = ", ".join(f"{key} {encoder.get(key)} (here {ours[key]})" for key in different)
         raise PackedSetError(f"{folder}: packed with {other}; with these its bytes cannot be made again: install those, or pack it again")
     resolutions = tuple(cascade[: cascade.index(manifest.resolution) + 1])
     folders = {name: scratch / manifest.resolution / name for name in resolutions}
@@ -96,6 +97,7 @@ def _job(plan: Plan, manifest: Manifest, scratch: Path, folder: Path) -> Job:
         quality=quality,
         subsampling=subsampling,
         max_pixels=2**40,  # what was packed was not too large
+        keep_unshrunk=UNSHRUNK in encoder,
         folders=folders,
         records=records,
     )
@@ -118,9 +120,11 @@ def _replace(folder: Path, made: Path, manifest: Manifest, number: int) -> None:
     tar = made / shard_name(number)
     fresh = tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in (tar, tar.with_suffix(".idx")))
     if fresh != (entry.sha256, entry.idx_sha256):
+        since_2 = manifest.encoder is not None and UNSHRUNK not in manifest.encoder
+        profiles = ", or it has images with a colour profile, which fastfashion did not convert when it packed this set" if since_2 else ""
         raise PackedSetError(
             f"{folder / shard_name(number)}: packed again from this source it has other bytes: expected sha256 {entry.sha256}, found "
-            f"{fresh[0]}; the source's pictures or labels have changed since"
+            f"{fresh[0]}; the source's images or labels have changed since{profiles}"
         )
     for file in (tar.with_suffix(".idx"), tar):
         publish(folder / file.name, lambda beside, file=file: beside.write_bytes(file.read_bytes()))  # type: ignore[misc]

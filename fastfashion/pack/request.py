@@ -69,5 +69,5 @@ class PackSummary:
     images_without_row: int
     packed_now: int
     resumed: int
-    resolutions: dict[str, dict[str, int]]  # name -> num_bytes (encoded pictures), tar_bytes, num_shards
+    resolutions: dict[str, dict[str, int]]  # name -> num_bytes (encoded images), tar_bytes, num_shards; smaller
     seconds: float

@@ -49,7 +49,7 @@ class Record:
 
     number: int
     kept: pa.Table
-    pictures: dict[str, pa.Table]  # resolution -> offset, size, height, width, crc32
+    pictures: dict[str, pa.Table]  # resolution -> offset, size, height, width, crc32, kind
     rejected: Sequence[dict[str, str]]
     shards: dict[str, dict[str, Any] | None]
 
@@ -146,4 +146,4 @@ def has_manifest(folder: Path) -> bool:
 
 
 KEPT = pa.schema([("id", pa.string()), ("height", pa.int64()), ("width", pa.int64()), ("fingerprint", pa.string())])
-PICTURES = pa.schema([(name, pa.int64()) for name in ("offset", "size", "height", "width", "crc32")])
+PICTURES = pa.schema([(name, pa.int64()) for name in ("offset", "size", "height", "width", "crc32", "kind")])

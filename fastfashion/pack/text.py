@@ -16,6 +16,8 @@ def summary_text(summary: PackSummary) -> str:
     for name, sizes in summary.resolutions.items():
         tar_mb, picture_mb = sizes["tar_bytes"] / 1e6, sizes["num_bytes"] / 1e6
         lines.append(f"  {name}: {sizes['num_shards']} shards, {tar_mb:.1f} MB ({picture_mb:.1f} MB of pictures)")
+        if smaller := sizes.get("smaller"):
+            lines[-1] += f"; {smaller:,} of {summary.kept:,} are smaller than {name}, and not enlarged"
     return "\n".join(lines)
 
 

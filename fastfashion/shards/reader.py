@@ -14,6 +14,7 @@ import numpy as np
 from fastfashion.catalog import Vocab
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import is_remote, unreadable
+from fastfashion.shards.kinds import NUM_KINDS, Kinds
 from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, SET, VOCAB, Manifest, SetFiles, shard_name
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 CATALOG_COLUMNS = ("id", "recovered", "fingerprint", "duplicate_group")  # and those of the vocabulary
 MAP_TRIES = 5  # another process may take a file out of a cache between two calls here
 STATS_AT_ONCE = 16
+KIND = "kind"  # a column of the index since version 3
 INDEX_COLUMNS = ("row", "shard", "offset", "size", "height", "width", "crc32")
 
 
@@ -37,12 +39,22 @@ class Resolution:
     num_bytes: np.ndarray  # int64
     height_px: np.ndarray  # int32
     width_px: np.ndarray  # int32
+    kinds: Kinds
     local: Callable[[int], Path] | None = None  # a shard's file on a disk of this machine, by number; None: the set lies on one
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
         return self.manifest.resolution
+
+    @property
+    def kind(self) -> np.ndarray:
+        """int8 (N,): fastfashion.image.Kind; -1 where the index does not say and nobody has looked yet (see `kinds_of`)."""
+        return self.kinds.values
+
+    def kinds_of(self, rows: np.ndarray) -> np.ndarray:
+        """fastfashion.image.Kind of rows, int64 (n,), as int8 (n,). Raises PackedSetError as `encoded`."""
+        return self.kinds.of(rows, self.encoded)
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -147,6 +159,7 @@ class PackedSet:
             num_bytes=columns["size"],
             height_px=columns["height"].astype(np.int32),
             width_px=columns["width"].astype(np.int32),
+            kinds=Kinds(columns[KIND].astype(np.int8)) if KIND in columns else Kinds.unsaid(len(self.table), manifest.index_sha256),
         )
 
     def _check_shards(self, folder: Path, manifest: Manifest) -> None:
@@ -163,7 +176,7 @@ class PackedSet:
                 )
 
     def _read_index(self, folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-        """int64 (N,) each."""
+        """int64 (N,) each; `kind` only where the index has it."""
         path = folder / INDEX
         data = read_bytes(path)
         if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
@@ -175,7 +188,7 @@ class PackedSet:
                 f"{manifest.num_rows} in {MANIFEST}; pack the set again"
             )
         try:
-            columns = {name: index[name].to_numpy(np.int64) for name in INDEX_COLUMNS}
+            columns = {name: index[name].to_numpy(np.int64) for name in (*INDEX_COLUMNS, *({KIND} & set(index)))}
         except (TypeError, ValueError) as error:
             raise PackedSetError(f"{path}: expected whole numbers ({error}); pack the set again") from error
         tars = {entry.number: entry.num_bytes for entry in manifest.shards}
@@ -184,9 +197,11 @@ class PackedSet:
         outside |= columns["row"] != np.arange(len(index))
         for side in ("height", "width"):
             outside |= (columns[side] < 1) | (columns[side] > np.iinfo(np.int32).max)
+        if KIND in columns:
+            outside |= (columns[KIND] < 0) | (columns[KIND] >= NUM_KINDS)
         if outside.any():
             row = int(np.argmax(outside))
-            found = ", ".join(f"{name} {columns[name][row]}" for name in INDEX_COLUMNS[:-1])
+            found = ", ".join(f"{name} {columns[name][row]}" for name in columns if name != "crc32")
             raise PackedSetError(f"{path}: line {row} is no picture in a shard of {MANIFEST} ({found}); pack the set again")
         return columns
 
