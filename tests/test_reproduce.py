@@ -11,12 +11,15 @@ import pytest
 from conftest import PackedSmall, make_source
 from workers import fastfashion
 
-from fastfashion.bench.reference import PUBLISHED, reference_epochs
+from fastfashion.bench.reference import PUBLISHED, TASKS, reference_epochs
 from fastfashion.bench.reproduce import ReproduceRequest, ceiling, cells, write_tables
 from fastfashion.bench.reproduce import reproduce as run_cells
+from fastfashion.bench.reproduce_folder import check_folder, other_data
 from fastfashion.catalog import Source, Styles, Vocab, split_rows
+from fastfashion.config import FROM_SCRATCH, RECIPES
 from fastfashion.errors import ConfigError
 from fastfashion.pack import PackRequest, pack
+from fastfashion.shards import PackedSet
 
 
 def test_there_are_twelve_cells_and_any_of_them_can_be_chosen(tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def summary(seeds: list[float]) -> dict[str, Any]:
 def test_the_table_has_every_source_and_says_what_was_not_measured(tmp_path: Path) -> None:
     row = {"task": "season", "images": "full", "model": "resnet18", "ceiling": {"accuracy": None, "macro_f1": 0.75}}
     row |= {"published": {"accuracy": 0.8732, "macro_f1": 0.8653}, "notebook": {"accuracy": None, "macro_f1": None}}
-    row |= {"reference": summary([0.95, 0.96, 0.94]), "stratified": None}
+    row |= {"reference": summary([0.95, 0.96, 0.94]), "stratified": None, "data": "other"}
     write_tables(tmp_path, {"recipe": "fast", "rows": [row]})
     with (tmp_path / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -64,7 +67,9 @@ def test_the_table_has_every_source_and_says_what_was_not_measured(tmp_path: Pat
     assert lines[0]["reference README"] == "0.8732" and lines[0]["notebook"] == "-"
     assert lines[0]["ours"] == "0.9500 (0.9400–0.9600)" and lines[0]["95 % interval"] == "0.9000–0.9700"
     assert lines[1]["ceiling"] == "0.7500" and lines[1]["leak-free split"] == "not measured"
-    assert (tmp_path / "table.md").read_text().count("\n") == 4
+    assert {line["data"] for line in lines} == {"OTHER DATA"}
+    text = (tmp_path / "table.md").read_text()
+    assert text.count("OTHER DATA") == 2 and "The full images are not those that the published values are of" in text
     assert (tmp_path / "table.png").stat().st_size > 10_000
 
 
@@ -90,20 +95,57 @@ def test_the_ceiling_of_the_real_split_is_six_sevenths(real_source: Source, real
     assert ceiling(table, vocab, "season") == 1
 
 
+def test_the_published_splits_are_those_of_the_real_table(real_source: Source, real_styles: Styles, tmp_path: Path) -> None:
+    """The hashes were made by the reference project's own code; one row fewer is other data."""
+    table = real_styles.table[real_styles.table["id"].isin(real_source.images.keys())].reset_index(drop=True)
+    packed = PackedSet(path=tmp_path, table=table, vocab=Vocab.of_table(table), resolutions=())
+    assert other_data(packed, TASKS) == ""
+    less = PackedSet(path=tmp_path, table=table.iloc[1:].reset_index(drop=True), vocab=packed.vocab, resolutions=())
+    assert "the train part of its subCategory split has 31,092 rows".replace(",", "") in other_data(less, TASKS)
+
+
+def test_a_folder_of_an_older_version_takes_up_with_the_settings_it_was_begun_with(tmp_path: Path) -> None:
+    before = {"heads": "all", "train_options": ["--no-pretrained", "--nproc", "2", "--set", "data.size=64", "--epochs", "3"]}
+    before |= {"settings": RECIPES["fast"], "from_scratch": FROM_SCRATCH["fast"], "ids_sha256": {}}
+    now = {"data.size": "64", "train.epochs": "3", "model.pretrained": False}
+    request = ReproduceRequest(out=tmp_path, sets={"small": Path("a")}, settings=now)
+    for heads, config, refused in (
+        ("all", request.config(), ""),
+        ("", request.config(), "labels of a model: all there, its own now"),
+        ("all", ReproduceRequest(out=tmp_path, sets={"small": Path("a")}, settings=now | {"train.epochs": 4}).config(), "3 there, 4 now"),
+    ):
+        (tmp_path / "fast.json").write_text(json.dumps(before))
+        if refused:
+            with pytest.raises(ConfigError, match=refused):
+                check_folder(tmp_path / "fast.json", heads, config, {})
+        else:
+            check_folder(tmp_path / "fast.json", heads, config, {})
+            check_folder(tmp_path / "fast.json", heads, config, {})
+
+
 def test_a_cell_is_trained_and_tested_once_and_stands_among_the_twelve(packed_small: PackedSmall, tmp_path: Path) -> None:
     options = ["--small", str(packed_small.out), "--task", "season", "--model", "resnet18", "--protocol", "reference", "--no-pretrained"]
-    options += ["--epochs", "1", "--set", "train.batch_size=16", "--set", "data.size=32x32", "--out", "out", "--json"]
+    options += ["--epochs", "1", "--out", "out", "--json", "--set"]
+    refused = fastfashion("reproduce", *options, "data.size=32x32", cwd=tmp_path)
+    assert refused.returncode == 2 and "not the data that the published values are of" in refused.stderr and "--any-set" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    options = ["--any-set", *options]
 
-    first, second = (fastfashion("reproduce", *options, cwd=tmp_path) for _ in range(2))
+    orders = [["train.batch_size=16", "data.size=32x32"], ["data.size=32", "train.batch_size=16"]]
+    first, second = (fastfashion("reproduce", *options, one, "--set", other, cwd=tmp_path) for one, other in orders)
+    options += ["train.batch_size=16", "--set", "data.size=32x32"]
     assert first.returncode == second.returncode == 0, first.stderr
     results = [json.loads(done.stdout.splitlines()[-1])["rows"] for done in (first, second)]
+    assert "OTHER DATA" in first.stdout
+    assert {row["data"] for row in results[0]} == {"other", None}
     assert results[0] == results[1] and "fastfashion train" in first.stderr and "fastfashion train" not in second.stderr
     other = fastfashion("reproduce", *options, "--set", "optim.lr=0.1", cwd=tmp_path)
     assert other.returncode == 2 and "begun with" in other.stderr
     moved = pack(PackRequest(source=make_source(tmp_path / "source", 30), out=tmp_path / "other", resolutions=("32",), workers=1))
     assert moved.kept
-    with pytest.raises(ConfigError, match="begun with other small pictures"):
-        rest = {"heads": "all", "train_options": json.loads((tmp_path / "out/fast.json").read_text())["train_options"]}
+    with pytest.raises(ConfigError, match="begun with other small images"):
+        settings = {"model.pretrained": False, "train.epochs": 1, "train.batch_size": 16, "data.size": "32x32"}
+        rest: dict[str, Any] = {"heads": "all", "settings": settings, "any_set": True}
         run_cells(ReproduceRequest(out=tmp_path / "out", sets={"small": tmp_path / "other"}, **rest))
     (run,) = (tmp_path / "out/runs").iterdir()
     report = json.loads((run / "report.json").read_text())

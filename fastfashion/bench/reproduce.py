@@ -10,7 +10,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastfashion.bench.reference import IMAGES, MODELS, PUBLISHED, TASKS, reference_epochs
-from fastfashion.catalog import Vocab, ids_hash, split_rows
-from fastfashion.config import FROM_SCRATCH, recipe
+from fastfashion.bench.reproduce_folder import check_data, check_folder
+from fastfashion.catalog import Vocab, split_rows
+from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate.run import REPORT, read_metrics
 from fastfashion.files import publish, publish_csv, publish_json
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("reference", "stratified")
 SCORES = ("accuracy", "macro_f1")
+OTHER = "other"  # data that the published values are not of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +46,12 @@ class ReproduceRequest:
     recipe: str = "fast"
     heads: str = ""  # ALL: every cell's model learns all labels; "": it learns its own alone
     seeds: int = 1
-    train_options: Sequence[str] = field(default_factory=list)  # passed on to fastfashion train
+    settings: Mapping[str, Any] = field(default_factory=dict)  # on top of the recipe, as `--set`
+    nproc: int | None = None
+    any_set: bool = False  # other data than the published values are of, too
 
     def __post_init__(self) -> None:
-        recipe(self.recipe)
+        self.config()  # raises where there is no such recipe or setting
         chosen = (("task", self.tasks, TASKS), ("model", self.models, MODELS), ("protocol", self.protocols, PROTOCOLS))
         for what, values, known in chosen:
             if unknown := [value for value in values if value not in known]:
@@ -56,6 +60,10 @@ class ReproduceRequest:
             raise ConfigError("which pictures? Name a packed set with --small, --full, or both")
         if self.seeds < 1:
             raise ConfigError(f"--seeds: expected 1 or more, found {self.seeds}")
+
+    def config(self) -> RunConfig:
+        """What the settings of all runs come to, whatever the order in which they were given."""
+        return RunConfig(data=DataConfig(shards="")).with_recipe(self.recipe, self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,54 +89,40 @@ def reproduce(request: ReproduceRequest) -> dict[str, Any]:
     """Train and test what is not done yet, and write the table after each run: twelve cells, with all the folder has of this recipe.
 
     Returns `{"recipe", "command", "rows": [{"task", "images", "model", "published", "notebook", "ceiling", "reference", "stratified"}]}`,
-    the last two with the scores of each seed and how they were made, or None where not measured. Raises TrainingError where a run
-    fails, ConfigError where the folder was begun with other settings or pictures.
+    the last two with the scores of each seed and how they were made, or None where not measured; `data` is "published", "other" where
+    the set is not the one that the published values are of, or None where there is no set. Raises TrainingError where a run fails,
+    ConfigError where the folder was begun with other settings or images, and for other data without `any_set`.
     """
     sets = {images: open_packed_set(path) for images, path in request.sets.items()}
-    _check_folder(request, sets)
+    other = check_data(sets, request.tasks, request.any_set)
+    check_folder(request.out / f"{request.recipe}.json", request.heads, request.config(), sets)
     for cell in cells(request):
         for protocol in (each for each in PROTOCOLS if each in request.protocols):
             for seed in range(request.seeds):
                 if _run(request, cell, protocol, seed):
-                    write_tables(request.out, _result(request, sets))
-    result = _result(request, sets)
+                    write_tables(request.out, _result(request, sets, other))
+    result = _result(request, sets, other)
     write_tables(request.out, result)
     return result
 
 
-def _check_folder(request: ReproduceRequest, sets: Mapping[str, PackedSet]) -> None:
-    """Runs of other settings must not stand in one table; raises ConfigError where the folder was begun with others."""
-    settings: dict[str, Any] = {"heads": request.heads, "train_options": list(request.train_options)}
-    settings |= {"settings": recipe(request.recipe), "from_scratch": FROM_SCRATCH.get(request.recipe, {})}
-    pictures = {images: ids_hash(packed.table["id"].tolist()) for images, packed in sets.items()}
-    path = request.out / f"{request.recipe}.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        known = before.pop("ids_sha256", {})
-        if before != settings:
-            raise ConfigError(f"{request.out}: begun with {before}, now {settings}; name another --out, or use the same options")
-        for images, ids in pictures.items():
-            if known.get(images, ids) != ids:
-                raise ConfigError(f"{request.out}: begun with other {images} pictures than {request.sets[images]} has; name another --out")
-        pictures = known | pictures
-    request.out.mkdir(parents=True, exist_ok=True)
-    publish_json(path, settings | {"ids_sha256": pictures})
-
-
-def _result(request: ReproduceRequest, sets: Mapping[str, PackedSet]) -> dict[str, Any]:
+def _result(request: ReproduceRequest, sets: Mapping[str, PackedSet], other: Collection[str]) -> dict[str, Any]:
     rows = [_row(request, Cell(task=task, images=images, model=model), sets.get(images)) for task, images, model in PUBLISHED]
+    for row in rows:
+        row["data"] = None if row["images"] not in sets else OTHER if row["images"] in other else "published"
     return {"recipe": request.recipe, "command": "fastfashion " + shlex.join(sys.argv[1:]), "rows": rows}
 
 
 def _row(request: ReproduceRequest, cell: Cell, packed: PackedSet | None) -> dict[str, Any]:
     published = PUBLISHED[cell.task, cell.images, cell.model]
+    has_task = packed is not None and cell.task in packed.vocab.classes
     row: dict[str, Any] = {
         "task": cell.task,
         "images": cell.images,
         "model": cell.model,
         "published": {"accuracy": published.accuracy, "macro_f1": published.macro_f1},
         "notebook": {"accuracy": published.notebook_accuracy, "macro_f1": published.notebook_macro_f1},
-        "ceiling": {"accuracy": None, "macro_f1": ceiling(packed.table, packed.vocab, cell.task) if packed is not None else None},
+        "ceiling": {"accuracy": None, "macro_f1": ceiling(packed.table, packed.vocab, cell.task) if packed and has_task else None},
     }
     for protocol in PROTOCOLS:
         done = (path.parent for path in (request.out / "runs").glob(f"{_name(request, cell, protocol)}-seed*/{REPORT}"))
@@ -156,9 +150,11 @@ def _run(request: ReproduceRequest, cell: Cell, protocol: str, seed: int) -> boo
         return False
     options = ["--shards", str(request.sets[cell.images]), "--task", request.heads or cell.task, "--split-by", cell.task]
     options += ["--protocol", protocol, "--model", cell.model, "--recipe", request.recipe, "--seed", str(seed)]
-    if request.recipe == "reference" and "--epochs" not in request.train_options:
+    if request.recipe == "reference" and "train.epochs" not in request.settings:
         options += ["--epochs", str(reference_epochs(cell.task, cell.images))]
-    _call(["train", *options, *request.train_options, "--out", str(run.parent), "--name", run.name])
+    options += [] if request.nproc is None else ["--nproc", str(request.nproc)]
+    options += [text for key, value in request.settings.items() for text in ("--set", f"{key}={value}")]
+    _call(["train", *options, "--out", str(run.parent), "--name", run.name])
     _call(["evaluate", str(run)])
     return True
 
@@ -205,12 +201,14 @@ def write_tables(out: Path, result: Mapping[str, Any]) -> None:
     lines = list(_lines(result))
     publish_csv(out / "table.csv", HEADER, lines)
     text = "\n".join("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER), *lines)) + "\n"
+    if other := sorted({row["images"] for row in result["rows"] if row["data"] == OTHER}):
+        text += f"\nThe {' and '.join(other)} images are not those that the published values are of: do not compare them.\n"
     publish(out / "table.md", lambda beside: beside.write_text(text, encoding="utf-8"))
     plot_cells(out / "table.png", result["rows"])
 
 
 HEADER = ["task", "images", "model", "score", "reference README", "notebook", "ours", "95 % interval", "first weights", "ceiling"]
-HEADER += ["leak-free split"]
+HEADER += ["leak-free split", "data"]
 
 
 def _lines(result: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -226,6 +224,7 @@ def _lines(result: Mapping[str, Any]) -> Iterator[list[str]]:
                 ours["first_weights"] if ours else "",
                 _number(row["ceiling"][score]),
                 _seeds(leak_free, score),
+                {None: "-", OTHER: "OTHER DATA"}.get(row["data"], row["data"]),
             ]
 
 

@@ -24,7 +24,7 @@ def plot_cells(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             _draw_cell(axes, place, row, score)
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_yticks(range(len(rows)), [f"{row['task']}, {row['images']}, {row['model']}" for row in rows], fontsize=9)
+        axes.set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=9)
         axes.grid(axis="x", color=FAINT, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -34,6 +34,11 @@ def plot_cells(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     publish(path, lambda beside: figure.savefig(beside, format="png", dpi=130, facecolor="white"))
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    other = " (OTHER DATA)" if row["data"] == "other" else ""
+    return f"{row['task']}, {row['images']}, {row['model']}{other}"
 
 
 def _draw_cell(axes: Any, place: int, row: Mapping[str, Any], score: str) -> None:

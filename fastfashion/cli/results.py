@@ -66,6 +66,9 @@ def compare(
 def reproduce(
     small: Annotated[Path | None, typer.Option(help="Packed set of the small pictures; runs their cells.", rich_help_panel=IN)] = None,
     full: Annotated[Path | None, typer.Option(help="Packed set of the full pictures; runs their cells.", rich_help_panel=IN)] = None,
+    any_set: Annotated[
+        bool, typer.Option("--any-set", help="Run other data than the published values are of.", rich_help_panel=IN)
+    ] = False,
     task: Annotated[list[str] | None, Tasks("Only the cells of these", IN)] = None,
     model: Annotated[list[str] | None, typer.Option(help="Only this model's cells; again and again.", rich_help_panel=IN)] = None,
     protocol: Annotated[list[str] | None, typer.Option(help="Only on this split; both by default.", rich_help_panel=IN)] = None,
@@ -87,11 +90,9 @@ def reproduce(
     from fastfashion.bench.reference import MODELS, TASKS
     from fastfashion.bench.reproduce import PROTOCOLS, ReproduceRequest
     from fastfashion.bench.reproduce import reproduce as run_cells
-    from fastfashion.config import ALL
+    from fastfashion.config import ALL, parse_settings
 
-    options = [] if pretrained else ["--no-pretrained"]
-    options += [text for name, value in (("--epochs", epochs), ("--nproc", nproc)) if value for text in (name, str(value))]
-    options += [text for setting in settings or [] for text in ("--set", setting)]
+    flags = {"model.pretrained": None if pretrained else False, "train.epochs": epochs}
     request = ReproduceRequest(
         out=out,
         sets={name: path for name, path in (("small", small), ("full", full)) if path is not None},
@@ -101,7 +102,9 @@ def reproduce(
         recipe=recipe_name,
         heads=ALL if all_heads and recipe_name != "reference" else "",
         seeds=seeds,
-        train_options=options,
+        settings={key: value for key, value in flags.items() if value is not None} | parse_settings(settings or []),
+        nproc=nproc,
+        any_set=any_set,
     )
     result = run_cells(request)
     print((out / "table.md").read_text(encoding="utf-8"), end="")
