@@ -24,9 +24,10 @@ from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import location
 from fastfashion.load import Batch, LoaderSpec, Plan, open_loader
 from fastfashion.load.cache import cache_path
-from fastfashion.load.fetch import Closed, passes
+from fastfashion.load.fetch import Closed
 from fastfashion.load.remote import ShardCache, open_cached
 from fastfashion.pack import PackRequest, pack
+from fastfashion.remote import passes
 from fastfashion.shards import Resolution, open_packed_set
 from fastfashion.shards.layout import shard_name
 
@@ -384,8 +385,8 @@ def test_what_goes_wrong_once_is_fetched_again(
     ("trouble", "message", "gets"),
     [
         ("404", r"the shard is gone", 1),
-        ("403", r"cannot be fetched \(ClientResponseError: 403", 1),
-        ("503", r"cannot be fetched, tried for 1 s \(ClientResponseError: 503", 3),
+        ("403", r"cannot be fetched \(the server answers 403 Forbidden; access is denied", 1),
+        ("503", r"cannot be fetched, tried for 1 s \(the server answers 503 Service Unavailable", 3),
         ("flip", r"expected sha256 {sha256} \({size} bytes\), found [0-9a-f]{{64}} \({size} bytes\) and then [0-9a-f]{{64}} ", 2),
         ("short", r"expected sha256 {sha256} \({size} bytes\), found [0-9a-f]{{64}} \(5000 bytes\) and then ", 2),
     ],

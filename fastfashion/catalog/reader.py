@@ -1,6 +1,7 @@
 """The bytes of members of a source: read here, or fetched with patience from a remote place."""
 
 import os
+import stat
 import struct
 import time
 import zipfile
@@ -12,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fastfashion.catalog.listing import ENCRYPTED, Member
+from fastfashion.catalog.listing import ENCRYPTED, Member, kind_of_file
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
+from fastfashion.remote import PATIENCE_S, Patience, describe, passes, refuses, say_waiting
 
 MAX_PICTURE_BYTES = 256 << 20  # a JPEG of 100 megapixels has some 50 MiB; a zip bomb unpacks to gigabytes
 REQUESTS = 16  # on their way to object storage at once: at 50 ms a request, 320 pictures a second
-RETRY_WAITS_S = (0.5, 2.0, 8.0)
+UNKNOWN_PATIENCE_S = 10.0  # with an error that says neither that it passes nor that it stays
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and the extra field (APPNOTE.TXT 4.3.7)
 _EXTRA_BYTES = 64  # a guess at the extra field, so that header and picture come with one read
 
@@ -41,16 +43,15 @@ class Reader:
         Raises InputError where it is missing, damaged, or larger than `max_bytes`, UnreachableError where a remote place is silent.
         """
         try:
+            if member.problem:
+                raise InputError(member.problem)
             if max(member.size, member.packed) > max_bytes:
                 raise InputError(f"{max(member.size, member.packed)} bytes, more than a picture may have ({max_bytes}): remove it")
             if self.is_zip:
                 return self._read_zipped(member)
             if is_remote(self.path):
                 return self._fetch(member.name, None, None)
-            with (self.path / member.name).open("rb") as file:
-                if os.fstat(file.fileno()).st_size > max_bytes:
-                    raise InputError(f"more bytes than a picture may have ({max_bytes}): remove it")
-                return file.read()
+            return _read_file(self.path / member.name, max_bytes)
         except UnreachableError:
             raise
         except (OSError, OverflowError, zlib.error, InputError) as error:
@@ -121,20 +122,35 @@ class Reader:
         return {"path": self.path, "is_zip": self.is_zip, "_file": []}
 
 
+def _read_file(path: Path, max_bytes: float) -> bytes:
+    """A regular file; nothing else is opened, since a pipe would wait for a writer and a device may act."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{kind_of_file(found.st_mode)}, no regular file")
+    if found.st_size > max_bytes:
+        raise InputError(f"more bytes than a picture may have ({max_bytes}): remove it")
+    return path.read_bytes()
+
+
 def _patiently(path: Any, start: int | None, end: int | None) -> bytes:
-    """Bytes of a remote file; a request that fails is repeated, as networks are."""
-    for wait_s in (*RETRY_WAITS_S, None):
+    """Bytes of a remote file; a request that fails is repeated, as networks are, unless the answer is a refusal."""
+    patience: Patience | None = None
+    while True:
         try:
             data = bytes(path.fs.cat_file(path.path, start=start, end=end))
             break
         except Exception as error:  # every file system has its own: aiohttp's and botocore's are no OSError
             missing = isinstance(error, FileNotFoundError)
-            if missing and start is None:  # one picture of a folder, not the zip that holds all
+            if missing and start is None:  # one image of a folder, not the zip that holds all
                 raise
-            if missing or wait_s is None:
+            patience = patience or Patience(PATIENCE_S if passes(error) else UNKNOWN_PATIENCE_S)
+            wait_s = None if missing or refuses(error) else patience.next_wait_s(error)
+            if wait_s is None:
                 raise UnreachableError(
-                    f"{path}: cannot be read any more ({type(error).__name__}: {error}); run the same command again when it can"
+                    f"{path}: cannot be read any more ({describe(error)}); run the same command again when it can"
                 ) from error
+            if patience.waited_s == wait_s and passes(error):
+                say_waiting(path, error, patience)
             time.sleep(wait_s)
     if start is not None and end is not None and len(data) > end - start:
         raise UnreachableError(f"{path}: the server sends all of it where a part was asked for (no range requests); download it first")

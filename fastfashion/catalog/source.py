@@ -6,14 +6,17 @@ A Reader needs no list of files: a worker gets it, and the Members of its own ro
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastfashion.catalog.listing import TABLE_NAME, Member, as_remote, list_members, remote_infos
+from fastfashion.catalog.kinds import list_source, why_no_image, why_no_table
+from fastfashion.catalog.listing import TABLE_NAME, Listing, Member, PassedOver, remote_infos
 from fastfashion.catalog.reader import Reader
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
 from fastfashion.image import SUFFIXES
+from fastfashion.remote import as_remote
 
 # What a file system reports that changes when a file is replaced, under the names that S3, GCS, HTTP, Hugging Face and memory use.
 _STAMPS = ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "mtime", "updated", "blob_id", "created")
@@ -27,6 +30,7 @@ class Source:
     table_member: Member
     images: dict[str, Member]  # by id
     reader: Reader
+    passed_over: Mapping[str, PassedOver] = field(default_factory=dict)  # by reason: files and folders below it that were left out
 
     @property
     def table(self) -> str:
@@ -49,8 +53,7 @@ class Source:
         """Changes when a file of the source is replaced: sha256 of sizes and times of change (or entity tags)."""
         names = sorted(member.name for member in self.images.values())
         if not is_remote(self.path):
-            stats = (file.stat() for file in ([self.path] if self.is_zip else map(self.path.joinpath, names)))
-            stamps = [f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats]
+            stamps = [_stamp(file) for file in ([self.path] if self.is_zip else map(self.path.joinpath, names))]
         else:
             here = as_remote(self.path)
             infos = [here.fs.info(here.path)] if self.is_zip else map(remote_infos(self.path).__getitem__, names)
@@ -65,33 +68,47 @@ def open_source(path: Path, table: str = "") -> Source:
     beside it, or in the one nearest the top, or, where no folder is called so, all; their ids are their names without the suffix.
 
     Where an archive holds several copies of the table (Kaggle's do), the one nearest the top counts. Names that lead out of the zip
-    (`../x`, `/x`, `a\\x`) are ignored. Raises InputError where there is no table or no picture, and where two have one id.
+    (`../x`, `/x`, `C:\\x`) are ignored. Raises InputError where there is no table or no picture, and where two have one id.
     """
-    is_zip, members = list_members(path)
-    found = _find_table(path, members, table)
-    images = _find_pictures(path, members, found)
+    listing = list_source(path)
+    found = _find_table(listing, table)
+    images = _find_pictures(listing, found)
     located = path if is_remote(path) else path.resolve()
-    return Source(path=located, table_member=members[found], images=images, reader=Reader(located, is_zip))
+    return Source(
+        path=located,
+        table_member=listing.files[found],
+        images=images,
+        reader=Reader(located, listing.is_zip),
+        passed_over=listing.passed_over,
+    )
 
 
-def _find_table(path: Path, members: dict[str, Member], wanted: str) -> str:
+def _stamp(file: Path) -> str:
+    try:
+        found = file.stat()
+    except OSError as error:  # such as a link to nowhere: its row is rejected
+        return str(error.errno)
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _find_table(listing: Listing, wanted: str) -> str:
     """The name of the table among the files."""
+    path, members = listing.path, listing.files
     name = wanted or TABLE_NAME
     if tables := [n for n in members if n == name or n.endswith(f"/{name}")]:
         return min(tables, key=_nearest_top)
     others = sorted((n for n in members if n.lower().endswith(".csv")), key=_nearest_top)
+    others = [n for n in others if not members[n].problem] or others
     if len(others) == 1 and not wanted:
         return others[0]
     if others:
         raise InputError(f"{path}: no {name}, but {', '.join(others[:5])}: choose the table with --table")
-    nested = next((n for n in members if n.lower().endswith(".zip")), None)
-    if nested:
-        raise InputError(f"{path}: no {name}, but it holds {nested}: unpack that one and name it with --source")
-    raise InputError(f"{path}: no {name} among its {len(members)} files; expected it beside a folder of pictures named images")
+    raise InputError(f"{path}: no {name}, {why_no_table(listing)}")
 
 
-def _find_pictures(path: Path, members: dict[str, Member], table: str) -> dict[str, Member]:
+def _find_pictures(listing: Listing, table: str) -> dict[str, Member]:
     """Pictures by id."""
+    path, members = listing.path, listing.files
     pictures: dict[str, list[tuple[int, str]]] = {}  # folder -> (rank of the suffix, name)
     for name in members:
         folder, _, file = name.rpartition("/")
@@ -99,7 +116,7 @@ def _find_pictures(path: Path, members: dict[str, Member], table: str) -> dict[s
         if stem and (dot + suffix.lower()) in SUFFIXES:
             pictures.setdefault(folder, []).append((SUFFIXES.index(dot + suffix.lower()), name))
     if not pictures:
-        raise InputError(f"{path}: no picture ({', '.join(SUFFIXES)}); expected images/<id>.jpg beside {table}")
+        raise InputError(f"{path}: no picture ({', '.join(SUFFIXES)}); {why_no_image(listing, table)}")
     named = [folder for folder in pictures if folder.rpartition("/")[2] == "images"]
     beside = f"{table.rpartition('/')[0]}/images".lstrip("/")
     folders = [beside] if beside in named else [min(named, key=_nearest_top)] if named else list(pictures)

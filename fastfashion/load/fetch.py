@@ -2,27 +2,18 @@
 
 import asyncio
 import errno
-import sys
 import threading
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
 from fastfashion.errors import PackedSetError
+from fastfashion.remote import PATIENCE_S, Patience, describe, passes, say_waiting
 from fastfashion.shards.layout import ShardEntry, hash_file, shard_name
 
-PATIENCE_S = 300.0
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 POLL_S = 0.02
 SILENCE_S = 60.0  # of a web server in mid-file, after which it is asked again
 
-# By name, since the packages behind s3:// and https:// need not be installed: Python's, aiohttp's, botocore's and urllib3's.
-_PASSING = {
-    *("ConnectionError", "TimeoutError", "gaierror", "ClientConnectionError", "ClientPayloadError"),
-    *("HTTPClientError", "IncompleteRead", "ResponseParserError"),
-}
-_PASSING_CODES = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.ENETUNREACH, errno.EHOSTUNREACH}
-_PASSING_STATUS = {408, 429}  # and 500 to 599
 _OURS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE}  # of the disk that is written to
 
 
@@ -64,7 +55,7 @@ class Source:
 
     def _transfer_patiently(self, address: Any, to: Path) -> None:
         """Storage that does not answer is asked again, after longer and longer waits of `patience_s` in all."""
-        waited_s, wait_s = 0.0, FIRST_WAIT_S
+        patience = Patience(self._patience_s)
         while True:
             try:
                 self._transfer(address, to)
@@ -75,17 +66,16 @@ class Source:
                     raise
                 if isinstance(error, FileNotFoundError):
                     raise PackedSetError(f"{address}: the shard is gone; {self._check}") from error
-                reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 if not passes(error):
-                    raise PackedSetError(f"{address}: cannot be fetched ({reason}); {self._check}") from error
-                if waited_s >= self._patience_s:
-                    raise PackedSetError(f"{address}: cannot be fetched, tried for {waited_s:.0f} s ({reason}); {self._check}") from error
-            if waited_s == 0 and not self._told:
-                self._told = True
-                print(f"{address}: cannot be fetched ({reason}); trying again for {self._patience_s:.0f} s", file=sys.stderr, flush=True)
-            wait_s = min(wait_s, self._patience_s - waited_s)
+                    raise PackedSetError(f"{address}: cannot be fetched ({describe(error)}); {self._check}") from error
+                wait_s = patience.next_wait_s(error)
+                if wait_s is None:
+                    tried = f"tried for {patience.waited_s:.0f} s"
+                    raise PackedSetError(f"{address}: cannot be fetched, {tried} ({describe(error)}); {self._check}") from error
+                if not self._told and patience.waited_s == wait_s:
+                    self._told = True
+                    say_waiting(address, error, patience)
             self.pause(wait_s)
-            waited_s, wait_s = waited_s + wait_s, min(2 * wait_s, LONGEST_WAIT_S)
 
     def _transfer(self, address: Any, to: Path) -> None:
         """Copy a file here; left half-way when the source is closed, where fsspec speaks with the storage asynchronously."""
@@ -110,16 +100,6 @@ class Source:
             ended.wait(1)  # then it writes no more
             raise
         task.result()
-
-
-def passes(error: Exception) -> bool:
-    """Whether a failure is of a kind that passes: no connection, a broken one, no answer, a server in trouble."""
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return status >= 500 or status in _PASSING_STATUS
-    if any(kind.__name__ in _PASSING for kind in type(error).__mro__):
-        return True
-    return isinstance(error, OSError) and error.errno in _PASSING_CODES
 
 
 def _options(storage: Any) -> dict[str, Any]:

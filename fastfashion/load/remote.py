@@ -15,8 +15,9 @@ import numpy as np
 from fastfashion import dist
 from fastfashion.errors import ConfigError
 from fastfashion.load.cache import CacheFolder, cache_path
-from fastfashion.load.fetch import PATIENCE_S, POLL_S, Closed, Source
+from fastfashion.load.fetch import POLL_S, Closed, Source
 from fastfashion.load.plan import Part, Step
+from fastfashion.remote import PATIENCE_S
 from fastfashion.shards import Resolution
 
 THREADS = 3  # that fetch ahead

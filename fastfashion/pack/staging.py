@@ -17,8 +17,8 @@ import pyarrow as pa
 from fastfashion.errors import PackedSetError
 from fastfashion.files import hold, is_remote, publish_json
 from fastfashion.pack.block import record_path
+from fastfashion.remote import list_anew
 from fastfashion.shards.layout import MANIFEST, shard_name
-from fastfashion.shards.reader import list_anew
 
 STAGING = ".staging"
 LOCK = ".packing.lock"

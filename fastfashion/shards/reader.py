@@ -14,6 +14,7 @@ import numpy as np
 from fastfashion.catalog import Vocab
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import is_remote, unreadable
+from fastfashion.remote import children, list_anew
 from fastfashion.shards.kinds import NUM_KINDS, Kinds
 from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, SET, VOCAB, Manifest, SetFiles, shard_name
 
@@ -163,7 +164,7 @@ class PackedSet:
         )
 
     def _check_shards(self, folder: Path, manifest: Manifest) -> None:
-        there = {path.name: path for path in folder.iterdir()}
+        there = {path.name: path for path in children(folder)}
         # The listing of object storage holds the sizes; that of a web server does not, and each of its answers takes a while.
         with ThreadPoolExecutor(STATS_AT_ONCE) as pool:
             sizes = list(pool.map(lambda entry: _size(there.get(shard_name(entry.number))), manifest.shards))
@@ -215,7 +216,7 @@ def open_packed_set(path: Path) -> PackedSet:
     list_anew(path)
     if not path.is_dir():
         raise PackedSetError(f"{path}: no such folder; expected a packed set, {how_to_make}")
-    names = [folder.name for folder in path.iterdir() if (folder / MANIFEST).is_file()]
+    names = [folder.name for folder in children(path) if (folder / MANIFEST).is_file()]
     resolutions = tuple(sorted(names, key=resolution_order))
     if not resolutions or not (path / CATALOG).is_file() or not (path / VOCAB).is_file():
         raise PackedSetError(
@@ -245,13 +246,6 @@ def _size(path: Path | None) -> int | None:
 def resolution_order(name: str) -> tuple[bool, int, str]:
     """Sorts ascending, "full" last."""
     return name == FULL, len(name), name
-
-
-def list_anew(path: Path) -> None:
-    """fsspec remembers listings of object storage; other processes may have written there since."""
-    if is_remote(path):
-        remote: Any = path
-        remote.fs.invalidate_cache()
 
 
 def read_bytes(path: Path) -> bytes:

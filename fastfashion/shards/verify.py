@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import is_remote
+from fastfashion.remote import children, list_anew
 from fastfashion.shards.layout import (
     CATALOG,
     INDEX,
@@ -35,7 +36,7 @@ from fastfashion.shards.layout import (
     index_name,
     shard_name,
 )
-from fastfashion.shards.reader import INDEX_COLUMNS, list_anew, parse_parquet, read_bytes
+from fastfashion.shards.reader import INDEX_COLUMNS, parse_parquet, read_bytes
 
 MAX_THREADS = 8  # files read side by side; hashing lets go of the interpreter's lock
 MAX_IDS_NAMED = 5
@@ -128,10 +129,13 @@ def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
         raise PackedSetError(f"{path}: no such folder; expected a packed set")
     listing: dict[str, Path] = {}
     resolutions = []
-    for entry in path.iterdir():
+    for entry in children(path):
         if _is_resolution(entry.name) and entry.is_dir():
+            files = children(entry)
+            if is_remote(entry) and not files:
+                continue  # no folder there but an empty object that stands for one
             resolutions.append(entry.name)
-            listing |= {f"{entry.name}/{file.name}": file for file in entry.iterdir()}
+            listing |= {f"{entry.name}/{file.name}": file for file in files}
         elif not entry.name.startswith("."):
             listing[entry.name] = entry
     if SET not in listing and not any(where.endswith(f"/{MANIFEST}") for where in listing):

@@ -1,0 +1,157 @@
+"""Remote places: listing them anew, what an error of theirs says, and how long to wait for them."""
+
+import errno
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastfashion.files import is_remote
+
+T = TypeVar("T")
+
+PATIENCE_S = 300.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+
+# By name, since the packages behind s3:// and https:// need not be installed: Python's, aiohttp's, botocore's and urllib3's.
+_PASSING = {
+    *("ConnectionError", "TimeoutError", "gaierror", "ClientConnectionError", "ClientPayloadError"),
+    *("HTTPClientError", "IncompleteRead", "ResponseParserError"),
+}
+_PASSING_CODES = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.ENETUNREACH, errno.EHOSTUNREACH}
+_PASSING_STATUS = {408, 429}  # and 500 to 599
+_STATUS_ADVICE = {
+    401: "it asks for a login: download the file and name that, or use an address that carries its own access (a signed URL)",
+    403: "access is denied: check the credentials, and whether a signed URL has expired",
+    404: "there is nothing at this address",
+    429: "it answers too many requests at once: wait a while and run the same command again",
+}
+
+
+def as_remote(path: Path) -> Any:
+    """The same as UPath, whose `.fs` and `.path` pathlib does not have."""
+    return path
+
+
+def is_web(path: Path) -> bool:
+    """Whether a location is on a web server, which has files but no folders to list."""
+    return is_remote(path) and as_remote(path).protocol in ("http", "https")
+
+
+def list_anew(path: Path) -> None:
+    """Forget what fsspec remembers of a storage's listings: other processes may have written there since."""
+    if is_remote(path):
+        as_remote(path).fs.invalidate_cache()
+
+
+def children(path: Path) -> list[Path]:
+    """Files and folders directly below a folder. Empty objects that stand for a folder of object storage are not among them."""
+    if not is_remote(path) or is_web(path):
+        return list(path.iterdir())
+    here = as_remote(path).path.rstrip("/")
+    infos = as_remote(path).fs.ls(here, detail=True)
+    folders = {info["name"].rstrip("/") for info in infos if info["type"] == "directory"}
+    names = {
+        info["name"].rstrip("/").rpartition("/")[2]: None
+        for info in infos
+        if info["name"].rstrip("/") != here and not (info["type"] != "directory" and stands_for_folder(info, folders))
+    }
+    return [path / name for name in names]
+
+
+def stands_for_folder(info: dict[str, Any], folders: set[str]) -> bool:
+    """Whether a file that a storage lists is an empty object that a storage console or another program made in place of a folder."""
+    name: str = info["name"]
+    return info.get("size") == 0 and (name.endswith(("/", "_$folder$")) or name in folders)
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status that an error of a remote file system, or one of its causes, carries."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}  # botocore's
+        named = (getattr(error, "status", None), getattr(error, "status_code", None), getattr(response, "status_code", None))
+        for status in (*named, metadata.get("HTTPStatusCode")):
+            if isinstance(status, int):
+                return status
+        error = error.__cause__
+    return None
+
+
+def describe(error: Exception) -> str:
+    """What an error says, with the status and what to do about it where it has one."""
+    status = status_of(error)
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if status is None:
+        return said
+    advice = _STATUS_ADVICE.get(status, "the server is in trouble: run the same command again later" if status >= 500 else "")
+    message = getattr(error, "message", "") or getattr(error.__cause__, "message", "")
+    words = f"the server answers {status}{f' {message}' if message else ''}"
+    return f"{words}; {advice}" if advice else f"{words} ({said})"
+
+
+def passes(error: Exception) -> bool:
+    """Whether a failure is of a kind that passes: no connection, a broken one, no answer, a server in trouble."""
+    status = status_of(error)
+    if status is not None:
+        return status >= 500 or status in _PASSING_STATUS
+    if any(kind.__name__ in _PASSING for kind in type(error).__mro__):
+        return True
+    return isinstance(error, OSError) and error.errno in _PASSING_CODES
+
+
+def refuses(error: Exception) -> bool:
+    """Whether asking again would bring the same answer: no access, or nothing there."""
+    status = status_of(error)
+    return isinstance(error, PermissionError) or (status is not None and 400 <= status < 500 and status not in _PASSING_STATUS)
+
+
+class Patience:
+    """How long to wait before the next try: longer and longer, `patience_s` in all."""
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self.patience_s, self.waited_s = patience_s, 0.0
+        self._wait_s = FIRST_WAIT_S
+
+    def next_wait_s(self, error: Exception) -> float | None:
+        """Seconds to wait after a failure, at least as long as the server asks for; None once patience is used up."""
+        if self.waited_s >= self.patience_s:
+            return None
+        wait_s = min(max(self._wait_s, _retry_after_s(error)), self.patience_s - self.waited_s)
+        self.waited_s += wait_s
+        self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+        return wait_s
+
+
+def patiently(path: Path, ask: Callable[[], T], patience_s: float | None = None) -> T:
+    """What `ask` returns, which is asked again where a server answers 429 or 5xx. Every other error is raised at once.
+
+    That includes a host that does not answer: at the first contact it is more likely a wrong name than one that comes back.
+    """
+    patience = Patience(PATIENCE_S if patience_s is None else patience_s)
+    while True:
+        try:
+            return ask()
+        except Exception as error:
+            status = status_of(error)
+            wait_s = patience.next_wait_s(error) if status is not None and passes(error) else None
+            if wait_s is None:
+                raise
+            if patience.waited_s == wait_s:
+                say_waiting(path, error, patience)
+        time.sleep(wait_s)
+
+
+def say_waiting(path: Path, error: Exception, patience: Patience) -> None:
+    print(f"{path}: cannot be fetched ({describe(error)}); trying again for {patience.patience_s:.0f} s", file=sys.stderr, flush=True)
+
+
+def _retry_after_s(error: BaseException | None) -> float:
+    """Seconds of an answer's Retry-After (RFC 9110, 10.2.3); 0 where there is none, or a date."""
+    while error is not None:
+        headers = getattr(error, "headers", None)
+        if headers and str(headers.get("Retry-After", "")).isdecimal():
+            return float(headers["Retry-After"])
+        error = error.__cause__
+    return 0.0
