@@ -1,29 +1,26 @@
-"""One picture: probe, scaled decode, resize, encode.
+"""One image: probe, decode, resize, encode. What its pixels are is defined here, for every use; docs/images.md says it in words.
 
-JPEG goes through libjpeg-turbo (simplejpeg), whose pixels equal Pillow's bit for bit; everything else, and every JPEG that
-libjpeg-turbo will not turn into RGB (CMYK, odd markers), goes through Pillow. Of an animation the first frame counts; an ICC profile
-is not applied, because no reader of the `full` bytes (DALI, webdataset) applies it either.
+    bytes ─► jpeg_header: whose? ─► a usual JPEG: libjpeg-turbo (simplejpeg), whose pixels equal Pillow's bit for bit
+                                 └► all else: Pillow (image_pillow)                 ─► sRGB ─► over white ─► upright
+
+Of an animation the first frame counts. An ICC profile other than sRGB is applied. Only this module decodes an image of Kind.OTHER.
 """
 
-import io
-import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import PurePosixPath
-from typing import cast
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from fastfashion import jpeg_header
+from fastfashion import icc, image_pillow, jpeg_header
 from fastfashion.errors import InputError
+from fastfashion.jpeg_header import Encoded, JpegHeader
 
-JPEG_MAGIC = b"\xff\xd8\xff"
+JPEG_MAGIC = jpeg_header.MAGIC
 # A progressive JPEG of so many takes 900 MB while it is decoded. Medium-format cameras reach it, product photographs do not.
 MAX_PIXELS = 100_000_000
-# What people have as pictures. Pillow knows fifty formats more, of which EPS starts Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Of several images with one id, the first counts.
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _UNSUPPORTED = {
@@ -35,9 +32,7 @@ _UNSUPPORTED = {
     (".raw", ".cr2", ".cr3", ".nef", ".dng", ".arw", ".orf", ".rw2"): "a camera's raw file",
     (".pdf",): "a PDF document",
 }
-_ORIENTATION_TAG = 0x0112
 
-Encoded = bytes | memoryview | np.ndarray
 Box = tuple[float, float, float, float]
 
 
@@ -65,7 +60,7 @@ def kind(data: Encoded) -> Kind:
         header = jpeg_header.read(data)
     except InputError:
         return Kind.OTHER
-    if jpeg_header.unlisted(header) or not header.orientation.usual or header.icc:
+    if jpeg_header.unlisted(header) or not header.orientation.usual or not icc.is_srgb(header.icc, _mode(header)):
         return Kind.OTHER
     return Kind.GRAY if len(header.components) == 1 else Kind.COLOR
 
@@ -80,18 +75,19 @@ def unsupported(name: str) -> str | None:
 
 
 def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """Format, shown size and orientation of an encoded picture, from its header.
+    """Format, shown size and orientation of an encoded image, from its header.
 
-    Raises InputError where the bytes are no picture, or one of more than `max_pixels`.
+    Raises InputError where the bytes are no image, or one of more than `max_pixels`.
     """
-    if header := _jpeg_header(data):
-        height_px, width_px, _ = header
-        name, turn = "JPEG", orientation(data)
+    header = _jpeg_header(data)
+    if header:
+        height_px, width_px = header.height_px, header.width_px
+        name, turn = "JPEG", header.orientation.turn
     else:
         try:
-            with _open(data) as picture:
-                width_px, height_px = picture.size
-                name, turn = picture.format or "unknown", _turn(picture, data)
+            opened = image_pillow.open_image(data, None)
+            width_px, height_px = opened.picture.size
+            name, turn = opened.picture.format or "unknown", opened.turn
         except Exception as error:
             raise InputError(_unreadable(data, error)) from error
     _check_size(height_px, width_px, max_pixels)
@@ -101,115 +97,80 @@ def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 
 
 def decode_rgb(data: Encoded, *, min_height_px: int = 0, min_width_px: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode to uint8 RGB (H, W, 3), upright, transparency laid over white.
+    """Decode to uint8 RGB (H, W, 3), upright, in sRGB, transparency laid over white.
 
-    A JPEG is decoded at a DCT scale of libjpeg (1/8 to 6/8, or 8/8) that is at least the minimum asked for; 0 is full size.
-    Raises InputError where the bytes do not decode completely, or hold more than `max_pixels`, which is found before any is decoded.
+    A JPEG of a usual frame is decoded at a DCT scale of libjpeg (1/8 to 6/8, or 8/8) that is at least the minimum asked for; 0 is full
+    size. Raises InputError where the bytes do not decode completely, or hold more than `max_pixels`, which is found before any is decoded.
     """
-    if header := _jpeg_header(data):
-        height_px, width_px, colorspace = header
-        _check_size(height_px, width_px, max_pixels)
-        turn = orientation(data)
-        if turn >= 5:
-            min_height_px, min_width_px = min_width_px, min_height_px
-        # libjpeg-turbo has SIMD for 1/8, 1/4, 1/2 and 1 alone. 1800x2400 of 690 KB, milliseconds at 1/8 to 8/8: 5.4 5.9 7.6 6.7 11.8
-        # 13.9 17.3 8.7. With the resize that follows to half the size asked for, 7/8 is the only one that loses (39.6 against 36.4).
-        if 4 * min_height_px > 3 * height_px or 4 * min_width_px > 3 * width_px:
-            min_height_px = min_width_px = 0
-        if colorspace not in ("CMYK", "YCCK"):
-            try:
-                return _upright(simplejpeg.decode_jpeg(data, min_height=min_height_px, min_width=min_width_px), turn)
-            except ValueError:
-                pass  # strict decoding also refuses harmless oddities: Pillow decides below, and refuses truncation
+    header = _jpeg_header(data)
+    if header:
+        _check_size(header.height_px, header.width_px, max_pixels)
+        if jpeg_header.unlisted(header) is None:
+            pixels = _fast_jpeg(data, header, min_height_px, min_width_px)
+            if pixels is not None:
+                return pixels
     try:
-        with _open(data) as picture:
+        opened = image_pillow.open_image(data, header)
+        with opened.picture as picture:
             _check_size(picture.height, picture.width, max_pixels)
-            turn = _turn(picture, data)
-            return _upright(np.asarray(_over_white(picture)), turn)
+            return _upright(image_pillow.to_rgb(opened), opened.turn)
     except InputError:
         raise
     except Exception as error:
         raise InputError(_unreadable(data, error)) from error
 
 
-def _jpeg_header(data: Encoded) -> tuple[int, int, str] | None:
-    """(height, width, colour space) as stored; None where libjpeg-turbo does not take it for a JPEG."""
-    if bytes(data[:3]) != JPEG_MAGIC:
-        return None
+def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_px: int) -> np.ndarray | None:
+    """A JPEG of a usual frame through libjpeg-turbo; None where it does not like it."""
+    turn = header.orientation.turn
+    if turn >= 5:
+        min_height_px, min_width_px = min_width_px, min_height_px
+    # libjpeg-turbo has SIMD for 1/8, 1/4, 1/2 and 1 alone. 1800x2400 of 690 KB, milliseconds at 1/8 to 8/8: 5.4 5.9 7.6 6.7 11.8
+    # 13.9 17.3 8.7. With the resize that follows to half the size asked for, 7/8 is the only one that loses (39.6 against 36.4).
+    if 4 * min_height_px > 3 * header.height_px or 4 * min_width_px > 3 * header.width_px:
+        min_height_px = min_width_px = 0
     try:
-        height_px, width_px, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        pixels = simplejpeg.decode_jpeg(data, min_height=min_height_px, min_width=min_width_px)
     except ValueError:
+        return None  # strict decoding also refuses harmless oddities: Pillow decides, and refuses truncation
+    mode = _mode(header)
+    if not icc.is_srgb(header.icc, mode):
+        stored = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if mode == "L" else pixels)
+        pixels = np.asarray(icc.to_srgb(stored, header.icc))
+    return _upright(pixels, turn)
+
+
+def _mode(header: JpegHeader) -> str:
+    return "L" if len(header.components) == 1 else "RGB"
+
+
+def _jpeg_header(data: Encoded) -> JpegHeader | None:
+    """None where it is no JPEG, or not one whose header makes sense: Pillow says what it thinks of it."""
+    try:
+        header = jpeg_header.read(data)
+    except InputError:
         return None
-    return height_px, width_px, colorspace
+    return header if header.height_px and header.width_px else None
 
 
 def is_gray_jpeg(data: Encoded) -> bool:
     """Whether it is a JPEG of one component, by its header."""
     header = _jpeg_header(data)
-    return header is not None and header[2] == "Gray"
+    return header is not None and len(header.components) == 1
+
+
+def orientation(data: Encoded) -> int:
+    """EXIF orientation of a JPEG, 1 to 8; 1 (upright) where it does not say, or says it in damaged EXIF."""
+    header = _jpeg_header(data)
+    return header.orientation.turn if header else 1
 
 
 def _check_size(height_px: int, width_px: int, max_pixels: int) -> None:
     if height_px * width_px > max_pixels:
         raise InputError(
-            f"{width_px}x{height_px} pixels, more than --max-pixels {max_pixels}: shrink the picture, or raise the limit "
+            f"{width_px}x{height_px} pixels, more than --max-pixels {max_pixels}: shrink the image, or raise the limit "
             "(a worker needs 3 to 9 bytes of memory a pixel)"
         )
-
-
-def orientation(data: Encoded) -> int:
-    """EXIF orientation of a JPEG, 1 to 8; 1 (upright) where it does not say, or says it in damaged Exif."""
-    view, at = memoryview(cast(bytes, data)), 2
-    while at + 4 <= len(view) and view[at] == 0xFF:
-        marker, length = view[at + 1], view[at + 2] << 8 | view[at + 3]
-        if marker == 0xE1 and bytes(view[at + 4 : at + 10]) == b"Exif\0\0":
-            try:
-                tags = Image.Exif()
-                tags.load(bytes(view[at + 4 : at + 2 + length]))
-                value = tags.get(_ORIENTATION_TAG, 1)
-            except Exception:  # whatever Pillow stumbles over in damaged tags: the pixels are unharmed
-                return 1
-            return value if value in range(1, 9) else 1
-        if marker <= 0xDA:  # frame, Huffman tables or scan: Exif stands before them
-            return 1
-        at += 2 + length
-    return 1
-
-
-def _open(data: Encoded) -> Image.Image:
-    """The picture as Pillow knows it from its header.
-
-    Image.open without its limit on pixels, which holds for the whole process and would stand in the way of a higher --max-pixels.
-    """
-    Image.init()
-    for name in FORMATS:
-        factory, accept = Image.OPEN.get(name, (None, None))
-        if factory and accept and accept(bytes(data[:16])) is True:  # a text in place of True: this Pillow was built without
-            try:
-                return factory(io.BytesIO(bytes(data)), "")
-            except (SyntaxError, IndexError, TypeError, struct.error) as error:  # what Image.open takes for "another format"
-                raise Image.UnidentifiedImageError from error
-    raise Image.UnidentifiedImageError
-
-
-def _turn(picture: Image.Image, data: Encoded) -> int:
-    """EXIF orientation of a picture that is not decoded yet."""
-    if picture.format in ("JPEG", "MPO"):
-        return orientation(data)
-    if picture.format == "TIFF":
-        return 1  # Pillow turns these itself
-    value = Image.Image.getexif(picture).get(_ORIENTATION_TAG, 1)  # PNG's own getexif decodes all pixels to look behind them
-    return value if value in range(1, 9) else 1
-
-
-def _over_white(picture: Image.Image) -> Image.Image:
-    """The picture in RGB: 16 bits scaled to 8, transparency laid over white."""
-    if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 rather than scale them
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    picture.load()
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    return picture.convert("RGB")
 
 
 def _upright(image: np.ndarray, turn: int) -> np.ndarray:
@@ -227,9 +188,9 @@ def _unreadable(data: Encoded, error: Exception) -> str:
     if len(data) == 0:
         return "empty file"
     if bytes(data[:200]).lstrip()[:1] == b"<":
-        return "not a picture: begins like an HTML or XML page"
+        return "not an image: begins like an HTML or XML page"
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not a picture: no known image format in {len(data)} bytes"
+        return f"not an image: no known image format in {len(data)} bytes"
     return f"does not decode: {error}"
 
 

@@ -1,0 +1,153 @@
+"""Images through Pillow: every format but plain JPEG, which has a faster way (image.py).
+
+bytes ─► open_image: header, orientation, profile ─► to_rgb: 8 bits, sRGB, over white
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from fastfashion import icc, png_chunks
+from fastfashion.errors import InputError
+from fastfashion.exif import read_orientation
+from fastfashion.jpeg_header import Encoded, JpegHeader
+
+# What people have as images. Pillow knows fifty formats more, of which EPS starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_BITS_TAG, _WHITE_IS_TAG, _SAMPLES_TAG = 258, 262, 339  # TIFF 6.0
+_UNSIGNED, _SIGNED = 1, 2
+_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class NotThisKindError(Exception):
+    """The bytes begin like a format, and are none of its kinds that are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """An image as its header describes it, not decoded yet."""
+
+    picture: Image.Image
+    turn: int  # EXIF orientation, 1 to 8
+    profile: bytes | None
+    png: png_chunks.PngFile | None
+
+
+def open_image(data: Encoded, header: JpegHeader | None) -> Opened:
+    """Header of an image of any format; `header` is a JPEG's, where it could be read.
+
+    Raises Image.UnidentifiedImageError or NotThisKindError where it is none.
+    """
+    raw = bytes(data)
+    png = png_chunks.read(raw) if raw.startswith(png_chunks.MAGIC) else None
+    picture = _identified(png.data if png else raw)
+    profile = picture.info.get("icc_profile")
+    if png:
+        turn, profile = png.orientation.turn, png.profile
+    elif header:
+        turn, profile = header.orientation.turn, header.icc
+    elif picture.format in ("WEBP", "AVIF"):
+        turn = read_orientation(picture.info.get("exif", b"")).turn
+    else:
+        turn = 1  # Pillow turns a TIFF itself
+    return Opened(picture=picture, turn=turn, profile=profile, png=png)
+
+
+def _identified(raw: bytes) -> Image.Image:
+    """Image.open without its limit on pixels, which holds for the whole process and would stand in the way of a higher --max-pixels."""
+    Image.init()
+    for name in FORMATS:
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory and accept and accept(raw[:16]) is True:  # a text in place of True: this Pillow was built without
+            try:
+                return factory(io.BytesIO(raw), "")
+            except (SyntaxError, IndexError, TypeError, struct.error) as error:  # what Image.open takes for "another format"
+                raise NotThisKindError(f"begins like {name}: {error}") from error
+    raise Image.UnidentifiedImageError
+
+
+def to_rgb(opened: Opened) -> np.ndarray:
+    """Pixels, uint8 (H, W, 3), in sRGB and over white, not turned yet. Raises whatever Pillow does where they do not decode."""
+    picture = _eight_bits(opened)
+    picture.load()
+    see_through = picture.mode in _WITH_ALPHA or "transparency" in picture.info
+    gray = picture.mode in ("1", "L", "LA", "La")
+    alpha = None
+    if see_through:
+        whole = picture.convert("RGBA")
+        alpha = whole.getchannel("A")
+        picture = whole.getchannel("R") if gray else whole.convert("RGB")
+    elif picture.mode not in ("RGB", "L", "CMYK"):
+        picture = picture.convert("L" if gray else "RGB")
+    picture = icc.to_srgb(picture, opened.profile).convert("RGB")
+    if alpha:
+        picture.putalpha(alpha)
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return np.asarray(picture)
+
+
+def _eight_bits(opened: Opened) -> Image.Image:
+    """The image with 8 bits a sample, by the range of its samples: Pillow would clip them to 255."""
+    picture = opened.picture
+    if opened.png and opened.png.key:
+        return _keyed(picture, opened.png, opened.png.key)
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return _eight_bits_tiff(picture)
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return picture
+
+
+def _keyed(picture: Image.Image, png: png_chunks.PngFile, key: tuple[int, ...]) -> Image.Image:
+    """A PNG of 16 bits with a transparent colour, which Pillow compares after it has dropped half of each sample."""
+    if len(key) == 1:
+        wide = np.asarray(picture)
+        return Image.merge("LA", [Image.fromarray(plane.astype(np.uint8)) for plane in (wide >> 8, 255 * (wide != key[0]))])
+    low = _identified(png.data)
+    # The same bytes read with the other end first: Pillow keeps what it takes for the high byte of each sample.
+    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # type: ignore[attr-defined]
+    high_bytes, low_bytes = np.asarray(picture), np.asarray(low)
+    differs = ((high_bytes != np.array(key) >> 8) | (low_bytes != np.array(key) & 255)).any(axis=-1)
+    return Image.fromarray(np.dstack([high_bytes, np.where(differs, 255, 0).astype(np.uint8)]))
+
+
+def _eight_bits_tiff(picture: TiffImagePlugin.TiffImageFile) -> Image.Image:
+    """One sample a pixel of more than 8 bits, signed, or float; brightness 0 to the largest value of its type, a float's 0 to 1."""
+    tags = picture.tag_v2
+    form, bits = int(tags.get(_SAMPLES_TAG, (_UNSIGNED,))[0]), int(tags.get(_BITS_TAG, (1,))[0])
+    mode, white_is_zero = picture.mode, tags.get(_WHITE_IS_TAG) == 0
+    if mode == "F":
+        values = np.asarray(picture)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise InputError(
+                f"a TIFF of floating-point values from {values.min():g} to {values.max():g}; expected 0 (black) to 1 (white): "
+                "save it with 8 or 16 bits"
+            )
+        levels = np.rint(values * np.float32(255)).astype(np.uint8)
+    elif mode.startswith("I") or (mode == "L" and form == _SIGNED):
+        levels = _levels(np.asarray(picture), form == _SIGNED, bits)
+    else:
+        return picture
+    return Image.fromarray(255 - levels if white_is_zero and mode != "L" else levels)
+
+
+def _levels(values: np.ndarray, signed: bool, bits: int) -> np.ndarray:
+    """Integers of `bits` bits as uint8 of the same shape: the eight highest bits, of signed ones those below the sign."""
+    if signed:
+        values = values.view(np.int8) if values.dtype == np.uint8 else values
+        if values.min() < 0:
+            raise InputError(
+                f"a TIFF of signed values from {values.min()} to {values.max()}; negative brightness has no meaning: save it with 8 bits"
+            )
+        bits -= 1
+    elif bits == 32:
+        values = values.view(np.uint32)
+    levels = values << (8 - bits) if bits < 8 else values >> (bits - 8)
+    if bits > 16 and levels.min() == levels.max() and values.min() != values.max():
+        raise InputError(
+            f"a TIFF of {values.min()} to {values.max()}, of {bits} bits that go to {2**bits - 1}: all one grey; save it with 8 or 16 bits"
+        )
+    return levels.astype(np.uint8)
