@@ -47,6 +47,7 @@ def shard(
     table: str = "",
     id_column: str = "id",
     label_columns: Sequence[str] | None = None,
+    na_values: Sequence[str] | None = None,
     quality: int = 90,
     max_rejected: int = 1000,
     workers: int | None = None,
@@ -54,9 +55,10 @@ def shard(
     """Pack pictures and their table into shards; as `fastfashion shard`.
 
     `res`: the shorter side in pixels, or "full", or several of them. Goes on where an interrupted call stopped. A table of your own:
-    `table`, its name within the source; `id_column`, the names of its pictures; `label_columns`, what is to be learned.
+    `table`, its name within the source or any other path; `id_column`, paths or names of its images; `label_columns`, what to learn;
+    `na_values`, spellings of a cell without a label (docs/tables.md).
     """
-    from fastfashion.catalog import LABEL_COLUMNS, Columns
+    from fastfashion.catalog import LABEL_COLUMNS, NO_LABEL, Columns
     from fastfashion.dist import cores_per_process
     from fastfashion.pack import PackRequest, bar_progress, pack
 
@@ -65,7 +67,11 @@ def shard(
         source=found,
         out=Path("shards") / found.stem if out is None else _place(out),
         table=table,
-        columns=Columns(id=id_column, labels=LABEL_COLUMNS if label_columns is None else tuple(label_columns)),
+        columns=Columns(
+            id=id_column,
+            labels=LABEL_COLUMNS if label_columns is None else tuple(label_columns),
+            no_label=NO_LABEL if na_values is None else tuple(dict.fromkeys(["", *na_values])),
+        ),
         resolutions=tuple(dict.fromkeys(map(str, [res] if isinstance(res, int | str) else res))),
         workers=workers or cores_per_process(1),
         max_rejected=max_rejected,

@@ -41,11 +41,11 @@ def Source(panel: str | None = None) -> Any:
 
 
 def Table(panel: str | None = None) -> Any:
-    return typer.Option("--table", help="The CSV in --source; styles.csv, or the only one, by default.", rich_help_panel=panel)
+    return typer.Option("--table", help="The CSV, in --source or anywhere; styles.csv, or the only one, by default.", rich_help_panel=panel)
 
 
 def IdColumn(panel: str | None = None) -> Any:
-    return typer.Option("--id-column", help="Its column with the names of the pictures.", rich_help_panel=panel)
+    return typer.Option("--id-column", help="Its column with paths or names of the images.", rich_help_panel=panel)
 
 
 def Task(panel: str | None = None) -> Any:

@@ -27,6 +27,7 @@ def test_a_plain_file_becomes_a_table_in_the_files_order() -> None:
         {
             "line": 2,
             "id": "59263",
+            "path": "59263",
             "masterCategory": "Accessories",
             "subCategory": "Watches",
             "articleType": "Watches",
@@ -41,6 +42,7 @@ def test_a_plain_file_becomes_a_table_in_the_files_order() -> None:
         {
             "line": 3,
             "id": "1163",
+            "path": "1163",
             "masterCategory": "Apparel",
             "subCategory": "Topwear",
             "articleType": "Tshirts",
@@ -118,21 +120,23 @@ def test_a_missing_column_is_named_with_file_and_line(missing: str) -> None:
 
 def test_a_table_of_other_columns_gives_the_labels_that_were_asked_for() -> None:
     styles = read_styles(
-        b"file,type,fine colour,price\nA1.jpg,mug,red,3\nb.2.PNG,,blue,4\nA1.jpeg,cup,red,3\n",
+        b"file,type,fine colour,price\nA1.jpg,mug,red,3\nb.2.PNG,,blue,4\nA1.jpg,cup,red,3\n",
         "shop.csv",
         Columns(id="file", labels=("fine colour", "type")),
     )
-    assert styles.table[["id", "fine colour", "type"]].to_numpy().tolist() == [["A1", "red", "mug"], ["b.2", "blue", ""]]
-    assert [(r.id, r.line, r.reason) for r in styles.rejected] == [("A1", 4, "id stands already in line 2")]
+    assert styles.table[["id", "fine colour", "type"]].to_numpy().tolist() == [["A1_jpg", "red", "mug"], ["b_2_PNG", "blue", ""]]
+    assert [(r.id, r.line, r.reason) for r in styles.rejected] == [("A1.jpg", 4, "id stands already in line 2")]
     assert styles.labels == ("fine colour", "type")
 
 
 @pytest.mark.parametrize("identity", ["file", "id"])
 def test_in_a_table_of_ones_own_an_id_may_be_the_path_of_the_picture(identity: str) -> None:
-    data = f"{identity},colour\nphotos/a1.jpg,red\nold\\a1.jpg,blue\n../../b.TIF,red\nphotos/,red\n".encode()
+    data = f"{identity},colour\nphotos/a1.jpg,red\nold\\a1.jpg,blue\n../../b.TIF,red\nphotos/,red\n./photos\\a1.jpg,red\n".encode()
     styles = read_styles(data, "shop.csv", Columns(id=identity, labels=("colour",)))
-    assert styles.table["id"].tolist() == ["a1", "b"]
-    assert [(r.id, r.line, r.reason) for r in styles.rejected] == [("a1", 3, "id stands already in line 2"), ("", 5, "no id")]
+    assert styles.table["id"].tolist() == ["photos_a1_jpg", "old_a1_jpg", "______b_TIF"]
+    assert styles.table["path"].tolist() == ["photos/a1.jpg", "old\\a1.jpg", "../../b.TIF"]
+    found = [(r.id, r.line, r.reason) for r in styles.rejected]
+    assert found == [("photos/", 5, "no id"), ("./photos\\a1.jpg", 6, "id stands already in line 2")]
 
 
 def test_a_column_that_was_asked_for_and_is_not_there_is_named() -> None:

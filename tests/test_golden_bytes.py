@@ -47,10 +47,10 @@ BY_VERSION: dict[str, str] = {
     "48/00001.tar": "4ffe115dbacef8e2",
     "48/index.parquet": "d8b528e5e91c12db",
     "48/manifest.json": "75da53e3ea51271c",
-    "catalog.parquet": "29266a9a5c5782cd",
+    "catalog.parquet": "285f61cf7bceecfb",
     "full/index.parquet": "230c4fa4ecc10519",
     "full/manifest.json": "ca7168f1fa3c0f70",
-    "set.json": "a6d5e07d9fa2fe7a",
+    "set.json": "7845730f97361703",
 }
 
 

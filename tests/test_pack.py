@@ -314,7 +314,7 @@ def test_a_picture_damaged_inside_a_zip_is_rejected_and_the_rest_goes_on(tmp_pat
 IDS = ["a/b", ".", "..", "../../evil", "a.b", ".hidden", "back\\slash", "x" * 91, "é" * 60]
 
 
-def test_ids_that_cannot_be_file_names_are_rejected_and_never_written(tmp_path: Path) -> None:
+def test_ids_that_cannot_be_file_names_become_names_and_lead_nowhere(tmp_path: Path) -> None:
     folder = make_source(tmp_path / "set", rows=3)
     for identity in [*IDS, "fine-id_7", "Größe", "é" * 45]:
         add_row(folder, identity)
@@ -324,11 +324,17 @@ def test_ids_that_cannot_be_file_names_are_rejected_and_never_written(tmp_path: 
             opened.writestr(f"images/{identity}.jpg", jpeg(80 + place))
     before = {p for p in tmp_path.rglob("*") if "out" not in p.parts}
     pack(PackRequest(source=archive, out=tmp_path / "out", resolutions=("full", "32")))
-    assert [identity for identity, _, _ in rejected_of(tmp_path / "out")] == IDS
-    assert all("id cannot be a file name" in reason for _, _, reason in rejected_of(tmp_path / "out"))
-    assert open_packed_set(tmp_path / "out").table["id"].iloc[3:].tolist() == ["fine-id_7", "Größe", "é" * 45]
+    rejected = rejected_of(tmp_path / "out")
+    assert [identity for identity, _, _ in rejected] == [".", "..", "../../evil", ".hidden"]
+    assert all(reason.startswith("no image") for _, _, reason in rejected)
+    assert "not below" in rejected[2][2]
+    table = open_packed_set(tmp_path / "out").table.iloc[3:]
+    assert table["path"].tolist() == ["a/b", "a.b", "back\\slash", "x" * 91, "é" * 60, "fine-id_7", "Größe", "é" * 45]
+    ids = table["id"].tolist()
+    # the second a_b, and what is too long, end in the first digits of the text's SHA-256
+    assert ids == ["a_b", "a_b_2e7336dc", "back_slash", "x" * 81 + "_87b88e4e", "é" * 40 + "_f989aaf5", "fine-id_7", "Größe", "é" * 45]
     with tarfile.open(tmp_path / "out" / "full" / "00000.tar") as tar:
-        assert [name.rsplit(".", 1)[0] for name in tar.getnames()[6::2]] == ["fine-id_7", "Größe", "é" * 45]
+        assert [name.rsplit(".", 1)[0] for name in tar.getnames()[6::2]] == ids
     assert {p for p in tmp_path.rglob("*") if "out" not in p.parts} == before
 
 

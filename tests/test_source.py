@@ -173,7 +173,7 @@ def test_a_source_without_a_table_or_without_pictures_is_refused(form: Callable[
         picture.unlink()
     with pytest.raises(InputError, match=r"set.*: no styles\.csv, but 2 images, and no table .*: write a CSV"):
         open_source(form(no_table, no_table.parent))
-    with pytest.raises(InputError, match=r"set.*: no picture \(\.jpg.*\); expected images/<id>\.jpg beside styles\.csv"):
+    with pytest.raises(InputError, match=r"set.*: no image \(\.jpg.*\); expected images/<id>\.jpg beside styles\.csv"):
         open_source(form(no_images, no_images.parent))
 
 
@@ -201,15 +201,16 @@ def test_among_several_tables_it_must_be_said_which(tmp_path: Path) -> None:
         open_source(shop, "three.csv")
 
 
-def test_two_pictures_of_one_name_are_refused_unless_a_folder_is_called_images(tmp_path: Path) -> None:
+def test_two_images_of_one_name_are_refused_where_one_is_needed_unless_a_folder_is_called_images(tmp_path: Path) -> None:
     shop = make_source(tmp_path / "shop", rows=2)
     (shop / "more").mkdir()
     first = sorted((shop / "images").iterdir())[0]
     (shop / "more" / f"{first.stem}.png").write_bytes(first.read_bytes())
     assert open_source(shop).images[first.stem].name == f"images/{first.name}"
     (shop / "images").rename(shop / "photos")
-    with pytest.raises(InputError, match=rf"two pictures have the id {first.stem}, .*: rename one"):
-        open_source(shop)
+    with pytest.raises(InputError, match=rf"'{first.stem}' in the table may be .* and .*; write the path into the table"):
+        open_source(shop).read(first.stem)
+    assert open_source(shop).read(f"more/{first.stem}.png") == (shop / "more" / f"{first.stem}.png").read_bytes()
 
 
 def test_an_empty_folder_and_a_wrong_path_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Encoded pictures by id and the table beside them, from a folder or straight from the Kaggle zip, never unpacked.
+"""Encoded images by name and the table beside them, from a folder or straight from the Kaggle zip, never unpacked.
 
-    folder | zip | s3://… ─► open_source ─► Source: id -> Member, where its bytes lie ─► Reader.read_many ─► bytes
+    folder | zip | s3://… ─► open_source ─► Source: name -> Member, where its bytes are ─► Reader.read_many ─► bytes
 
 A Reader needs no list of files: a worker gets it, and the Members of its own rows.
 """
@@ -8,13 +8,15 @@ A Reader needs no list of files: a worker gets it, and the Members of its own ro
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from fastfashion.catalog.kinds import list_source, why_no_image, why_no_table
 from fastfashion.catalog.listing import TABLE_NAME, Listing, Member, PassedOver, remote_infos
+from fastfashion.catalog.match import Files, table_seen_from
 from fastfashion.catalog.reader import Reader
 from fastfashion.errors import InputError
-from fastfashion.files import is_remote
+from fastfashion.files import is_remote, location
 from fastfashion.image import SUFFIXES
 from fastfashion.remote import as_remote
 
@@ -28,9 +30,11 @@ class Source:
 
     path: Path
     table_member: Member
-    images: dict[str, Member]  # by id
+    files: dict[str, Member]  # every image, by its name in the source
     reader: Reader
+    table_file: Path | None = None  # a table that is not among the files of the source
     passed_over: Mapping[str, PassedOver] = field(default_factory=dict)  # by reason: files and folders below it that were left out
+    aliases: Mapping[str, str] = field(default_factory=dict)  # folder that is another name of a listed one -> that one
 
     @property
     def table(self) -> str:
@@ -40,18 +44,35 @@ class Source:
     def is_zip(self) -> bool:
         return self.reader.is_zip
 
-    def read_table(self) -> bytes:
-        return self.reader.read(self.table_member, max_bytes=float("inf"))
+    @cached_property
+    def finder(self) -> Files:
+        """Finds the images of the rows of the table."""
+        on_disk = not self.is_zip and not is_remote(self.path)
+        return Files(self.path, self.files, self.table, str(self.path) if on_disk else None, self.aliases)
 
-    def read(self, identity: str) -> bytes:
-        """Encoded bytes of one picture; raises InputError where it is missing or cannot be read."""
-        if identity not in self.images:
-            raise InputError("no image")
-        return self.reader.read(self.images[identity])
+    @cached_property
+    def images(self) -> dict[str, Member]:
+        """What a table finds by names without folder and suffix, such as Kaggle's ids."""
+        return self.finder.images_by_stem()
+
+    def read_table(self) -> bytes:
+        if self.table_file is None:
+            return self.reader.read(self.table_member, max_bytes=float("inf"))
+        try:
+            return self.table_file.read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.table_file}: cannot be read ({error.strerror or error})") from error
+
+    def read(self, text: str) -> bytes:
+        """Encoded bytes of the image that a text of the table names; raises InputError where it is missing or cannot be read."""
+        found = self.finder.find([text])
+        if found.members[0] is None:
+            raise InputError(found.missing[0])
+        return self.reader.read(found.members[0])
 
     def fingerprint(self) -> str:
         """Changes when a file of the source is replaced: sha256 of sizes and times of change (or entity tags)."""
-        names = sorted(member.name for member in self.images.values())
+        names = sorted(self.files)
         if not is_remote(self.path):
             stamps = [_stamp(file) for file in ([self.path] if self.is_zip else map(self.path.joinpath, names))]
         else:
@@ -62,24 +83,26 @@ class Source:
 
 
 def open_source(path: Path, table: str = "") -> Source:
-    """Find the table and its pictures in a folder or zip, here or remote.
+    """Find the table and all images in a folder or zip, here or remote; which image is whose, catalog/match.py says.
 
-    The table is the CSV that `table` names, else styles.csv, else the only CSV there is. Its pictures are those in the folder `images`
-    beside it, or in the one nearest the top, or, where no folder is called so, all; their ids are their names without the suffix.
-
-    Where an archive holds several copies of the table (Kaggle's do), the one nearest the top counts. Names that lead out of the zip
-    (`../x`, `/x`, `C:\\x`) are ignored. Raises InputError where there is no table or no picture, and where two have one id.
+    The table is the CSV that `table` names, in the source or by any other path, else styles.csv, else the only CSV there is. Where an
+    archive holds several copies of the table (Kaggle's do), the one nearest the top counts. Names that lead out of the zip (`../x`, `/x`,
+    `C:\\x`) are ignored. Raises InputError where there is no table, or no image.
     """
     listing = list_source(path)
-    found = _find_table(listing, table)
-    images = _find_pictures(listing, found)
+    name, outside = _find_table(listing, table)
+    files = {n: member for n, member in listing.files.items() if n.lower().endswith(SUFFIXES)}
+    if not files:
+        raise InputError(f"{path}: no image ({', '.join(SUFFIXES)}); {why_no_image(listing, name)}")
     located = path if is_remote(path) else path.resolve()
     return Source(
         path=located,
-        table_member=listing.files[found],
-        images=images,
+        table_member=listing.files.get(name, Member(name)),
+        files=files,
         reader=Reader(located, listing.is_zip),
+        table_file=outside,
         passed_over=listing.passed_over,
+        aliases=listing.aliases,
     )
 
 
@@ -91,47 +114,25 @@ def _stamp(file: Path) -> str:
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
-def _find_table(listing: Listing, wanted: str) -> str:
-    """The name of the table among the files."""
+def _find_table(listing: Listing, wanted: str) -> tuple[str, Path | None]:
+    """The name of the table, and where it is if not among the files of the source."""
     path, members = listing.path, listing.files
     name = wanted or TABLE_NAME
-    if tables := [n for n in members if n == name or n.endswith(f"/{name}")]:
-        return min(tables, key=_nearest_top)
-    others = sorted((n for n in members if n.lower().endswith(".csv")), key=_nearest_top)
+    if tables := sorted((n for n in members if n == name or n.endswith(f"/{name}")), key=_nearest_top):
+        if len(tables) > 1 and tables[0].count("/") == tables[1].count("/"):
+            raise InputError(f"{path}: which table? There are {', '.join(tables[:5])}: choose with --table")
+        return tables[0], None
+    if wanted and (outside := next((place for place in (location(wanted), path / wanted) if place.is_file()), None)) is not None:
+        if listing.is_zip or is_remote(path) or is_remote(outside):
+            return outside.name, outside
+        return table_seen_from(path, outside), outside
+    others = sorted((n for n in members if n.lower().endswith((".csv", ".tsv"))), key=_nearest_top)
     others = [n for n in others if not members[n].problem] or others
     if len(others) == 1 and not wanted:
-        return others[0]
+        return others[0], None
     if others:
         raise InputError(f"{path}: no {name}, but {', '.join(others[:5])}: choose the table with --table")
     raise InputError(f"{path}: no {name}, {why_no_table(listing)}")
-
-
-def _find_pictures(listing: Listing, table: str) -> dict[str, Member]:
-    """Pictures by id."""
-    path, members = listing.path, listing.files
-    pictures: dict[str, list[tuple[int, str]]] = {}  # folder -> (rank of the suffix, name)
-    for name in members:
-        folder, _, file = name.rpartition("/")
-        stem, dot, suffix = file.rpartition(".")
-        if stem and (dot + suffix.lower()) in SUFFIXES:
-            pictures.setdefault(folder, []).append((SUFFIXES.index(dot + suffix.lower()), name))
-    if not pictures:
-        raise InputError(f"{path}: no picture ({', '.join(SUFFIXES)}); {why_no_image(listing, table)}")
-    named = [folder for folder in pictures if folder.rpartition("/")[2] == "images"]
-    beside = f"{table.rpartition('/')[0]}/images".lstrip("/")
-    folders = [beside] if beside in named else [min(named, key=_nearest_top)] if named else list(pictures)
-    images: dict[str, Member] = {}
-    for folder in folders:
-        start = len(folder) + 1 if folder else 0
-        found = {name[start : name.rindex(".")]: members[name] for _, name in sorted(pictures[folder], reverse=True)}
-        if twice := images.keys() & found.keys():
-            first = min(twice)
-            raise InputError(
-                f"{path}: two pictures have the id {first}, {images[first].name} and {found[first].name}; an id is the name of its file "
-                "without the suffix: rename one, or put those that count into a folder named images"
-            )
-        images |= found
-    return images
 
 
 def _nearest_top(name: str) -> tuple[int, str]:

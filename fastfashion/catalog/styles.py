@@ -1,30 +1,29 @@
 """styles.csv, or a table of one's own, to a table of rows, with every line that cannot be used accounted for."""
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fastfashion.catalog.csv_reader import CsvFile, LineCount, read_csv
+from fastfashion.catalog.ids import make_ids, same_text, stem, went_through_floats
+from fastfashion.catalog.recovered import Judge, is_year, join
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.image import SUFFIXES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LABEL_COLUMNS = ("masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage")
-NAME_COLUMN = "productDisplayName"
-NO_LABEL = ("", "NA")
+NAME_COLUMN, YEAR = "productDisplayName", "year"
+# Spellings of "no label", as Kaggle's table, Python, pandas, JavaScript, SQL, Excel and people write them; docs/tables.md lists them.
+NO_LABEL = ("", "NA", "nan", "NaN", "None", "null", "NULL", "N/A", "#N/A", "<NA>", "-")
 # What a label cannot be called: the other columns of a packed set's catalog (shards/FORMAT.md), and those of predict's tables.
 OTHER_COLUMNS = (
-    *("row", "id", "line", "year", NAME_COLUMN, "recovered", "height", "width", "fingerprint", "duplicate_group"),
+    *("row", "id", "line", YEAR, NAME_COLUMN, "recovered", "height", "width", "fingerprint", "duplicate_group"),
     *("path", "error"),
 )
 # A label's name stands in --task between commas, in --set before =, in file names, and in the names of a model's weights.
 USABLE_LABEL = re.compile(r"[^.,=+/\\\x00-\x1f\x7f]{1,64}")
-_END = "\x00"
+OWN_TABLE = " (a table of your own: --id-column, --label-columns)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +32,20 @@ class Columns:
 
     id: str = "id"
     labels: tuple[str, ...] = LABEL_COLUMNS
+    no_label: tuple[str, ...] = NO_LABEL  # spellings of a cell without a label; an empty cell always is one
 
     @classmethod
-    def parse(cls, identity: str, labels: str) -> "Columns":
-        """Of --id-column and --label-columns: names with commas between, none for those of styles.csv."""
-        return cls(id=identity, labels=tuple(name.strip() for name in labels.split(",")) if labels else LABEL_COLUMNS)
+    def parse(cls, identity: str, labels: str, na_values: str | None = None) -> "Columns":
+        """Of --id-column, --label-columns and --na-values: lists with commas, none for the columns of styles.csv and for NO_LABEL."""
+        return cls(
+            id=identity,
+            labels=tuple(name.strip() for name in labels.split(",")) if labels else LABEL_COLUMNS,
+            no_label=NO_LABEL if na_values is None else tuple(dict.fromkeys(["", *(text.strip() for text in na_values.split(","))])),
+        )
+
+    @property
+    def is_kaggles(self) -> bool:
+        return self.id == "id" and self.labels == LABEL_COLUMNS
 
     def __post_init__(self) -> None:
         if not self.labels or len(set(self.labels)) < len(self.labels):
@@ -64,124 +72,141 @@ KAGGLE = Columns()
 class Rejected:
     """One row that was left out: where it stands and why."""
 
-    id: str
+    id: str  # the text of the id column
     line: int  # in the table, the header being line 1
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What a table was read as. `lines` = header_lines + record_lines + blank_lines."""
+
+    separator: str = ","
+    lines: int = 0
+    header_lines: int = 0
+    record_lines: int = 0
+    blank_lines: int = 0
+    no_label: dict[str, dict[str, int]] = field(default_factory=dict)  # label column -> spelling -> cells without a label
+    float_ids: bool = False  # 26366.0 was read as 26366
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Styles:
     """The usable lines of a styles.csv, or of a table with other columns.
 
-    `table` has one row a line, in the file's order: line (int64), id (str), the label columns as written (str), year (Int16, missing
-    where it is no whole number), productDisplayName (str), recovered (bool: the name held an unquoted comma and was put together again).
+    `table` has one row a line, in the file's order: line (int64), id (str), path (str: the text of the id column as it was), the label
+    columns as written (str), year (Int16, missing where it is no whole number), productDisplayName (str), recovered (bool: the name held an
+    unquoted comma and was put together again).
     """
 
     table: "pd.DataFrame"
     rejected: list[Rejected]
     labels: tuple[str, ...] = LABEL_COLUMNS
+    account: Account = field(default_factory=Account)
 
     @property
     def num_rows(self) -> int:
         return len(self.table) + len(self.rejected)
 
+    def files(self) -> list[str]:
+        """What names the image of each row: `path`, or the id where all ids went through a column of floats."""
+        column: list[str] = self.table["id" if self.account.float_ids else "path"].tolist()
+        return column
+
 
 def read_styles(data: bytes, where: str, wanted: Columns = KAGGLE) -> Styles:
     """Parse Kaggle's styles.csv, or a table with the columns `wanted`; `where` names the file in errors.
 
-    An id may be the name of the picture's file: 12.jpg is read as 12. In a table of one's own it may be a path: photos/12.jpg is, too.
-
-    Commas in a line with too many fields are taken to stand unquoted in productDisplayName. Empty lines are skipped; short and
-    id-less lines, and lines whose id stands in an earlier one, are rejected rows. Raises InputError for a missing column, bytes that
-    are no UTF-8, an open quote, or no usable row.
+    The text of the id column may be the path of the image's file; catalog/ids.py says what id it gives. Of two rows with one text the
+    first counts. Surplus commas in a line are taken for unquoted ones in productDisplayName, unless year or labels tell otherwise. Lines
+    without text are skipped; short and id-less lines, and lines whose id is in an earlier one, are rejected rows. Raises InputError for a
+    missing column, bytes that are no UTF-8, a file that is no CSV, an open quote, or no usable row.
     """
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{where}, line {line}: expected UTF-8, found byte 0x{data[error.start]:02x}; save the file as UTF-8") from error
-    lines = _lines(data, where)
-    try:
-        _, header = next(lines)
-    except StopIteration:
-        raise InputError(f"{where}: the file is empty; expected a header line with {','.join([wanted.id, *wanted.labels])}") from None
-    header = [name.strip() for name in header]
-    for name in (wanted.id, *wanted.labels):
-        if header.count(name) != 1:
-            found = "not there" if name not in header else "there twice"
-            raise InputError(
-                f"{where}, line 1: column {name!r} is {found}; expected once among {', '.join(header)} "
-                "(a table of your own: --id-column, --label-columns)"
-            )
-
-    columns, rejected = _columns(lines, header, wanted)
-    if not columns["id"]:
+    file = read_csv(data, where, [wanted.id, *wanted.labels], OWN_TABLE)
+    columns, rejected = _columns(file, wanted, {})
+    if any(columns["recovered"]) and (wrong := _judged(file, wanted, columns)):
+        columns, rejected = _columns(file, wanted, wrong)
+    if not columns["path"]:
         raise InputError(f"{where}: no usable row under the header ({len(rejected)} rejected); expected at least one product")
     import pandas as pd  # not at the top of any module that worker processes of the packer import: they start in a third of the time
 
+    floats = went_through_floats(columns["path"])
+    texts = [text[:-2] for text in columns["path"]] if floats else columns["path"]
     table = pd.DataFrame(columns)
-    year = pd.to_numeric(table["year"], errors="coerce")
-    table["year"] = year.where((year % 1 == 0) & year.between(0, 9999)).astype("Int16")
-    return Styles(table, rejected, wanted.labels)
+    table.insert(1, "id", make_ids(texts, by_stem=wanted.is_kaggles))
+    year = pd.to_numeric(table[YEAR], errors="coerce")
+    table[YEAR] = year.where((year % 1 == 0) & year.between(0, 9999)).astype("Int16")
+    return Styles(table, rejected, wanted.labels, _account(file, table, wanted, floats))
 
 
-def _columns(lines: Iterable[tuple[int, list[str]]], header: list[str], wanted: Columns) -> tuple[dict[str, list[Any]], list[Rejected]]:
-    """Usable lines by column, and those left out.
+def _account(file: CsvFile, table: "pd.DataFrame", wanted: Columns, floats: bool) -> Account:
+    without = {name: table[name][table[name].isin(wanted.no_label)].value_counts() for name in wanted.labels}
+    count: LineCount = file.count
+    return Account(
+        separator=file.separator,
+        lines=count.total,
+        header_lines=count.header,
+        record_lines=count.records,
+        blank_lines=count.blank,
+        no_label={name: {str(text): int(cells) for text, cells in found.items()} for name, found in without.items() if len(found)},
+        float_ids=floats,
+    )
+
+
+def _columns(file: CsvFile, wanted: Columns, wrong: dict[int, str]) -> tuple[dict[str, list[Any]], list[Rejected]]:
+    """Usable lines by column, and those left out, those in `wrong` (line -> reason) among them.
 
     Lists, and each label held once: a dict a line costs 1.4 KB a line, where this costs 0.5, and four times as long.
     """
-    places = {name: place for place, name in enumerate(header)}
-    columns: dict[str, list[Any]] = {name: [] for name in ("line", "id", *wanted.labels, "year", NAME_COLUMN, "recovered")}
-    repeated = [(columns[name], places.get(name)) for name in (*wanted.labels, "year")]
+    header = file.header
+    name_at, year_at = (header.index(name) if name in header else None for name in (NAME_COLUMN, YEAR))
+    columns: dict[str, list[Any]] = {name: [] for name in ("line", "path", *wanted.labels, YEAR, NAME_COLUMN, "recovered")}
+    repeated = [*((columns[name], file.places[name]) for name in wanted.labels), (columns[YEAR], year_at)]
     held: dict[str, str] = {}
     rejected: list[Rejected] = []
     first_line: dict[str, int] = {}
-    own = wanted != KAGGLE
-    for line, fields in lines:
+    for line, fields in file:
         surplus = len(fields) - len(header)
-        if surplus > 0 and NAME_COLUMN in places:
-            fields = _join_name(fields, header.index(NAME_COLUMN), surplus)
-        identity = fields[places[wanted.id]].strip() if places[wanted.id] < len(fields) else ""
-        if own:
-            identity = identity.replace("\\", "/").rpartition("/")[2]
-        if identity.lower().endswith(SUFFIXES):
-            identity = identity.rpartition(".")[0]
-        if len(fields) != len(header):
-            rejected.append(Rejected(id=identity, line=line, reason=f"expected {len(header)} fields, found {len(fields)}"))
-        elif not identity:
-            rejected.append(Rejected(id="", line=line, reason="no id"))
-        elif identity in first_line:
-            rejected.append(Rejected(id=identity, line=line, reason=f"id stands already in line {first_line[identity]}"))
-        else:
-            first_line[identity] = line
-            columns["line"].append(line)
-            columns["id"].append(identity)
-            for column, place in repeated:
-                text = "" if place is None else fields[place].strip()
-                column.append(held.setdefault(text, text))
-            columns[NAME_COLUMN].append(fields[places[NAME_COLUMN]].strip() if NAME_COLUMN in places else "")
-            columns["recovered"].append(surplus > 0)
+        if surplus > 0 and name_at is not None:
+            fields = join(fields, name_at, surplus, file.separator)
+        text = fields[file.key].strip() if file.key < len(fields) else ""
+        key = same_text(stem(text) if wanted.is_kaggles else text)
+        reason = ""
+        if line in wrong:
+            reason = wrong[line]
+        elif len(fields) != len(header):
+            reason = f"expected {len(header)} fields, found {len(fields)}"
+        elif not key.rpartition("/")[2]:
+            reason = "no id"
+        elif key in first_line:
+            reason = f"id stands already in line {first_line[key]}"
+        if reason:
+            rejected.append(Rejected(id=text, line=line, reason=reason))
+            continue
+        first_line[key] = line
+        columns["line"].append(line)
+        columns["path"].append(text)
+        for column, place in repeated:
+            cell = "" if place is None else fields[place].strip()
+            column.append(held.setdefault(cell, cell))
+        columns[NAME_COLUMN].append("" if name_at is None else fields[name_at].strip())
+        columns["recovered"].append(surplus > 0)
     return columns, rejected
 
 
-def _lines(data: bytes, where: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields) of every line that is not empty."""
-    # A quote that is never closed swallows the rest of the file without an error: then it swallows the end mark, too.
-    reader = csv.reader(chain(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=""), [_END]))
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except csv.Error as error:
-            raise InputError(f"{where}, line {line}: {error}; expected comma-separated values") from error
-        if fields == [_END]:
-            return
-        if fields and fields[-1].endswith(_END):
-            raise InputError(f"{where}, line {line}: a quote is opened and never closed; close it, or write it twice within quotes")
-        if any(field.strip() for field in fields):
-            yield line, fields
-
-
-def _join_name(fields: list[str], at: int, surplus: int) -> list[str]:
-    """Surplus fields go back into the name that an unquoted comma tore apart."""
-    return [*fields[:at], ",".join(fields[at : at + surplus + 1]), *fields[at + surplus + 1 :]]
+def _judged(file: CsvFile, wanted: Columns, columns: dict[str, list[Any]]) -> dict[int, str]:
+    """Rows that were put together again and cannot be right: line -> reason."""
+    clean = [row for row, recovered in enumerate(columns["recovered"]) if not recovered]
+    years = [year for row in clean if (year := columns[YEAR][row]) not in wanted.no_label]
+    judge = Judge(
+        header=file.header,
+        name=file.header.index(NAME_COLUMN),
+        year=file.header.index(YEAR) if YEAR in file.header and 2 * sum(map(is_year, years)) >= len(years) else None,
+        labels={file.places[name]: frozenset(columns[name][row] for row in clean) - {*wanted.no_label} for name in wanted.labels},
+        no_label=frozenset(wanted.no_label),
+        separator=file.separator,
+    )
+    return {line: reason for line, fields in file if (reason := judge.reason(fields))}

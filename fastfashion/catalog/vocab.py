@@ -21,9 +21,10 @@ class Vocab:
     classes: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def of_table(cls, table: "pd.DataFrame", tasks: Iterable[str] = LABEL_COLUMNS) -> "Vocab":
-        """The labels that occur in the columns of a catalog."""
-        return cls({task: tuple(sorted(set(table[task].unique()) - set(NO_LABEL))) for task in tasks})
+    def of_table(cls, table: "pd.DataFrame", tasks: Iterable[str] = LABEL_COLUMNS, no_label: Iterable[str] = NO_LABEL) -> "Vocab":
+        """The labels that occur in the columns of a catalog, without the spellings of no label."""
+        none = set(no_label)
+        return cls({task: tuple(sorted(set(table[task].unique()) - none)) for task in tasks})
 
     def names(self, task: str) -> tuple[str, ...]:
         """Class names of a task; raises ConfigError where there is no such task."""

@@ -74,6 +74,9 @@ def shard(
     label_columns: Annotated[
         str, typer.Option(help="Columns to learn, with commas; those of styles.csv by default.", rich_help_panel=IN)
     ] = "",
+    na_values: Annotated[
+        str | None, typer.Option(help="Cells without a label, with commas: NA,- (default: docs/tables.md).", rich_help_panel=IN)
+    ] = None,
     out: Annotated[Path | None, Location("Folder of the packed set; shards/NAME by default.", OUT)] = None,
     res: Annotated[list[str] | None, typer.Option(help="Shorter side in pixels, or full; again and again.", rich_help_panel=OUT)] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality of resized pictures.", rich_help_panel=OUT)] = 90,
@@ -100,7 +103,7 @@ def shard(
         source=found,
         out=out or Path("shards") / found.stem,
         table=table,
-        columns=Columns.parse(id_column, label_columns),
+        columns=Columns.parse(id_column, label_columns, na_values),
         resolutions=tuple(dict.fromkeys(res or ["224"])),
         workers=workers or cores_per_process(1),
         engine=engine,

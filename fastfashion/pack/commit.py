@@ -65,7 +65,7 @@ def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequ
             raise PackedSetError(f"{out}: the pictures of {request.source} changed since it was packed; choose another --out")
     else:
         catalog = _catalog(styles, kept)
-        publish_json(out / VOCAB, Vocab.of_table(catalog, styles.labels).classes)
+        publish_json(out / VOCAB, Vocab.of_table(catalog, styles.labels, request.columns.no_label).classes)
         write_rejected(out / REJECTED, rejected)
         _write_parquet(out / CATALOG, pa.Table.from_pandas(catalog, preserve_index=False))
         SetFiles.of(out, len(kept)).write(out / SET)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastfashion.catalog import Account
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
 from fastfashion.pack.block import make_versions
@@ -24,7 +25,10 @@ class DryRun:
 
     out: Path
     num_rows: int
-    rejected: int  # known before a picture is read
+    rejected: int  # known before an image is read
+    images_without_row: int
+    table: str
+    account: Account  # lines of the table, its separator, cells without a label
     to_pack: int
     resumed: int  # of them, packed by an interrupted run
     num_shards: int  # a resolution
@@ -59,6 +63,9 @@ def dry_run(request: PackRequest) -> DryRun:
         out=request.out,
         num_rows=plan.styles.num_rows,
         rejected=len(plan.lost),
+        images_without_row=plan.source.finder.without_row(plan.members),
+        table=plan.source.table,
+        account=plan.styles.account,
         to_pack=len(plan.rows) if missing else 0,
         resumed=resumed,
         num_shards=len(plan),

@@ -130,8 +130,8 @@ class _Run:
     def rejected(self) -> list[Rejected]:
         reasons = {r["id"]: r["reason"] for record in self._records.values() for r in record.rejected}
         table = self._plan.styles.table
-        rows = table[table["id"].isin(list(reasons))]
-        unreadable = [Rejected(id=i, line=int(line), reason=reasons[i]) for i, line in zip(rows["id"], rows["line"], strict=True)]
+        rows = table.loc[table["id"].isin(list(reasons)), ["id", "path", "line"]].itertuples(index=False, name=None)
+        unreadable = [Rejected(id=path, line=int(line), reason=reasons[identity]) for identity, path, line in rows]
         return sorted([*self._plan.lost, *unreadable], key=lambda r: r.line)
 
     def bytes_needed(self) -> int:
@@ -192,7 +192,9 @@ def _summary(request: PackRequest, plan: Plan, *, packed_now: int, resumed: int,
         num_rows=plan.styles.num_rows,
         kept=len(packed),
         rejected=plan.styles.num_rows - len(packed),
-        images_without_row=len(plan.source.images.keys() - set(plan.styles.table["id"])),
+        images_without_row=plan.source.finder.without_row(plan.members),
+        table=plan.source.table,
+        account=plan.styles.account,
         packed_now=packed_now,
         resumed=resumed,
         resolutions=resolutions,

@@ -2,15 +2,16 @@
 
 import hashlib
 import io
-import re
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fastfashion.catalog import Rejected, Source, Styles, open_source, read_styles
+from fastfashion.catalog import Member, Rejected, Source, Styles, Vocab, open_source, read_styles
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.pack.block import Block
@@ -20,10 +21,6 @@ from fastfashion.pack.staging import LOCK, STAGING, has_manifest
 from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest
 from fastfashion.shards.reader import parse_parquet
 
-# An id becomes a tar member's name, for which USTAR has 100 bytes, and webdataset cuts that at the first dot.
-USABLE_ID = re.compile(r"[^./\\\x00-\x1f\x7f]+")
-MAX_ID_BYTES = 90
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -31,6 +28,7 @@ class Plan:
 
     source: Source
     styles: Styles
+    members: list[Member | None]  # the image of each row of the table
     lost: list[Rejected]  # rows that cannot be packed at all
     rows: np.ndarray  # int64, positions in the table of those that may be
     rows_per_shard: int
@@ -45,33 +43,41 @@ class Plan:
         rows = self.styles.table.iloc[positions]
         names = self.styles.labels
         labels = zip(*(rows[name].tolist() for name in names), strict=True)
-        images = self.source.images
-        return [(i, images[i], dict(zip(names, row, strict=True))) for i, row in zip(rows["id"].tolist(), labels, strict=True)]
+        members = (self.members[position] for position in positions.tolist())
+        ids = rows["id"].tolist()
+        return [(i, member, dict(zip(names, row, strict=True))) for i, member, row in zip(ids, members, labels, strict=True)]
 
 
 def make_plan(request: PackRequest) -> Plan:
-    """Read the table and the names of the pictures; raises InputError where nothing can be packed."""
+    """Read the table and find the image of each row; raises InputError where nothing can be packed."""
     source = open_source(request.source, request.table)
-    styles = read_styles(source.read_table(), f"{source.path}: {source.table}", request.columns)
-    ids = styles.table["id"].tolist()
-    usable = np.fromiter((bool(USABLE_ID.fullmatch(i)) and len(i.encode()) <= MAX_ID_BYTES for i in ids), bool, len(ids))
-    there = np.fromiter((i in source.images for i in ids), bool, len(ids))
+    where = str(source.table_file) if source.table_file is not None else f"{source.path}: {source.table}"
+    styles = read_styles(source.read_table(), where, request.columns)
+    found = source.finder.find(styles.files())
+    missing = found.missing | _taken_before(styles, found.members)
     lost = list(styles.rejected)
-    for position in np.flatnonzero(~(usable & there)):
+    for position, reason in sorted(missing.items()):
         row = styles.table.iloc[position]
-        reason = f"id cannot be a file name: expected 1 to {MAX_ID_BYTES} bytes of UTF-8 without . / or \\"
-        if usable[position]:
-            reason = "no image"
-        lost.append(Rejected(id=row["id"], line=int(row["line"]), reason=reason))
-    rows = np.flatnonzero(usable & there)
+        lost.append(Rejected(id=row["path"], line=int(row["line"]), reason=reason))
+    rows = np.setdiff1d(np.arange(len(styles.table)), list(missing))
     if not len(rows):
         first = lost[len(styles.rejected)]
         raise InputError(
             f"{source.path}: none of the {styles.num_rows} rows of {source.table} has an image (line {first.line}, id {first.id!r}: "
-            f"{first.reason}); expected names of pictures without their suffix, such as {min(source.images)!r}; "
+            f"{first.reason}); expected paths of images, or their names without suffix, such as {min(source.files)!r}; "
             "--id-column names the column that has them"
         )
-    return Plan(source=source, styles=styles, lost=lost, rows=rows, rows_per_shard=request.rows_per_shard)
+    return Plan(source=source, styles=styles, members=found.members, lost=lost, rows=rows, rows_per_shard=request.rows_per_shard)
+
+
+def _taken_before(styles: Styles, members: list[Member | None]) -> dict[int, str]:
+    """Rows whose image is that of an earlier row: two texts may name one file."""
+    first: dict[str, int] = {}
+    taken = {}
+    for place, member in enumerate(members):
+        if member is not None and (before := first.setdefault(member.name, place)) != place:
+            taken[place] = f"its image {member.name} is that of line {int(styles.table['line'].iloc[before])} already"
+    return taken
 
 
 def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
@@ -90,12 +96,24 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
         num_rejected = len(pd.read_csv(io.BytesIO((out / REJECTED).read_bytes())))
     except (OSError, ValueError) as error:
         raise PackedSetError(f"{out}: holds a damaged set ({error}); choose another --out or remove it") from error
+    if "path" not in packed and not packed["id"].isin(styles.table["id"]).all():
+        raise PackedSetError(
+            f"{out}: holds a set of format version 2, in which ids are names of images without folder and suffix, and now they are "
+            "not (docs/tables.md); choose another --out or remove it"
+        )
     columns = ["id", *styles.labels]
     expected = styles.table.set_index("id").reindex(packed["id"]).reset_index()
     same = packed[columns].astype(str).equals(expected[columns].astype(str))
     if not same or len(packed) + num_rejected != styles.num_rows:
         raise PackedSetError(
             f"{out}: holds another set (its rows differ from those of {request.source}); choose another --out or remove it"
+        )
+    classes = Vocab.of_table(packed, styles.labels, request.columns.no_label).classes
+    if classes != (there := _read_vocab(out)):
+        task = next(task for task in classes if classes[task] != there.get(task))
+        raise PackedSetError(
+            f"{out}: packed with other --na-values (its {len(there.get(task, ()))} classes of {task} would be {len(classes[task])}); "
+            "choose another --out or remove it"
         )
     found = tuple(path.name for path in out.iterdir() if has_manifest(path))
     for name in set(found) & set(request.resolutions):
@@ -108,6 +126,13 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
     return found
 
 
+def _read_vocab(out: Path) -> dict[str, tuple[str, ...]]:
+    try:
+        return {task: tuple(names) for task, names in json.loads((out / VOCAB).read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise PackedSetError(f"{out / VOCAB}: not readable ({error}); choose another --out or remove it") from error
+
+
 def plan_fingerprint(request: PackRequest, resolutions: Sequence[str], plan: Plan) -> dict[str, Any]:
     """What must be the same for staged work to be gone on with."""
     table = hashlib.sha256(pd.util.hash_pandas_object(plan.styles.table, index=False).to_numpy().tobytes()).hexdigest()
@@ -117,6 +142,7 @@ def plan_fingerprint(request: PackRequest, resolutions: Sequence[str], plan: Pla
         "files": plan.source.fingerprint(),
         "table": table,
         "labels": list(plan.styles.labels),
+        "no_label": list(request.columns.no_label),
         "resolutions": list(resolutions),
         "encoder": encoder_settings(request.quality, request.subsampling),
         "max_pixels": request.max_pixels,

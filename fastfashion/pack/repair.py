@@ -7,12 +7,13 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastfashion.catalog import Columns
+from fastfashion.catalog import Columns, old_id
 from fastfashion.errors import PackedSetError
 from fastfashion.files import is_remote, publish
 from fastfashion.pack.block import Block, Job
@@ -55,6 +56,9 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, tab
         request = PackRequest(source=source, out=path, table=table, columns=columns, workers=workers)
         with contextlib.closing(open_engine("local", workers, None)) as engine:
             plan = make_plan(request)
+            if "path" not in packed.table:  # of format version 2
+                rows = plan.styles.table.assign(id=[old_id(text) for text in plan.styles.table["path"]])
+                plan = replace(plan, styles=replace(plan.styles, table=rows))
             for name, numbers in sorted(shards.items()):
                 manifest = Manifest.read(path / name / MANIFEST)
                 job = _job(plan, manifest, scratch, path / name)
@@ -105,11 +109,11 @@ def _job(plan: Plan, manifest: Manifest, scratch: Path, folder: Path) -> Job:
 
 def _blocks(packed: PackedSet, plan: Plan, folder: Path, numbers: set[int]) -> list[Block]:
     shard = parse_parquet(folder / INDEX, (folder / INDEX).read_bytes(), ["shard"])["shard"].to_numpy()
-    position = {identity: place for place, identity in enumerate(plan.styles.table["id"])}
+    position = {identity: place for place, identity in reversed([*enumerate(plan.styles.table["id"])]) if plan.members[place] is not None}
     blocks = []
     for number in sorted(numbers):
         ids = packed.table["id"].to_numpy()[shard == number]
-        if gone := [identity for identity in ids if identity not in position or identity not in plan.source.images]:
+        if gone := [identity for identity in ids if identity not in position]:
             raise PackedSetError(f"{folder / shard_name(number)}: its picture {gone[0]} is not in {plan.source.path}; is that its source?")
         blocks.append(Block(number=number, samples=plan.samples(np.array([position[identity] for identity in ids]))))
     return blocks

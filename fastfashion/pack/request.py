@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastfashion.catalog import KAGGLE, Columns
+from fastfashion.catalog import KAGGLE, Account, Columns
 from fastfashion.errors import ConfigError
 from fastfashion.image import MAX_PIXELS
 from fastfashion.shards.layout import FULL, check_resolution
@@ -60,13 +60,15 @@ def descending(resolutions: set[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class PackSummary:
-    """What a packing run did. `num_rows` = kept + rejected: the lines of the table."""
+    """What a packing run did. `num_rows` = kept + rejected: the records of the table."""
 
     out: Path
     num_rows: int
     kept: int
     rejected: int
     images_without_row: int
+    table: str
+    account: Account  # lines of the table, its separator, cells without a label
     packed_now: int
     resumed: int
     resolutions: dict[str, dict[str, int]]  # name -> num_bytes (encoded images), tar_bytes, num_shards; smaller

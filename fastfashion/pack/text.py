@@ -1,7 +1,9 @@
 """What packing and verifying say on the terminal."""
 
+import json
 from pathlib import Path
 
+from fastfashion.catalog.csv_reader import SEPARATORS
 from fastfashion.pack.estimate import DryRun
 from fastfashion.pack.request import PackSummary
 from fastfashion.shards.verify import VerifyResult, verify
@@ -13,6 +15,7 @@ def summary_text(summary: PackSummary) -> str:
         f"{summary.out}: {summary.kept} of {summary.num_rows} rows packed ({summary.packed_now} now, {summary.resumed} before{rate}), "
         f"{summary.rejected} rejected, see {summary.out / 'rejected.csv'}"
     ]
+    lines += account_lines(summary)
     for name, sizes in summary.resolutions.items():
         tar_mb, picture_mb = sizes["tar_bytes"] / 1e6, sizes["num_bytes"] / 1e6
         lines.append(f"  {name}: {sizes['num_shards']} shards, {tar_mb:.1f} MB ({picture_mb:.1f} MB of pictures)")
@@ -21,8 +24,26 @@ def summary_text(summary: PackSummary) -> str:
     return "\n".join(lines)
 
 
+def account_lines(summary: PackSummary | DryRun) -> list[str]:
+    """Where every line of the table and every image went."""
+    account = summary.account
+    kept = summary.num_rows - summary.rejected
+    lines = [
+        f"  {summary.table}, separator {SEPARATORS[account.separator]}: {account.lines} lines = {account.header_lines} header + "
+        f"{account.record_lines} of records + {account.blank_lines} blank; {summary.num_rows} records = {kept} kept + {summary.rejected} "
+        f"rejected; {summary.images_without_row} images without a row"
+    ]
+    if account.float_ids:
+        lines.append("  ids: all went through a column of floats, so 26366.0 is read as 26366")
+    for name, spellings in account.no_label.items():
+        found = ", ".join(f"{cells} {json.dumps(text, ensure_ascii=False) if text else 'empty'}" for text, cells in spellings.items())
+        lines.append(f"  without a label in {name}: {sum(spellings.values())} ({found})")
+    return lines
+
+
 def dry_run_text(plan: DryRun) -> str:
     lines = [f"{plan.out}: {plan.num_rows} rows, {plan.rejected} of them without a usable id or picture; nothing is written"]
+    lines += account_lines(plan)
     if plan.already_packed:
         lines.append(f"  packed already: {', '.join(plan.already_packed)}")
     if plan.tar_bytes:
