@@ -144,7 +144,7 @@ def test_text_names_what_the_report_counts(packed_small: PackedSmall) -> None:
     assert lines[0] == f"{packed_small.out}: 60 images, 0 rows rejected"
     assert "sizes (width x height): 60x80 (59), 61x77 (1)" in lines
     assert "usage 2 24 0 Casual 24, Sports 12" in lines
-    assert "duplicates: 1 groups hold 2 images, the largest 2" in lines
+    assert "duplicates: 1 group of 2 images, the largest of 2" in lines
     assert any(line.startswith("stratified season 0 of ") for line in lines)
 
 

@@ -505,7 +505,7 @@ def test_the_command_line_packs_and_reports_in_json(packed_small: PackedSmall, t
 def test_the_command_line_prints_the_plan_and_packs_nothing(packed_small: PackedSmall, tmp_path: Path) -> None:
     done = run_cli("shard", "--source", str(packed_small.source), "--out", "out", "--res", "full", "--dry-run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "to pack: 60 pictures, in 1 shards a resolution" in done.stderr
+    assert "to pack: 60 images, in 1 shard a resolution" in done.stderr
     assert json.loads(done.stdout)["to_pack"] == 60
     assert list(tmp_path.iterdir()) == []
 

@@ -247,4 +247,4 @@ def test_the_command_reads_stdin_writes_a_file_and_counts(run: Path, odd_folder:
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["pictures"], summary["errors"], summary["out"]) == (2, 3, "a.csv")
     assert pd.read_csv(tmp_path / "a.csv").columns.tolist() == ["path", "season", "season_probability", "error"]
-    assert "2 pictures" in done.stderr and "3 that could not be read" in done.stderr
+    assert "2 of 5 images answered in" in done.stderr and "; 3 could not be read" in done.stderr

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastfashion.bench.doctor_judge import Finding, judge
 from fastfashion.dist import cores_per_process
+from fastfashion.words import counted
 
 LOCAL_S, REMOTE_S = 300.0, 60.0  # after which a probe counts as hanging
 SAMPLE_BYTES = 64 << 20  # written and read again
@@ -156,7 +157,7 @@ def report_text(report: Report) -> str:
             lines.append(f"{'':<20}-> {finding.advice}")
     counts = {state: sum(finding.state == state for finding in report.findings) for state in ("broken", "gap")}
     if counts["broken"]:
-        end = f"{counts['broken']} of these must be mended before all works here"
+        end = f"{counted(counts['broken'], 'fault')} above to cure before all works here"
     else:
-        end = "all that fastfashion does works here" + (f", with {counts['gap']} gaps" if counts["gap"] else "")
+        end = "all that fastfashion does works here" + (f", with {counted(counts['gap'], 'gap')}" if counts["gap"] else "")
     return "\n".join([*lines, "", end])

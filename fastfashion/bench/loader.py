@@ -28,6 +28,7 @@ from fastfashion.load import LoaderSpec, Plan, Profile, choose_pictures, open_lo
 from fastfashion.load.crops import is_native
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
+from fastfashion.words import counted
 
 OURS = ("threads", "dali", "resident")
 BACKENDS = (*OURS, *PEERS)
@@ -284,17 +285,18 @@ def table_text(result: dict[str, Any]) -> str:
     width = max(len(row["backend"]) for row in result["rows"])
     lines = [
         f"{result['set']}, resolution {result['resolution']}, to {result['size']}, threads {result['threads']}, "
-        f"batches of {result['batch_size']}, {result['num_images']} pictures, {result['rounds']} rounds",
-        f"{'backend':{width}}  {'images/s (median)':>17}  {'low–high':>17}  {'of ceiling':>10}  {'of ImageFolder':>14}",
+        f"batches of {result['batch_size']}, {counted(result['num_images'], 'image')}, {counted(result['rounds'], 'round')}",
+        f"{'':{width}}  {'':>17}  {'':>17}  {'times the rate of':^29}",
+        f"{'backend':{width}}  {'images/s (median)':>17}  {'low–high':>17}  {'decode only':>12}  {'ImageFolder':>15}",
     ]
     for decodes in (True, False):
         lines += [_line(row, width) for row in result["rows"] if row["decodes"] is decodes]
         if decodes:
-            lines.append(f"{'decode only':{width}}  {result['ceiling_images_per_s']:>17,.0f}  the ceiling")
+            lines.append(f"{'decode only':{width}}  {result['ceiling_images_per_s']:>17,.0f}  whole images, decoded and dropped")
     busy = result["busy_main"]["ratio"]
     lines.append(f"a main thread that is busy for 1 / {BUSY} of the loader's time takes {busy:.3f} of its own time for an epoch")
     for name, stages in result["profile"].items():
-        lines.append(f"{name}, ms a picture: " + ", ".join(f"{stage} {ms:.4f}" for stage, ms in stages.items()))
+        lines.append(f"{name}, ms an image: " + ", ".join(f"{stage} {ms:.4f}" for stage, ms in stages.items()))
     return "\n".join(lines)
 
 
@@ -303,4 +305,5 @@ def _line(row: dict[str, Any], width: int) -> str:
         return f"{row['backend']:{width}}  {'-':>17}  {row['why'].splitlines()[0]}"
     between = f"{row['low']:,.0f}–{row['high']:,.0f}"
     folder = "-" if row["of_image_folder"] is None else f"{row['of_image_folder']:.2f}"
-    return f"{row['backend']:{width}}  {row['images_per_s']:>17,.0f}  {between:>17}  {row['of_ceiling']:>10.0%}  {folder:>14}"
+    decode = f"{row['of_ceiling']:.2f}" if row["decodes"] else "-"  # what is kept decoded is compared with no decoding
+    return f"{row['backend']:{width}}  {row['images_per_s']:>17,.0f}  {between:>17}  {decode:>12}  {folder:>15}"

@@ -33,6 +33,7 @@ from fastfashion.pack import PackRequest, pack
 from fastfashion.pack.block import OVERSAMPLE
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
+from fastfashion.words import counted
 
 OURS, OURS_512, OURS_BOTH = "pack 224", "pack 512", "pack 224 512"
 OURS_FULL, OURS_ALONE = "pack 224 512 full", "pack 224, 1 worker"
@@ -302,8 +303,8 @@ def table_text(result: dict[str, Any]) -> str:
     """The result of `bench` as tables for people: rates, ratios with what they should reach, memory."""
     photos, width = result["photos"], max(len(row["contestant"]) for row in result["rows"])
     lines = [
-        f"{result['num_images']} pictures of {photos['width_px']}x{photos['height_px']}, {photos['mean_bytes'] / 1e3:.0f} KB "
-        f"({photos['count']} different), {result['workers']} workers, {result['rounds']} rounds; median (low–high)",
+        f"{counted(result['num_images'], 'image')} of {photos['width_px']}x{photos['height_px']}, {photos['mean_bytes'] / 1e3:.0f} KB "
+        f"({photos['count']} different), {counted(result['workers'], 'worker')}, {counted(result['rounds'], 'round')}; median (low–high)",
         f"{'':{width}}  {'images/s':>22}  {'core-ms an image':>16}",
     ]
     for row in result["rows"]:

@@ -32,6 +32,7 @@ from fastfashion.train.job import PACKAGES, prepare_data, resolve
 from fastfashion.train.learner import Learner
 from fastfashion.train.loop import Training, train_epoch
 from fastfashion.train.record import Silent
+from fastfashion.words import counted
 
 MINUTES = 10.0  # between checkpoints, by default
 
@@ -190,17 +191,27 @@ def table_text(result: Mapping[str, Any]) -> str:
     train = config["train"]
     lines = [
         f"{config['model']['name']} at {config['data']['size']}, batches of {train['batch_size']}, {train['precision']}, "
-        f"{result['device']}, {result['loader_threads']} loader threads, {result['rounds']} rounds of {result['steps']} steps",
+        f"{result['device']}, {counted(result['loader_threads'], 'loader thread')}, {counted(result['rounds'], 'round')} of "
+        f"{result['steps']} steps",
         "",
-        f"fed by the loader  {rates['loader']['median']:>9,.1f} pictures/s",
-        f"one batch          {rates['same batch']['median']:>9,.1f} pictures/s",
+        f"fed by the loader  {rates['loader']['median']:>9,.1f} images/s",
+        f"one batch          {rates['same batch']['median']:>9,.1f} images/s",
         f"ratio              {ratio['median']:>9.4f} ({min(ratio['by_round']):.4f} to {max(ratio['by_round']):.4f})",
         "",
         "of a step of the loop: " + ", ".join(f"{name} {share:.2%}" for name, share in shares(result["phases_s"]).items()),
-        f"a checkpoint lengthens training by {result['checkpoint_s']['median']:.3f} s (the loop stands still for "
-        f"{result['checkpoint_stall_s']:.3f} s): {result['checkpoint_share']:.3%} of the time at one every {MINUTES:.0f} minutes",
+        _checkpoint_text(result),
     ]
     return "\n".join(lines)
+
+
+def _checkpoint_text(result: Mapping[str, Any]) -> str:
+    """What a checkpoint costs. A negative difference of times is none that was measured: rounds differ by more than a checkpoint costs."""
+    cost, stall = result["checkpoint_s"], f"the loop waits for {result['checkpoint_stall_s']:.3f} s"
+    if cost["median"] > 0:
+        share = f"{result['checkpoint_share']:.3%} of the time at one every {MINUTES:.0f} minutes"
+        return f"a checkpoint lengthens training by {cost['median']:.3f} s ({stall}): {share}"
+    rounds = f"{min(cost['by_round']):+.3f} to {max(cost['by_round']):+.3f} s"
+    return f"what a checkpoint costs is less than rounds differ ({rounds}; {stall}): measure more --rounds or --steps"
 
 
 def shares(phases_s: Mapping[str, float]) -> dict[str, float]:

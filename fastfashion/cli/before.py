@@ -10,6 +10,7 @@ import typer
 
 from fastfashion.cli.app import OUT, RUN, app
 from fastfashion.options import Debug, Json
+from fastfashion.words import counted
 
 
 @app.command(epilog="Example: fastfashion download small")
@@ -37,7 +38,7 @@ def download(
         print("what is downloaded stays: the same command goes on from there", file=sys.stderr)
         raise
     how = "already there" if done.already_there else f"every file in it checked, {done.seconds:.0f} s"
-    print(f"{done.out}: {done.images} pictures, {done.num_bytes / 1e6:.1f} MB, {how}", file=sys.stderr)
+    print(f"{done.out}: {counted(done.images, 'image')}, {done.num_bytes / 1e6:.1f} MB, {how}", file=sys.stderr)
     if as_json:
         print(json.dumps(asdict(done)))
 

@@ -27,6 +27,7 @@ from fastfashion.options import (
     find_source,
     parse_picture_size,
 )
+from fastfashion.words import counted
 
 
 @app.command(epilog="Example: fastfashion synth --rows 1200 --res 600x800 --out data/synth")
@@ -59,7 +60,8 @@ def synth(
             on_progress=bar.update,
         )
     print(
-        f"{out}: {summary.images} pictures of {width_px}x{height_px}, {summary.num_bytes / 1e6:.1f} MB, {summary.rows} rows",
+        f"{out}: {counted(summary.images, 'image')} of {width_px}x{height_px}, {summary.num_bytes / 1e6:.1f} MB, "
+        f"{counted(summary.rows, 'row')}",
         file=sys.stderr,
     )
     if as_json:
@@ -265,6 +267,6 @@ def preview(
         seed=seed,
     )
     summary = draw(request)
-    print(f"{out}: {len(summary.rows)} pictures, {summary.width_px}x{summary.height_px} pixels", file=sys.stderr)
+    print(f"{out}: {counted(len(summary.rows), 'image')}, {summary.width_px}x{summary.height_px} pixels", file=sys.stderr)
     if as_json:
         print(json.dumps(asdict(summary)))

@@ -10,6 +10,7 @@ import typer
 
 from fastfashion.cli.app import IN, OUT, RUN, app
 from fastfashion.options import Debug, Json, Location, Tasks, Workers, parse_tasks
+from fastfashion.words import counted
 
 LIMITS = "Limits"
 
@@ -44,11 +45,12 @@ def predict(
     counts = write_answers(answers, predictor.classes, chosen, out)
     seconds = time.perf_counter() - started
     read = counts.pictures - counts.errors
-    said = f"{read} pictures in {seconds:.1f} s, {counts.errors} that could not be read"
+    said = f"{read} of {counted(counts.pictures, 'image')} answered in {seconds:.1f} s"
+    said += f"; {counts.errors} could not be read, each a row with its error" if counts.errors else ""
     print(f"{out}: {said}" if out else said, file=sys.stderr)
     if as_json:
         summary = {"run": str(run), "out": None if out is None else str(out), "format": chosen, "pictures": read, "errors": counts.errors}
-        print(json.dumps(summary | {"seconds": round(seconds, 3), "images_per_s": round(read / seconds, 1)}))
+        print(json.dumps(summary | {"seconds": round(seconds, 3), "images_per_s": round(read / max(1e-9, seconds), 1)}))
     if counts.errors and not read:
         raise typer.Exit(1)
 

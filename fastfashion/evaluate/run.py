@@ -28,6 +28,7 @@ from fastfashion.files import location, publish, publish_json, unreadable
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_pictures, open_loader
 from fastfashion.model import Classifier, load_artifact
 from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.words import counted
 
 CONFIG, METRICS, REPORT, PREDICTIONS, PLOTS = "config.json", "metrics.jsonl", "report.json", "predictions.parquet", "plots"
 MISTAKES = 48  # pictures on a sheet
@@ -218,7 +219,9 @@ def _share(right: np.ndarray) -> dict[str, float | int | None]:
 def report_text(run: Path, report: Mapping[str, Any]) -> str:
     """A report as a table for people, and where the rest lies."""
     split = report["split"]
-    lines = [f"{report['run']}: {report['model']} at {report['size']}, {split['num_rows']} test rows of the {split['protocol']} split"]
+    lines = [
+        f"{report['run']}: {report['model']} at {report['size']}, {counted(split['num_rows'], 'test row')} of the {split['protocol']} split"
+    ]
     lines[0] += f" by {', '.join(split['by'])}"
     columns = f"{'accuracy, 95 % interval':>26}{'macro F1, 95 % interval':>26}{'top 3':>8}{'calibration':>13}{'chance':>8}"
     lines += ["", f"{'task':<16}{columns}"]
@@ -226,12 +229,9 @@ def report_text(run: Path, report: Mapping[str, Any]) -> str:
         cells = "".join(_with_interval(values, name).rjust(26) for name in ("accuracy", "macro_f1"))
         rest = f"{values['top3_accuracy']:>8.4f}{values['calibration_error']:>13.4f}{values['chance_accuracy']:>8.4f}"
         lines.append(f"{task:<16}{cells}{rest}")
-    lines += ["", "accuracy on test rows that have a near-duplicate in training, and on the others:"]
-    for task, values in report["tasks"].items():
-        parts = (values["with_duplicate_in_training"], values["without_duplicate_in_training"])
-        lines.append(f"{task:<16}" + "".join(f"{_percent(part['accuracy'])} of {part['n']}".rjust(20) for part in parts))
+    lines += ["", *_duplicate_lines(report["tasks"])]
     if report["skipped"]:
-        lines += ["", f"{len(report['skipped'])} test rows do not decode and were left out: the report names them"]
+        lines += ["", f"{counted(len(report['skipped']), 'test image')} left out, not decodable: the report names them"]
     lines += ["", "interval: of the choice of test pictures; calibration: mean error of the probabilities; chance: the largest class", ""]
     lines += [f"report       {run / REPORT}", f"predictions  {run / PREDICTIONS}", f"plots        {run / PLOTS}/*.png"]
     return "\n".join(lines)
@@ -242,8 +242,19 @@ def _with_interval(values: Mapping[str, Any], name: str) -> str:
     return f"{values[name]:.4f} ({low:.3f}–{high:.3f})"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
+def _duplicate_lines(tasks: Mapping[str, Any]) -> list[str]:
+    """Accuracy on test rows with a near-duplicate in training and on the others, where there are any of the first."""
+    if not any(values["with_duplicate_in_training"]["n"] for values in tasks.values()):
+        return ["no test row has a near-duplicate in training"]
+    lines = ["accuracy on test rows that have a near-duplicate in training, and on the others:"]
+    for task, values in tasks.items():
+        parts = (values["with_duplicate_in_training"], values["without_duplicate_in_training"])
+        lines.append(f"{task:<16}" + "".join(_accuracy_of(part).rjust(20) for part in parts))
+    return lines
+
+
+def _accuracy_of(part: Mapping[str, Any]) -> str:
+    return f"{100 * part['accuracy']:.2f} % of {part['n']}" if part["n"] else "no such row"
 
 
 def _confusion(predictions: Predictions, task: str) -> np.ndarray:

@@ -18,6 +18,7 @@ from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate.run import EvaluateRequest, OpenRun, open_run, predict_rows
 from fastfashion.evaluate.sheet import write_sheet
 from fastfashion.files import publish
+from fastfashion.words import counted
 
 SUSPECTS, SHOWN = "suspects.csv", 48
 COLUMNS = ["id", "task", "label", "suggestion", "probability", "label_probability"]
@@ -58,7 +59,8 @@ def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]
         columns = ("id", "label", "suggestion", "probability")
         lines = zip(*(shown[column] for column in columns), strict=True)
         captions = [(identity, label, f"{suggestion} {100 * share:.0f} %") for identity, label, suggestion, share in lines]
-        title = f"{task}: {len(of_task)} suspicious labels of {int((counts > 0).sum())} rows; the label, and what the model says"
+        judged = counted(int((counts > 0).sum()), "row")
+        title = f"{task}: {counted(len(of_task), 'suspicious label')} of {judged}; the label, and what the model says"
         write_sheet(request.out / f"suspects_{task}.png", packed, shown["row"].tolist(), captions, title)
     return {
         "out": str(request.out),
@@ -107,10 +109,10 @@ def _suspects(names: Sequence[str], task: str, labels: np.ndarray, sums: np.ndar
 
 def suspects_text(result: dict[str, Any]) -> str:
     """How many labels of each task are suspicious, and what to do with them."""
-    lines = [f"{result['unseen']} of {result['rows']} rows were judged by a run that did not see them in training"]
+    lines = [f"judged by a run that did not see them in training: {result['unseen']} of {counted(result['rows'], 'row')}"]
     if result["unseen"] < result["rows"]:
         lines[0] += f"; for all, train with --protocol folds --set data.fold=0 to {FOLDS - 1} and name the {FOLDS} runs"
-    lines += [f"{task:<16}{count:>6} suspicious labels" for task, count in result["suspects"].items()]
+    lines += [f"{task:<16}{number:>6} {'suspicious label' + 's' * (number != 1)}" for task, number in result["suspects"].items()]
     lines += [f"written: {result['out']}/{SUSPECTS}, worst first, and a sheet of pictures a task"]
     lines += ["to put labels right, make a CSV with the columns id, task, label and name it with --corrections"]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from fastfashion.files import publish, publish_json
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.layout import REJECTED
 from fastfashion.shards.tiles import TILE_HEIGHT_PX, TILE_WIDTH_PX, clip, sharp_enough, tile
+from fastfashion.words import counted
 
 REPORT, SHEET = "audit.json", "duplicates.png"
 PROTOCOLS_SHOWN = ("stratified", "reference")
@@ -171,9 +172,9 @@ def duplicates_sheet(packed: PackedSet) -> Image.Image | None:
 
 def audit_text(report: dict[str, Any]) -> str:
     """The report for a terminal."""
-    shorter, duplicates = report["sizes"]["shorter_side_px"], report["duplicates"]
+    shorter = report["sizes"]["shorter_side_px"]
     lines = [
-        f"{report['set']}: {report['images']} images, {report['rejected']['rows']} rows rejected",
+        f"{report['set']}: {counted(report['images'], 'image')}, {counted(report['rejected']['rows'], 'row')} rejected",
         *(f"  rejected: {text}" for text in _most(report["rejected"]["reasons"])),
         f"sizes (width x height): {', '.join(_most(report['sizes']['images']))}",
         f"  shorter side {shorter['min']} to {shorter['max']} px, median {shorter['median']:g}",
@@ -195,14 +196,22 @@ def audit_text(report: dict[str, Any]) -> str:
             ),
         ),
         "",
-        f"duplicates: {duplicates['groups']} groups hold {duplicates['images']} images, the largest {duplicates['largest']}",
-        "  groups whose labels differ: "
-        + ", ".join(f"{task} {count}" for task, count in duplicates["groups_with_different_labels"].items()),
+        *_duplicates_text(report["duplicates"]),
         "",
         "rows with a duplicate in training:",
         *_table(["protocol", "label", "val", "test"], _leakage_rows(report["leakage"])),
     ]
     return "\n".join(lines)
+
+
+def _duplicates_text(duplicates: dict[str, Any]) -> list[str]:
+    groups = duplicates["groups"]
+    if not groups:
+        return ["duplicates: none; no image is near another"]
+    return [
+        f"duplicates: {counted(groups, 'group')} of {counted(duplicates['images'], 'image')}, the largest of {duplicates['largest']}",
+        "  groups whose labels differ: " + ", ".join(f"{task} {n}" for task, n in duplicates["groups_with_different_labels"].items()),
+    ]
 
 
 def _leakage_rows(leakage: dict[str, Any]) -> list[list[str]]:
@@ -215,13 +224,13 @@ def _leakage_rows(leakage: dict[str, Any]) -> list[list[str]]:
 
 
 def _most(counts: dict[str, int]) -> list[str]:
-    shown = [f"{name} ({count})" for name, count in list(counts.items())[:SHOWN]]
+    shown = [f"{name} ({number})" for name, number in list(counts.items())[:SHOWN]]
     rest = list(counts.values())[SHOWN:]
-    return shown + ([f"{len(rest)} others ({sum(rest)})"] if rest else [])
+    return shown + ([f"{counted(len(rest), 'other')} ({sum(rest)})"] if rest else [])
 
 
 def _ends(counts: dict[str, int]) -> list[str]:
-    items = [f"{name} {count}" for name, count in counts.items()]
+    items = [f"{name} {number}" for name, number in counts.items()]
     return items if len(items) <= 2 * SHOWN else [*items[:SHOWN], "…", *items[-SHOWN:]]
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from fastfashion.words import counted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -26,7 +28,7 @@ def bar_progress() -> Iterator[Progress]:
 
         def on_resume(images: int) -> None:
             nonlocal before
-            bar.write(f"going on after {images} pictures that an earlier run packed", file=sys.stderr)
+            bar.write(f"resuming: {counted(images, 'image')} packed by an interrupted run", file=sys.stderr)
             bar.initial, before = bar.n, written  # the rate is that of this run
 
         def on_packed(images: int, num_bytes: int, rejected: int) -> None:

@@ -7,18 +7,17 @@ from fastfashion.catalog.csv_reader import SEPARATORS
 from fastfashion.pack.estimate import DryRun
 from fastfashion.pack.request import PackSummary
 from fastfashion.shards.verify import VerifyResult, verify
+from fastfashion.words import counted
 
 
 def summary_text(summary: PackSummary) -> str:
-    rate = f", {summary.packed_now / summary.seconds:.0f} pictures/s" if summary.packed_now else ""
-    lines = [
-        f"{summary.out}: {summary.kept} of {summary.num_rows} rows packed ({summary.packed_now} now, {summary.resumed} before{rate}), "
-        f"{summary.rejected} rejected, see {summary.out / 'rejected.csv'}"
-    ]
+    rejected = f"{summary.rejected} rejected" + (f", see {summary.out / 'rejected.csv'}" if summary.rejected else "")
+    lines = [f"{summary.out}: {summary.kept} of {counted(summary.num_rows, 'row')} packed{_when(summary)}, {rejected}"]
     lines += account_lines(summary)
     for name, sizes in summary.resolutions.items():
         tar_mb, picture_mb = sizes["tar_bytes"] / 1e6, sizes["num_bytes"] / 1e6
-        lines.append(f"  {name}: {sizes['num_shards']} shards, {tar_mb:.1f} MB ({picture_mb:.1f} MB of pictures)")
+        shards = counted(sizes["num_shards"], "shard")
+        lines.append(f"  {name}: {shards}, {tar_mb:.1f} MB ({picture_mb:.1f} MB of images)")
         if smaller := sizes.get("smaller"):
             lines[-1] += f"; {smaller:,} of {summary.kept:,} are smaller than {name}, and not enlarged"
     return "\n".join(lines)
@@ -29,9 +28,9 @@ def account_lines(summary: PackSummary | DryRun) -> list[str]:
     account = summary.account
     kept = summary.num_rows - summary.rejected
     lines = [
-        f"  {summary.table}, separator {SEPARATORS[account.separator]}: {account.lines} lines = {account.header_lines} header + "
-        f"{account.record_lines} of records + {account.blank_lines} blank; {summary.num_rows} records = {kept} kept + {summary.rejected} "
-        f"rejected; {summary.images_without_row} images without a row"
+        f"  {summary.table}, separator {SEPARATORS[account.separator]}: {counted(account.lines, 'line')} = {account.header_lines} header + "
+        f"{account.record_lines} of records + {account.blank_lines} blank; {counted(summary.num_rows, 'record')} = {kept} kept + "
+        f"{summary.rejected} rejected; {counted(summary.images_without_row, 'image')} without a row"
     ]
     if account.float_ids:
         lines.append("  ids: all went through a column of floats, so 26366.0 is read as 26366")
@@ -41,15 +40,26 @@ def account_lines(summary: PackSummary | DryRun) -> list[str]:
     return lines
 
 
+def _when(summary: PackSummary) -> str:
+    """How many images were packed now, and how many by an interrupted run; nothing to do is said as such."""
+    if not summary.packed_now and not summary.resumed:
+        return " before; nothing to do"
+    rate = f", {summary.packed_now / max(1e-9, summary.seconds):.0f} images/s" if summary.packed_now else ""
+    before = f", {summary.resumed} by an interrupted run" if summary.resumed else ""
+    return f" ({summary.packed_now} now{rate}{before})"
+
+
 def dry_run_text(plan: DryRun) -> str:
-    lines = [f"{plan.out}: {plan.num_rows} rows, {plan.rejected} of them without a usable id or picture; nothing is written"]
+    lines = [f"{plan.out}: {counted(plan.num_rows, 'row')}, {plan.rejected} of them without a usable id or image; nothing is written"]
     lines += account_lines(plan)
     if plan.already_packed:
         lines.append(f"  packed already: {', '.join(plan.already_packed)}")
     if plan.tar_bytes:
         before = f", {plan.resumed} of them done by an interrupted run" if plan.resumed else ""
-        lines.append(f"  to pack: {plan.to_pack} pictures{before}, in {plan.num_shards} shards a resolution")
-        lines += [f"  {name}: about {size / 1e6:.1f} MB, judging by {plan.sampled} pictures" for name, size in plan.tar_bytes.items()]
+        lines.append(f"  to pack: {counted(plan.to_pack, 'image')}{before}, in {counted(plan.num_shards, 'shard')} a resolution")
+        lines += [
+            f"  {name}: about {size / 1e6:.1f} MB, judging by {counted(plan.sampled, 'image')}" for name, size in plan.tar_bytes.items()
+        ]
         needed = sum(plan.tar_bytes.values())
         if plan.free_bytes is not None:
             enough = "enough" if plan.free_bytes > needed else "NOT ENOUGH"
@@ -66,7 +76,7 @@ def verify_bar(path: Path) -> VerifyResult:
 
 
 def verify_text(path: Path, result: VerifyResult) -> str:
-    what = f"{path}: {result.num_files} files, {result.num_bytes / 1e6:.1f} MB, {result.num_rows} rows"
+    what = f"{path}: {counted(result.num_files, 'file')}, {result.num_bytes / 1e6:.1f} MB, {counted(result.num_rows, 'row')}"
     if not result.damage:
         return f"{what}: every byte as packed"
     lines = [f"{what}: {len(result.damage)} damaged"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastfashion.serve.space import gradio_version
 from fastfashion.serve.subject import Subject
+from fastfashion.words import counted
 
 FEW = 10  # test pictures below which a class's score says little
 SCORES = (("accuracy", "accuracy"), ("macro_f1", "macro F1"))
@@ -211,7 +212,7 @@ def _limits(subject: Subject, tasks: Sequence[str]) -> list[str]:
         if twins["n"]:
             alone = values["without_duplicate_in_training"]["accuracy"]
             without = "" if alone is None else f" Without them the accuracy is {alone:.4f}."
-            lines.append(f"- {_text(task)}: {twins['n']} test pictures have a near-duplicate in training.{without}")
+            lines.append(f"- {_text(task)}: {counted(twins['n'], 'test image')} with a near-duplicate in training.{without}")
     return [*lines, ""]
 
 

@@ -24,6 +24,7 @@ from fastfashion.serve.hub import HubModel, write_hub
 from fastfashion.serve.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
 from fastfashion.serve.space import write_app
 from fastfashion.serve.subject import Subject, drawn, open_subject, pictures
+from fastfashion.words import counted
 
 FORMATS = ("onnx", "hub", "space")
 EXPORT = "export.json"  # what was exported, and how it was checked; also what marks a folder as ours to write to again
@@ -209,9 +210,10 @@ def export_text(summary: ExportSummary) -> str:
     """What came out, for people."""
     weights = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in summary.num_bytes.items())
     lines = [f"{summary.out}: {', '.join(summary.tasks)}; {weights}"]
-    what = "test pictures" if summary.pictures == "test" else "drawn pictures, since the packed set is not to be had,"
+    what = counted(summary.num_pictures, "test image" if summary.pictures == "test" else "drawn image")
+    what += "" if summary.pictures == "test" else ", since the packed set was not found,"
     lines.append(
-        f"compared with the run on {summary.num_pictures} {what} no probability differs by more than {summary.largest_difference:.1e} "
+        f"compared with the run on {what} no probability differs by more than {summary.largest_difference:.1e} "
         f"(allowed: {summary.tolerance:.0e})"
     )
     if summary.int8:

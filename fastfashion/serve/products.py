@@ -25,6 +25,7 @@ from fastfashion.load import open_loader
 from fastfashion.model.artifact import WEIGHTS
 from fastfashion.serve.predictor import Predictor
 from fastfashion.shards.tiles import sharp_enough
+from fastfashion.words import counted
 
 FILE = "products.safetensors"
 MAX_PRODUCTS = 200_000  # of more, evenly spread ones: 200 MB of features
@@ -106,7 +107,7 @@ class Products:
             print(f"no nearest products: {error}", file=sys.stderr, flush=True)
 
     def _make(self, run_model: Runner) -> Kept:
-        print(f"features of {len(self.rows)} products are made, once; the page answers meanwhile", file=sys.stderr, flush=True)
+        print(f"features of {counted(len(self.rows), 'product')} are made, once; the page answers meanwhile", file=sys.stderr, flush=True)
         parts, kept = [], []
         with closing(open_loader(self._spec)) as loader:
             for batch in loader.steps(0):

@@ -11,6 +11,7 @@ from fastfashion import image
 from fastfashion.errors import InputError
 from fastfashion.serve.products import Products
 from fastfashion.serve.state import BatchLine, Look
+from fastfashion.words import counted
 
 LARGE_PX = 224  # height of an overlay
 _SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy"}
@@ -95,10 +96,8 @@ def _product(products: Products, row: int, cosine: float) -> str:
     except (InputError, OSError):
         picture = "<p class=muted>no picture</p>"
     labels = " · ".join(dict.fromkeys(names[:4]))
-    return (
-        f"<figure>{picture}<figcaption>{escape(labels)}<br><span class=muted>{escape(identity)}, {100 * cosine:.0f} % alike</span>"
-        "</figcaption></figure>"
-    )
+    alike = f"{max(0.0, 100 * cosine):.0f} % alike"
+    return f"<figure>{picture}<figcaption>{escape(labels)}<br><span class=muted>{escape(identity)}, {alike}</span></figcaption></figure>"
 
 
 def batch_table(lines: Sequence[BatchLine], tasks: Sequence[str], seconds: float) -> str:
@@ -106,7 +105,8 @@ def batch_table(lines: Sequence[BatchLine], tasks: Sequence[str], seconds: float
     bad = sum("error" in line.record for line in lines)
     head = "".join(f"<th scope=col>{escape(task)}</th>" for task in tasks)
     rows = "".join(_batch_row(line, tasks) for line in lines)
-    told = f"{len(lines) - bad} pictures answered in {seconds:.1f} s" + (f", {bad} could not be read" if bad else "")
+    told = f"{counted(len(lines) - bad, 'image')} answered in {seconds:.1f} s"
+    told += f", {counted(bad, 'other')} could not be read" if bad else ""
     return _wrap(
         f"<p role=status>{told}.</p><div class=scroll tabindex=0 role=region aria-label='Answers'>"
         f"<table><thead><tr><th scope=col></th><th scope=col>file</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"

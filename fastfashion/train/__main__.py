@@ -29,6 +29,7 @@ from fastfashion.options import (
     run_command,
     say_error,
 )
+from fastfashion.words import counted
 
 if TYPE_CHECKING:
     from fastfashion.train.job import TrainSummary
@@ -158,7 +159,7 @@ def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
     run = Path(summary.run)
     how = {"finished": "finished", "early_stop": f"stopped early: no better epoch in {config.train.early_stop_epochs}"}
     lines = [f"{run}: {how.get(summary.ended, f'interrupted ({summary.ended}); the same command goes on')}"]
-    lines[0] += f", {summary.epochs} of {config.train.epochs} epochs, {summary.steps} steps"
+    lines[0] += f", {summary.epochs} of {counted(config.train.epochs, 'epoch')}, {counted(summary.steps, 'step')}"
     if summary.best_epoch >= 0:
         lines.append(f"best {config.train.select} {summary.best_metric:.4f} on validation, after epoch {summary.best_epoch + 1}")
         lines.append(f"  weights      {run / 'best'}")

@@ -1,0 +1,53 @@
+"""Numbers and faults in words: one row and two rows, a ratio that may be above 1, what the system says of a file."""
+
+import errno
+
+_REASONS = {
+    errno.ENOENT: "no such file or folder",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+    errno.EEXIST: "a file of that name is there, where a folder is expected",
+    errno.ENOTDIR: "a part of that path is a file, where a folder is expected",
+    errno.EISDIR: "it is a folder, where a file is expected",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "links that lead in a circle",
+    errno.ENOTEMPTY: "the folder is not empty",
+    errno.EMFILE: "too many open files",
+}
+_CURES = {
+    errno.ENOENT: "check the path",
+    errno.EEXIST: "remove that file, or name another place",
+    errno.ENOTDIR: "name a place whose parents are folders",
+    errno.EISDIR: "name a file",
+    errno.EACCES: "check who may read and write there, or name another place",
+    errno.EPERM: "check who may read and write there, or name another place",
+    errno.EROFS: "name another place",
+    errno.ENOSPC: "free some space, or name another place",
+    errno.EDQUOT: "free some space, or name another place",
+    errno.EMFILE: "allow more with ulimit -n",
+}
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """ "1 row", "2 rows"; `plural` where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def reason(error: OSError) -> str:
+    """What went wrong with a file, without the number that the system gives it."""
+    if error.errno in _REASONS:
+        return _REASONS[error.errno]
+    return (error.strerror or str(error)).lower() if error.errno is not None else str(error)
+
+
+def os_error_text(error: OSError) -> str:
+    """The same as a message of its own: where, what, and what to do."""
+    if error.errno is None:
+        return str(error)
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    where = f"{' to '.join(names)}: " if names else ""
+    cure = _CURES.get(error.errno, "")
+    return f"{where}{reason(error)}" + (f"; {cure}" if cure else "")
