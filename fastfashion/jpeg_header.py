@@ -8,8 +8,8 @@ Markers: ITU-T T.81, annex B; JFIF: T.871; Adobe: Adobe technical note 5116; pro
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from functools import lru_cache
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # but for Huffman t
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP1, _APP2, _APP14 = 0xE0, 0xE1, 0xE2, 0xEE
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
+_READ = _FRAMES | {_SOS, _APP0, _APP1, _APP2, _APP14}
 _ICC = b"ICC_PROFILE\0"
 _FF, _NOT_FF = re.compile(b"\xff"), re.compile(b"[^\xff]")
 
@@ -37,25 +38,24 @@ class Component(NamedTuple):
     down: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class JpegHeader:
-    """What stands before the first scan; sizes are in pixels, as stored."""
+class JpegHeader(NamedTuple):
+    """What comes before the first scan; sizes are in pixels, as stored."""
 
     process: int  # second byte of the frame's marker: 0xC0 baseline, 0xC2 progressive, …
     precision: int  # bits a sample
     height_px: int
     width_px: int
     components: tuple[Component, ...]
-    first_scan: int  # components in the first scan
-    jfif: bool
-    adobe: int | None  # transform of Adobe's marker: 0 none, 1 YCbCr, 2 YCCK; None without the marker
-    icc: bytes | None  # profile; None where there is none, or not all of its chunks
-    orientation: Orientation
-    clean: bool  # no bytes between segments that do not belong there
+    first_scan: int = 0  # components in the first scan
+    jfif: bool = False
+    adobe: int | None = None  # transform of Adobe's marker: 0 none, 1 YCbCr, 2 YCCK; None without the marker
+    icc: bytes | None = None  # profile; None where there is none, or not all of its chunks
+    orientation: Orientation = UPRIGHT
+    clean: bool = True  # no bytes between segments that do not belong there
 
     @property
     def sampling(self) -> tuple[tuple[int, int], ...]:
-        return tuple((component.across, component.down) for component in self.components)
+        return tuple([component[1:] for component in self.components])
 
 
 # What simplejpeg, the native decoder and DALI may be given. Everything else is decoded by Pillow, at full size, which decides on its own.
@@ -92,7 +92,7 @@ def unlisted(header: JpegHeader) -> str | None:
 
 
 def _unlisted_color(header: JpegHeader) -> str | None:
-    numbers = tuple(component.number for component in header.components)
+    numbers = tuple([component.number for component in header.components])
     if numbers not in _NUMBERS:
         return f"components numbered {numbers} (expected 1, 2, 3)"
     if header.adobe not in (None, 1):
@@ -107,75 +107,75 @@ def read(data: Encoded) -> JpegHeader:
 
     Raises InputError where the bytes are no JPEG, end before the first scan, or contradict themselves.
     """
-    frame: _Segment | None = None
+    frame: JpegHeader | None = None
     jfif, adobe, clean = False, None, True
     exif: list[Orientation] = []
     chunks: list[bytes] = []
-    for segment in _segments(memoryview(cast(bytes, data))):
-        marker, body = segment.marker, segment.body
-        clean &= not segment.stray
-        if marker in _FRAMES:
+    for marker, body, stray, filled in _segments(data if isinstance(data, bytes) else memoryview(cast(bytes, data))):
+        clean &= not stray
+        if marker == _APP0:
+            jfif |= len(body) >= 14 and body[:5] == b"JFIF\0"
+        elif marker in _FRAMES:
             if frame:
                 raise InputError("a JPEG of two frame headers")
-            frame = segment
-        elif marker == _APP0 and len(body) >= 14 and body[:5] == b"JFIF\0":
-            jfif = True
-        elif marker == _APP1 and body[:6] == PREFIX:
+            frame = _frame(marker, body)
+        elif marker == _SOS:
+            break
+        elif marker == _APP1 and body[:4] == b"Exif":
             turn, usual = read_orientation(body)
-            exif.append(Orientation(turn, usual and not segment.filled and not frame))
+            exif.append(Orientation(turn, usual and body[:6] == PREFIX and not filled and not frame))
         elif marker == _APP2 and len(body) >= 14 and body[:12] == _ICC:
             chunks.append(body)
         elif marker == _APP14 and len(body) >= 12 and body[:5] == b"Adobe":
             adobe = body[11]
-        elif marker == _SOS:
-            break
     else:
         raise InputError("a JPEG that ends before its first scan")
     if not frame or not body:
         raise InputError("a JPEG without a frame header before its first scan")
-    return JpegHeader(
-        jfif=jfif, adobe=adobe, clean=clean, first_scan=body[0], icc=_joined(chunks), orientation=_first(exif), **_frame(frame)
-    )
+    said = frame._replace(jfif=jfif, adobe=adobe, clean=clean, first_scan=body[0])
+    return said._replace(icc=_joined(chunks), orientation=_first(exif)) if chunks or exif else said
 
 
-class _Segment(NamedTuple):
-    marker: int
-    body: bytes  # behind the length
-    stray: bool  # bytes that belong to no segment stand before it
-    filled: bool  # its marker begins with more than one 0xFF
+def _segments(data: bytes | memoryview) -> Iterator[tuple[int, bytes, bool, bool]]:
+    """Segments up to the header of the first scan, or to where the bytes make no sense any more.
 
-
-def _segments(view: memoryview) -> Iterator[_Segment]:
-    """Segments up to the header of the first scan, or to where the bytes make no sense any more."""
-    if view[:3] != MAGIC:
+    (marker, what follows its length, whether bytes that belong nowhere come before it, whether it begins with more than one 0xFF);
+    of tables, comments and the like without what follows.
+    """
+    if data[:3] != MAGIC:
         raise InputError("not a JPEG")
-    at, stray = 2, False
+    at, end, stray, filled = 2, len(data), False, False
     for _ in range(MAX_MARKERS):
-        first = _FF.search(cast(bytes, view), at)
-        last = first and _NOT_FF.search(cast(bytes, view), first.end())
-        if not first or not last:
+        if at + 4 > end:
             return
-        marker = view[last.start()]
-        stray |= first.start() > at
-        at = last.end()
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker in (0, 0xFF):  # seldom: find the next marker
+            first = _FF.search(cast(bytes, data), at)
+            last = first and _NOT_FF.search(cast(bytes, data), first.end())
+            if not first or not last:
+                return
+            stray |= first.start() > at
+            filled = last.start() > first.end()
+            at, marker = last.start() - 1, data[last.start()]
         if marker == 0 or marker in _WITHOUT_LENGTH:
-            stray = True
+            at, stray = at + 2, True
             continue
-        length = view[at] << 8 | view[at + 1] if at + 2 <= len(view) else 0
-        if marker in (_SOI, _EOI) or length < 2 or at + length > len(view):
+        length = data[at + 2] << 8 | data[at + 3] if at + 4 <= end else 0
+        if marker in (_SOI, _EOI) or length < 2 or at + 2 + length > end:
             return
-        yield _Segment(marker, bytes(view[at + 2 : at + length]), stray, last.start() > first.end())
-        at, stray = at + length, False
+        yield marker, bytes(data[at + 4 : at + 2 + length]) if marker in _READ else b"", stray, filled
+        at, stray, filled = at + 2 + length, False, False
     raise InputError(f"a JPEG of more than {MAX_MARKERS} markers before its first scan")
 
 
-def _frame(segment: _Segment) -> dict[str, Any]:
-    body = bytes(segment.body)
+@lru_cache(maxsize=256)  # the images of a shop have few sizes
+def _frame(marker: int, body: bytes) -> JpegHeader:
+    """What the frame header says."""
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise InputError(f"a JPEG whose frame header has {len(body)} bytes; expected 6, and 3 a component")
     precision, height_px, width_px, _ = struct.unpack_from(">BHHB", body)
     components = tuple(Component(body[at], body[at + 1] >> 4, body[at + 1] & 15) for at in range(6, len(body), 3))
-    return {"process": segment.marker, "precision": precision, "height_px": height_px, "width_px": width_px, "components": components}
+    return JpegHeader(marker, precision, height_px, width_px, components)
 
 
 def _joined(chunks: list[bytes]) -> bytes | None:
