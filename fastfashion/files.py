@@ -27,6 +27,7 @@ def location(text: str) -> Path:
     """The file or folder that a path or a URL such as s3://bucket/set names; raises ConfigError where it cannot be reached from here."""
     if not _SCHEME.match(text):
         return Path(text)
+    _check_segments(text)
     try:
         from upath import UPath
 
@@ -35,6 +36,17 @@ def location(text: str) -> Path:
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{text}: cannot be reached ({error}); pip install 'fastfashion[remote]' brings s3:// and https://") from error
     return cast(Path, found)
+
+
+def _check_segments(text: str) -> None:
+    """s3://bucket//set: storages keep the empty segment or drop it, and one call writes where the next does not look."""
+    scheme, _, rest = text.partition("://")
+    if scheme in ("http", "https"):
+        return
+    if scheme in ("s3", "s3a", "gs", "gcs") and rest.startswith("/"):
+        raise ConfigError(f"{text}: no bucket; expected {scheme}://bucket/folder")
+    if "//" in rest.strip("/"):
+        raise ConfigError(f"{text}: an empty path segment; write it with one slash, {scheme}://{re.sub('/+', '/', rest)}")
 
 
 def is_remote(path: Path) -> bool:

@@ -513,5 +513,6 @@ def test_the_command_line_prints_the_plan_and_packs_nothing(packed_small: Packed
 def test_the_command_line_says_what_is_wrong_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
     done = run_cli("shard", "--source", "nowhere.zip", "--out", "out", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: nowhere.zip: no such file or folder; expected a folder or zip with styles.csv and images/\n"
+    said = "expected a folder or a zip with image files and a CSV table, such as styles.csv beside images/"
+    assert done.stderr == f"error: nowhere.zip: no such file or folder; {said}\n"
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ Only regular files are read, each folder is looked into once, and what is no par
 import os
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,10 +65,13 @@ class Listing:
         entry.first = entry.first or name
 
     def passed_over_text(self) -> str:
-        """Such as "2 x a packed set (shards/small, …)"; empty where nothing was left out."""
-        return ", ".join(
-            f"{entry.count} x {reason} ({entry.first}{', …' if entry.count > 1 else ''})" for reason, entry in self.passed_over.items()
-        )
+        return passed_over_text({reason: vars(entry) for reason, entry in self.passed_over.items()})
+
+
+def passed_over_text(passed_over: Mapping[str, Mapping[str, object]]) -> str:
+    """Such as "a packed set: shards/small; a link to nowhere: 3, such as images/7.jpg"; empty where nothing was left out."""
+    named = ((reason, entry["count"], entry["first"]) for reason, entry in passed_over.items())
+    return "; ".join(f"{reason}: {first if count == 1 else f'{count}, such as {first}'}" for reason, count, first in named)
 
 
 def list_folder(path: Path) -> Listing:

@@ -18,6 +18,7 @@ from fastfashion.pack.block import Block
 from fastfashion.pack.commit import encoder_settings, same_encoder
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import LOCK, STAGING, has_manifest
+from fastfashion.remote import children, list_anew
 from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest
 from fastfashion.shards.reader import parse_parquet
 
@@ -83,14 +84,16 @@ def _taken_before(styles: Styles, members: list[Member | None]) -> dict[int, str
 def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
     """Resolutions that OUT has of this very table; raises PackedSetError where it holds something else."""
     out = request.out
+    list_anew(out)  # another client may have packed there since this process looked
     if not (out / SET).is_file():
         ours = {STAGING, LOCK, VOCAB, REJECTED, CATALOG}  # a run may have been cut off just before it published set.json
         if is_remote(out):
             ours |= set(request.resolutions)
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.exists() else []
+        foreign = sorted(path.name for path in _contents(out) if path.name not in ours)
         if foreign:
             raise PackedSetError(f"{out}: expected an empty folder or a packed set, found {foreign[0]}; choose another --out")
         return ()
+    _check_label_columns(out, styles.labels)
     try:
         packed = parse_parquet(out / CATALOG, (out / CATALOG).read_bytes(), ["id", *styles.labels])
         num_rejected = len(pd.read_csv(io.BytesIO((out / REJECTED).read_bytes())))
@@ -115,7 +118,7 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
             f"{out}: packed with other --na-values (its {len(there.get(task, ()))} classes of {task} would be {len(classes[task])}); "
             "choose another --out or remove it"
         )
-    found = tuple(path.name for path in out.iterdir() if has_manifest(path))
+    found = tuple(path.name for path in children(out) if has_manifest(path))
     for name in set(found) & set(request.resolutions):
         encoder = dict(Manifest.read(out / name / MANIFEST).encoder or {})
         encoder.pop("cascade", None)
@@ -131,6 +134,23 @@ def _read_vocab(out: Path) -> dict[str, tuple[str, ...]]:
         return {task: tuple(names) for task, names in json.loads((out / VOCAB).read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError) as error:
         raise PackedSetError(f"{out / VOCAB}: not readable ({error}); choose another --out or remove it") from error
+
+
+def _contents(out: Path) -> list[Path]:
+    """What is in OUT; on object storage without empty objects that stand for folders, and without folders that hold nothing else."""
+    if not out.exists():
+        return []
+    return [path for path in children(out) if not is_remote(out) or path.is_file() or children(path)]
+
+
+def _check_label_columns(out: Path, wanted: Sequence[str]) -> None:
+    """A set that is asked for other labels is whole, and another one."""
+    found = list(_read_vocab(out))
+    if found != list(wanted):
+        raise PackedSetError(
+            f"{out}: holds a set with the label columns {', '.join(found)}, and {', '.join(wanted)} are asked for; choose another --out or "
+            f"--label-columns {','.join(found)}"
+        )
 
 
 def plan_fingerprint(request: PackRequest, resolutions: Sequence[str], plan: Plan) -> dict[str, Any]:

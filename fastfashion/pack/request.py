@@ -69,6 +69,7 @@ class PackSummary:
     images_without_row: int
     table: str
     account: Account  # lines of the table, its separator, cells without a label
+    passed_over: dict[str, dict[str, int | str]]  # reason -> count and first name of files and folders of the source that were left out
     packed_now: int
     resumed: int
     resolutions: dict[str, dict[str, int]]  # name -> num_bytes (encoded images), tar_bytes, num_shards; smaller

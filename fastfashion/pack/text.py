@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from fastfashion.catalog.csv_reader import SEPARATORS
+from fastfashion.catalog.listing import passed_over_text
 from fastfashion.pack.estimate import DryRun
 from fastfashion.pack.request import PackSummary
 from fastfashion.shards.verify import VerifyResult, verify
@@ -14,6 +15,8 @@ def summary_text(summary: PackSummary) -> str:
     rejected = f"{summary.rejected} rejected" + (f", see {summary.out / 'rejected.csv'}" if summary.rejected else "")
     lines = [f"{summary.out}: {summary.kept} of {counted(summary.num_rows, 'row')} packed{_when(summary)}, {rejected}"]
     lines += account_lines(summary)
+    if summary.passed_over:
+        lines.append(f"  passed over in the source: {passed_over_text(summary.passed_over)}")
     for name, sizes in summary.resolutions.items():
         tar_mb, picture_mb = sizes["tar_bytes"] / 1e6, sizes["num_bytes"] / 1e6
         shards = counted(sizes["num_shards"], "shard")
