@@ -70,7 +70,7 @@ def unsupported(name: str) -> str | None:
     suffix = PurePosixPath(name).suffix.lower()
     for suffixes, words in _UNSUPPORTED.items():
         if suffix in suffixes:
-            return f"{suffix} is {words}, which is not read: convert it to JPEG or PNG, or add a JPEG of the same name"
+            return f"{suffix} is {words}, which is not read: convert it to JPEG or PNG"
     return None
 
 
@@ -188,9 +188,9 @@ def _unreadable(data: Encoded, error: Exception) -> str:
     if len(data) == 0:
         return "empty file"
     if bytes(data[:200]).lstrip()[:1] == b"<":
-        return "not an image: begins like an HTML or XML page"
+        return "not a picture: begins like an HTML or XML page"
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not an image: no known image format in {len(data)} bytes"
+        return f"not a picture: no known image format in {len(data)} bytes"
     return f"does not decode: {error}"
 
 

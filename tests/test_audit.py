@@ -70,7 +70,7 @@ def test_rejected_rows_are_counted_by_reason_and_rare_classes_by_what_is_left(tm
         images[number].write_bytes(b"<html>no such picture")
     pack(PackRequest(source=source, out=tmp_path / "packed", resolutions=("full",)))
     report = audit(tmp_path / "packed")
-    html = "not an image: begins like an HTML or XML page"
+    html = "not a picture: begins like an HTML or XML page"
     assert (report["images"], report["rejected"]) == (8, {"rows": 4, "reasons": {html: 3, "no image": 1}})
     # left are 0, 3, 5, 6, 8, 9, 10 and 11
     assert report["labels"]["articleType"]["images"] == {"Tshirts": 3, "Jeans": 2, "Shirts": 2, "Watches": 1}

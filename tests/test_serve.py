@@ -181,7 +181,7 @@ def test_a_batch_answers_files_and_zips_and_names_what_is_wrong(state: State, tm
     assert {line.record["path"]: line.record.get("error", "")[:9] for line in lines} == {
         "bomb.png": "9000x9000",
         "good.jpg": "",
-        "page.jpg": "not an im",
+        "page.jpg": "not a pic",
         "some.zip/../../good.jpg": "its name ",
         "some.zip/in/good.jpg": "",
     }

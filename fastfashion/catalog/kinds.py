@@ -12,7 +12,7 @@ from fastfashion.catalog.listing import TABLE_NAME, Listing, kind_of_file, list_
 from fastfashion.catalog.passed_over import SET
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
-from fastfashion.image import SUFFIXES
+from fastfashion.image import SUFFIXES, unsupported
 from fastfashion.remote import as_remote, describe, is_web, list_anew, patiently
 
 HEAD_BYTES = 1024
@@ -237,6 +237,8 @@ def why_no_image(listing: Listing, table: str) -> str:
     """The same for a source with a table and no image."""
     files = sorted(listing.files, key=lambda name: (name.count("/"), name))
     left_out = f"; passed over: {listing.passed_over_text()}" if listing.passed_over else ""
+    if unread := next((name for name in files if unsupported(name)), None):
+        return f"but it holds {unread}: {unsupported(unread)}"
     return _packed(listing, files) or f"expected images/<id>.jpg beside {table}{left_out}"
 
 

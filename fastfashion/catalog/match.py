@@ -23,7 +23,7 @@ from pathlib import Path
 from fastfashion.catalog.ids import same_text
 from fastfashion.catalog.listing import Member
 from fastfashion.errors import InputError
-from fastfashion.image import SUFFIXES
+from fastfashion.image import SUFFIXES, unsupported
 
 IMAGES = "images"
 _DRIVE = re.compile(r"[A-Za-z]:/")
@@ -42,11 +42,20 @@ class Files:
     """The images of a source by name, and how they are found.
 
     `table` is the name of the table in the source, or a path relative to it that leads out of it. `root` is the folder itself where it is
-    one on a disk, so that absolute paths below it are found. `aliases`: other names of folders that links make.
+    one on a disk, so that absolute paths below it are found. `aliases`: other names of folders that links make. `unread`: files that are
+    images of a format that is not read, so that a row that has nothing else says so.
     """
 
-    def __init__(self, where: Path, files: Mapping[str, Member], table: str, root: str | None, aliases: Mapping[str, str]) -> None:
-        self._where, self._files, self._root, self._aliases = where, files, root, aliases
+    def __init__(
+        self,
+        where: Path,
+        files: Mapping[str, Member],
+        table: str,
+        root: str | None,
+        aliases: Mapping[str, str],
+        unread: Iterable[str] = (),
+    ) -> None:
+        self._where, self._files, self._root, self._aliases, self._unread = where, files, root, aliases, unread
         self._table_folder = posixpath.dirname(table)
         self._scope = self._choose_scope()
 
@@ -97,6 +106,12 @@ class Files:
     def _by_path_and_stem(self) -> Index:
         """Whole names without suffix -> files."""
         return _index((same_text(posixpath.splitext(name)[0]), name) for name in self._files)
+
+    @cached_property
+    def _unread_by_name(self) -> Index:
+        """Names without folder, with and without suffix -> files that are not read."""
+        names = [(posixpath.basename(name), name) for name in self._unread]
+        return _index((key, name) for base, name in names for key in (same_text(base), same_text(posixpath.splitext(base)[0])))
 
     def images_by_stem(self) -> dict[str, Member]:
         """What a text without folder and suffix finds; without those that it does not tell apart."""
@@ -178,6 +193,11 @@ class Files:
         if self._resolve(start, key) is None or _DRIVE.match(key):
             return f"no image: {key} is not below {self._root or self._where}; write paths relative to the table"
         name = posixpath.basename(key)
+        if reason := unsupported(name):
+            return f"no image: {reason}"
+        if (unread := self._unread_by_name.get(posixpath.splitext(name)[0] if _has_suffix(key) else name)) is not None:
+            unread = unread if isinstance(unread, str) else unread[0]
+            return f"no image but {unread}: {unsupported(unread)}"
         other = self._by_stem.get(posixpath.splitext(name)[0] if _has_suffix(key) else name) if _is_path(key) else None
         if other is None:
             return "no image"

@@ -17,7 +17,7 @@ from fastfashion.catalog.match import Files, table_seen_from
 from fastfashion.catalog.reader import Reader
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote, location
-from fastfashion.image import SUFFIXES
+from fastfashion.image import SUFFIXES, unsupported
 from fastfashion.remote import as_remote
 
 # What a file system reports that changes when a file is replaced, under the names that S3, GCS, HTTP, Hugging Face and memory use.
@@ -34,6 +34,7 @@ class Source:
     reader: Reader
     table_file: Path | None = None  # a table that is not among the files of the source
     passed_over: Mapping[str, PassedOver] = field(default_factory=dict)  # by reason: files and folders below it that were left out
+    unread: tuple[str, ...] = ()  # images of formats that are not read
     aliases: Mapping[str, str] = field(default_factory=dict)  # folder that is another name of a listed one -> that one
 
     @property
@@ -48,7 +49,7 @@ class Source:
     def finder(self) -> Files:
         """Finds the images of the rows of the table."""
         on_disk = not self.is_zip and not is_remote(self.path)
-        return Files(self.path, self.files, self.table, str(self.path) if on_disk else None, self.aliases)
+        return Files(self.path, self.files, self.table, str(self.path) if on_disk else None, self.aliases, self.unread)
 
     @cached_property
     def images(self) -> dict[str, Member]:
@@ -102,6 +103,7 @@ def open_source(path: Path, table: str = "") -> Source:
         reader=Reader(located, listing.is_zip),
         table_file=outside,
         passed_over=listing.passed_over,
+        unread=tuple(sorted(n for n in listing.files if unsupported(n))),
         aliases=listing.aliases,
     )
 
