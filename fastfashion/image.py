@@ -6,7 +6,7 @@
 Of an animation the first frame counts. An ICC profile other than sRGB is applied. Only this module decodes an image of Kind.OTHER.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import PurePosixPath
 
@@ -36,16 +36,6 @@ _UNSUPPORTED = {
 Box = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageInfo:
-    """What the header of an encoded picture says; sizes are in pixels, as shown (turned upright)."""
-
-    format: str
-    height_px: int
-    width_px: int
-    turn: int = 1  # EXIF orientation: how the stored pixels are to be turned
-
-
 class Kind(IntEnum):
     """Who may decode an image to the pixels that this module defines; a column of index.parquet."""
 
@@ -54,12 +44,34 @@ class Kind(IntEnum):
     COLOR = 2  # plain JPEG of three: nvJPEG, too
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageInfo:
+    """What the header of an encoded picture says; sizes are in pixels, as shown (turned upright)."""
+
+    format: str
+    height_px: int
+    width_px: int
+    turn: int = 1  # EXIF orientation: how the stored pixels are to be turned
+    header: JpegHeader | None = field(default=None, repr=False, compare=False)  # of a JPEG, for `decode_rgb`
+
+    @property
+    def kind(self) -> Kind:
+        return _kind(self.header) if self.header else Kind.OTHER
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.header is not None and self.header.process == jpeg_header.BASELINE
+
+
 def kind(data: Encoded) -> Kind:
     """Kind of an encoded image, from its header alone; OTHER also for what is no image at all."""
     try:
-        header = jpeg_header.read(data)
+        return _kind(jpeg_header.read(data))
     except InputError:
         return Kind.OTHER
+
+
+def _kind(header: JpegHeader) -> Kind:
     if jpeg_header.unlisted(header) or not header.orientation.usual or not icc.is_srgb(header.icc, _mode(header)):
         return Kind.OTHER
     return Kind.GRAY if len(header.components) == 1 else Kind.COLOR
@@ -93,16 +105,19 @@ def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     _check_size(height_px, width_px, max_pixels)
     if turn >= 5:
         width_px, height_px = height_px, width_px
-    return ImageInfo(format=name, height_px=height_px, width_px=width_px, turn=turn)
+    return ImageInfo(format=name, height_px=height_px, width_px=width_px, turn=turn, header=header)
 
 
-def decode_rgb(data: Encoded, *, min_height_px: int = 0, min_width_px: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_rgb(
+    data: Encoded, *, min_height_px: int = 0, min_width_px: int = 0, max_pixels: int = MAX_PIXELS, info: ImageInfo | None = None
+) -> np.ndarray:
     """Decode to uint8 RGB (H, W, 3), upright, in sRGB, transparency laid over white.
 
     A JPEG of a usual frame is decoded at a DCT scale of libjpeg (1/8 to 6/8, or 8/8) that is at least the minimum asked for; 0 is full
-    size. Raises InputError where the bytes do not decode completely, or hold more than `max_pixels`, which is found before any is decoded.
+    size. `info` is what `probe` found, where it has been asked: the header is then not read twice. Raises InputError where the bytes do
+    not decode completely, or hold more than `max_pixels`, which is found before any is decoded.
     """
-    header = _jpeg_header(data)
+    header = info.header if info else _jpeg_header(data)
     if header:
         _check_size(header.height_px, header.width_px, max_pixels)
         if jpeg_header.unlisted(header) is None:
@@ -151,12 +166,6 @@ def _jpeg_header(data: Encoded) -> JpegHeader | None:
     except InputError:
         return None
     return header if header.height_px and header.width_px else None
-
-
-def is_gray_jpeg(data: Encoded) -> bool:
-    """Whether it is a JPEG of one component, by its header."""
-    header = _jpeg_header(data)
-    return header is not None and len(header.components) == 1
 
 
 def orientation(data: Encoded) -> int:

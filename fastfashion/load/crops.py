@@ -110,7 +110,7 @@ def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bo
     needed = 8 * OVERSAMPLE * max(out.shape[0] / (y1 - y0), out.shape[1] / (x1 - x0))
     eighths = next((scale for scale in SCALES if scale >= needed), 8)
     least = {} if eighths == 8 else {"min_height_px": math.ceil(size[0] * eighths / 8), "min_width_px": math.ceil(size[1] * eighths / 8)}
-    picture = image.decode_rgb(data, max_pixels=sys.maxsize, **least)
+    picture = image.decode_rgb(data, max_pixels=sys.maxsize, info=info, **least)
     decoded = time.perf_counter()
     left, upper, right, lower = image.content_box(picture, info)
     down, across = (lower - upper) / size[0], (right - left) / size[1]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastfashion import image, jpeg_header
+from fastfashion import image
 from fastfashion.catalog.duplicates import fingerprint
 from fastfashion.catalog.listing import Member
 from fastfashion.catalog.reader import Reader
@@ -134,11 +134,10 @@ def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str
     shown = image.probe(data, max_pixels=job.max_pixels)
     shorts = [int(name) for name in job.resolutions if name != FULL]
     wanted = image.fit_short_side(shown.height_px, shown.width_px, OVERSAMPLE * max(shorts) if shorts else LOOK_SHORT_PX)
-    pixels = image.decode_rgb(data, min_height_px=wanted[0], min_width_px=wanted[1], max_pixels=job.max_pixels)
+    pixels = image.decode_rgb(data, min_height_px=wanted[0], min_width_px=wanted[1], max_pixels=job.max_pixels, info=shown)
     box = image.content_box(pixels, shown)
-    kind = image.kind(data)
-    keep = job.keep_unshrunk and kind is not image.Kind.OTHER and shown.turn == 1
-    keep = keep and jpeg_header.read(data).process == jpeg_header.BASELINE
+    kind = shown.kind
+    keep = job.keep_unshrunk and kind is not image.Kind.OTHER and shown.turn == 1 and shown.is_baseline
     levels = [pixels]
     versions: dict[str, Version] = {}
     for name in job.resolutions:
@@ -152,6 +151,6 @@ def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str
             versions[name] = Version(data, height_px, width_px, kind)
             continue
         encoded = image.encode_jpeg(levels[-1], job.quality, job.subsampling)
-        versions[name] = Version(encoded, height_px, width_px, image.kind(encoded))
+        versions[name] = Version(encoded, height_px, width_px, image.Kind.COLOR)
     looked_at = next((level for level in reversed(levels) if min(level.shape[:2]) >= LOOK_SHORT_PX), pixels)
     return (shown.height_px, shown.width_px, fingerprint(looked_at).hex()), versions

@@ -175,7 +175,7 @@ def load_pictures(pictures: Sequence[Picture], out: np.ndarray) -> dict[int, str
 def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = image.MAX_PIXELS) -> dict[int, str]:
     """The same from bytes. How large a picture is, its header says: more than `max_pixels` are refused before any is decoded."""
     errors: dict[int, str] = {}
-    sizes = np.ones((len(encoded), 2), dtype=np.int32)
+    sizes, kinds = np.ones((len(encoded), 2), dtype=np.int32), np.zeros(len(encoded), dtype=np.int8)
     for place, data in enumerate(encoded):
         try:
             info = image.probe(data, max_pixels=sys.maxsize)
@@ -184,13 +184,13 @@ def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = im
             continue
         if info.height_px * info.width_px > max_pixels:
             errors[place] = f"{info.width_px}x{info.height_px} pixels, more than the {max_pixels} that are decoded here: shrink the picture"
-        sizes[place] = info.height_px, info.width_px
+        sizes[place], kinds[place] = (info.height_px, info.width_px), info.kind
     good = [place for place in range(len(encoded)) if place not in errors]
     whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
     filled = out if len(good) == len(out) else np.empty((len(good), *out.shape[1:]), dtype=np.uint8)
     arrays = [np.frombuffer(encoded[place], dtype=np.uint8) for place in good]
     flips = np.zeros(len(good), dtype=bool)
-    wrong = load_crops(arrays, whole[good], sizes[good], flips, filled, np.zeros(3)) if good else {}
+    wrong = load_crops(arrays, whole[good], sizes[good], flips, filled, np.zeros(3), kinds[good]) if good else {}
     errors |= {good[i]: str(error) for i, error in wrong.items()}
     if filled is not out:
         out[:] = 0
