@@ -192,8 +192,8 @@ def predict(
 ) -> list[Result]:
     """What pictures show: files, folders, zips or packed sets; as the lines of `fastfashion predict --format jsonl`.
 
-    A picture is `{"path", "answers": {task: [{"label", "probability"}, …]}}`, the most probable first; one that cannot be read
-    `{"path", "error"}`.
+    An image is `{"path", "answers": {task: [{"label", "probability"}, …]}, "error": None}`, the most probable first; of one that cannot be
+    read `answers` is None and `error` says why.
     """
     from fastfashion import dist
     from fastfashion.serve.inputs import find_inputs

@@ -4,7 +4,6 @@ A location is a `Path`, or for `s3://…` and the like a UPath: pathlib's method
 """
 
 import contextlib
-import csv
 import fcntl
 import json
 import os
@@ -13,7 +12,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -125,18 +124,6 @@ def publish_json(path: Path, value: object) -> None:
     """The same for a JSON value, indented, in UTF-8."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     publish(path, lambda beside: beside.write_text(text, encoding="utf-8"))
-
-
-def publish_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """The same for a table, comma-separated, in UTF-8."""
-
-    def write(beside: Path) -> None:
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows(rows)
-
-    publish(path, write)
 
 
 @contextlib.contextmanager

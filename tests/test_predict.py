@@ -208,9 +208,9 @@ def test_every_format_says_the_same(form: str, predictor: Predictor, odd_folder:
     else:
         table = pd.read_csv(out, dtype={"path": str}) if form == "csv" else pd.read_parquet(out)
         assert table["path"].tolist() == [record["path"] for record in expected]
-        assert table["error"].notna().tolist() == ["error" in record for record in expected]
+        assert table["error"].notna().tolist() == [record["error"] is not None for record in expected]
         for place, record in enumerate(expected):
-            for task, best in record.get("answers", {}).items():
+            for task, best in (record["answers"] or {}).items():
                 assert table[task][place] == best[0]["label"] and table[f"{task}_2"][place] == best[1]["label"]
                 assert table[f"{task}_2_probability"][place] == pytest.approx(best[1]["probability"], abs=1e-5)
 

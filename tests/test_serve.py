@@ -178,14 +178,14 @@ def test_a_batch_answers_files_and_zips_and_names_what_is_wrong(state: State, tm
         archive.writestr("../../good.jpg", jpeg())
         archive.writestr("in/good.jpg", jpeg())
     lines = list(state.batch(sorted(tmp_path.iterdir())))
-    assert {line.record["path"]: line.record.get("error", "")[:9] for line in lines} == {
+    assert {line.record["path"]: (line.record["error"] or "")[:9] for line in lines} == {
         "bomb.png": "9000x9000",
         "good.jpg": "",
         "page.jpg": "not a pic",
         "some.zip/../../good.jpg": "its name ",
         "some.zip/in/good.jpg": "",
     }
-    answers = [line.record["answers"] for line in lines if "answers" in line.record]
+    answers = [line.record["answers"] for line in lines if line.record["answers"]]
     assert answers[0] == answers[1]
     html = render.batch_table(lines, list(TASKS), 0.1)
     assert html.count("<tr class=bad>") == 3 and "2 pictures answered" in html

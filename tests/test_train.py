@@ -68,6 +68,10 @@ def test_a_run_leaves_all_that_its_readers_need(runs: Path) -> None:
     config = json.loads((runs / "one" / "config.json").read_text())
     assert config["data"]["resolution"] == "32" and config["train"]["precision"] in ("fp32", "bf16")  # nothing is left at "auto"
     assert [line["epoch"] for line in metrics(runs / "one", "epoch")] == [0, 1]
+    lines = [line for kind in ("start", "step", "epoch") for line in metrics(runs / "one", kind)]
+    assert (
+        len({tuple(line) for line in lines}) == len({tuple(line["time"]) for line in lines}) == 1
+    )  # readers look at the first lines alone
     (start,) = metrics(runs / "one", "start")
     assert start["command"].startswith("fastfashion train --shards ") and start["command"].endswith("--name one")
     assert start["processes"] == 1 and start["versions"]["torch"] == torch.__version__.partition("+")[0]

@@ -114,7 +114,7 @@ def _run(record: Record, backend: str) -> dict[str, Any]:
     summary = run_training(check, config, run)
     lines = read_metrics(run)
     # Of the epochs after the first, in which caches are filled.
-    shares = [line["time"].get("data_s", 0) / line["time"]["seconds"] for line in lines if line["kind"] == "step" and line["epoch"] > 0]
+    shares = [(line["time"].get("data_s") or 0) / line["time"]["seconds"] for line in lines if line["kind"] == "step" and line["epoch"] > 0]
     ends = [line for line in lines if line["kind"] == "epoch"]
     seconds: dict[int, float] = {}
     for line in lines:

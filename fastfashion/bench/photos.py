@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from fastfashion.catalog.synth import COLUMNS, write_synth
+from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError
-from fastfashion.files import publish_csv, publish_json
+from fastfashion.files import publish_json
 from fastfashion.image import decode_rgb, encode_jpeg
 
 QUALITY, SUBSAMPLING = 90, "420"

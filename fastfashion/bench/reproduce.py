@@ -21,9 +21,10 @@ from fastfashion.bench.reference import IMAGES, MODELS, PUBLISHED, TASKS, refere
 from fastfashion.bench.reproduce_folder import check_data, check_folder
 from fastfashion.catalog import Vocab, split_rows
 from fastfashion.config import DataConfig, RunConfig
+from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate.run import REPORT, read_metrics
-from fastfashion.files import publish, publish_csv, publish_json
+from fastfashion.files import publish, publish_json
 from fastfashion.shards import PackedSet, open_packed_set
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numpy as np
 
 from fastfashion.catalog.vocab import Vocab
 from fastfashion.config import FOLDS, PROTOCOLS
+from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.files import publish_csv
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,10 +14,10 @@ import pandas as pd
 from fastfashion import dist
 from fastfashion.catalog import correct
 from fastfashion.config import FOLDS
+from fastfashion.csv_files import csv_rows, publish_csv
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate.run import EvaluateRequest, OpenRun, open_run, predict_rows
 from fastfashion.evaluate.sheet import write_sheet
-from fastfashion.files import publish
 from fastfashion.words import counted
 
 SUSPECTS, SHOWN = "suspects.csv", 48
@@ -53,7 +53,7 @@ def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]
     table = pd.concat(tables).sort_values("margin", ascending=False, kind="stable")
     table.insert(0, "id", packed.table["id"].to_numpy()[table["row"]])
     request.out.mkdir(parents=True, exist_ok=True)
-    publish(request.out / SUSPECTS, lambda beside: table[COLUMNS].to_csv(beside, index=False, float_format="%.4f"))
+    publish_csv(request.out / SUSPECTS, COLUMNS, csv_rows(table[COLUMNS], digits=4))
     for task, of_task in table.groupby("task"):
         shown = of_task.head(SHOWN)
         columns = ("id", "label", "suggestion", "probability")

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from fastfashion.catalog import Rejected, Styles, Vocab
 from fastfashion.catalog.duplicates import duplicate_groups
+from fastfashion.csv_files import publish_csv
 from fastfashion.errors import InputError, PackedSetError
-from fastfashion.files import is_remote, publish, publish_csv, publish_json
+from fastfashion.files import is_remote, publish, publish_json
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import Record, Staging
 from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles, ShardEntry

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from fastfashion.csv_files import csv_rows, csv_writer
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish
 from fastfashion.serve.predictor import Answers
@@ -90,11 +91,11 @@ def frame(answers: Answers, classes: Mapping[str, Sequence[str]]) -> pd.DataFram
 
 
 def records(answers: Answers, classes: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
-    """One value a picture: `{"path", "answers": {task: [{"label", "probability"}, …]}}`, or `{"path", "error"}`."""
+    """One value an image: `{"path", "answers": {task: [{"label", "probability"}, …]}, "error"}`; answers or error is None."""
     tasks = {task: (codes.tolist(), answers.probabilities[task].tolist()) for task, codes in answers.codes.items()}
     for i, name in enumerate(map(_shown, answers.names)):
         if i in answers.errors:
-            yield {"path": name, "error": answers.errors[i]}
+            yield {"path": name, "answers": None, "error": answers.errors[i]}
             continue
         yield {
             "path": name,
@@ -105,13 +106,17 @@ def records(answers: Answers, classes: Mapping[str, Sequence[str]]) -> Iterator[
                 ]
                 for task, (codes, shares) in tasks.items()
             },
+            "error": None,
         }
 
 
 def _write_text(answers: Iterable[Answers], classes: Mapping[str, Sequence[str]], form: str, file: TextIO) -> None:
     for number, one in enumerate(answers):
         if form == "csv":
-            frame(one, classes).to_csv(file, index=False, header=number == 0, float_format=f"%.{_DIGITS}f", lineterminator="\n")
+            table, writer = frame(one, classes), csv_writer(file)
+            if number == 0:
+                writer.writerow(table.columns)
+            writer.writerows(csv_rows(table, _DIGITS))
         elif form == "jsonl":
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records(one, classes))
         else:
@@ -122,7 +127,7 @@ def _write_text(answers: Iterable[Answers], classes: Mapping[str, Sequence[str]]
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     """A picture's lines in the table for people."""
     yield record["path"]
-    if "error" in record:
+    if record["error"] is not None:
         yield f"  error: {record['error']}"
         return
     width = max(map(len, record["answers"]), default=0)

@@ -1,6 +1,5 @@
 """The Gradio page: one picture, many pictures, the run's test numbers, and how programs ask."""
 
-import csv
 import json
 import shutil
 import time
@@ -8,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastfashion.csv_files import csv_writer
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate.run import PLOTS, REPORT, read_report
 from fastfashion.serve import render
@@ -142,12 +142,12 @@ def write_csv(store: Path, records: Sequence[Mapping[str, Any]], tasks: Sequence
     folder.mkdir(parents=True)
     path = folder / "answers.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file)
         writer.writerow(["path", *(name for task in tasks for name in (task, f"{task}_probability")), "error"])
         for record in records:
-            best = [record["answers"][task][0] if "answers" in record else {"label": "", "probability": ""} for task in tasks]
+            best = [record["answers"][task][0] if record["answers"] else {"label": "", "probability": ""} for task in tasks]
             cells = [value for one in best for value in (one["label"], one["probability"])]
-            writer.writerow([record["path"], *cells, record.get("error", "")])
+            writer.writerow([record["path"], *cells, record["error"] or ""])
     return path
 
 

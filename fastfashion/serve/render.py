@@ -102,7 +102,7 @@ def _product(products: Products, row: int, cosine: float) -> str:
 
 def batch_table(lines: Sequence[BatchLine], tasks: Sequence[str], seconds: float) -> str:
     """A line a picture: the best class of each head, or why there is none."""
-    bad = sum("error" in line.record for line in lines)
+    bad = sum(line.record["error"] is not None for line in lines)
     head = "".join(f"<th scope=col>{escape(task)}</th>" for task in tasks)
     rows = "".join(_batch_row(line, tasks) for line in lines)
     told = f"{counted(len(lines) - bad, 'image')} answered in {seconds:.1f} s"

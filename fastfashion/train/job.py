@@ -15,10 +15,11 @@ import torch
 from fastfashion import dist
 from fastfashion.catalog import LABEL_COLUMNS, correct, joint_split, oversampled
 from fastfashion.config import ALL, OptimConfig, RunConfig
+from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, read_config, score
 from fastfashion.evaluate.run import CONFIG, METRICS
-from fastfashion.files import clear_unpublished, hold, location, publish_csv, publish_json
+from fastfashion.files import clear_unpublished, hold, location, publish_json
 from fastfashion.load import Batch, Loader, LoaderSpec, Plan, Skipped, choose_pictures, open_loader
 from fastfashion.model import (
     LossSettings,

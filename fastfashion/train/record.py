@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -20,6 +21,17 @@ from fastfashion.train.track import open_trackers
 WIDE = 110  # columns: less than that has no room for a bar
 LINE_S = 60.0  # between two lines where there is no terminal
 GRID = 4  # pictures a line of the sheet for TensorBoard
+# Every line of metrics.jsonl has all of these, null where there is none: many readers take the columns from the first lines alone.
+KEYS = (
+    *("kind", "epoch", "step"),
+    *("command", "commit", "processes", "device", "changed", "machine", "versions"),  # of a start
+    *("loss", "lr", "grad_norm", "rows", "rows_hash"),  # of a step
+    *("val", "time"),
+)
+TIMES = (
+    *("seconds", "images_per_s", "first_step_s"),
+    *("data_s", "forward_backward_s", "optimizer_s", "logging_s", "checkpoint_s"),
+)
 
 
 class Recorder(Protocol):
@@ -70,7 +82,7 @@ class RunRecorder:
         self._total, self._said_at, self._opened_at, self._opened_step = total, -LINE_S, time.monotonic(), done
 
     def write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(with_all_keys(line)) + "\n")
         self._file.flush()
         if line["kind"] == "start":
             return
@@ -121,6 +133,12 @@ class RunRecorder:
         self._trackers.close()
         self._events.close()
         self._file.close()
+
+
+def with_all_keys(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line with all keys, those of `time` too."""
+    times = dict.fromkeys(TIMES) | dict(line.get("time") or {})
+    return dict.fromkeys(KEYS) | dict(line) | {"time": times}
 
 
 def _drop_later(path: Path, epoch: int, done: int) -> None:
