@@ -166,6 +166,10 @@ def test_an_index_that_calls_an_image_plain_which_is_not_costs_no_batch(packed_s
     pack(PackRequest(source=source, out=tmp_path / "set", resolutions=("full", "32")))
     _, expected = load(open_packed_set(tmp_path / "set"), np.arange(60), backend)
     change_index(tmp_path / "set", lambda index: index.assign(kind=2))
+    [found] = verify(tmp_path / "set").damage
+    ids = packed.table["id"]
+    assert (found.where, found.resolution) == ("full/index.parquet", "full")
+    assert found.reason == f"3 of 60 images are not what its column kind says: ids {ids[3]}, {ids[5]}, {ids[12]}"
     _, images = load(open_packed_set(tmp_path / "set"), np.arange(60), backend)
     difference = np.abs(images.astype(int) - expected)
     assert np.delete(difference, 4, axis=0).max() == 0  # row 4 is of another size, and resized by DALI or by us

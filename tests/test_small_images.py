@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import digests, make_source, smooth_picture
+from odd_images import odd_images
 from PIL import Image
 from test_pack import add_row
 from test_real_world import encoded
@@ -15,9 +16,9 @@ from test_shards import sign
 
 from fastfashion.files import publish
 from fastfashion.image import Kind
-from fastfashion.pack import PackRequest, pack
+from fastfashion.pack import PackRequest, dry_run, pack
 from fastfashion.pack.repair import repair
-from fastfashion.pack.text import summary_text
+from fastfashion.pack.text import dry_run_text, summary_text
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.verify import verify
 
@@ -40,7 +41,7 @@ ANEW = {
     "turned": encoded(PICTURE, exif=turned()),
     "png": encoded(PICTURE, "PNG"),
     "cmyk": encoded(PICTURE.convert("CMYK")),
-    "profile": encoded(PICTURE, icc_profile=b"no profile at all" * 20),
+    "profile": odd_images()["jpeg display p3"].data,
 }
 
 
@@ -87,15 +88,21 @@ def test_what_is_shrunk_is_encoded_as_ever(packed: tuple[Path, Path, str]) -> No
 
 
 def test_packing_says_how_many_images_are_smaller_than_the_resolution(packed: tuple[Path, Path, str]) -> None:
-    lines = packed[2].splitlines()[1:]
-    assert lines[0].startswith("  100: 1 shards, ") and lines[0].endswith("; 9 of 10 are smaller than 100, and not enlarged")
-    assert "smaller" not in lines[1] and "smaller" not in lines[2]  # a shorter side of 60 is not smaller than 60
+    said = {line.split(":")[0].strip(): line for line in packed[2].splitlines()}
+    assert said["100"].endswith("; 9 of 10 are smaller than 100, and not enlarged")
+    assert "smaller" not in said["60"] + said["48"]  # a shorter side of 60 is not smaller than 60
 
 
 def test_the_summary_and_the_manifest_have_it_for_programs(packed: tuple[Path, Path, str]) -> None:
     again = pack(PackRequest(source=packed[0], out=packed[1], resolutions=("100", "60")))
     assert {name: sizes["smaller"] for name, sizes in again.resolutions.items()} == {"100": 9, "60": 0}
     assert json.loads((packed[1] / "100" / "manifest.json").read_text())["encoder"]["unshrunk"] == "kept"
+
+
+def test_a_dry_run_says_it_of_the_images_that_it_looked_at(packed: tuple[Path, Path, str], tmp_path: Path) -> None:
+    plan = dry_run(PackRequest(source=packed[0], out=tmp_path / "new", resolutions=("full", "100", "60")))
+    assert plan.smaller == {"100": 9, "60": 0}
+    assert "judging by 10 images, of which 9 are smaller than 100 and not enlarged" in dry_run_text(plan)
 
 
 def as_before(out: Path) -> None:

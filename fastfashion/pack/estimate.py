@@ -15,6 +15,7 @@ from fastfashion.pack.packer import TAR_BYTES, make_job
 from fastfashion.pack.plan import already_packed, make_plan, plan_fingerprint
 from fastfashion.pack.request import PackRequest, descending
 from fastfashion.pack.staging import Staging
+from fastfashion.shards.layout import FULL
 
 SAMPLED = 64  # pictures that are packed in memory to estimate sizes
 
@@ -35,6 +36,7 @@ class DryRun:
     already_packed: tuple[str, ...]
     sampled: int
     tar_bytes: dict[str, int]
+    smaller: dict[str, int]  # numbered resolution -> images among those sampled whose shorter side is smaller
     free_bytes: int | None  # None on object storage
 
 
@@ -49,6 +51,7 @@ def dry_run(request: PackRequest) -> DryRun:
         resumed = sum(record.num_rows for record in staging.finished())
     job = make_job(request, plan, staging)
     sums = dict.fromkeys(missing, 0)
+    smaller = {name: 0 for name in missing if name != FULL}
     places = np.unique(np.linspace(0, len(plan.rows) - 1, min(SAMPLED, len(plan.rows))).astype(int))
     sampled = 0
     for data in plan.source.reader.read_many([member for _, member, _ in plan.samples(plan.rows[places])]) if missing else ():
@@ -57,6 +60,8 @@ def dry_run(request: PackRequest) -> DryRun:
                 continue
             for name, version in make_versions(job, data)[1].items():
                 sums[name] += len(version.jpg) + TAR_BYTES
+                if name in smaller:
+                    smaller[name] += min(version.height_px, version.width_px) < int(name)
             sampled += 1
     home = next((path for path in (request.out.absolute(), *request.out.absolute().parents) if path.exists()), None)
     return DryRun(
@@ -71,6 +76,7 @@ def dry_run(request: PackRequest) -> DryRun:
         num_shards=len(plan),
         already_packed=tuple(sorted(set(present) & set(request.resolutions))),
         sampled=sampled,
+        smaller=smaller,
         tar_bytes={name: total * len(plan.rows) // max(1, sampled) for name, total in sums.items()},
         free_bytes=shutil.disk_usage(home).free if home and not is_remote(request.out) else None,
     )

@@ -60,9 +60,10 @@ def dry_run_text(plan: DryRun) -> str:
     if plan.tar_bytes:
         before = f", {plan.resumed} of them done by an interrupted run" if plan.resumed else ""
         lines.append(f"  to pack: {counted(plan.to_pack, 'image')}{before}, in {counted(plan.num_shards, 'shard')} a resolution")
-        lines += [
-            f"  {name}: about {size / 1e6:.1f} MB, judging by {counted(plan.sampled, 'image')}" for name, size in plan.tar_bytes.items()
-        ]
+        for name, size in plan.tar_bytes.items():
+            lines.append(f"  {name}: about {size / 1e6:.1f} MB, judging by {counted(plan.sampled, 'image')}")
+            if smaller := plan.smaller.get(name):
+                lines[-1] += f", of which {smaller} are smaller than {name} and not enlarged"
         needed = sum(plan.tar_bytes.values())
         if plan.free_bytes is not None:
             enough = "enough" if plan.free_bytes > needed else "NOT ENOUGH"

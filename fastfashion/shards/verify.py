@@ -37,6 +37,7 @@ from fastfashion.shards.layout import (
     shard_name,
 )
 from fastfashion.shards.reader import INDEX_COLUMNS, parse_parquet, read_bytes
+from fastfashion.shards.verify_kinds import wrong_kinds
 
 MAX_THREADS = 8  # files read side by side; hashing lets go of the interpreter's lock
 MAX_IDS_NAMED = 5
@@ -268,7 +269,11 @@ def _contradictions(path: Path, told: _Told, damaged: set[str]) -> Iterator[Dama
         elif in_shards != manifest.num_rows:
             yield check.damage(f"expected {manifest.num_rows} rows in its shards, found {in_shards}")
         elif f"{name}/{INDEX}" not in damaged:
-            yield from _count_rows(path, _Check(where=f"{name}/{INDEX}", resolution=name), manifest.num_rows, MANIFEST)
+            index = _Check(where=f"{name}/{INDEX}", resolution=name)
+            miscounted = list(_count_rows(path, index, manifest.num_rows, MANIFEST))
+            yield from miscounted
+            if not miscounted and not is_remote(path) and (reason := wrong_kinds(path, name, damaged)):
+                yield index.damage(reason)
 
 
 def _count_rows(path: Path, check: _Check, expected: int, teller: str) -> Iterator[Damage]:
