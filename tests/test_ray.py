@@ -1,5 +1,6 @@
 """Packing on a Ray cluster of two nodes on this machine, one of which is killed while it packs."""
 
+import os
 import subprocess
 import sys
 import time
@@ -78,3 +79,50 @@ def test_a_node_killed_while_it_packs_costs_no_byte(source: Path, whole: dict[st
 def test_without_a_cluster_at_the_address_it_says_how_to_start_one(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--address 127\.0\.0\.1:1: no Ray cluster answers.*ray start --head"):
         pack(PackRequest(source=source, out=tmp_path / "out", engine="ray", address="127.0.0.1:1"))
+
+
+HEAD = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+TOKEN = "0123456789abcdef" * 3
+
+
+@pytest.fixture
+def closed_cluster(tmp_path: Path) -> Iterator[str]:
+    """The address of a cluster that wants a token, in a process of its own."""
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", HEAD]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as head:
+        assert head.stdout is not None
+        yield head.stdout.readline().strip()
+        head.communicate()
+
+
+def test_a_cluster_that_wants_a_token_says_so_and_how_to_give_it(closed_cluster: str, tmp_path: Path) -> None:
+    small = make_source(tmp_path / "set", rows=6)
+    command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(small), "--out", str(tmp_path / "out"), "--res", "16"]
+    command += ["--engine", "ray", "--address", closed_cluster]
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
+    wrong = bare | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 48}
+    without = bare | {"RAY_AUTH_MODE": "token"}
+    for environment, reason in (
+        (bare, "this process gives none. Set"),
+        (wrong, "this process gives none, or another one. Set"),
+        (without, "this process gives none, or another one. Set"),
+    ):
+        done = subprocess.run(command, cwd=HOME, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 2, done.stderr
+        assert f"--address {closed_cluster}: the Ray cluster refuses: it wants a token, and {reason}" in done.stderr
+        assert "RAY_AUTH_MODE=token" in done.stderr and "RAY_AUTH_TOKEN_PATH" in done.stderr
+        assert done.stderr.count("Failed to get cluster ID") <= 1, "it was tried for long"
+    right = bare | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    done = subprocess.run(command, cwd=HOME, env=right, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

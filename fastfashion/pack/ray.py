@@ -1,6 +1,8 @@
 """Packing on a Ray cluster. The only module that imports Ray."""
 
+import importlib
 import logging
+import os
 import socket
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -11,6 +13,7 @@ from fastfashion.pack.block import Block, Job, Tick, pack_block
 
 RETRIES = 3  # of a block whose node or process is lost, before the run stops
 CONNECT_S = 5
+MODE = "RAY_AUTH_MODE"  # of the environment, Ray 2.52 and later
 AHEAD = 2  # blocks a core that wait in Ray's queue, so that no core waits for this process
 
 
@@ -34,7 +37,13 @@ class RayEngine:
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False if address is None else None
             )
+        except ray.exceptions.RayError as error:
+            if not _wants_token(error):
+                raise
+            raise ConfigError(_refused(address)) from error
         except (OSError, ValueError) as error:
+            if _wants_token(error):
+                raise ConfigError(_refused(address)) from error
             raise ConfigError(f"--address {address}: no Ray cluster answers ({error}); start one with ray start --head") from error
 
     def run(self, job: Job, blocks: Iterable[Block], tick: Tick) -> Iterator[int]:
@@ -73,11 +82,41 @@ class RayEngine:
 
 
 def _knock(address: str | None) -> None:
-    """Raise OSError where nothing listens at host:port: Ray itself would try for minutes."""
+    """Raise where nothing listens at host:port, or the cluster there wants another token: Ray itself would try for minutes."""
     host, _, port = (address or "").rpartition(":")
-    if host and port.isdecimal() and "//" not in host:
-        with socket.create_connection((host, int(port)), timeout=CONNECT_S):
-            pass
+    if not host or not port.isdecimal() or "//" in host:
+        return
+    with socket.create_connection((host, int(port)), timeout=CONNECT_S):
+        pass
+    try:
+        setup = importlib.import_module("ray._private.authentication.authentication_token_setup")
+        client = importlib.import_module("ray._raylet").GcsClient
+    except (ImportError, AttributeError):  # a Ray that knows no tokens, or keeps these elsewhere
+        return
+    try:
+        setup.ensure_token_if_auth_enabled(create_token_if_missing=False)  # the client would end the process where there is none
+        client(address=address)
+    except Exception as error:  # what else may be wrong is for ray.init to say
+        if _wants_token(error):
+            raise
+
+
+def _wants_token(error: BaseException | None) -> bool:
+    """Whether a cluster refused for want of the right token. ray.init hides that in the text of what it raises from (Ray 2.60)."""
+    while error is not None:
+        text = str(error)
+        if type(error).__name__ == "AuthenticationError" or "InvalidAuthToken" in text or "Unauthenticated" in text:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _refused(address: str | None) -> str:
+    given = "this process gives none, or another one" if os.environ.get(MODE) == "token" else "this process gives none"
+    return (
+        f"--address {address}: the Ray cluster refuses: it wants a token, and {given}. Set {MODE}=token, and the cluster's token in "
+        "RAY_AUTH_TOKEN or the path of a file with it in RAY_AUTH_TOKEN_PATH (where neither is set, ~/.ray/auth_token is read)"
+    )
 
 
 def _pack_block(job: Job, block: Block) -> tuple[int, int, int]:
