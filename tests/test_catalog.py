@@ -280,6 +280,17 @@ def test_the_vocabulary_does_not_depend_on_the_order_of_rows(season: list[str]) 
     assert vocab_of(season=season)[1].classes == {"season": ("Fall", "Spring", "Summer", "Winter")}
 
 
+def test_a_column_without_a_single_label_is_left_out_of_all_and_refused_by_name() -> None:
+    _, vocab = vocab_of(season=["Fall", "NA"], hue=["", "NA"], size=["nan", "-"])
+    assert vocab.chosen(("all",)) == ("season",)
+    assert vocab.left_out(("all",)) == "left out of all, without a single label in this set: hue, size"
+    assert vocab.left_out(("season",)) == vocab_of(season=["Fall"])[1].left_out(("all",)) == ""
+    with pytest.raises(ConfigError, match=r"'hue' has not a single label in this packed set.*there is season"):
+        vocab.chosen(("season", "hue"))
+    with pytest.raises(ConfigError, match=r"'hue' has not a single label.*there is none"):
+        vocab_of(hue=["", "NA"])[1].chosen(("all",))
+
+
 def test_an_unknown_task_is_refused_and_the_known_ones_named() -> None:
     table, vocab = vocab_of(season=["Fall"], usage=["Casual"])
     with pytest.raises(ConfigError, match=r"unknown task 'colour': .*season, usage"):

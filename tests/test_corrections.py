@@ -37,7 +37,7 @@ def test_labels_are_replaced_given_and_taken_away(catalog: tuple[pd.DataFrame, V
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("11,season,Winter,", "line 3: no picture has the id '11'"),
+        ("11,season,Winter,", "line 3: no image has the id '11'"),
         ("9,saison,Winter,", "line 3: no task 'saison'; expected season, gender"),
         ("9,season,Sumer,", "did you mean Summer"),
         ("10,season,Summer,", "line 3: season of 10 is 'Summer', but 'Winter' in line 2"),
@@ -48,9 +48,56 @@ def test_a_wrong_line_is_named(line: str, said: str, catalog: tuple[pd.DataFrame
         correct(*catalog, corrections(tmp_path, f"10,season,Winter,\n{line}\n"))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,task,label\n10,season,Winter\n9,season\n", r"line 3: expected 3 fields \(id, task, label\), found 2; an empty label needs"),
+        ("id,task,label\n10,season\n", "line 2: expected 3 fields .*, found 2"),
+        ("id,task,label,why\n10,season,Winter,seen, twice\n", "line 2: expected 4 fields .*, found 5"),
+        ("a title\nid,task,label\n10,season,Winter\n", "line 1: expected the header .*found 'a title'; the header is in line 2"),
+        ('id,task,label\n10,season,"Winter\n9,season,Summer\n8,season,"Summer"\n', "line 2: a quoted field runs on to line 4, and line 3"),
+        ("id,task,label\n10,season,Win\x00ter\n", "a NUL byte in line 2"),
+    ],
+)
+def test_a_line_that_is_not_what_it_was_meant_to_be_changes_no_label(
+    text: str, said: str, catalog: tuple[pd.DataFrame, Vocab], tmp_path: Path
+) -> None:
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(InputError, match=said):
+        correct(*catalog, tmp_path / "c.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,task,label\n10,season,Winter,\n8,season,Summer,\n9,season,,\n",  # a comma at each end moves no column
+        "id,task,label,\n10,season,Winter,\n8,season,Summer,\n9,season,,\n",
+        "id;task;label\r\n10;season;Winter\r\n8;season;Summer\r\n9;season;\r\n",
+        "label\ttask\tid\nWinter\tseason\t10\nSummer\tseason\t8\n\tseason\t9\n",
+        'ID|Task|Label\r10|season| "Winter"\r8|season| "Summer"\r9|season| ""\r',
+        "id,task,label\n10.0,season,Winter\n8.0,season,Summer\n9.0,season,\n",
+        "id,task,label\n10,season,Winter\n8,season,Summer\n9,season,None\n",
+    ],
+)
+def test_a_file_that_another_program_wrote_is_read_the_same(text: str, catalog: tuple[pd.DataFrame, Vocab], tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_bytes(text.encode())
+    codes = catalog[1].codes(correct(*catalog, tmp_path / "c.csv"), ["season"])[:, 0].tolist()
+    assert codes == [1, -1, 0]  # Winter, none, Summer
+
+
+def test_an_id_may_be_written_as_in_the_table(tmp_path: Path) -> None:
+    paths = ["new/a.jpg", "old\\b.jpg", "caf\u00e9.jpg", "new_a_jpg"]
+    ids = ["new_a_jpg_1", "old_b_jpg", "caf\u00e9_jpg", "new_a_jpg"]
+    table = pd.DataFrame({"id": ids, "path": paths, "hue": ["red"] * 4})
+    (tmp_path / "c.csv").write_text("id,task,label\nnew/a.jpg,hue,\nold/b.jpg,hue,\ncafe\u0301.jpg,hue,\n", encoding="utf-8")
+    assert correct(table, Vocab.of_table(table, ["hue"]), tmp_path / "c.csv")["hue"].tolist() == ["", "", "", "red"]
+    (tmp_path / "c.csv").write_text("id,task,label\nnew_a_jpg,hue,\nold_b_jpg,hue,\n", encoding="utf-8")
+    assert correct(table, Vocab.of_table(table, ["hue"]), tmp_path / "c.csv")["hue"].tolist() == ["red", "", "red", ""]
+
+
 def test_a_file_of_another_kind_is_refused(catalog: tuple[pd.DataFrame, Vocab], tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("id,label\n10,Winter\n")
-    with pytest.raises(InputError, match="no column task"):
+    with pytest.raises(InputError, match="line 1: column 'task' is not there; expected once among id, label"):
         correct(*catalog, tmp_path / "other.csv")
     with pytest.raises(InputError, match="not readable"):
         correct(*catalog, tmp_path / "none.csv")

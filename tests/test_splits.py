@@ -289,6 +289,21 @@ def test_no_row_that_any_task_is_scored_on_trains_for_another(table: pd.DataFram
     assert set(joint.rows("test")) == set(np.concatenate(list(joint.test.values())))
 
 
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([0] * 12, "its 12 labelled rows show 1 different image, and near-duplicates stay together in one part, so that is too few"),
+        ([0] * 6 + [6] * 6, "its 12 labelled rows show 2 different images, and near-duplicates"),
+        ([0, 1], "2 labelled rows are too few"),
+    ],
+)
+def test_too_few_rows_says_where_all_images_are_near_duplicates(groups: list[int], said: str) -> None:
+    ids = [str(row) for row in range(len(groups))]
+    table = pd.DataFrame({"id": ids, "season": "Fall", "duplicate_group": groups, "recovered": False})
+    with pytest.raises(InputError, match=said):
+        stratified(table)
+
+
 def test_one_task_is_split_as_it_always_was() -> None:
     table, vocab = small_table()
     joint = joint_split(table, vocab, ["subCategory"], ["subCategory"], "reference")

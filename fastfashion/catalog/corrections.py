@@ -4,6 +4,8 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastfashion.catalog.csv_reader import read_csv
+from fastfashion.catalog.ids import RowFinder, went_through_floats
 from fastfashion.catalog.styles import NO_LABEL
 from fastfashion.catalog.vocab import Vocab
 from fastfashion.errors import InputError
@@ -17,30 +19,47 @@ COLUMNS = ("id", "task", "label")
 def correct(table: "pd.DataFrame", vocab: Vocab, path: Path) -> "pd.DataFrame":
     """A copy of a catalog with the labels of a corrections file; an empty label takes a label away.
 
-    Other columns of the file are for people. Splits are to be computed from the table as it was, so that they stay the same lists of rows.
-    Raises InputError, with the line, for an id or a task that is not in the catalog, a label that no row had, and contradictions.
+    An id may be written as in the table that the set was packed from. Other columns of the file are for people. Compute splits from the
+    table as it was, so that they stay the same lists of rows. Raises InputError, with the line, for a line without one of the three fields
+    or with more than the header, an id or a task that is not in the catalog, a label that no row had, and contradictions.
     """
-    import pandas as pd
-
-    try:
-        with path.open("rb") as file:
-            lines = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as a CSV of corrections ({error}); expected the columns {', '.join(COLUMNS)}") from error
-    if missing := [name for name in COLUMNS if name not in lines.columns]:
-        raise InputError(f"{path}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}, found {', '.join(lines.columns)}")
-    row_of = {identity: row for row, identity in enumerate(table["id"])}
     corrected = {task: table[task].to_numpy(dtype=object, copy=True) for task in vocab.classes}
-    seen: dict[tuple[str, str], tuple[str, int]] = {}
-    for number, (identity, task, label) in enumerate(lines[list(COLUMNS)].itertuples(index=False, name=None), start=2):
+    finder = RowFinder(table)
+    seen: dict[tuple[int, str], tuple[str, int]] = {}
+    lines = _read(path)
+    floats = went_through_floats([identity for _, identity, _, _ in lines])
+    for number, identity, task, label in lines:
         _check(vocab, task, label, f"{path}, line {number}")
-        if identity not in row_of:
-            raise InputError(f"{path}, line {number}: no picture has the id {identity!r}")
-        other, where = seen.setdefault((identity, task), (label, number))
+        row = finder.find(identity)
+        if row is None and floats:
+            row = finder.find(identity.removesuffix(".0"))
+        if row is None:
+            raise InputError(f"{path}, line {number}: no image has the id {identity!r}")
+        other, where = seen.setdefault((row, task), (label, number))
         if other != label:
             raise InputError(f"{path}, line {number}: {task} of {identity} is {label!r}, but {other!r} in line {where}; keep one of them")
-        corrected[task][row_of[identity]] = label
+        corrected[task][row] = label
     return table.assign(**corrected)
+
+
+def _read(path: Path) -> list[tuple[int, str, str, str]]:
+    """Line number, id, task and label of each line."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: not readable as a CSV of corrections ({error}); expected the columns {', '.join(COLUMNS)}") from error
+    file = read_csv(data, str(path), COLUMNS)
+    places = [file.places[name] for name in COLUMNS]
+    lines = []
+    for number, fields in file:
+        if len(fields) <= max(places) or len(fields) > len(file.header):
+            raise InputError(
+                f"{path}, line {number}: expected {len(file.header)} fields ({', '.join(file.header)}), found {len(fields)}; an empty "
+                "label needs its separator before it, and quotes belong around a field with a separator in it"
+            )
+        identity, task, label = (fields[place].strip() for place in places)
+        lines.append((number, identity, task, label))
+    return lines
 
 
 def _check(vocab: Vocab, task: str, label: str, where: str) -> None:

@@ -119,10 +119,19 @@ def split_rows(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str, se
         raise ConfigError(f"unknown protocol {protocol!r}: there are {', '.join(PROTOCOLS)}")
     for part, rows in split.parts().items():
         if len(rows) == 0:
-            raise InputError(
-                f"the {part} part of the {protocol} split of {task} is empty: {int((codes >= 0).sum())} labelled rows are too few"
-            )
+            raise InputError(f"the {part} part of the {protocol} split of {task} is empty: {_too_few(table, codes, protocol)}")
     return split
+
+
+def _too_few(table: "pd.DataFrame", codes: np.ndarray, protocol: str) -> str:
+    rows = np.flatnonzero(codes >= 0)
+    different = len(np.unique(table["duplicate_group"].to_numpy()[rows])) if protocol != "reference" else len(rows)
+    if different == len(rows):
+        return f"{len(rows)} labelled rows are too few"
+    return (
+        f"its {len(rows)} labelled rows show {different} different image{'' if different == 1 else 's'}, and near-duplicates stay together "
+        "in one part, so that is too few; look at them with fastfashion audit SET --out audit (duplicates.png)"
+    )
 
 
 def _reference(table: "pd.DataFrame", codes: np.ndarray) -> Split:

@@ -33,11 +33,25 @@ class Vocab:
         return self.classes[task]
 
     def chosen(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """The tasks that `--task` names, "all" spelled out; raises ConfigError for one that there is not."""
-        chosen = tuple(self.classes) if tuple(tasks) == (ALL,) else tuple(tasks)
-        for task in chosen:
-            self.names(task)
-        return chosen
+        """The tasks that `--task` names, "all" spelled out; raises ConfigError for one that there is not, or that has no label."""
+        if tuple(tasks) == (ALL,):
+            tasks = self._labelled() or tuple(self.classes)[:1]  # which is refused by name
+        return tuple(map(self.check, tasks))
+
+    def check(self, task: str) -> str:
+        """A task that can be learned; raises ConfigError where there is none of that name, or no row has a label for it."""
+        if not self.names(task):
+            others = ", ".join(self._labelled()) or "none; pack the set again with other --label-columns"
+            raise ConfigError(f"{task!r} has not a single label in this packed set, so nothing can be learned of it; there is {others}")
+        return task
+
+    def _labelled(self) -> tuple[str, ...]:
+        return tuple(task for task, names in self.classes.items() if names)
+
+    def left_out(self, tasks: Sequence[str]) -> str:
+        """What to tell where "all" was asked for and some columns have no label; "" otherwise."""
+        empty = [task for task, names in self.classes.items() if not names] if tuple(tasks) == (ALL,) else []
+        return f"left out of all, without a single label in this set: {', '.join(empty)}" if empty else ""
 
     def codes(self, table: "pd.DataFrame", tasks: Sequence[str]) -> np.ndarray:
         """Labels as int64 (N, T), -1 where a row has none (or one that the vocabulary does not know)."""

@@ -219,7 +219,10 @@ def splits(
     from fastfashion.shards import open_packed_set
 
     packed = open_packed_set(find_shards(shards))
-    tasks = packed.vocab.chosen(DataConfig(shards="", task=task).tasks)
+    asked = DataConfig(shards="", task=task).tasks
+    tasks = packed.vocab.chosen(asked)
+    if left_out := packed.vocab.left_out(asked):
+        print(left_out, file=sys.stderr)
     data = DataConfig(shards="", task=",".join(tasks), split_by=split_by, protocol=protocol, split_seed=seed, fold=fold)
     split = joint_split(packed.table, packed.vocab, tasks, data.split_tasks, protocol, data.protocol_seed)
     summary = write_split(out, packed.table, split)

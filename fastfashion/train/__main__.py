@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastfashion.config import DataConfig, RunConfig, parse_settings
+from fastfashion.config import ALL, DataConfig, RunConfig, parse_settings
 from fastfashion.errors import ConfigError, FastfashionError
+from fastfashion.files import location
 from fastfashion.options import (
     Corrections,
     Debug,
@@ -103,6 +104,7 @@ def train(
     from fastfashion.train.launch import launch, must_launch
 
     launching = must_launch(nproc)
+    _say_left_out(config)
     config = resolve(config)
     run = out / (name or run_name(config))
     _check_run(run, config, resume, allow_config_change or [])
@@ -114,6 +116,17 @@ def train(
     status = launch(nproc or 1, ["--resolved", values, *(["--json"] if as_json else [])], config.train.max_restarts)
     if status:
         raise typer.Exit(status)
+
+
+def _say_left_out(config: RunConfig) -> None:
+    """On rank 0 alone: columns without a label that "all" does not train."""
+    from fastfashion.dist import env_int
+    from fastfashion.shards import open_packed_set
+
+    if config.data.task == ALL and env_int("RANK", 0) == 0:
+        left_out = open_packed_set(location(config.data.shards)).vocab.left_out(config.data.tasks)
+        if left_out:
+            print(left_out, file=sys.stderr)
 
 
 def _check_run(run: Path, config: RunConfig, resume: str, allowed: list[str]) -> None:

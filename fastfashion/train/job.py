@@ -66,7 +66,9 @@ def resolve(config: RunConfig) -> RunConfig:
     packed = open_packed_set(location(config.data.shards))
     tasks = packed.vocab.chosen(config.data.tasks)
     data = replace(config.data, task=",".join(tasks))
-    for task in (*data.split_tasks, *(config.optim.weights.keys() - set(LABEL_COLUMNS))):
+    for task in data.split_tasks:
+        packed.vocab.check(task)
+    for task in config.optim.weights.keys() - set(LABEL_COLUMNS):
         packed.vocab.names(task)
     pictures, size = choose_pictures(packed, data.resolution, data.size)
     check_tracking(config)
