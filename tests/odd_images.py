@@ -83,9 +83,9 @@ def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
         2: pixels[:, ::-1],
         3: pixels[::-1, ::-1],
         4: pixels[::-1],
-        5: pixels.transpose(1, 0, 2),
+        5: pixels.swapaxes(0, 1),
         6: np.rot90(pixels, 1),
-        7: pixels[::-1, ::-1].transpose(1, 0, 2),
+        7: pixels[::-1, ::-1].swapaxes(0, 1),
         8: np.rot90(pixels, -1),
     }
     return np.ascontiguousarray(stored[turn])
