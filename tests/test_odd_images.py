@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 from fastfashion import icc, png_chunks
 from fastfashion.errors import InputError
 from fastfashion.image import Kind, decode_rgb, kind, probe
+from fastfashion.load import crops
 
 
 @pytest.mark.parametrize("name", odd_images())
@@ -214,3 +215,19 @@ def test_more_profiles_than_are_kept_are_no_trouble() -> None:
     for number in range(icc._CACHED + 10):
         assert icc.is_srgb(rgb_profile(SRGB_XYZ, name=str(number)), "RGB")
     assert len(icc._known) <= icc._CACHED
+
+
+@pytest.mark.parametrize("name", ["4:1:1", "4:4:0", "4:1:0", "rgb", "rgb by its letters", "cmyk", "cmyk without adobe's marker", "ycck"])
+def test_the_compiled_loader_leaves_rare_frames_to_us_whatever_an_index_says(name: str) -> None:
+    """One of them cut into parts has other pixels. `lying` is an index that calls it plain."""
+    if not crops.is_native():
+        pytest.skip("fastfashion.load._native was not built: it takes a C compiler and libjpeg-turbo's headers (libjpeg-dev)")
+    data = np.frombuffer(odd_images()[f"jpeg {name}"].data, np.uint8)
+    height, width = odd_images()[f"jpeg {name}"].expected.shape[:2]
+    out, left = np.zeros((1, height, width, 3), np.uint8), np.ones(1, np.uint8)
+    boxes, sizes, flips = np.array([[0, 0, height, width]], np.int32), np.array([[height, width]], np.int32), np.zeros(1, bool)
+    crops._native.load_crops([data], boxes, sizes, flips, out, height, width, 1.5, left, np.zeros(3))
+    assert left[0] == 1
+    lying = np.array([Kind.COLOR], np.int8)
+    assert crops.load_crops([data], boxes, sizes, flips, out, np.zeros(3), lying) == {}
+    np.testing.assert_array_equal(out[0], decode_rgb(data))

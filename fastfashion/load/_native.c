@@ -320,6 +320,17 @@ static int choose_eighths(const int32_t *box, int height, int width, double over
     return 8;
 }
 
+/* The frames of jpeg_header.py's list, whatever an index says: of others a part has wrong pixels (chroma 4x2 or 2x4), or colours are a guess. */
+static int is_usual(const struct jpeg_decompress_struct *jpeg) {
+    if (jpeg->data_precision != 8 || jpeg->arith_code) return 0;
+    const jpeg_component_info *part = jpeg->comp_info;
+    if (jpeg->num_components == 1) return jpeg->jpeg_color_space == JCS_GRAYSCALE && part->h_samp_factor == 1 && part->v_samp_factor == 1;
+    if (jpeg->num_components != 3 || jpeg->jpeg_color_space != JCS_YCbCr) return 0;
+    for (int i = 1; i < 3; i++)
+        if (part[i].h_samp_factor != 1 || part[i].v_samp_factor != 1) return 0;
+    return part->h_samp_factor <= 2 && part->v_samp_factor <= part->h_samp_factor; /* 4:4:4, 4:2:2, 4:2:0 */
+}
+
 typedef struct {
     int height, width;
     double oversample;
@@ -341,8 +352,7 @@ static int load_one(struct jpeg_decompress_struct *jpeg, Errors *errors, Scratch
     errors->base.num_warnings = 0;
     jpeg_mem_src(jpeg, encoded->buf, encoded->len);
     jpeg_read_header(jpeg, TRUE);
-    int plain = jpeg->jpeg_color_space == JCS_GRAYSCALE || jpeg->jpeg_color_space == JCS_YCbCr || jpeg->jpeg_color_space == JCS_RGB;
-    if (!plain || (int)jpeg->image_height != size[0] || (int)jpeg->image_width != size[1] || is_turned(jpeg)) {
+    if (!is_usual(jpeg) || (int)jpeg->image_height != size[0] || (int)jpeg->image_width != size[1] || is_turned(jpeg)) {
         jpeg_abort_decompress(jpeg);
         return NOT_FOR_US;
     }
