@@ -4,12 +4,13 @@ pip install -r requirements.txt
 python app.py
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 HERE = Path(__file__).parent
 TOP = 5  # answers shown of each question
@@ -37,11 +38,37 @@ class Model:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """RGB, turned as the camera was held, transparency over white: as in training."""
+    """RGB in sRGB, turned as the camera was held, transparency over white: as in training."""
+    profile = picture.info.get("icc_profile")
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    return picture.convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError("an image of more than 16 bits a sample: save it with 8")
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    alpha = None
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        alpha = picture.getchannel("A")
+    if picture.mode not in ("RGB", "L", "CMYK"):
+        picture = picture.convert("RGB")
+    picture = in_srgb(picture, profile).convert("RGB")
+    if alpha:
+        picture.putalpha(alpha)
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture
+
+
+def in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """A profile that is damaged, or of another kind of image, counts as none."""
+    space = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}.get((profile or b"")[16:20])
+    if not profile or space != picture.mode:
+        return picture
+    try:
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        return ImageCms.buildTransform(source, target, space, "RGB", renderingIntent=intent).apply(picture)
+    except (OSError, ImageCms.PyCMSError):
+        return picture
 
 
 def page(model: Model) -> Any:
