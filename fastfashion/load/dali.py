@@ -49,7 +49,7 @@ class DaliLoader:
         self._fed: deque[Planned] = deque()  # asked for by DALI, not yet handed out
         self._wrong: dict[int, InputError] = {}  # by row: why it does not decode
         self._refused = np.zeros(len(spec.pictures.num_bytes), dtype=bool)  # by row: what DALI has failed on
-        self._pool: ThreadPoolExecutor | None = None  # for what DALI does not decode; made when it is first needed
+        self._pool: ThreadPoolExecutor | None = None  # for what DALI does not decode; made when it is first of use
         self._ended = True
         self._buffers = Buffers(spec.images_shape, keep=4)
         self._pipeline = build_pipeline(spec, self._feed)
@@ -118,8 +118,6 @@ class DaliLoader:
 
     def _crops(self, encoded: list[np.ndarray], part: Part, places: np.ndarray) -> Iterator[np.ndarray]:
         """Finished crops of images at some places, as `load_crop` makes them for all backends, in the bytes of a PPM."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._spec.workers, thread_name_prefix="loader")
         sizes = self._spec.sizes_px(part.fetch)
 
         def crop(place: int) -> np.ndarray:
@@ -135,6 +133,10 @@ class DaliLoader:
                 self._spec.profile.add(decode_s=seconds[1], resize_s=seconds[2])
             return np.frombuffer(image.encode_pnm(out), dtype=np.uint8)
 
+        if len(places) == 1:  # handing it to a thread and waiting for that brings nothing
+            return map(crop, places.tolist())
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._spec.workers, thread_name_prefix="loader")
         return self._pool.map(crop, places.tolist())
 
     def _run(self) -> Any:
