@@ -17,10 +17,10 @@ from fastfashion.config import OPTIMIZERS, DataConfig, RunConfig, Size, TrainCon
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.model import build_classifier
 from fastfashion.train.folder import check_run_folder
+from fastfashion.train.growth import grown
 from fastfashion.train.job import resolve, run_name, train
 from fastfashion.train.launch import must_launch
 from fastfashion.train.learner import Learner, schedule
-from fastfashion.train.loop import grown
 
 # test_vit has no batch norm, so that the world size cannot change what it computes but for rounding.
 TINY = ["--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs", "2", "--batch-size", "16"]

@@ -3,20 +3,25 @@
 from fastfashion.model.artifact import ModelDescription, count_parameters, load_artifact, save_artifact
 from fastfashion.model.cpu_conv import use_fast_convolutions
 from fastfashion.model.first_weights import check_first_weights
-from fastfashion.model.net import Classifier, build_classifier, has_fixed_size
+from fastfashion.model.net import Classifier, build_classifier
 from fastfashion.model.objective import LossSettings, logit_offsets, objective
+from fastfashion.model.probe import FirstStep, check_first_step
+from fastfashion.model.sizes import has_fixed_size, nearest_size
 from fastfashion.model.sync_bn import synchronise_batch_norm
 
 __all__ = [
     "Classifier",
+    "FirstStep",
     "LossSettings",
     "ModelDescription",
     "build_classifier",
+    "check_first_step",
     "check_first_weights",
     "count_parameters",
     "has_fixed_size",
     "load_artifact",
     "logit_offsets",
+    "nearest_size",
     "objective",
     "save_artifact",
     "synchronise_batch_norm",

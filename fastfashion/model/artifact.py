@@ -25,6 +25,7 @@ class ModelDescription:
     size: str
     classes: dict[str, list[str]]
     flip_average: bool
+    channels_last: bool = True  # the memory layout in which it was trained; a few models fail in this one
 
 
 def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: ModelDescription) -> None:
@@ -32,7 +33,10 @@ def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: 
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    text = json.dumps({"format": FORMAT_NAME, "version": FORMAT_VERSION} | asdict(description), indent=2, ensure_ascii=False)
+    values = asdict(description)
+    if description.channels_last:
+        del values["channels_last"]  # the rule, which older readers know of no name for
+    text = json.dumps({"format": FORMAT_NAME, "version": FORMAT_VERSION} | values, indent=2, ensure_ascii=False)
 
     def fill(beside: Path) -> None:
         save_file(tensors, beside / WEIGHTS, metadata={"format": "pt", "model": description.model})
@@ -66,6 +70,8 @@ def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(f"{folder / WEIGHTS}: does not fit {description.model}: {error}") from error
+    if not description.channels_last:
+        model.lay_out(channels_last=False)
     return model.eval().requires_grad_(False), description
 
 

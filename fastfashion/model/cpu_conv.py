@@ -1,4 +1,4 @@
-"""Convolutions that CPUs train fast.
+"""Convolutions that CPUs train fast, and without harm.
 
 oneDNN (3.7 in torch 2.15) has two slow paths. A convolution over a few positions, as in a ResNet's last stage on small pictures, takes up
 to four times as long, forward and backward, as a matrix product of the same sums; so it becomes one. The gradients of depthwise
@@ -13,12 +13,15 @@ from fastfashion.model.net import Classifier
 
 # Where the product is faster: up to so many positions of the output, with at least so many pairs of channels.
 MAX_POSITIONS, MIN_PAIRS = 20, 256 * 256
+MIN_STRIDED_CHANNELS = 16
 
 
 def use_fast_convolutions(model: Classifier) -> Classifier:
     """The model with each convolution computed the faster way while it trains; the same parameters under the same names."""
     for module in model.modules():
-        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        if type(module) is nn.Conv2d and _is_unsafe(module):
+            module.__class__ = _SlicedConv2d
+        elif type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             # Changing the class keeps what a module holds.
             pairs = module.in_channels * module.out_channels // module.groups
             if module.groups == 1 and module.kernel_size != (1, 1) and module.dilation == (1, 1) and pairs >= MIN_PAIRS:
@@ -26,6 +29,21 @@ def use_fast_convolutions(model: Classifier) -> Classifier:
             elif module.groups == module.in_channels:
                 module.__class__ = _DepthwiseConv2d
     return model
+
+
+def _is_unsafe(conv: nn.Conv2d) -> bool:
+    """oneDNN (3.7 in torch 2.15) writes outside its memory in the gradient of channels-last 1x1 convolutions of stride 2 over 2 to 15
+    channels, which is how RepVGG, MobileOne and their kin begin; the process then ends in some later allocation."""
+    few = conv.groups == 1 and conv.in_channels < MIN_STRIDED_CHANNELS
+    return few and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.stride != (1, 1)
+
+
+class _SlicedConv2d(nn.Conv2d):
+    """A strided 1x1 convolution, as one without a stride over every second pixel: the same sums."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        down, right = self.stride
+        return functional.conv2d(input[:, :, ::down, ::right], self.weight, self.bias)
 
 
 class _ProductConv2d(nn.Conv2d):

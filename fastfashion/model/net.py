@@ -10,6 +10,7 @@ from torch import nn
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError
 from fastfashion.model.first_weights import check_first_weights, check_fit, read_weights
+from fastfashion.model.sizes import create_backbone, explain, takes
 from fastfashion.model.weights import check_declared
 
 _TAKEN = frozenset(dir(nn.ModuleDict()))
@@ -35,11 +36,20 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
         self.backbone = backbone
         self.register_buffer("temperatures", torch.ones(len(classes)))
+        self.channels_last = True
         self.dropout = nn.Dropout(config.dropout)
         self.flip_average = config.flip_average
         num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
         self.tasks = tuple(classes)
         self.heads = nn.ModuleDict({_key(task): nn.Linear(num_features, num) for task, num in classes.items()})
+
+    def lay_out(self, *, channels_last: bool) -> None:
+        """Keep weights, and what is computed with them, in channels-last memory or as NCHW; a few models fail in the former."""
+        self.channels_last = channels_last
+        kept = torch.channels_last if channels_last else torch.contiguous_format
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=kept)
 
     def head(self, task: str) -> nn.Linear:
         return self.heads[_key(task)]  # type: ignore[return-value]
@@ -47,6 +57,8 @@ class Classifier(nn.Module):
     def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """Pooled features (B, F). A permuted NHWC tensor is channels-last already."""
         images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean.dtype)
+        if not self.channels_last:
+            images_BCHW = images_BCHW.contiguous()
         return self.backbone((images_BCHW - self.mean) / self.std)
 
     def forward(self, images_BHWC: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -71,34 +83,27 @@ def _key(task: str) -> str:
 def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size) -> Classifier:
     """A classifier with first weights from the Hub, a file, or at random, in channels-last memory.
 
-    Raises ConfigError for an unknown model, weights that do not fit, and a Hub that cannot be reached.
+    Raises ConfigError for an unknown model, a size that it cannot be built for, weights that do not fit, and a Hub that cannot be reached.
     """
-    import timm
     from timm.data import resolve_model_data_config
 
     check_first_weights(config)
     check_declared(config)
     settings: dict[str, Any] = {}
-    if has_fixed_size(config.name):
-        settings["img_size"] = (size.height_px, size.width_px)
     weights: dict[str, torch.Tensor] = {}
     if config.weights:
         weights = read_weights(Path(config.weights))
         settings["pretrained_cfg_overlay"] = {"state_dict": weights}
     try:
-        backbone = timm.create_model(config.name, pretrained=config.pretrained or bool(config.weights), num_classes=0, **settings)
-    except (RuntimeError, KeyError, ValueError, OSError) as error:
-        source = config.weights or ("the Hub" if config.pretrained else "nothing")
-        raise ConfigError(f"model {config.name} at {size} with weights from {source} cannot be built: {error}") from error
+        backbone = create_backbone(config.name, size, pretrained=config.pretrained or bool(config.weights), **settings)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        if takes(config.name, size):
+            source = config.weights or ("the Hub" if config.pretrained else "nothing")
+            raise ConfigError(f"model {config.name} at {size} with weights from {source} cannot be built: {reason}") from error
+        raise ConfigError(explain(config.name, size, reason)) from error
     check_fit(weights, backbone, config)
     data = resolve_model_data_config(backbone)
     classifier = Classifier(backbone, classes, data["mean"], data["std"], config)
-    return classifier.to(memory_format=torch.channels_last)
-
-
-def has_fixed_size(name: str) -> bool:
-    """Whether a timm model is built for one size of pictures, as most vision transformers are."""
-    import timm
-
-    default = timm.models.get_pretrained_cfg(name)
-    return default is not None and bool(default.fixed_input_size)
+    classifier.lay_out(channels_last=True)
+    return classifier

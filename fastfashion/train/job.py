@@ -24,16 +24,17 @@ from fastfashion.load import Batch, Loader, LoaderSpec, Plan, Skipped, choose_pi
 from fastfashion.model import (
     LossSettings,
     ModelDescription,
-    build_classifier,
     check_first_weights,
     count_parameters,
     has_fixed_size,
     logit_offsets,
+    nearest_size,
     objective,
     save_artifact,
 )
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
+from fastfashion.train.build import build_model
 from fastfashion.train.checkpoint import Checkpoints, Progress
 from fastfashion.train.control import Control
 from fastfashion.train.folder import BEST, CHECKPOINTS, LOCK, SKIPPED, STATUS, changes, write_status
@@ -73,6 +74,8 @@ def resolve(config: RunConfig) -> RunConfig:
     pictures, size = choose_pictures(packed, data.resolution, data.size)
     check_tracking(config)
     check_first_weights(config.model)  # last: it may have to ask the Hub
+    if data.size == "auto":
+        size = nearest_size(config.model.name, size)
     precision = config.train.precision
     if precision == "auto":
         # CPUs without the matrix unit compute bfloat16 no faster.
@@ -139,7 +142,7 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
     control = Control(world, config.train)  # its clock runs from here on
     data = prepare_data(config, world)
     loader, val_loader = (stack.enter_context(closing(open_loader(each))) for each in (data.spec, data.val_spec))
-    model = build_classifier(config.model, {task: len(names) for task, names in data.classes.items()}, data.spec.size).to(world.device)
+    model = build_model(config, data.classes, data.spec, world)
     num_steps = loader.num_steps
     learner = Learner(config, model, world, config.train.epochs * num_steps)
     description = ModelDescription(
@@ -147,6 +150,7 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
         size=str(data.spec.size),
         classes={task: list(names) for task, names in data.classes.items()},
         flip_average=config.model.flip_average,
+        channels_last=model.channels_last,
     )
     checkpoints = None
     if world.is_main:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastfashion.config import OptimConfig, RunConfig
 from fastfashion.dist import World
 from fastfashion.errors import ConfigError
-from fastfashion.model import Classifier, synchronise_batch_norm, use_fast_convolutions
+from fastfashion.model import Classifier, synchronise_batch_norm
 
 
 class Learner:
@@ -27,8 +27,6 @@ class Learner:
             raise ConfigError("train.cuda_graphs: needs an NVIDIA GPU, and there is none here; train.compile works without")
         if train.sync_bn and world.size > 1:
             model = synchronise_batch_norm(model, world.device)
-        if world.device.type == "cpu":
-            model = use_fast_convolutions(model)
         self.model = model
         self.learning_rate = schedule(optim, total_steps)
         self.precision = torch.bfloat16 if train.precision == "bf16" else torch.float32

@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch.nn import functional
 
 from fastfashion.config import TrainConfig
 from fastfashion.dist import World
@@ -20,13 +19,13 @@ from fastfashion.errors import TrainingError
 from fastfashion.load import Batch, Loader
 from fastfashion.train.checkpoint import Progress
 from fastfashion.train.control import Control, Stopped
+from fastfashion.train.growth import grown
 from fastfashion.train.learner import Learner, seed_step
 from fastfashion.train.record import Recorder
 from fastfashion.train.timing import Phases
 
 MEAN_WEIGHT = 0.02  # of a step's loss in the running mean
 SHOWN = 16  # training pictures for TensorBoard
-GROWING = 0.8  # of the epochs, in which pictures grow to their size
 
 
 @dataclass(kw_only=True)
@@ -126,16 +125,6 @@ def _backward(job: Training, epoch: int, step: int, batches: Iterator[Batch], ph
         phases.mark("forward_backward")
     job.pending.append((step, torch.stack(losses).sum(), torch.cat(rows)))
     return max(batch.num_labelled)
-
-
-def grown(images: torch.Tensor, epoch: int, config: TrainConfig) -> torch.Tensor:
-    """Pictures, uint8 (B, H, W, 3), at the size they have in an epoch: sides are multiples of 16 px, or at last their own."""
-    share = min(1.0, config.first_size + (1 - config.first_size) * epoch / max(1, round(config.epochs * GROWING)))
-    size = [side if share == 1 else min(side, max(16, round(share * side / 16) * 16)) for side in images.shape[1:3]]
-    if size == list(images.shape[1:3]):
-        return images
-    small = functional.interpolate(images.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True)
-    return small.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _log(job: Training, progress: Progress, norm: torch.Tensor, num_images: int, times: dict[str, float]) -> Progress:

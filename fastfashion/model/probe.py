@@ -1,0 +1,116 @@
+"""One training step of two images before training begins: what would fail in the first step fails here, and is explained."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fastfashion.config import Size
+from fastfashion.errors import ConfigError
+from fastfashion.model.net import Classifier
+from fastfashion.model.sizes import explain
+
+PROBED = 2  # images: batch norm over one value a channel fails, whatever the model is
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstStep:
+    """What the first step of training will be."""
+
+    model: str  # timm's name
+    sizes: Sequence[Size]  # that images have in training, the full one first
+    device: torch.device
+    precision: torch.dtype
+    images: int  # of a batch of one process
+
+
+def check_first_step(model: Classifier, step: FirstStep) -> None:
+    """Raises ConfigError where a step of training fails, with what to choose instead.
+
+    The model is left as it was, but for its memory layout: where channels-last fails and NCHW does not, it is laid out as NCHW. Random
+    generators are left as they were.
+    """
+    size, error = _first_failure(model, step)
+    if error is not None and model.channels_last and not _is_memory(error):
+        model.lay_out(channels_last=False)
+        size, error = _first_failure(model, step)
+    if error is None:
+        if step.images == 1 and (error := _error(model, step, step.sizes[0], 1)) is not None:
+            raise ConfigError(
+                f"a batch of one image a process: {step.model} normalises over its batch and fails on one image of {step.sizes[0]} "
+                f"({reason(error)}); choose a --batch-size of two or more images for each process and portion (train.accumulate), "
+                "or a larger --size"
+            ) from error
+        return
+    if _is_memory(error):
+        raise ConfigError(
+            f"model {step.model}: two images of {size} do not fit into the memory of {step.device}; choose another"
+        ) from error
+    if size != step.sizes[0]:
+        raise ConfigError(
+            f"train.first_size: model {step.model} takes images of {step.sizes[0]} but not of {size}, through which they would grow "
+            f"({reason(error)}); use --set train.first_size=1"
+        ) from error
+    raise ConfigError(explain(step.model, size, reason(error))) from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error with its type; an assertion's may be empty."""
+    return f"{type(error).__name__}: {lines[0]}" if (lines := str(error).strip().splitlines()) else type(error).__name__
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+
+
+def _first_failure(model: Classifier, step: FirstStep) -> tuple[Size, Exception | None]:
+    for size in step.sizes:
+        if (error := _error(model, step, size, PROBED)) is not None:
+            return size, error
+    return step.sizes[0], None
+
+
+def _error(model: Classifier, step: FirstStep, size: Size, images: int) -> Exception | None:
+    """What a forward and a backward pass raise, if anything."""
+    drawn = torch.Generator().manual_seed(0)
+    shape = (images, size.height_px, size.width_px, 3)
+    pixels = torch.randint(0, 256, shape, generator=drawn, dtype=torch.uint8).to(step.device)
+    with _untouched(model, step.device):
+        model.train()
+        try:
+            with torch.autocast(step.device.type, dtype=step.precision, enabled=step.precision != torch.float32):
+                loss = torch.stack([logits_BC.float().logsumexp(dim=1).sum() for logits_BC in model(pixels).values()]).sum()
+            loss.backward()
+            if step.device.type == "cuda":
+                torch.cuda.synchronize(step.device)
+        except Exception as error:
+            return error.with_traceback(None)
+    return None
+
+
+@contextmanager
+def _untouched(model: Classifier, device: torch.device) -> Iterator[None]:
+    """Afterwards buffers, gradients, modes and random generators are what they were."""
+    buffers = [(module, name, buffer, buffer.clone()) for module in model.modules() for name, buffer in module.named_buffers(recurse=False)]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - a model's own code may use it
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])  # noqa: NPY002
+        with torch.no_grad():
+            for module, name, buffer, values in buffers:
+                buffer.copy_(values)
+                module._buffers[name] = buffer
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,32 @@
+"""The model of a run, as it is before the first step: built, laid out for its device, and tried."""
+
+import torch
+
+from fastfashion.config import RunConfig, Size
+from fastfashion.dist import World
+from fastfashion.load import LoaderSpec
+from fastfashion.model import Classifier, FirstStep, build_classifier, check_first_step, use_fast_convolutions
+from fastfashion.train.growth import size_in
+
+
+def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: LoaderSpec, world: World) -> Classifier:
+    """The classifier on its device, the same on every rank; classes: the names of each task. Raises ConfigError where a step fails."""
+    model = build_classifier(config.model, {task: len(names) for task, names in classes.items()}, spec.size).to(world.device)
+    if world.device.type == "cpu":
+        use_fast_convolutions(model)
+    synchronised = config.train.sync_bn and world.size > 1
+    step = FirstStep(
+        model=config.model.name,
+        sizes=_sizes(config, spec.size),
+        device=world.device,
+        precision=torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
+        images=spec.images_shape[0] * (world.size if synchronised else 1),
+    )
+    check_first_step(model, step)
+    return model
+
+
+def _sizes(config: RunConfig, size: Size) -> list[Size]:
+    """Those that images have in training, the full one first."""
+    grown = {size_in(epoch, size, config.train) for epoch in range(config.train.epochs)} if config.train.first_size < 1 else set()
+    return [size, *sorted(grown - {size}, key=str)]
