@@ -52,7 +52,8 @@ def open_image(data: Encoded, header: JpegHeader | None) -> Opened:
     elif picture.format in ("WEBP", "AVIF"):
         turn = read_orientation(picture.info.get("exif", b"")).turn
     else:
-        turn = 1  # Pillow turns a TIFF itself
+        turn = 1
+        picture.info.pop("xmp", None)  # Pillow turns a TIFF itself, by what XMP says, too, though its size is that of before
     return Opened(picture=picture, turn=turn, profile=profile, png=png)
 
 

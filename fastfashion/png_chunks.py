@@ -15,6 +15,8 @@ from fastfashion.icc import MAX_PROFILE_BYTES
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _CHUNK = struct.Struct(">L4s")
 _GRAY, _RGB = 0, 2  # colour types
+_KEY_BYTES = {_GRAY: 2, _RGB: 6}  # of the one colour that is transparent
+_ANCILLARY = 0x20  # a small first letter: a decoder may do without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,33 +33,40 @@ def read(data: bytes | memoryview) -> PngFile:
     """Take a PNG apart; what is damaged stays as it is, for Pillow to refuse."""
     view = memoryview(cast(bytes, data))
     kept: list[bytes | memoryview] = [view[: len(MAGIC)]]
-    orientation, profile, key, wide = UPRIGHT, None, None, None
+    orientation, profile, key, bits, color = UPRIGHT, None, None, 0, -1
     at = len(MAGIC)
     while at + 12 <= len(view):
         length, name = _CHUNK.unpack_from(view, at)
         end = at + 12 + length
-        body = view[at + 8 : end - 4]
         if end > len(view):
             break
-        if name == b"IHDR" and length == 13:
-            wide = body[9] if body[8] == 16 and body[9] in (_GRAY, _RGB) else None
-        if name == b"tRNS" and wide is not None and _is_whole(view[at:end]) and length == (2 if wide == _GRAY else 6):
-            key = struct.unpack(f">{length // 2}H", body)
-        elif name == b"eXIf" and orientation is UPRIGHT and _is_whole(view[at:end]):
-            orientation = read_orientation(bytes(body))
-        elif name == b"iCCP" and profile is None and _is_whole(view[at:end]):
-            profile = _unpacked(bytes(body))
-        elif name == b"tRNS" or not name[0] & 0x20:  # a capital first letter: critical
-            kept.append(view[at:end])
+        chunk, body = view[at:end], view[at + 8 : end - 4]
         at = end
+        if name == b"IHDR" and length == 13:
+            bits, color = body[8], body[9]
+        if name == b"tRNS" and _is_whole(chunk) and length == _KEY_BYTES.get(color):
+            said = struct.unpack(f">{length // 2}H", body)
+            if bits == 16:
+                key = said
+            else:
+                kept.append(_scaled_key(said[0], bits) if color == _GRAY else chunk)
+        elif name == b"eXIf" and orientation is UPRIGHT and _is_whole(chunk):
+            orientation = read_orientation(bytes(body))
+        elif name == b"iCCP" and profile is None and _is_whole(chunk):
+            profile = _unpacked(bytes(body))
+        elif name == b"tRNS" or not name[0] & _ANCILLARY:
+            kept.append(chunk)
         if name == b"IEND":
-            break
-    else:
-        kept.append(view[at:])
-        at = len(view)
-    if at < len(view) and name != b"IEND":
-        kept.append(view[at:])
+            at = len(view)
+    kept.append(view[at:])
     return PngFile(data=b"".join(kept), orientation=orientation, profile=profile, key=key)
+
+
+def _scaled_key(key: int, bits: int) -> bytes:
+    """The transparent gray of a PNG of fewer than 16 bits as Pillow compares it: with what is 0 to 255 already."""
+    most = (1 << bits) - 1 if bits in (2, 4, 8) else 0
+    body = b"tRNS" + struct.pack(">H", (key & most) * 255 // most if most else key)
+    return struct.pack(">L", 2) + body + struct.pack(">L", zlib.crc32(body))
 
 
 def _is_whole(chunk: memoryview) -> bool:

@@ -32,6 +32,7 @@ from odd_writers import (
 from PIL import Image, features
 
 HEIGHT, WIDTH = 64, 96
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,7 @@ def _png() -> dict[str, OddImage]:
             data=png(color, 2, png_chunk(b"tRNS", color[10, 20].astype(">u2").tobytes())),
             expected=np.where((color == color[10, 20]).all(axis=-1, keepdims=True), 255, color).astype(np.uint8),
         ),
+        "png 4 bits gray with a key": OddImage(data=four_bits(gray, 7), expected=three(np.where(gray >> 4 == 7, 255, (gray >> 4) * 17))),
         "png eXIf after its pixels": OddImage(data=png(turned(color, 6), 2, after=png_chunk(b"eXIf", exif_block(6, ">"))), expected=color),
         "png eXIf before its pixels": OddImage(data=png(turned(color, 8), 2, png_chunk(b"eXIf", exif_block(8))), expected=color),
         "png with a large text": OddImage(data=png(color, 2, png_chunk(b"tEXt", text)), expected=color),
@@ -148,6 +150,14 @@ def _png() -> dict[str, OddImage]:
         "png with a bad crc in a text": OddImage(data=png(color, 2, png_chunk(b"tEXt", b"Comment\0hello", crc=1)), expected=color),
     }
     return {name: OddImage(**{**vars(image), "suffix": ".png"}) for name, image in images.items()}
+
+
+def four_bits(gray: np.ndarray, key: int) -> bytes:
+    """A PNG of the four highest bits, of which one value is transparent."""
+    rows = (gray[:, ::2] >> 4 << 4) | gray[:, 1::2] >> 4
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 4, 0, 0, 0, 0)), (b"tRNS", struct.pack(">H", key))]
+    chunks += [(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, body) for name, body in chunks)
 
 
 def _webp() -> dict[str, OddImage]:
@@ -200,6 +210,15 @@ def _tiff() -> dict[str, OddImage]:
         "tiff int16": OddImage(data=tiff((gray.astype(np.int16) << 7) + 3), expected=three(gray)),
         "tiff int32": OddImage(data=tiff((gray.astype(np.int32) << 23) + 9), expected=three(gray)),
         "tiff uint32": OddImage(data=tiff((gray.astype(np.uint32) << 24) + 9), expected=three(gray)),
+        "tiff rgba, premultiplied": OddImage(
+            data=tiff(np.dstack([np.rint(color * (alpha[..., None] / 255)).astype(np.uint8), alpha]), extra=[(338, 3, 1)]),
+            expected=over_white(color, alpha),
+            tolerance=1,
+        ),
+        "tiff gray with alpha": OddImage(
+            data=tiff(np.dstack([gray, alpha]), photometric=1, extra=[(338, 3, 2)]), expected=over_white(three(gray), alpha), tolerance=1
+        ),
+        "tiff orientation in xmp alone": OddImage(data=saved(color, "TIFF", tiffinfo={700: XMP}), expected=color),
         "tiff turned": OddImage(data=tiff(turned(color, 6), extra=[(274, 3, 6)]), expected=color),
     }
     return {name: OddImage(**{**vars(image), "suffix": ".tif"}) for name, image in images.items()}
@@ -262,7 +281,6 @@ def _frames() -> dict[str, OddImage]:
 def _jpeg() -> dict[str, OddImage]:
     color, gray = drawn(), gray_drawn()
     whole = saved(color, "JPEG", quality=95, subsampling=0)
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
     images = {
         "jpeg 4:4:4": OddImage(data=whole, expected=color, tolerance=4, kind="COLOR"),
         "jpeg 4:2:2": OddImage(data=saved(color, "JPEG", quality=95, subsampling=1), expected=color, tolerance=6, kind="COLOR"),
@@ -282,7 +300,7 @@ def _jpeg() -> dict[str, OddImage]:
             tolerance=4,
         ),
         "jpeg orientation in xmp alone": OddImage(
-            data=after_start(whole, jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)), expected=color, tolerance=4, kind="COLOR"
+            data=after_start(whole, jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)), expected=color, tolerance=4, kind="COLOR"
         ),
         "jpeg with stray bytes": OddImage(data=whole[:20] + b"\0stray\0" + whole[20:], expected=color, tolerance=4),
     }

@@ -13,6 +13,7 @@ from fastfashion.serve.space_app import upright
 PILLOWS_OWN = {
     "png 16 bits gray with a key",
     "png 16 bits rgb with a key",
+    "png 4 bits gray with a key",
     "png with a large packed text",
     "png with a large text behind",
     "png with a bad crc in a text",
@@ -23,6 +24,7 @@ PILLOWS_OWN = {
     "tiff int32",
     "tiff uint32",
     "jpeg orientation in xmp alone",
+    "tiff orientation in xmp alone",
 }
 
 
