@@ -46,7 +46,7 @@ def found(names: list[str], texts: list[str], table: str = "shop.csv", root: str
         (["mug/a.png", "images/b.png"], ["b.png", "a.png"], ["images/b.png", None]),
         # neither: by name below images
         (["images/010/0101.jpg", "images/1.jpg", "thumbs/2.jpg"], ["0101", "1", "2"], ["images/010/0101.jpg", "images/1.jpg", None]),
-        (["a/images/1.jpg", "b/images/2.jpg", "b/images/deep/3.jpg"], ["1", "3", "2"], ["a/images/1.jpg", "b/images/deep/3.jpg", "b/images/2.jpg"]),
+        (["m/images/1.jpg", "b/images/2.jpg", "b/images/x/3.jpg"], ["3", "2"], ["b/images/x/3.jpg", "b/images/2.jpg"]),
         (["images/v1.2.png", "images/foo.jpg.jpg"], ["v1.2", "foo.jpg"], ["images/v1.2.png", "images/foo.jpg.jpg"]),
         (["a/1.jpg", "b/1.jpg", "b/2.jpg"], ["2"], ["b/2.jpg"]),  # the two that have one name are needed by no row
         # Kaggle's layout: images/<id>.jpg

@@ -62,7 +62,8 @@ class CsvFile:
                 fields.pop()
             own = _shape(fields[self.key]) if self.key < len(fields) else ""
             if len(lines) > 1:
-                self._refuse_swallowed_rows(number, lines, {own, shape})
+                first_line = lines[0].split(self.separator)
+                self._refuse_swallowed_rows(number, lines, {own, shape, *map(_shape, first_line[self.key : self.key + 1])})
             shape = own
             yield number, fields
 
@@ -70,11 +71,16 @@ class CsvFile:
         """A quote that was forgotten is closed by the next one, lines later: those between look like rows."""
         for after, line in enumerate(lines[1:], start=1):
             readings = (line.split(self.separator), _quoted_fields([line], iter(()), self.separator) or [])
-            if any(len(f) == len(self.header) and f[self.key].strip() and _shape(f[self.key]) in shapes for f in readings):
+            if any(len(f) == len(self.header) and self._looks_like_key(f[self.key].strip(), shapes) for f in readings):
                 raise InputError(
                     f"{self.where}, line {number}: a quoted field runs on to line {number + len(lines) - 1}, and line {number + after} in "
                     f"it looks like a row itself: {line.strip()[:60]!r}; close the quote in line {number}, or write it twice within quotes"
                 )
+
+    @staticmethod
+    def _looks_like_key(cell: str, shapes: set[str]) -> bool:
+        closes = cell.endswith('"') and not cell.startswith('"')  # the rest of a key that spans lines
+        return bool(cell) and not closes and _shape(cell) in shapes
 
 
 def read_csv(data: bytes, where: str, wanted: Sequence[str], advice: str = "") -> CsvFile:
@@ -221,5 +227,5 @@ def _bare(line: str) -> str:
 def _shape(text: str) -> str:
     """What a key looks like: item-12.jpg is a-0.a."""
     for pattern, short in _SHAPE:
-        text = pattern.sub(short, text.strip())
+        text = pattern.sub(short, text.strip(' "\r\n'))
     return text

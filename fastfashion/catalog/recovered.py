@@ -26,10 +26,12 @@ class Judge:
         said = f"expected {len(self.header)} fields, found {len(fields)}"
         whole = join(fields, self.name, surplus, self.separator)
         fitting = self._fit(whole)
-        others = [join(fields, place, surplus, self.separator) for place in range(len(self.header)) if place != self.name]
-        best = max(others, key=self._fit, default=whole)
+        places = [place for place in range(len(self.header)) if place != self.name]
+        others = {place: join(fields, place, surplus, self.separator) for place in places}
+        # of readings that fit as well the one with a space after the separator, as people write lists
+        place = max(places, key=lambda place: (self._fit(others[place]), f"{self.separator} " in others[place][place]))
+        best = others[place]
         if self._fit(best) > fitting:
-            place = next(place for place in range(len(best)) if best[place] != fields[place])
             return f"{said}: the separator seems to be in {self.header[place]} ({best[place].strip()!r}); put quotes around that field"
         if fitting < 0 and self.year is not None:
             return f"{said}, and with the rest put into {self.header[self.name]} year is {whole[self.year].strip()!r}; quote such fields"
