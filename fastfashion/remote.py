@@ -47,17 +47,32 @@ def list_anew(path: Path) -> None:
 
 def children(path: Path) -> list[Path]:
     """Files and folders directly below a folder. Empty objects that stand for a folder of object storage are not among them."""
+    return list(list_children(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; beside an empty object of the same name, object storage says that there is a file."""
+    if path.is_dir():
+        return True
+    try:
+        return is_remote(path) and not is_web(path) and bool(children(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def list_children(path: Path) -> dict[Path, bool]:
+    """The same, and whether each is a folder."""
     if not is_remote(path) or is_web(path):
-        return list(path.iterdir())
+        return {below: below.is_dir() for below in path.iterdir()}
     here = as_remote(path).path.rstrip("/")
     infos = as_remote(path).fs.ls(here, detail=True)
     folders = {info["name"].rstrip("/") for info in infos if info["type"] == "directory"}
-    names = {
-        info["name"].rstrip("/").rpartition("/")[2]: None
+    found = {
+        info["name"].rstrip("/").rpartition("/")[2]: info["type"] == "directory"
         for info in infos
         if info["name"].rstrip("/") != here and not (info["type"] != "directory" and stands_for_folder(info, folders))
     }
-    return [path / name for name in names]
+    return {path / name: folder for name, folder in found.items()}
 
 
 def stands_for_folder(info: dict[str, Any], folders: set[str]) -> bool:

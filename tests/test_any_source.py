@@ -392,6 +392,25 @@ def test_other_label_columns_into_one_set_are_refused_by_name(tmp_path: Path) ->
     assert packed(folder, tmp_path / "out", columns=Columns.parse("id", "gender,season")).kept == 6
 
 
+def test_predict_reads_names_with_backslashes_too(tmp_path: Path) -> None:
+    from fastfashion.serve.inputs import Picture, find_inputs
+
+    smooth_picture(1, 20, 20).save(tmp_path / "one.jpg")
+    data = (tmp_path / "one.jpg").read_bytes()
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        for name in ("images\\1.jpg", "..\\2.jpg", "\\3.jpg"):
+            archive.writestr(name, data)
+    answers: dict[str, bytes | str] = {}
+    for found in find_inputs([str(tmp_path / "windows.zip")]):
+        assert isinstance(found, Picture)
+        try:
+            answers[found.name.partition("windows.zip/")[2]] = found.read()
+        except InputError as error:
+            answers[found.name.partition("windows.zip/")[2]] = str(error)
+    refused = "its name leads out of the zip; it was not read"
+    assert answers == {"images\\1.jpg": data, "..\\2.jpg": refused, "\\3.jpg": refused}
+
+
 @pytest.mark.parametrize("address", ["s3://bucket//set", "s3://bucket/a//b", "gs://bucket//set"])
 def test_an_empty_path_segment_is_refused_before_anything_is_done(address: str) -> None:
     with pytest.raises(ConfigError, match=rf"{address}: an empty path segment; write it with one slash, {address[:2]}://bucket/"):

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from conftest import PackedSmall, S3Server, digests, zip_folder
 
-from fastfashion.errors import PackedSetError
+import fastfashion as ff
+from fastfashion.catalog.kinds import list_source
+from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import location
 from fastfashion.pack import PackRequest, Progress, pack
 from fastfashion.pack.repair import repair
@@ -103,3 +105,63 @@ def test_a_scheme_that_nothing_here_speaks_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "ftpx://host/set.zip" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def put_empty(url: str) -> None:
+    """An object of no bytes, as storage consoles make in place of a folder; pathlib would drop the slash at its end."""
+    import boto3
+
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=b"")
+
+
+def test_empty_objects_that_stand_for_folders_are_passed_over(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
+    out, source = location("s3://shop/made/out"), put(packed_small.source, "s3://shop/made/source")
+    for name in (*("out/", "out/full/", "out/other/", "out/32"), *("source/", "source/images/", "source/images", "source/empty/")):
+        put_empty(f"s3://shop/made/{name}")
+    assert pack(request(source, out)).kept == 60
+    for name in ("out/", "out/full/", "out/32/", "out/64/", "out/32", "out/full_$folder$", "out", "source"):
+        put_empty(f"s3://shop/made/{name}")
+    assert verify(out).damage == ()
+    assert open_packed_set(out).resolutions == ("32", "full")
+    assert pack(request(source, out)).packed_now == 0
+    assert list_source(source).files.keys() == {f.relative_to(packed_small.source).as_posix() for f in files_of(packed_small.source)}
+    (out / "full" / "more.txt").write_bytes(b"")  # an empty file stays what it is
+    assert [found.where for found in verify(out).damage] == ["full/more.txt"]
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]
+
+
+def test_what_another_client_packs_between_two_calls_is_seen_and_kept(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
+    out = location("s3://shop/between")
+    assert ff.shard(packed_small.source, str(out), res="full", workers=1)["packed_now"] == 60
+    assert not (out / "32").exists()  # so that this process has a listing to be wrong about
+    command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(packed_small.source), "--out", str(out), "--res", "32"]
+    done = subprocess.run([*command, "--quality", "60"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before = remote_digests(str(out), tmp_path / "before")
+    # what a process knows after it listed the folder as it was
+    stale: Any = location(str(out))
+    stale.fs.dircache.clear()
+    stale.fs.dircache[stale.path] = [entry for entry in stale.fs.ls(stale.path, detail=True) if not entry["name"].endswith("/32")]
+    assert [Path(entry["name"]).name for entry in stale.fs.ls(stale.path, detail=True) if entry["type"] == "directory"] == ["full"]
+    with pytest.raises(PackedSetError, match=r"s3://shop/between/32: packed with other settings or library versions \(.*'quality': 60"):
+        ff.shard(packed_small.source, str(out), res=["full", 32], workers=1)
+    assert remote_digests(str(out), tmp_path / "after") == before
+    assert ff.shard(packed_small.source, str(out), res=["full", 32], quality=60, workers=1)["packed_now"] == 0
+
+
+def test_an_empty_path_segment_is_refused_before_anything_is_uploaded(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(packed_small.source), "--out", "s3://shop//slashes"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.replace("│", " ").split())  # out of the box that the command line draws
+    assert "s3://shop//slashes: an empty path segment; write it with one slash" in said
+    assert not location("s3://shop/slashes").exists()
+
+
+def test_storage_that_denies_access_to_a_source_says_the_status(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"s3://no-such-bucket/set: no such file or folder"):
+        pack(request(location("s3://no-such-bucket/set"), tmp_path / "out"))

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from fastfashion.catalog.reader import UnreachableError
 from fastfashion.errors import InputError
 from fastfashion.files import location
 from fastfashion.image import SUFFIXES, decode_rgb
+from fastfashion.remote import Patience
 
 
 def as_folder(folder: Path, home: Path) -> Path:
@@ -406,6 +408,8 @@ class WebServer(ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), WebHandler)
         self.folder, self.ranges, self.broken = folder, True, 0
+        self.statuses: list[int] = []  # of the next answers; the last one stays
+        self.asked = 0
         self.requests: list[str] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -425,6 +429,16 @@ class WebHandler(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         asked = self.headers.get("Range")
+        self.server.asked += 1
+        if self.server.statuses:
+            status = self.server.statuses[0]
+            self.server.statuses = self.server.statuses[1:] or [status]
+            if status != 200:
+                self.send_response(status)
+                self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
         if body and asked:
             self.server.requests.append(asked)
         path = self.server.folder / urllib.parse.unquote(self.path).lstrip("/")
@@ -505,6 +519,55 @@ def test_a_web_server_that_knows_no_ranges_and_a_folder_on_one_are_refused(web: 
     with pytest.raises(InputError, match=r"again\.zip: not a readable zip .*range requests"):
         (tmp_path / "again.zip").write_bytes((tmp_path / "set.zip").read_bytes())
         open_source(location(f"{web.url}/again.zip"))
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(401, "the server answers 401 Unauthorized; it asks for a login"), (403, "the server answers 403 Forbidden; access is denied")],
+)
+def test_a_server_that_refuses_is_asked_once_and_its_status_is_said(web: WebServer, status: int, said: str, tmp_path: Path) -> None:
+    zip_folder(make_source(tmp_path / "set", rows=2), tmp_path / "set.zip")
+    web.statuses = [status]
+    with pytest.raises(InputError, match=rf"set\.zip: cannot be read: {said}"):
+        open_source(location(f"{web.url}/set.zip"))
+    assert web.asked == 1
+    web.statuses = []
+    source = open_source(location(f"{web.url}/set.zip"))
+    web.statuses, web.asked = [status], 0
+    with pytest.raises(UnreachableError, match=rf"set\.zip: cannot be read any more \({said}"):
+        source.read("996")
+    assert web.asked == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_a_server_in_trouble_is_waited_for(
+    web: WebServer, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fastfashion.remote.FIRST_WAIT_S", 0.001)
+    zip_folder(make_source(tmp_path / "set", rows=2), tmp_path / "set.zip")
+    web.statuses = [*[status] * 3, 200]
+    source = open_source(location(f"{web.url}/set.zip"))
+    said = rf"set\.zip: cannot be fetched \(the server answers {status} .*; trying again for 300 s"
+    assert len(re.findall(said, capsys.readouterr().err)) == 1
+    web.statuses = [*[status] * 3, 200]
+    assert source.read("996") == (tmp_path / "set" / "images" / "996.jpg").read_bytes()
+    assert len(re.findall(said, capsys.readouterr().err)) == 1
+    monkeypatch.setattr("fastfashion.remote.PATIENCE_S", 0.01)
+    web.statuses = [status]
+    with pytest.raises(InputError, match=rf"set\.zip: cannot be read: the server answers {status} "):
+        open_source(location(f"{web.url}/set.zip"))
+
+
+def test_what_a_server_asks_to_be_waited_is_waited_within_patience() -> None:
+    class Answer(Exception):
+        status = 429
+
+        def __init__(self, retry_after: str) -> None:
+            self.headers = {"Retry-After": retry_after}
+
+    patience = Patience(100)
+    assert [patience.next_wait_s(Answer(text)) for text in ("7", "0", "Wed, 21 Oct 2015 07:28:00 GMT", "3600")] == [7, 1, 2, 90]
+    assert patience.next_wait_s(Answer("1")) is None
 
 
 def test_the_real_zip_gives_the_bytes_that_zipfile_gives(real_zip: Path, real_source: Source) -> None:

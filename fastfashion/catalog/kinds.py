@@ -13,7 +13,7 @@ from fastfashion.catalog.passed_over import SET
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
 from fastfashion.image import SUFFIXES, unsupported
-from fastfashion.remote import as_remote, describe, is_web, list_anew, patiently
+from fastfashion.remote import as_remote, describe, is_folder, is_web, list_anew, patiently, status_of
 
 HEAD_BYTES = 1024
 TAR_NAMES = 40  # looked at
@@ -75,6 +75,7 @@ def _list_stored(path: Path) -> Listing:
     try:
         there, is_file = patiently(path, lambda: (path.exists(), path.is_file()))
         head = patiently(path, lambda: _head(path)) if is_file else b""
+        is_file = is_file and not (head == b"" and is_folder(path))
         listing = None if is_file or not there else patiently(path, lambda: list_folder(path))
     except InputError:
         raise
@@ -98,13 +99,18 @@ def _head(path: Path) -> bytes:
     """The first bytes of a remote file; no more are read of a server that sends the whole file instead."""
     storage, name = as_remote(path).fs, as_remote(path).path
     if not is_web(path):
-        return bytes(storage.cat_file(name, start=0, end=HEAD_BYTES))
+        try:
+            return bytes(storage.cat_file(name, start=0, end=HEAD_BYTES))
+        except OSError as error:
+            if status_of(error) == 416:  # an empty file has no such range
+                return b""
+            raise
 
     async def read() -> bytes:
         session = await storage.set_session()
         options = storage.kwargs | {"headers": {**storage.kwargs.get("headers", {}), "Range": f"bytes=0-{HEAD_BYTES - 1}"}}
         async with session.get(storage.encode_url(name), **options) as answer:
-            if answer.status == 416:  # an empty file has no such range
+            if answer.status == 416:
                 return b""
             storage._raise_not_found_for_status(answer, name)
             return bytes(await answer.content.read(HEAD_BYTES))
@@ -120,6 +126,8 @@ def _list_zip(path: Path, head: bytes) -> Listing:
     try:
         infos = patiently(path, lambda: _read_directory(path))
     except Exception as error:  # zipfile meets damage with half a dozen types, and every remote file system has its own
+        if is_remote(path) and status_of(error) is not None:
+            raise InputError(f"{path}: cannot be read: {describe(error)}") from error
         raise InputError(f"{path}: not a readable zip ({type(error).__name__}: {error}); {_zip_advice(path, head)}") from error
     if not any(not info.is_dir() for info in infos):
         raise InputError(f"{path}: the zip holds no file; {WANTED}")

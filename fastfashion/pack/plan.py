@@ -18,7 +18,7 @@ from fastfashion.pack.block import Block
 from fastfashion.pack.commit import encoder_settings, same_encoder
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import LOCK, STAGING, has_manifest
-from fastfashion.remote import children, list_anew
+from fastfashion.remote import children, list_anew, list_children
 from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest
 from fastfashion.shards.reader import parse_parquet
 
@@ -140,7 +140,7 @@ def _contents(out: Path) -> list[Path]:
     """What is in OUT; on object storage without empty objects that stand for folders, and without folders that hold nothing else."""
     if not out.exists():
         return []
-    return [path for path in children(out) if not is_remote(out) or path.is_file() or children(path)]
+    return [path for path, below in list_children(out).items() if not (below and is_remote(out)) or children(path)]
 
 
 def _check_label_columns(out: Path, wanted: Sequence[str]) -> None:

@@ -144,7 +144,8 @@ def is_picture(name: str) -> bool:
 
 
 def leads_out(name: str) -> bool:
-    return name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/")
+    parts = name.replace("\\", "/").split("/")  # some programs on Windows write backslashes
+    return not parts[0] or ":" in parts[0] or ".." in parts
 
 
 def refused(name: str, reason: str) -> Picture:

@@ -14,7 +14,7 @@ import numpy as np
 from fastfashion.catalog import Vocab
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import is_remote, unreadable
-from fastfashion.remote import children, list_anew
+from fastfashion.remote import children, is_folder, list_anew
 from fastfashion.shards.kinds import NUM_KINDS, Kinds
 from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, SET, VOCAB, Manifest, SetFiles, shard_name
 
@@ -214,7 +214,7 @@ def open_packed_set(path: Path) -> PackedSet:
     """
     how_to_make = f"make one with fastfashion shard --res 224 --out {path}"
     list_anew(path)
-    if not path.is_dir():
+    if not is_folder(path):
         raise PackedSetError(f"{path}: no such folder; expected a packed set, {how_to_make}")
     names = [folder.name for folder in children(path) if (folder / MANIFEST).is_file()]
     resolutions = tuple(sorted(names, key=resolution_order))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import is_remote
-from fastfashion.remote import children, list_anew
+from fastfashion.remote import children, is_folder, list_anew, list_children
 from fastfashion.shards.layout import (
     CATALOG,
     INDEX,
@@ -126,15 +126,15 @@ def verify(
 def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
     """Files of a set by relative name, and the folders of its resolutions. Hidden files at the root are the packer's own."""
     list_anew(path)
-    if not path.is_dir():
+    if not is_folder(path):
         raise PackedSetError(f"{path}: no such folder; expected a packed set")
     listing: dict[str, Path] = {}
     resolutions = []
-    for entry in children(path):
-        if _is_resolution(entry.name) and entry.is_dir():
-            files = children(entry)
-            if is_remote(entry) and not files:
-                continue  # no folder there but an empty object that stands for one
+    for entry, below in list_children(path).items():
+        files = children(entry) if below else []
+        if below and is_remote(entry) and not files:
+            continue  # no folder there but an empty object that stands for one
+        if _is_resolution(entry.name) and below:
             resolutions.append(entry.name)
             listing |= {f"{entry.name}/{file.name}": file for file in files}
         elif not entry.name.startswith("."):
