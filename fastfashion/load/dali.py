@@ -122,7 +122,7 @@ class DaliLoader:
 
         def crop(place: int) -> np.ndarray:
             row, out, seconds = int(part.fetch[place]), np.zeros(self._spec.images_shape[1:], dtype=np.uint8), np.zeros(3)
-            if row not in self._wrong:
+            if part.rows[place] >= 0 and row not in self._wrong:  # padding stays black
                 try:
                     height_px, width_px = sizes[place].tolist()
                     load_crop(encoded[place], part.boxes[place], (height_px, width_px), bool(part.flips[place]), out, seconds)
@@ -133,7 +133,7 @@ class DaliLoader:
                 self._spec.profile.add(decode_s=seconds[1], resize_s=seconds[2])
             return np.frombuffer(image.encode_pnm(out), dtype=np.uint8)
 
-        if len(places) == 1:  # handing it to a thread and waiting for that brings nothing
+        if (part.rows[places] >= 0).sum() <= 1:  # handing it to a thread and waiting for that brings nothing
             return map(crop, places.tolist())
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._spec.workers, thread_name_prefix="loader")
