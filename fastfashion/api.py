@@ -2,32 +2,40 @@
 
 They take plain values and return what the commands print as JSON, or open what can be looked into. The two that train and test are called
 train_run and evaluate_run, because `fastfashion.train` and `fastfashion.evaluate` are the packages that they stand on.
-Errors that can be cured are `fastfashion.errors.FastfashionError`s.
+Errors that can be cured are `fastfashion.errors.FastfashionError`s, and name arguments. None of these functions changes the program
+that calls it (docs/embedding.md).
 """
 
+import inspect
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from fastfashion.arguments import EmbeddedLoader, embedded, place_of, run_of
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
-from fastfashion.files import location
 from fastfashion.options import find_shards, find_source, parse_picture_size
 
 if TYPE_CHECKING:
+    import torch
+
     from fastfashion.evaluate import OpenRun
     from fastfashion.load import Loader
     from fastfashion.shards import PackedSet
 
+
 Place = str | Path  # a path, or an address such as s3://bucket/set
+Run: TypeAlias = "Place | OpenRun | Mapping[str, Any]"  # a run's folder, or what open_run or train_run returned
+Set: TypeAlias = "Place | PackedSet"
 Result = dict[str, Any]
 
 
+@embedded
 def synth(out: Place = "data/synth", *, rows: int = 1200, res: str = "600x800", seed: int = 0, workers: int | None = None) -> Result:
     """Draw a stand-in data set in the layout of the real one, of pictures of `res` (width x height); as `fastfashion synth`."""
     from fastfashion.catalog.synth import write_synth
@@ -39,6 +47,7 @@ def synth(out: Place = "data/synth", *, rows: int = 1200, res: str = "600x800", 
     return _plain(asdict(summary) | {"out": out})
 
 
+@embedded
 def shard(
     source: Place | None = None,
     out: Place | None = None,
@@ -50,6 +59,7 @@ def shard(
     na_values: Sequence[str] | None = None,
     quality: int = 90,
     max_rejected: int = 1000,
+    max_pixels: int = 100_000_000,
     workers: int | None = None,
 ) -> Result:
     """Pack pictures and their table into shards; as `fastfashion shard`.
@@ -62,10 +72,10 @@ def shard(
     from fastfashion.dist import cores_per_process
     from fastfashion.pack import PackRequest, bar_progress, pack
 
-    found = find_source(None if source is None else _place(source))
+    found = find_source(None if source is None else place_of(source))
     request = PackRequest(
         source=found,
-        out=Path("shards") / found.stem if out is None else _place(out),
+        out=Path("shards") / found.stem if out is None else place_of(out),
         table=table,
         columns=Columns(
             id=id_column,
@@ -75,6 +85,7 @@ def shard(
         resolutions=tuple(dict.fromkeys(map(str, [res] if isinstance(res, int | str) else res))),
         workers=workers or cores_per_process(1),
         max_rejected=max_rejected,
+        max_pixels=max_pixels,
         quality=quality,
     )
     with bar_progress() as progress:
@@ -82,27 +93,34 @@ def shard(
     return _plain(asdict(summary) | {"out": request.out})
 
 
-def open_packed_set(shards: Place | None = None) -> "PackedSet":
+@embedded
+def open_packed_set(shards: "Set | None" = None) -> "PackedSet":
     """A packed set to look into: its `table` (pandas), `vocab`, and pictures by `open(resolution)`."""
     from fastfashion.shards import open_packed_set as open_set
 
-    return open_set(find_shards(None if shards is None else _place(shards)))
+    return open_set(find_shards(None if shards is None else place_of(shards)))
 
 
+@embedded
 def open_loader(
-    shards: Place | None = None,
+    shards: "Set | None" = None,
     *,
     task: str = "subCategory",
     part: Literal["train", "val"] = "train",
     size: str = "auto",
     batch_size: int = 128,
     settings: Mapping[str, Any] | None = None,
+    device: "str | torch.device | None" = None,
 ) -> "Loader":
     """Batches as training gets them: `for batch in loader.steps(epoch=0)`, and `loader.close()` at the end.
 
     A batch has `images`, uint8 (B, H, W, 3); `labels`, int64 (B, T), -1 where there is none; `rows`, int64 (B,), -1 for padding.
     `task`: a label, several with commas between, or "all". `settings`: as `--set`, such as {"augment.mixup": 0.2}.
+    `batch_size` counts the images of all ranks of `torch.distributed`, where your program has initialised it; each rank gets its share.
+    Nothing of your program is changed. Batches are on `device`, by default the current one. One iterator at a time.
     """
+    import torch
+
     from fastfashion import dist
     from fastfashion.load import open_loader as open_spec
     from fastfashion.train.job import prepare_data, resolve
@@ -111,12 +129,19 @@ def open_loader(
         raise ConfigError(f"part: expected train or val, found {part!r}")
     flags = {"data.task": task, "data.size": size, "train.batch_size": batch_size, "model.pretrained": False}
     config = resolve(_config(shards, "fast", flags, settings))
-    data = prepare_data(config, dist.start())
-    return open_spec(data.spec if part == "train" else data.val_spec)
+    world = dist.here()
+    started = dist.env_int("WORLD_SIZE", 1)
+    if world.size == 1 and started > 1 and not torch.distributed.is_initialized():
+        raise ConfigError(
+            f"this is one of {started} processes (WORLD_SIZE), and each would get all rows: call torch.distributed.init_process_group first"
+        )
+    data = prepare_data(config, world if device is None else replace(world, device=torch.device(device)))
+    return EmbeddedLoader(open_spec(data.spec if part == "train" else data.val_spec), inspect.signature(open_loader).parameters)
 
 
+@embedded
 def train_run(
-    shards: Place | None = None,
+    shards: "Set | None" = None,
     *,
     task: str = "subCategory",
     model: str = "resnet18",
@@ -129,11 +154,14 @@ def train_run(
     nproc: int = 1,
     out: Place = "runs",
     name: str | None = None,
+    resume: Literal["auto", "never", "must"] = "auto",
+    allow_config_change: Sequence[str] = (),
 ) -> Result:
     """Train a classifier on a packed set, going on with a run of the same name; as `fastfashion train`.
 
-    With `nproc` above 1 in processes of their own, otherwise here. `settings`: as `--set`, such as {"optim.lr": 5e-4}. The result's `run`
-    is the folder that `evaluate_run`, `predict` and `export` take.
+    With `nproc` above 1 in processes of their own, otherwise here: in the process group of your program, where it has initialised one and
+    all its ranks call this. `settings`: as `--set`, such as {"optim.lr": 5e-4}. The result's `run` is the folder that `evaluate_run`,
+    `predict` and `export` take. Ctrl-C raises KeyboardInterrupt, as everywhere; the same call continues from the last checkpoint.
     """
     from fastfashion import dist
     from fastfashion.train.folder import check_run_folder
@@ -145,50 +173,67 @@ def train_run(
     flags |= {key: value for key, value in optional if value is not None}
     config = resolve(_config(shards, recipe, flags, settings))
     run = Path(out) / (name or run_name(config))
-    check_run_folder(run, config)
     if nproc == 1:
-        return _plain(asdict(train_here(config, run, dist.start(config.train.timeout_s), f"fastfashion.train_run, {run.name}")))
-    options = ["--shards", config.data.shards, "--out", str(run.parent), "--name", run.name, "--nproc", str(nproc)]
+        with dist.joined(config.train.timeout_s) as world:
+            if world.is_main:  # which starts writing while others still look
+                check_run_folder(run, config, resume=resume, allowed=allow_config_change)
+            return _plain(asdict(train_here(config, run, world, f"fastfashion.train_run, {run.name}")))
+    check_run_folder(run, config, resume=resume, allowed=allow_config_change)
+    options = ["--shards", config.data.shards, "--out", str(run.parent), "--name", run.name, "--nproc", str(nproc), "--resume", resume]
+    options += [text for key in allow_config_change for text in ("--allow-config-change", key)]
     chosen = {f"{section}.{key}": value for section, values in config.to_dict().items() for key, value in values.items()}
     del chosen["data.shards"]
     return _command(["train", *options, *(text for key, value in chosen.items() for text in ("--set", f"{key}={value}"))])
 
 
-def evaluate_run(run: Place, *, shards: Place | None = None, batch_size: int = 256, workers: int = 0) -> Result:
+@embedded
+def evaluate_run(
+    run: Run,
+    *,
+    shards: "Set | None" = None,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: "str | torch.device | None" = None,
+) -> Result:
     """Test a run's best weights on the test rows of its split; as `fastfashion evaluate`.
 
-    Writes report.json, predictions.parquet and plots/ into the run, and returns the report.
+    Writes report.json, predictions.parquet and plots/ into the run, and returns the report. This process does it alone, whatever process
+    group your program has initialised.
     """
     from fastfashion import dist
     from fastfashion.evaluate import EvaluateRequest
     from fastfashion.evaluate import evaluate_run as evaluate
 
-    where = None if shards is None else _place(shards)
-    return _plain(evaluate(EvaluateRequest(run=Path(run), shards=where, batch_size=batch_size, workers=workers), dist.start()))
+    folder, where = run_of(run, shards)
+    return _plain(evaluate(EvaluateRequest(run=folder, shards=where, batch_size=batch_size, workers=workers), dist.alone(device)))
 
 
-def compare(first: Place, second: Place) -> Result:
+@embedded
+def compare(first: Run, second: Run) -> Result:
     """Whether the second evaluated run is better than the first, on the rows both were tested on; as `fastfashion compare`."""
     from fastfashion.evaluate.compare import compare as compare_runs
 
-    return _plain(compare_runs(Path(first), Path(second)))
+    return _plain(compare_runs(run_of(first)[0], run_of(second)[0]))
 
 
-def open_run(run: Place, shards: Place | None = None) -> "OpenRun":
+@embedded
+def open_run(run: Run, shards: "Set | None" = None) -> "OpenRun":
     """A run to look into: its `model` (a torch module, uint8 pictures to logits), `config`, `packed` set, `codes` and `split`."""
     from fastfashion.evaluate import open_run as open_folder
 
-    return open_folder(Path(run), None if shards is None else _place(shards))
+    return open_folder(*run_of(run, shards))
 
 
+@embedded
 def predict(
-    run: Place,
-    paths: Place | Iterable[Place],
+    run: Run,
+    paths: "Set | Iterable[Set]",
     *,
     top: int = 3,
     task: str | Sequence[str] = (),
     batch_size: int = 256,
     workers: int | None = None,
+    device: "str | torch.device | None" = None,
 ) -> list[Result]:
     """What pictures show: files, folders, zips or packed sets; as the lines of `fastfashion predict --format jsonl`.
 
@@ -200,43 +245,41 @@ def predict(
     from fastfashion.serve.outputs import records
     from fastfashion.serve.predictor import Predictor
 
-    named = [paths] if isinstance(paths, str | Path) else paths
+    named = paths if isinstance(paths, Iterable) and not isinstance(paths, str) else [paths]
     tasks = (task,) if isinstance(task, str) else task
-    predictor = Predictor(Path(run), dist.start().device, workers=workers or dist.cores_per_process(1), tasks=tasks)
-    answers = predictor.answer(find_inputs(map(str, named)), top=top, batch_size=batch_size)
+    predictor = Predictor(run_of(run)[0], dist.alone(device).device, workers=workers or dist.cores_per_process(1), tasks=tasks)
+    answers = predictor.answer(find_inputs(str(place_of(one)) for one in named), top=top, batch_size=batch_size)
     return [record for each in answers for record in records(each, predictor.classes)]
 
 
+@embedded
 def export(
-    run: Place,
+    run: Run,
     to: Literal["onnx", "hub", "space"],
     *,
     out: Place | None = None,
     task: str | Sequence[str] = (),
     int8: bool = False,
-    shards: Place | None = None,
+    shards: "Set | None" = None,
 ) -> Result:
     """Write a run's best model for others, compared with the run before it is published; as `fastfashion export`."""
     from fastfashion.serve.export import ExportRequest
     from fastfashion.serve.export import export as export_run
 
+    folder, where = run_of(run, shards)
     request = ExportRequest(
-        run=Path(run),
+        run=folder,
         to=to,
         out=None if out is None else Path(out),
         tasks=(task,) if isinstance(task, str) else tuple(task),
         int8=int8,
-        shards=None if shards is None else _place(shards),
+        shards=where,
     )
     return _plain(asdict(export_run(request)))
 
 
-def _place(place: Place) -> Path:
-    return location(place) if isinstance(place, str) else place
-
-
-def _config(shards: Place | None, recipe_name: str, flags: Mapping[str, Any], settings: Mapping[str, Any] | None) -> RunConfig:
-    found = find_shards(None if shards is None else _place(shards))
+def _config(shards: "Set | None", recipe_name: str, flags: Mapping[str, Any], settings: Mapping[str, Any] | None) -> RunConfig:
+    found = find_shards(None if shards is None else place_of(shards))
     return RunConfig(data=DataConfig(shards=str(found))).with_recipe(recipe_name, dict(flags) | dict(settings or {}))
 
 

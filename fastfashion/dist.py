@@ -1,13 +1,15 @@
 """Ranks and worlds: who am I, how many are we, and the few collectives that the rest of the package needs."""
 
 import contextlib
+import gc
 import json
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +46,8 @@ def start(timeout_s: float = 600.0) -> World:
     """Read torchrun's environment, choose this rank's device and CPU share, and join the process group where there is one.
 
     nccl on CUDA, gloo on CPU; `timeout_s` is how long any rank waits for the others later. Each process gets its share of the machine's
-    cores for torch's own threads. Raises LostPeerError where the other ranks do not come.
+    cores for torch's own threads. Raises LostPeerError where the other ranks do not come. For processes of our own: in somebody else's
+    program it is `here` that tells the place, and changes nothing.
     """
     import torch
 
@@ -54,7 +57,7 @@ def start(timeout_s: float = 600.0) -> World:
     world = World(rank=env_int("RANK", 0), size=env_int("WORLD_SIZE", 1), local_rank=local_rank, local_size=local_size, device=device)
     if cuda:
         torch.cuda.set_device(device)
-    torch.set_num_threads(cores_per_process(local_size))
+    torch.set_num_threads(num_threads(local_size))
     if world.size > 1:
         store, _, _ = next(torch.distributed.rendezvous("env://"))
         torch.distributed.init_process_group(
@@ -66,6 +69,46 @@ def start(timeout_s: float = 600.0) -> World:
             device_id=device if cuda else None,
         )
     return world
+
+
+def here() -> World:
+    """This process's place in the group that its program has formed, alone where there is none, on its current device. Changes nothing."""
+    import torch
+
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return World(
+        rank=torch.distributed.get_rank() if together else 0,
+        size=torch.distributed.get_world_size() if together else 1,
+        local_rank=env_int("LOCAL_RANK", 0),
+        local_size=env_int("LOCAL_WORLD_SIZE", 1),
+        device=torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu"),
+    )
+
+
+def alone(device: "str | torch.device | None" = None) -> World:
+    """This process by itself, whatever its program has formed, on a device that is the current one by default."""
+    import torch
+
+    place = here()
+    return replace(place, rank=0, size=1, device=place.device if device is None else torch.device(device))
+
+
+@contextlib.contextmanager
+def joined(timeout_s: float) -> Iterator[World]:
+    """The group that the program has formed, or else the one that `start` forms for the time being; afterwards all is as it was."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        yield here()
+        return
+    threads, device = torch.get_num_threads(), torch.cuda.current_device() if torch.cuda.is_available() else None
+    try:
+        yield start(timeout_s)
+    finally:
+        stop()
+        torch.set_num_threads(threads)
+        if device is not None:
+            torch.cuda.set_device(device)
 
 
 def _meet(store: "torch.distributed.Store", world: World) -> str:
@@ -133,13 +176,29 @@ def end_worker(world: World, status: int = 0) -> None:
     if world.size > 1:
         sys.stdout.flush()
         sys.stderr.flush()
+        _remove_temporary_folders()
         os._exit(status)
+
+
+def _remove_temporary_folders() -> None:
+    """What Python does at its end, and os._exit does not: libraries keep such folders from import to exit, as wandb, which timm imports."""
+    for one in gc.get_objects():
+        if type(one) is tempfile.TemporaryDirectory:
+            with contextlib.suppress(OSError):
+                one.cleanup()
 
 
 def cores_per_process(local_size: int) -> int:
     """This process's even share of the cores it may run on."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // local_size)
+
+
+def num_threads(local_size: int) -> int:
+    """Threads for one process's computing: its share of the cores, fewer where $OMP_NUM_THREADS says so."""
+    wished = re.match(r"\s*(\d+)", os.environ.get("OMP_NUM_THREADS", ""))  # it may be a list, one number a level of nesting
+    share = cores_per_process(local_size)
+    return min(share, max(1, int(wished[1]))) if wished else share
 
 
 def gather(world: World, value: Any) -> list[Any]:

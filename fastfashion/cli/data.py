@@ -98,6 +98,7 @@ def shard(
     from fastfashion.catalog import Columns
     from fastfashion.dist import cores_per_process
     from fastfashion.pack import PackRequest, bar_progress, dry_run, pack
+    from fastfashion.pack.engines import own_process
     from fastfashion.pack.text import dry_run_text, summary_text
 
     found = find_source(source)
@@ -120,7 +121,7 @@ def shard(
         result: dict[str, object] = asdict(plan)
     else:
         try:
-            with bar_progress() as progress:
+            with own_process(), bar_progress() as progress:
                 summary = pack(request, progress)
         except (KeyboardInterrupt, SystemExit):
             print("what is packed stays: the same command goes on from there", file=sys.stderr)
@@ -144,6 +145,7 @@ def verify(
 ) -> None:
     """Compare every byte of a packed set with its checksums; exits with 1 where one differs."""
     from fastfashion.dist import cores_per_process
+    from fastfashion.pack.engines import own_process
     from fastfashion.pack.repair import repair as repack
     from fastfashion.pack.text import verify_bar, verify_text
 
@@ -151,7 +153,8 @@ def verify(
     repaired: list[str] = []
     if result.damage and repair:
         print(verify_text(shards, result), file=sys.stderr)
-        repaired = repack(shards, find_source(source), result.damage, workers or cores_per_process(1), table, id_column)
+        with own_process():
+            repaired = repack(shards, find_source(source), result.damage, workers or cores_per_process(1), table, id_column)
         print(f"{shards}: packed again: {', '.join(repaired) or 'nothing'}", file=sys.stderr)
         result = verify_bar(shards)
     print(verify_text(shards, result), file=sys.stderr)

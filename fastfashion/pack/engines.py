@@ -39,7 +39,6 @@ class InProcess:
     """One block after the other, here."""
 
     def run(self, job: Job, blocks: Iterable[Block], tick: Tick) -> Iterator[int]:
-        _keep_freed_memory()
         for block in blocks:
             pack_block(job, block, tick)
             yield block.number
@@ -122,17 +121,38 @@ class Processes:
             worker.stop()
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed: a picture's megabytes given back and asked for again cost 377 page faults, 8 % of its time at 224."""
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed: an image's megabytes given back and asked for again cost 377 page faults, 8 % of its time at 224.
+
+    Only for processes of our own: it holds for the whole process.
+    """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc takes no more
         libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
 
 
+@contextlib.contextmanager
+def own_process() -> Iterator[None]:
+    """For commands: freed memory is kept, and SIGTERM ends packing as an exception, as Ctrl-C does, so that worker processes end with it.
+
+    In somebody else's program neither allocator nor signal handlers are ours to change; there, workers end with their parent.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    keep_freed_memory()
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _serve(pipe: Connection) -> None:
     """A worker's life: pack the blocks that come through the pipe until it is told to stop, or its parent is gone."""
-    _keep_freed_memory()
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -8,8 +8,6 @@ A resolution appears complete or not at all. What an interrupted run has packed 
 import contextlib
 import errno
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator
 
@@ -40,7 +38,7 @@ def pack(request: PackRequest, progress: Progress | None = None) -> PackSummary:
     started = time.perf_counter()
     progress = progress or Progress()
     # Worker processes start first: they import while this one plans.
-    with _sigterm_raises(), contextlib.closing(open_engine(request.engine, request.workers, request.address)) as engine:
+    with contextlib.closing(open_engine(request.engine, request.workers, request.address)) as engine:
         plan = make_plan(request)
         with lock(request.out):
             missing = descending(set(request.resolutions) - set(already_packed(request, plan.styles)))
@@ -154,23 +152,6 @@ def _disk_full_explained(run: _Run) -> Iterator[None]:
             "are free; nothing was published. Free some space and run the same command, which goes on from what is packed, or choose "
             "another --out"
         ) from error
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM ends the run as an exception, as Ctrl-C does, so that worker processes end with it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _summary(request: PackRequest, plan: Plan, *, packed_now: int, resumed: int, seconds: float) -> PackSummary:

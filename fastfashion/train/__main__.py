@@ -147,7 +147,7 @@ def _work(config: RunConfig, run: Path, command: str, as_json: bool) -> None:
     world = dist.start(config.train.timeout_s)
     try:
         with dist.lost_peer_explained(world):
-            summary = train(config, run, world, command)
+            summary = train(config, run, world, command, signals=True)
         dist.stop()
     except Exception as error:
         if world.size == 1:

@@ -40,15 +40,16 @@ class Stopped(Exception):  # it is no error
 
 
 class Control:
-    """Ask it after every step, on every process. While it is open, SIGTERM, SIGUSR1 and Ctrl-C stop training at the end of a step.
+    """Ask it after every step, on every process. While it is open, SIGTERM, SIGUSR1 and Ctrl-C stop training at the end of a step, if
+    `signals`: in somebody else's program their handlers are not ours to change.
 
     With several processes what one wishes becomes known to all a step later: wishes are exchanged while a step is computed, on the
     CPU, so that nobody waits for a GPU.
     """
 
-    def __init__(self, world: World, config: TrainConfig) -> None:
+    def __init__(self, world: World, config: TrainConfig, *, signals: bool = False) -> None:
         self.slowest_step_s, self.slowest_save_s = 0.0, FIRST_SAVE_S
-        self._world = world
+        self._world, self._listens = world, signals
         self._save_every_s = config.checkpoint_every_minutes * 60
         now = time.monotonic()
         self._ends_at, self._saved_at = now + parse_duration(config.max_time), now
@@ -117,7 +118,7 @@ class Control:
                 self._impatient.start()
 
     def __enter__(self) -> "Control":
-        if threading.current_thread() is threading.main_thread():  # Python hands signals to no other
+        if self._listens and threading.current_thread() is threading.main_thread():  # Python hands signals to no other
             self._handlers = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
 

@@ -104,22 +104,23 @@ def run_name(config: RunConfig) -> str:
     return f"{tasks}{by}-{config.model.name}{first}-{data.size}-{data.protocol}{fold}-seed{config.train.seed}"
 
 
-def train(config: RunConfig, run: Path, world: dist.World, command: str = "") -> TrainSummary:
+def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *, signals: bool = False) -> TrainSummary:
     """Train a resolved config into the folder `run`, going on from its last checkpoint where there is one.
 
-    `command` is what the user typed; it is recorded beside machine, versions and commit. Raises TrainingError where the folder is held by
+    `command` is what the user typed; it is recorded beside machine, versions and commit. With `signals`, SIGTERM, SIGUSR1 and Ctrl-C have
+    it save and stop. Raises TrainingError where the folder is held by
     another process, the loss gets out of hand, or the last checkpoint cannot be written.
     """
     with ExitStack() as stack:
         if not world.is_main:
-            return _train(config, run, world, command, stack)
+            return _train(config, run, world, command, stack, signals)
         run.mkdir(parents=True, exist_ok=True)
         stack.enter_context(hold(run / LOCK, "training", TrainingError))
         for name in (CONFIG, METRICS, SKIPPED, STATUS):
             clear_unpublished(run / name)
         write_status(run, "running")
         try:
-            summary = _train(config, run, world, command, stack)
+            summary = _train(config, run, world, command, stack, signals)
         except BaseException as error:
             with suppress(OSError):  # the disk may be what failed
                 write_status(run, "failed", reason=f"{type(error).__name__}: {error}")
@@ -136,10 +137,10 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack: ExitStack) -> TrainSummary:
+def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack: ExitStack, signals: bool) -> TrainSummary:
     stack.enter_context(determinism(config.train.deterministic))
     torch.manual_seed(config.train.seed)
-    control = Control(world, config.train)  # its clock runs from here on
+    control = Control(world, config.train, signals=signals)  # its clock runs from here on
     data = prepare_data(config, world)
     loader, val_loader = (stack.enter_context(closing(open_loader(each))) for each in (data.spec, data.val_spec))
     model = build_model(config, data.classes, data.spec, world)

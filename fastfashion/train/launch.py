@@ -7,6 +7,7 @@ torchrun -m fastfashion.train … ────┘  (its world has size 1)
 
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Sequence
 
@@ -64,16 +65,25 @@ def launch(nproc: int, arguments: Sequence[str], max_restarts: int) -> int:
 
 def _launch_once(nproc: int, arguments: Sequence[str]) -> tuple[int, bool]:
     """Exit status, and whether a signal to this process was what ended the workers."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    config = LaunchConfig(1, 1, nproc, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    logs = tempfile.TemporaryDirectory(prefix="fastfashion-")  # for workers' errors; one that torch makes would stay
+    config = LaunchConfig(
+        *(1, 1, nproc),
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=logs.name),
+    )
     signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # handed on to the workers, which save and end
     if hasattr(config, "signals_to_handle"):
         config.signals_to_handle = signals
     try:
-        elastic_launch(config, sys.executable)("-m", "fastfashion.train", *arguments)
+        with logs:
+            elastic_launch(config, sys.executable)("-m", "fastfashion.train", *arguments)
     except ChildFailedError as error:
         # The workers have printed their own errors; that the others lost a peer is no reason.
         codes = [failure.exitcode for failure in error.failures.values()]

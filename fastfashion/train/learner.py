@@ -14,6 +14,8 @@ from fastfashion.dist import World
 from fastfashion.errors import ConfigError
 from fastfashion.model import Classifier, synchronise_batch_norm
 
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+
 
 class Learner:
     """Trains `model`, which it changes in place. Raises ConfigError where a setting needs a GPU that is not there."""
@@ -126,8 +128,9 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def determinism(on: bool) -> Iterator[None]:
     """Within it torch computes the same bits each time, or raises RuntimeError; without it, cuDNN may choose the fastest kernels."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    if on:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    set_here = on and CUBLAS not in os.environ
+    if set_here:
+        os.environ[CUBLAS] = ":4096:8"  # cuBLAS reads it when it starts
     torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.benchmark = not on
     try:
@@ -135,3 +138,5 @@ def determinism(on: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
+        if set_here:
+            os.environ.pop(CUBLAS, None)
