@@ -32,6 +32,7 @@ _UNSUPPORTED = {
     (".raw", ".cr2", ".cr3", ".nef", ".dng", ".arw", ".orf", ".rw2"): "a camera's raw file",
     (".pdf",): "a PDF document",
 }
+UNREAD_SUFFIXES = tuple(suffix for suffixes in _UNSUPPORTED for suffix in suffixes)
 
 Box = tuple[float, float, float, float]
 

@@ -188,7 +188,7 @@ def test_a_batch_answers_files_and_zips_and_names_what_is_wrong(state: State, tm
     answers = [line.record["answers"] for line in lines if line.record["answers"]]
     assert answers[0] == answers[1]
     html = render.batch_table(lines, list(TASKS), 0.1)
-    assert html.count("<tr class=bad>") == 3 and "2 pictures answered" in html
+    assert html.count("<tr class=bad>") == 3 and "2 images answered" in html
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bomb.png", "good.jpg", "page.jpg", "some.zip"]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from fastfashion.catalog.reader import MAX_PICTURE_BYTES
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote, location
-from fastfashion.image import SUFFIXES
+from fastfashion.image import SUFFIXES, unsupported
 from fastfashion.shards.layout import CATALOG, VOCAB
 
 STDIN = "-"
@@ -66,7 +66,7 @@ def _find(path: Path) -> Iterator[Input]:
     elif is_zip:
         yield from in_zip(path, str(path))
     else:
-        yield Picture(str(path), lambda: read_file(path))
+        yield named(str(path), lambda: read_file(path))
 
 
 def _in_folder(folder: Path) -> Iterator[Picture]:
@@ -75,10 +75,10 @@ def _in_folder(folder: Path) -> Iterator[Picture]:
     for root, folders, names in os.walk(folder, onerror=unread.append) if not is_remote(folder) else _walk_remote(folder):
         folders.sort()
         for name in sorted(names):
-            if is_picture(name):
+            if is_picture(name) or is_unread(name):
                 found += 1
                 path = Path(root) / name if not is_remote(folder) else folder / name  # a root of os.walk begins with the folder
-                yield Picture(str(path), lambda path=path: read_file(path))  # type: ignore[misc]
+                yield named(str(path), lambda path=path: read_file(path))  # type: ignore[misc]
     for error in unread:
         yield refused(str(error.filename), f"cannot be read: {error.strerror}")
     if not found and not unread:
@@ -97,7 +97,7 @@ def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterat
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         yield refused(shown, f"not a readable zip ({error})")
         return
-    infos = [info for info in archive.infolist() if is_picture(info.filename)]
+    infos = [info for info in archive.infolist() if is_picture(info.filename) or is_unread(info.filename)]
     if not infos:
         yield refused(shown, f"no picture in it: expected files that end in {', '.join(SUFFIXES)}")
     for info in sorted(infos, key=lambda info: info.filename):
@@ -105,7 +105,7 @@ def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterat
         if leads_out(info.filename):
             yield refused(name, "its name leads out of the zip; it was not read")
         else:
-            yield Picture(name, lambda info=info: _read_member(archive, info, max_bytes))  # type: ignore[misc]
+            yield named(name, lambda info=info: _read_member(archive, info, max_bytes))  # type: ignore[misc]
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
@@ -139,13 +139,28 @@ def read_file(path: Path, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
 
 def is_picture(name: str) -> bool:
     """By its name; what macOS and hidden folders leave in archives is none."""
+    return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
+
+
+def is_unread(name: str) -> bool:
+    """Whether it is, by its name, an image of a format that is not read: it has its line, which says so."""
+    return unsupported(name) is not None and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
-    return name.lower().endswith(SUFFIXES) and "__MACOSX" not in parts and not parts[-1].startswith("._")
+    return "__MACOSX" in parts or parts[-1].startswith("._")
 
 
 def leads_out(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")  # some programs on Windows write backslashes
     return not parts[0] or ":" in parts[0] or ".." in parts
+
+
+def named(name: str, read: Callable[[], bytes]) -> Picture:
+    """A picture, refused where its name says that it is of a format that is not read, as packing refuses it."""
+    why = unsupported(name)
+    return Picture(name, read) if why is None else refused(name, why)
 
 
 def refused(name: str, reason: str) -> Picture:

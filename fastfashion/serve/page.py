@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from fastfashion.csv_files import csv_writer
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate.run import PLOTS, REPORT, read_report
+from fastfashion.image import SUFFIXES, UNREAD_SUFFIXES
 from fastfashion.serve import render
-from fastfashion.serve.inputs import SUFFIXES, read_file
+from fastfashion.serve.inputs import named, read_file
 from fastfashion.serve.state import State
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _one(state: State, store: Path) -> None:
         if not path:
             return render.note(WAITING), "", ""
         try:
-            look = state.look(read_file(Path(path), state.limits.picture_bytes))
+            look = state.look(named(path, lambda: read_file(Path(path), state.limits.picture_bytes)).read())
         except FastfashionError as error:
             return render.error(str(error)), "", ""
         return render.answers(look), render.overlays(look), render.nearest(look, state.products, state.no_products)
@@ -107,7 +108,9 @@ def _many(state: State, store: Path) -> None:
 
     limits = state.limits
     gr.HTML(render.text(f"Up to {limits.batch_files} pictures at once, as files or in a zip, {limits.request_bytes / 1e6:.0f} MB in all."))
-    files = gr.File(label="Pictures or a zip", file_count="multiple", file_types=[*SUFFIXES, ".zip"], height=200, elem_id="files")
+    files = gr.File(
+        label="Pictures or a zip", file_count="multiple", file_types=[*SUFFIXES, *UNREAD_SUFFIXES, ".zip"], height=200, elem_id="files"
+    )
     _only_uploads(files)
     with gr.Row():
         ask = gr.Button("Answer", variant="primary", elem_id="ask")

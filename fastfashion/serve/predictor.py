@@ -1,14 +1,14 @@
 """Pictures to answers: the best classes of every head, with calibrated probabilities.
 
-    Picture, Picture, … ─► threads: read, decode what is needed, resize ─► batch ─┐
+    Picture, Picture, … ─► threads: read ─► processes: decode, resize ─► batch ───┐
     packed set ─► open_loader ─────────────────────────────────────────► batch ─┴► model ─► softmax ─► top k ─► Answers
 
-Files go through the very code of the loader (`load/crops.py`), so that a picture has the same pixels here and in a packed set.
+Files go through the very code of the loader (`load/crops.py`), so that a picture has the same pixels here and in a packed set; and in
+processes that may die (`serve/decoding.py`), so that a file which kills a decoder is one line of the answers.
 """
 
-import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,19 +18,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastfashion import image
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import read_config
 from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
-from fastfashion.load.crops import load_crops
 from fastfashion.model import load_artifact
+from fastfashion.serve.decode_worker import load_encoded
+from fastfashion.serve.decoding import Decoders
 from fastfashion.serve.inputs import Input, Picture, SetInput
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 
 CHUNK = 16  # pictures a task of a thread, as in the loader
 PREFETCH = 3  # batches under way while one is answered
 NO_CODE = -1
+
+Fit = Callable[[Sequence[bytes], np.ndarray], dict[int, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,22 +87,25 @@ class Predictor:
                     yield from self._answer_set(one.path, top, batch_size)
 
     def _answer_pictures(self, pictures: Iterator[Picture], top: int, batch_size: int) -> Iterator[Answers]:
+        decoders = Decoders(self.workers)
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="predict")
         ahead: deque[_Started] = deque()
         try:
             while batch := list(islice(pictures, batch_size)):
-                ahead.append(self._start(pool, batch))
+                ahead.append(self._start(pool, decoders.fit, batch))
                 if len(ahead) > PREFETCH:
                     yield self._finish(ahead.popleft(), top)
             while ahead:
                 yield self._finish(ahead.popleft(), top)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            decoders.close()
+            pool.shutdown()
 
-    def _start(self, pool: ThreadPoolExecutor, batch: list[Picture]) -> "_Started":
+    def _start(self, pool: ThreadPoolExecutor, fit: Fit, batch: list[Picture]) -> "_Started":
         images = np.empty((len(batch), self.size.height_px, self.size.width_px, 3), dtype=np.uint8)
         chunks = range(0, len(batch), CHUNK)
-        return _Started(batch, images, [pool.submit(load_pictures, batch[at : at + CHUNK], images[at : at + CHUNK]) for at in chunks])
+        return _Started(batch, images, [pool.submit(load_pictures, batch[at : at + CHUNK], images[at : at + CHUNK], fit) for at in chunks])
 
     def _finish(self, started: "_Started", top: int) -> Answers:
         errors = {i * CHUNK + place: text for i, task in enumerate(started.tasks) for place, text in task.result().items()}
@@ -157,8 +162,11 @@ class _Started:
     tasks: list[Future[dict[int, str]]]
 
 
-def load_pictures(pictures: Sequence[Picture], out: np.ndarray) -> dict[int, str]:
-    """Fill `out`, uint8 (n, H, W, 3), with whole pictures; returns why those could not be read that are left black, by place."""
+def load_pictures(pictures: Sequence[Picture], out: np.ndarray, fit: Fit = load_encoded) -> dict[int, str]:
+    """Fill `out`, uint8 (n, H, W, 3), with whole pictures; returns why those could not be read that are left black, by place.
+
+    `fit` decodes: here, or in a process that may die.
+    """
     errors: dict[int, str] = {}
     encoded: list[bytes] = []
     for place, picture in enumerate(pictures):
@@ -167,32 +175,6 @@ def load_pictures(pictures: Sequence[Picture], out: np.ndarray) -> dict[int, str
         except (InputError, OSError) as error:
             errors[place] = str(error)
             encoded.append(b"")
-    for place, text in load_encoded(encoded, out).items():
+    for place, text in fit(encoded, out).items():
         errors.setdefault(place, text)
-    return errors
-
-
-def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = image.MAX_PIXELS) -> dict[int, str]:
-    """The same from bytes. How large a picture is, its header says: more than `max_pixels` are refused before any is decoded."""
-    errors: dict[int, str] = {}
-    sizes, kinds = np.ones((len(encoded), 2), dtype=np.int32), np.zeros(len(encoded), dtype=np.int8)
-    for place, data in enumerate(encoded):
-        try:
-            info = image.probe(data, max_pixels=sys.maxsize)
-        except InputError as error:
-            errors[place] = str(error)
-            continue
-        if info.height_px * info.width_px > max_pixels:
-            errors[place] = f"{info.width_px}x{info.height_px} pixels, more than the {max_pixels} that are decoded here: shrink the picture"
-        sizes[place], kinds[place] = (info.height_px, info.width_px), info.kind
-    good = [place for place in range(len(encoded)) if place not in errors]
-    whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
-    filled = out if len(good) == len(out) else np.empty((len(good), *out.shape[1:]), dtype=np.uint8)
-    arrays = [np.frombuffer(encoded[place], dtype=np.uint8) for place in good]
-    flips = np.zeros(len(good), dtype=bool)
-    wrong = load_crops(arrays, whole[good], sizes[good], flips, filled, np.zeros(3), kinds[good]) if good else {}
-    errors |= {good[i]: str(error) for i, error in wrong.items()}
-    if filled is not out:
-        out[:] = 0
-        out[good] = filled
     return errors

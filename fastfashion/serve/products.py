@@ -23,6 +23,7 @@ from fastfashion.evaluate import OpenRun
 from fastfashion.files import publish
 from fastfashion.load import open_loader
 from fastfashion.model.artifact import WEIGHTS
+from fastfashion.serve.decoding import Decoders
 from fastfashion.serve.predictor import Predictor
 from fastfashion.shards.tiles import sharp_enough
 from fastfashion.words import counted
@@ -39,12 +40,13 @@ Kept = tuple[np.ndarray, torch.Tensor]  # rows, int64 (n,), and their features, 
 class Products:
     """Features of the training rows, and how far they are made; `ready`, or `problem` says why it never will be."""
 
-    def __init__(self, opened: OpenRun, predictor: Predictor) -> None:
+    def __init__(self, opened: OpenRun, predictor: Predictor, decoders: Decoders) -> None:
         rows = np.unique(opened.split.train)
         if len(rows) > MAX_PRODUCTS:
             rows = rows[np.linspace(0, len(rows) - 1, MAX_PRODUCTS).astype(np.int64)]
         self.rows, self.problem, self.done = rows.astype(np.int64), "", 0
         self._opened, self._predictor = replace(opened, model=predictor.model), predictor  # one model in memory is enough
+        self._decoders = decoders
         self._shown = sharp_enough(opened.packed)
         self._features: torch.Tensor | None = None  # float16 (n, F)
         self._spec = predictor.spec(opened.packed, self.rows, BATCH_ON_GPU if predictor.device.type == "cuda" else BATCH_ON_CPU)
@@ -76,7 +78,7 @@ class Products:
 
     def jpeg(self, row: int) -> bytes:
         """A row's picture, at most SHOWN_HEIGHT_PX high; raises InputError where it does not decode."""
-        pixels = image.decode_rgb(self._shown.read(row), min_height_px=SHOWN_HEIGHT_PX)
+        pixels = self._decoders.decode_rgb(bytes(self._shown.read(row)), min_height_px=SHOWN_HEIGHT_PX)
         height, width = pixels.shape[:2]
         scale = min(1.0, SHOWN_HEIGHT_PX / height)
         return image.encode_jpeg(image.resize(pixels, round(height * scale), max(1, round(width * scale))), 88, "420")

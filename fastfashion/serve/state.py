@@ -1,6 +1,6 @@
 """What the page and the HTTP API ask: one model on one thread, so that memory stays flat however many ask at once.
 
-request ─► gate (too many waiting: BusyError) ─► check ─► decode, here ─► the model's thread ─► Look
+request ─► gate (too many waiting: BusyError) ─► check ─► decode, in a process that may die ─► the model's thread ─► Look
 """
 
 import time
@@ -16,10 +16,11 @@ import torch
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate import open_run
 from fastfashion.serve.cam import NoMapError, activation_maps, overlay
-from fastfashion.serve.inputs import Picture, in_zip, read_file, refused
+from fastfashion.serve.decoding import Decoders
+from fastfashion.serve.inputs import Picture, in_zip, named, read_file, refused
 from fastfashion.serve.limits import Gate, Limits, check_picture, check_zip
 from fastfashion.serve.outputs import records
-from fastfashion.serve.predictor import Answers, Predictor, load_encoded
+from fastfashion.serve.predictor import Answers, Predictor
 from fastfashion.serve.products import Products
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class State:
     limits: Limits
     products: Products | None
     no_products: str  # why there are none
+    decoders: Decoders = field(default_factory=lambda: Decoders(1))
     gate: Gate = field(init=False)
     _model: ThreadPoolExecutor = field(init=False, repr=False)
 
@@ -72,6 +74,7 @@ class State:
 
     def close(self) -> None:
         self._model.shutdown(wait=False, cancel_futures=True)
+        self.decoders.close()
 
     def answer(self, data: bytes, top: int) -> dict[str, list[dict[str, Any]]]:
         """The best classes of one encoded picture, by task; who calls this has passed the gate. Raises InputError."""
@@ -127,7 +130,7 @@ class State:
         found: list[Picture] = []
         for path in paths:
             if path.suffix.lower() != ".zip":
-                found.append(Picture(path.name, lambda path=path: read_file(path, self.limits.picture_bytes)))  # type: ignore[misc]
+                found.append(named(path.name, lambda path=path: read_file(path, self.limits.picture_bytes)))  # type: ignore[misc]
                 continue
             try:
                 check_zip(path, self.limits)
@@ -140,7 +143,7 @@ class State:
         """uint8 (1, H, W, 3); raises InputError."""
         check_picture(data, self.limits)
         pixels = self._blank(1)
-        if wrong := load_encoded([data], pixels, self.limits.picture_pixels):
+        if wrong := self.decoders.fit([data], pixels, self.limits.picture_pixels):
             raise InputError(wrong[0])
         return pixels
 
@@ -158,10 +161,10 @@ def open_state(run: Path, device: torch.device, limits: Limits, *, shards: Path 
 
     Raises InputError where there is no model.
     """
-    predictor = Predictor(run, device, workers=workers)
+    predictor, decoders = Predictor(run, device, workers=workers), Decoders(workers)
     products, why = None, ""
     try:
-        products = Products(open_run(run, shards), predictor)
+        products = Products(open_run(run, shards), predictor, decoders)
     except (FastfashionError, OSError) as error:
         why = str(error)
-    return State(run=run, predictor=predictor, limits=limits, products=products, no_products=why)
+    return State(run=run, predictor=predictor, limits=limits, products=products, no_products=why, decoders=decoders)

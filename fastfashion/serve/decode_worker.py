@@ -1,0 +1,91 @@
+"""What runs in a process that may die: bytes to pixels, for one image or some, with the very code of the loader (`load/crops.py`).
+
+It imports neither torch nor pandas, so that it starts quickly and is small. `serve/decoding.py` starts it and says what to do:
+
+    JSON {"work": "fit" | "decode", …}, then each image's bytes  ─►  JSON {"errors": {place: text}, "shape": […]}, then pixels
+                                                                    JSON {"failed": text}
+"""
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from fastfashion import image
+from fastfashion.errors import InputError
+from fastfashion.load.crops import load_crops
+
+READY = b"ready"
+
+
+def main(descriptor: int) -> None:
+    """Answer at this socket until the other side is closed, which it is when the parent ends, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    pipe = Connection(descriptor)
+    with contextlib.suppress(EOFError, OSError):
+        pipe.send_bytes(READY)
+        while True:
+            asked = json.loads(pipe.recv_bytes())
+            encoded = [pipe.recv_bytes() for _ in range(asked["count"])]
+            # The kernel ends a decoder that hangs, whoever still waits for it: SIGALRM's default is to end the process.
+            signal.setitimer(signal.ITIMER_REAL, asked["timeout_s"])
+            try:
+                errors, pixels = work(asked, encoded)
+            except Exception as error:  # whatever a library comes up with; the parent finds out which image it was
+                pipe.send_bytes(json.dumps({"failed": f"does not decode: {type(error).__name__}: {error}"}).encode())
+                continue
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            pipe.send_bytes(json.dumps({"errors": errors, "shape": pixels.shape}).encode())
+            if pixels.size:
+                pipe.send_bytes(np.ascontiguousarray(pixels).data.cast("B"))
+
+
+def work(asked: dict[str, Any], encoded: Sequence[bytes]) -> tuple[dict[int, str], np.ndarray]:
+    """Why images could not be decoded, by place, and the pixels, uint8."""
+    if asked["work"] == "fit":
+        out = np.empty((len(encoded), *asked["size"], 3), dtype=np.uint8)
+        return load_encoded(encoded, out, asked["max_pixels"]), out
+    height_px, width_px = asked["size"]
+    try:
+        return {}, image.decode_rgb(encoded[0], min_height_px=height_px, min_width_px=width_px, max_pixels=asked["max_pixels"])
+    except InputError as error:
+        return {0: str(error)}, np.empty((0, 0, 3), dtype=np.uint8)
+
+
+def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = image.MAX_PIXELS) -> dict[int, str]:
+    """Fill `out`, uint8 (n, H, W, 3), with whole images; returns why those could not be decoded that are left black, by place.
+
+    How large an image is, its header says: more than `max_pixels` are refused before any is decoded.
+    """
+    errors: dict[int, str] = {}
+    sizes, kinds = np.ones((len(encoded), 2), dtype=np.int32), np.zeros(len(encoded), dtype=np.int8)
+    for place, data in enumerate(encoded):
+        try:
+            info = image.probe(data, max_pixels=sys.maxsize)
+        except InputError as error:
+            errors[place] = str(error)
+            continue
+        if info.height_px * info.width_px > max_pixels:
+            errors[place] = f"{info.width_px}x{info.height_px} pixels, more than the {max_pixels} that are decoded here: shrink the picture"
+        sizes[place], kinds[place] = (info.height_px, info.width_px), info.kind
+    good = [place for place in range(len(encoded)) if place not in errors]
+    whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+    filled = out if len(good) == len(out) else np.empty((len(good), *out.shape[1:]), dtype=np.uint8)
+    arrays = [np.frombuffer(encoded[place], dtype=np.uint8) for place in good]
+    flips = np.zeros(len(good), dtype=bool)
+    wrong = load_crops(arrays, whole[good], sizes[good], flips, filled, np.zeros(3), kinds[good]) if good else {}
+    errors |= {good[i]: str(error) for i, error in wrong.items()}
+    if filled is not out:
+        out[:] = 0
+        out[good] = filled
+    return errors
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
