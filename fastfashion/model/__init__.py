@@ -5,6 +5,7 @@ from fastfashion.model.cpu_conv import use_fast_convolutions
 from fastfashion.model.first_weights import check_first_weights
 from fastfashion.model.net import Classifier, build_classifier
 from fastfashion.model.objective import LossSettings, logit_offsets, objective
+from fastfashion.model.own_run import described, keep_heads
 from fastfashion.model.probe import FirstStep, check_first_step
 from fastfashion.model.sizes import has_fixed_size, nearest_size
 from fastfashion.model.sync_bn import synchronise_batch_norm
@@ -18,7 +19,9 @@ __all__ = [
     "check_first_step",
     "check_first_weights",
     "count_parameters",
+    "described",
     "has_fixed_size",
+    "keep_heads",
     "load_artifact",
     "logit_offsets",
     "nearest_size",

@@ -11,7 +11,7 @@ from torch import nn
 from fastfashion.config import ModelConfig
 from fastfashion.errors import ConfigError
 from fastfashion.files import unreadable
-from fastfashion.model.weights import read_safetensors
+from fastfashion.model.weights import WEIGHTS, read_safetensors, weights_file
 
 HUB_TIMEOUT_S = 10
 
@@ -25,8 +25,14 @@ def check_first_weights(config: ModelConfig) -> None:
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all"
         raise ConfigError(f"unknown model {config.name!r}: timm has none of that name; {hint}")
     if config.weights:
-        if not Path(config.weights).is_file():
-            raise ConfigError(f"--weights {config.weights}: no such file; expected .safetensors, .pth or .bin weights of the timm model")
+        if Path(config.weights).is_dir() and not weights_file(config.weights).is_file():
+            raise ConfigError(
+                f"--weights {config.weights}: holds no best/{WEIGHTS}; expected a run that has finished an epoch, its best/, or a file"
+            )
+        if not weights_file(config.weights).is_file():
+            raise ConfigError(
+                f"--weights {config.weights}: no such file; expected a .safetensors, .pth or .bin file of the timm model, or a run"
+            )
     elif config.pretrained:
         _check_hub(config.name, timm.models.get_pretrained_cfg(config.name))
 

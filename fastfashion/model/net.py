@@ -1,7 +1,6 @@
 """The classifier: normalisation, a timm backbone, one linear head a task."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +9,9 @@ from torch import nn
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError
 from fastfashion.model.first_weights import check_first_weights, check_fit, read_weights
+from fastfashion.model.own_run import own_backbone
 from fastfashion.model.sizes import create_backbone, explain, takes
-from fastfashion.model.weights import check_declared
+from fastfashion.model.weights import check_declared, weights_file
 
 _TAKEN = frozenset(dir(nn.ModuleDict()))
 
@@ -54,6 +54,11 @@ class Classifier(nn.Module):
     def head(self, task: str) -> nn.Linear:
         return self.heads[_key(task)]  # type: ignore[return-value]
 
+    @staticmethod
+    def head_key(task: str) -> str:
+        """Where a head is among the weights, without the ending .weight or .bias."""
+        return f"heads.{_key(task)}"
+
     def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """Pooled features (B, F). A permuted NHWC tensor is channels-last already."""
         images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean.dtype)
@@ -89,21 +94,27 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
 
     check_first_weights(config)
     check_declared(config)
-    settings: dict[str, Any] = {}
-    weights: dict[str, torch.Tensor] = {}
-    if config.weights:
-        weights = read_weights(Path(config.weights))
-        settings["pretrained_cfg_overlay"] = {"state_dict": weights}
+    weights = read_weights(weights_file(config.weights)) if config.weights else {}
+    own = own_backbone(weights)
+    backbone = _build_backbone(config, size, own or weights)
+    check_fit(own or weights, backbone, config)
+    data = resolve_model_data_config(backbone)
+    classifier = Classifier(backbone, classes, data["mean"], data["std"], config)
+    if own:  # weights answer as they did on images that are normalised as they were
+        classifier.mean.copy_(weights["mean"])
+        classifier.std.copy_(weights["std"])
+    classifier.lay_out(channels_last=True)
+    return classifier
+
+
+def _build_backbone(config: ModelConfig, size: Size, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """With the weights, if any, or those of the Hub; timm makes them fit another size."""
+    settings: dict[str, Any] = {"pretrained_cfg_overlay": {"state_dict": dict(weights)}} if weights else {}
     try:
-        backbone = create_backbone(config.name, size, pretrained=config.pretrained or bool(config.weights), **settings)
+        return create_backbone(config.name, size, pretrained=config.pretrained or bool(config.weights), **settings)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         if takes(config.name, size):
             source = config.weights or ("the Hub" if config.pretrained else "nothing")
             raise ConfigError(f"model {config.name} at {size} with weights from {source} cannot be built: {reason}") from error
         raise ConfigError(explain(config.name, size, reason)) from error
-    check_fit(weights, backbone, config)
-    data = resolve_model_data_config(backbone)
-    classifier = Classifier(backbone, classes, data["mean"], data["std"], config)
-    classifier.lay_out(channels_last=True)
-    return classifier

@@ -16,6 +16,12 @@ _HUB_CONFIG = "config.json"  # of timm's models on the Hub, beside the weights
 _DECLARED = ("model", "architecture", "arch")  # what the name of the model is called in files of ours, of timm's, and of training scripts
 
 
+def weights_file(given: str) -> Path:
+    """The file that --weights means: itself, or that of a run's folder, or of its best/."""
+    path = Path(given)
+    return next((file for file in (path / WEIGHTS, path / "best" / WEIGHTS) if file.is_file()), path)
+
+
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a file. Raises OSError with the true reason: safetensors 0.8.0 says of a file it may not open that there is none."""
     from safetensors.torch import load_file
@@ -36,7 +42,7 @@ def declared_model(path: Path) -> str:
 
 def check_declared(config: ModelConfig) -> None:
     """Raises ConfigError where first weights say that they are another model's, even if all their tensors would fit."""
-    declared = declared_model(Path(config.weights)) if config.weights else ""
+    declared = declared_model(weights_file(config.weights)) if config.weights else ""
     if declared and _plain(declared) != _plain(config.name):
         raise ConfigError(
             f"--weights {config.weights}: these are weights of {declared}, expected {config.name}; tensors of one may fit the other "
@@ -49,7 +55,7 @@ def ambiguity(config: ModelConfig) -> str:
     import timm
 
     name = _plain(config.name)
-    if not config.weights or declared_model(Path(config.weights)):
+    if not config.weights or declared_model(weights_file(config.weights)):
         return ""
     known = [other for other in timm.list_models() if other != name and _tensors_of(other) == _tensors_of(name)]
     if not known:

@@ -48,7 +48,7 @@ def train(
     size: Annotated[str | None, Size(DATA)] = None,
     model: Annotated[str | None, typer.Option(help="Any timm model; resnet18 by default.", rich_help_panel=MODEL)] = None,
     pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights.", rich_help_panel=MODEL)] = True,
-    weights: Annotated[Path | None, typer.Option(help="Start from this weights file instead.", rich_help_panel=MODEL)] = None,
+    weights: Annotated[Path | None, typer.Option(help="Start from this file, or run, instead.", rich_help_panel=MODEL)] = None,
     recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=MODEL)] = "fast",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.", rich_help_panel=MODEL)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Global: over all processes.", rich_help_panel=MODEL)] = None,
@@ -98,6 +98,10 @@ def train(
         "train.batch_size": batch_size,
         "train.seed": seed,
     }
+    if model is None and weights is not None:
+        from fastfashion.model import described
+
+        flags["model.name"] = described(str(weights)).get("model")  # a run's weights are of its own model
     given = {key: value for key, value in flags.items() if value is not None}
     config = RunConfig(data=DataConfig(shards=str(find_shards(shards)))).with_recipe(recipe_name, given | parse_settings(settings or []))
     from fastfashion.train.job import resolve, run_name

@@ -5,13 +5,18 @@ import torch
 from fastfashion.config import RunConfig, Size
 from fastfashion.dist import World
 from fastfashion.load import LoaderSpec
-from fastfashion.model import Classifier, FirstStep, build_classifier, check_first_step, use_fast_convolutions
+from fastfashion.model import Classifier, FirstStep, build_classifier, check_first_step, keep_heads, use_fast_convolutions
 from fastfashion.train.growth import size_in
 
 
-def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: LoaderSpec, world: World) -> Classifier:
-    """The classifier on its device, the same on every rank; classes: the names of each task. Raises ConfigError where a step fails."""
-    model = build_classifier(config.model, {task: len(names) for task, names in classes.items()}, spec.size).to(world.device)
+def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: LoaderSpec, world: World) -> tuple[Classifier, str]:
+    """The classifier on its device, the same on every rank, and which heads it has from another run, in words.
+
+    classes: the names of each task. Raises ConfigError where a step fails.
+    """
+    model = build_classifier(config.model, {task: len(names) for task, names in classes.items()}, spec.size)
+    heads = keep_heads(model, classes, config.model.weights) if config.model.weights else ""
+    model = model.to(world.device)
     if world.device.type == "cpu":
         use_fast_convolutions(model)
     synchronised = config.train.sync_bn and world.size > 1
@@ -23,7 +28,7 @@ def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: Lo
         images=spec.images_shape[0] * (world.size if synchronised else 1),
     )
     check_first_step(model, step)
-    return model
+    return model, heads
 
 
 def _sizes(config: RunConfig, size: Size) -> list[Size]:

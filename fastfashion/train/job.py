@@ -143,7 +143,7 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
     control = Control(world, config.train, signals=signals)  # its clock runs from here on
     data = prepare_data(config, world)
     loader, val_loader = (stack.enter_context(closing(open_loader(each))) for each in (data.spec, data.val_spec))
-    model = build_model(config, data.classes, data.spec, world)
+    model, heads = build_model(config, data.classes, data.spec, world)
     num_steps = loader.num_steps
     learner = Learner(config, model, world, config.train.epochs * num_steps)
     description = ModelDescription(
@@ -168,6 +168,8 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
         publish_json(run / CONFIG, config.to_dict())
         recorder = stack.enter_context(RunRecorder(run, config, epoch=progress.epoch, step=progress.step, num_steps=num_steps))
         recorder.write(start)
+        if heads and not resumed_at:
+            recorder.say(heads)
         if resumed_at:
             recorder.say(f"{run}: going on at step {progress.step} of {num_steps} in epoch {progress.epoch + 1} of {config.train.epochs}")
 

@@ -1,0 +1,57 @@
+"""A run's own weights as the first ones of another: its backbone, and the heads of labels whose classes are the same."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastfashion.model.weights import DESCRIPTION, read_safetensors, weights_file
+
+if TYPE_CHECKING:
+    from fastfashion.model.net import Classifier
+
+BACKBONE = "backbone."
+
+
+def own_backbone(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The backbone's tensors among those of a run's model; none where these are weights of a timm model."""
+    if not {"mean", "std", "temperatures"} <= weights.keys():
+        return {}
+    return {name.removeprefix(BACKBONE): tensor for name, tensor in weights.items() if name.startswith(BACKBONE)}
+
+
+def described(given: str) -> dict[str, Any]:
+    """What is written beside a run's weights, "model" and "classes" among it; empty where `given` is no run's."""
+    try:
+        values = json.loads((weights_file(given).parent / DESCRIPTION).read_text(encoding="utf-8"))
+        return values if isinstance(values["classes"], dict) and isinstance(values["model"], str) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def keep_heads(model: "Classifier", classes: Mapping[str, Sequence[str]], given: str) -> str:
+    """Give the model the heads of the run that `given` is, of labels with the same classes in any order; says what was done.
+
+    classes: the names of each label's classes, in the model's order. Says nothing where `given` is no run's.
+    """
+    known = described(given).get("classes", {})
+    if not known:
+        return ""
+    tensors = read_safetensors(weights_file(given))
+    kept, anew = [], []
+    for task, names in classes.items():
+        before = known.get(task)
+        if before is None or sorted(before) != sorted(names):
+            why = "not among its labels" if before is None else f"{len(before)} classes there, {len(names)} here"
+            anew.append(f"{task} ({why if before is None or len(before) != len(names) else 'other classes'})")
+            continue
+        rows = torch.tensor([before.index(name) for name in names])
+        head = model.head(task)
+        with torch.no_grad():
+            for name, parameter in head.named_parameters():
+                parameter.copy_(tensors[f"{model.head_key(task)}.{name}"][rows])
+        kept.append(task)
+    parts = [f"heads kept: {', '.join(kept)}"] if kept else []
+    parts += [f"begun anew: {', '.join(anew)}"] if anew else []
+    return f"{given}: {'; '.join(parts)}"
