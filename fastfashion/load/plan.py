@@ -103,6 +103,7 @@ class Plan:
     augment: AugmentConfig | None = None  # None: evaluation, in the order of `rows`, whole pictures
     shard_starts: np.ndarray | None = None  # int64 (S,): first row of each shard of the set, ascending from 0
     window_shards: int = 0  # most shards in a window; 0: one permutation of all rows
+    numbers: np.ndarray | None = None  # int64 (N,): what row each row of the set was where `shard_starts` are from; None: the same
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
@@ -115,8 +116,9 @@ class Plan:
             raise InputError(
                 f"shuffle in windows: expected the first row of each shard, ascending from 0, found {found}; pack the set again"
             )
-        if not _ascending(self.rows):
-            object.__setattr__(self, "rows", np.sort(self.rows))
+        if not _ascending(self._numbered):
+            ordered = np.sort(self.rows) if self.numbers is None else self.rows[np.argsort(self._numbered, kind="stable")]
+            object.__setattr__(self, "rows", ordered)
         if self.rows[0] < 0:
             raise InputError(f"shuffle in windows: expected rows from 0 on, found {self.rows[0]}")
 
@@ -175,13 +177,19 @@ class Plan:
 
         return _Windows(ends[cuts], shuffled)
 
+    @property
+    def _numbered(self) -> np.ndarray:
+        """`rows` by the numbers that windows are made of."""
+        return self.rows if self.numbers is None else self.numbers[self.rows]
+
     @cached_property
     def _runs(self) -> tuple[np.ndarray, np.ndarray]:
         """Where in `rows` those of each shard begin, and how many they are, of shards that have any: int64 (s,) each."""
         assert self.shard_starts is not None
         # Of the rows' own type: searchsorted would otherwise copy them all.
-        starts = np.minimum(self.shard_starts, np.iinfo(self.rows.dtype).max).astype(self.rows.dtype)
-        edges = np.append(np.searchsorted(self.rows, starts), len(self.rows))
+        numbered = self._numbered
+        starts = np.minimum(self.shard_starts, np.iinfo(numbered.dtype).max).astype(numbered.dtype)
+        edges = np.append(np.searchsorted(numbered, starts), len(numbered))
         sizes = np.diff(edges)
         return edges[:-1][sizes > 0], sizes[sizes > 0]
 

@@ -1,0 +1,210 @@
+"""What a run was trained on: the ids that trained, validated and tested, in order, and the set that they are from.
+
+    RUN/trained_on.safetensors   all ids of the set, and which of them each part holds, in order: at most 8 bytes a row beside the ids
+    RUN/trained_on.json          the set's identity, the classes, the checksum of the other file; written last
+
+A set is the ids that it holds: neither their order, nor the folder's name, nor a corrected label makes another one of it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastfashion.catalog import JointSplit, joint_split, oversampled
+from fastfashion.config import DataConfig
+from fastfashion.errors import InputError
+from fastfashion.files import publish, publish_json, unreadable
+from fastfashion.shards import PackedSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DESCRIPTION, ROWS = "trained_on.json", "trained_on.safetensors"
+FORMAT_NAME, FORMAT_VERSION = "fastfashion-trained-on", 1
+_SEPARATOR = "\0"  # no file name has it, and so no id
+_SHOWN = 3  # ids in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetIdentity:
+    """Which packed set: two of equal `ids_sha256` are the same."""
+
+    path: str  # where it was
+    num_rows: int
+    ids_sha256: str  # of all ids, sorted, with line feeds between
+
+    @classmethod
+    def of(cls, packed: PackedSet) -> "SetIdentity":
+        ids = sorted(packed.table["id"])
+        return cls(path=str(packed.path), num_rows=len(ids), ids_sha256=hashlib.sha256("\n".join(ids).encode()).hexdigest())
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.num_rows} rows, ids {self.ids_sha256[:12]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """A run's own list. Rows of `split` are places in `ids`, as they were rows of the set when training began."""
+
+    source: SetIdentity
+    ids: np.ndarray  # str (N,)
+    split: JointSplit
+    times: np.ndarray  # int64 (n,): how often an epoch has each row of split.train
+    shard_starts: np.ndarray  # int64 (S,): first row of each shard, where the order of an epoch depends on them; else (0,)
+    classes: dict[str, tuple[str, ...]]
+    train_counts: dict[str, tuple[int, ...]]  # training rows of each class
+    assumed: bool = False  # made after training, of a run from before there were such lists: of the set that was found then
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """bool (N,): which ids train, validate or test."""
+        seen = np.zeros(len(self.ids), dtype=bool)
+        for rows in (self.split.train, *self.split.val.values(), *self.split.test.values()):
+            seen[rows] = True
+        return seen
+
+    def rows_in(self, packed: PackedSet) -> np.ndarray:
+        """int64 (N,): the row in `packed` of each of `ids`, -1 where it has none. Raises InputError where `packed` has an id twice."""
+        import pandas as pd
+
+        found = packed.table["id"].to_numpy(dtype=object)
+        if np.array_equal(found, self.ids):
+            return np.arange(len(found))
+        index = pd.Index(found)
+        if not index.is_unique:
+            raise InputError(f"{packed.path}: the id {index[index.duplicated()][0]!r} is there twice; pack the set again")
+        return index.get_indexer(pd.Index(self.ids)).astype(np.int64)
+
+    def check(self, run: Path, packed: PackedSet) -> np.ndarray:
+        """As `rows_in`; raises InputError where `packed` has other ids, with both sets and the first ids that differ."""
+        rows = self.rows_in(packed)
+        if len(packed) == len(self.ids) and (rows >= 0).all():
+            return rows
+        missing = self.ids[rows < 0]
+        more = np.setdiff1d(np.arange(len(packed)), rows)
+        parts = [f"{len(missing)} ids of the training are missing ({_first(missing)})"] if len(missing) else []
+        parts += [f"{len(more)} are new ({_first(packed.table['id'].to_numpy(dtype=object)[more])})"] if len(more) else []
+        raise InputError(
+            f"{run} was trained on {self.source}, and {SetIdentity.of(packed)} holds other ids: {', '.join(parts)}. "
+            f"Name the set that it was trained on with --shards; to train on this set, choose another --name; to test what the run "
+            f"never saw of it: fastfashion evaluate {run} --shards {packed.path} --rows unseen"
+        )
+
+
+def _first(ids: np.ndarray) -> str:
+    return ", ".join(map(repr, ids[:_SHOWN].tolist())) + (", …" if len(ids) > _SHOWN else "")
+
+
+def list_rows(packed: PackedSet, data: DataConfig, table: "pd.DataFrame", *, assumed: bool = False) -> TrainedOn:
+    """What a run of these settings trains on, if it begins now. table: the set's, with the run's corrections, which split nothing anew.
+
+    Raises what `joint_split` raises, and ConfigError where a resolution that decides the order is not packed.
+    """
+    split = joint_split(packed.table, packed.vocab, data.tasks, data.split_tasks, data.protocol, data.protocol_seed)
+    times = np.ones(len(split.train), dtype=np.int64)
+    if data.oversample:
+        train = oversampled(split.train, packed.vocab.codes(table, data.split_tasks[:1])[:, 0], data.oversample)
+        times = np.bincount(train, minlength=len(packed))[split.train]
+    shard_starts = np.zeros(1, dtype=np.int64)
+    if data.shuffle == "window":
+        shard_starts = np.flatnonzero(np.diff(packed.open(data.resolution).shard, prepend=-1))
+    classes = {task: packed.vocab.names(task) for task in data.tasks}
+    labels = dict(zip(data.tasks, packed.vocab.codes(table, data.tasks)[split.train].T, strict=True))
+    return TrainedOn(
+        source=SetIdentity.of(packed),
+        ids=packed.table["id"].to_numpy(dtype=object),
+        split=split,
+        times=times,
+        shard_starts=shard_starts,
+        classes=classes,
+        train_counts={task: tuple(np.bincount(codes[codes >= 0], minlength=len(classes[task])).tolist()) for task, codes in labels.items()},
+        assumed=assumed,
+    )
+
+
+def place(split: JointSplit, rows: np.ndarray) -> JointSplit:
+    """A split whose places in a run's list become rows of a set; rows: int64 (N,), those that are -1 fall away."""
+    moved = {id(part): rows[part][rows[part] >= 0] for part in (split.train, *split.val.values(), *split.test.values())}
+    return JointSplit(
+        train=moved[id(split.train)],
+        val={task: moved[id(part)] for task, part in split.val.items()},
+        test={task: moved[id(part)] for task, part in split.test.items()},
+    )
+
+
+def write_trained_on(run: Path, kept: TrainedOn) -> None:
+    """Publish both files; raises OSError where they cannot be written."""
+    from safetensors.numpy import save_file
+
+    lists = {id(part): part for part in (*kept.split.val.values(), *kept.split.test.values())}
+    names = {key: f"part_{number}" for number, key in enumerate(lists)}
+    text = _SEPARATOR.join(kept.ids.tolist())
+    tensors = {"ids": np.frombuffer(text.encode(), dtype=np.uint8), "train": _small(kept.split.train, len(kept.ids))}
+    tensors |= {names[key]: _small(part, len(kept.ids)) for key, part in lists.items()} | {"shard_starts": kept.shard_starts}
+    if (kept.times != 1).any():
+        tensors["times"] = _small(kept.times, int(kept.times.max()) + 1)
+    publish(run / ROWS, lambda beside: save_file(tensors, beside))
+    parts = {part: {task: names[id(rows)] for task, rows in getattr(kept.split, part).items()} for part in ("val", "test")}
+    counts: dict[str, Any] = {"train": len(kept.split.train)}
+    counts |= {part: {task: len(rows) for task, rows in getattr(kept.split, part).items()} for part in ("val", "test")}
+    known = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "set": asdict(kept.source), "assumed": kept.assumed, "rows": counts}
+    known |= {"lists": parts, "classes": kept.classes, "train_counts": kept.train_counts, "sha256": _sha256(run / ROWS)}
+    publish_json(run / DESCRIPTION, known)
+
+
+def read_trained_on(run: Path) -> TrainedOn | None:
+    """A run's list; None where it has none. Raises InputError where it is damaged or cannot be read."""
+    from safetensors.numpy import load_file
+
+    path = run / DESCRIPTION
+    way_out = f"put it back from a copy; without both {DESCRIPTION} and {ROWS} the run's rows are computed from its set, unchecked"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = (values["format"], values["version"])
+        if found != (FORMAT_NAME, FORMAT_VERSION):
+            raise InputError(f"{path}: expected {FORMAT_NAME} version {FORMAT_VERSION}, found {found[0]} version {found[1]}")
+        if _sha256(run / ROWS) != values["sha256"]:
+            raise InputError(f"{run / ROWS}: damaged: its checksum is not the one in {DESCRIPTION}; {way_out}")
+        return _from_files(values, load_file(run / ROWS))
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_file():
+            raise InputError(f"{run / ROWS}: missing; {way_out}") from None
+        return None
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: {unreadable(error)}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not readable as a run's list of ids ({type(error).__name__}: {error}); {way_out}") from error
+
+
+def _from_files(values: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> TrainedOn:
+    parts = {name: tensor.astype(np.int64) for name, tensor in tensors.items() if name.startswith("part_")}
+    train = tensors["train"].astype(np.int64)
+    return TrainedOn(
+        source=SetIdentity(**values["set"]),
+        ids=np.array(tensors["ids"].tobytes().decode().split(_SEPARATOR), dtype=object),
+        split=JointSplit(
+            train=train, **{part: {task: parts[name] for task, name in values["lists"][part].items()} for part in ("val", "test")}
+        ),
+        times=tensors["times"].astype(np.int64) if "times" in tensors else np.ones(len(train), dtype=np.int64),
+        shard_starts=tensors["shard_starts"],
+        classes={task: tuple(names) for task, names in values["classes"].items()},
+        train_counts={task: tuple(counts) for task, counts in values["train_counts"].items()},
+        assumed=values["assumed"],
+    )
+
+
+def _small(rows: np.ndarray, below: int) -> np.ndarray:
+    return rows.astype(np.uint16 if below <= 1 << 16 else np.uint32)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
