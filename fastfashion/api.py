@@ -191,21 +191,24 @@ def evaluate_run(
     run: Run,
     *,
     shards: "Set | None" = None,
+    rows: Literal["test", "unseen"] = "test",
     batch_size: int = 256,
     workers: int = 0,
     device: "str | torch.device | None" = None,
 ) -> Result:
     """Test a run's best weights on the test rows of its split; as `fastfashion evaluate`.
 
-    Writes report.json, predictions.parquet and plots/ into the run, and returns the report. This process does it alone, whatever process
-    group your program has initialised.
+    Writes report.json, predictions.parquet and plots/ into the run, and returns the report. `rows`: "unseen" tests ids of `shards` that
+    the run neither trained, validated nor tested, and writes into RUN/unseen. This process does it alone, whatever process group your
+    program has initialised.
     """
     from fastfashion import dist
     from fastfashion.evaluate import EvaluateRequest
     from fastfashion.evaluate import evaluate_run as evaluate
 
     folder, where = run_of(run, shards)
-    return _plain(evaluate(EvaluateRequest(run=folder, shards=where, batch_size=batch_size, workers=workers), dist.alone(device)))
+    request = EvaluateRequest(run=folder, shards=where, rows=rows, batch_size=batch_size, workers=workers)
+    return _plain(evaluate(request, dist.alone(device)))
 
 
 @embedded

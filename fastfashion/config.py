@@ -200,7 +200,8 @@ class TrainConfig:
     max_time: str = ""  # stop, with a checkpoint, after such a time of this start: 30s, 90m, 1h30m
     checkpoint_every_steps: int = 0  # besides the ends of epochs; 0: by time alone
     checkpoint_every_minutes: float = 10.0  # 0: not by time
-    keep_checkpoints: int = 2  # the last ones; the best one is always kept
+    keep_checkpoints: int = 2  # the last ones, while training; the best one is always kept
+    keep_optimizer: bool = True  # a finished run keeps its last checkpoint, with which it can be lengthened; the weights stay anyway
     max_restarts: int = 3  # with --nproc: how often all processes are started again where one dies
     timeout_s: float = 600.0  # how long a process waits for the others
     track: str = ""  # wandb, mlflow, or both with a comma between
@@ -284,7 +285,7 @@ def _cast(key: str, kind: Any, value: Any) -> Any:
     """Turn text or a JSON value into the type of a field, or raise ConfigError."""
     try:
         if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
         return kind(value)
     except (KeyError, TypeError, ValueError):
         raise ConfigError(f"{key}: expected {getattr(kind, '__name__', kind)}, found {value!r}") from None

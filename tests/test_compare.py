@@ -47,8 +47,8 @@ def test_rows_are_matched_by_id_whatever_their_order(tmp_path: Path) -> None:
 
 def test_runs_that_cannot_be_compared_are_refused_with_what_to_do(tmp_path: Path) -> None:
     first = run(tmp_path / "a", FIRST)
-    with pytest.raises(InputError, match="different rows for subCategory"):
-        compare(first, run(tmp_path / "b", SECOND, digest="2"))
+    with pytest.raises(InputError, match="different rows for subCategory and have none in common"):
+        compare(first, run(tmp_path / "b", SECOND, digest="2", ids="ghijkl"))
     with pytest.raises(InputError, match="no task in common"):
         compare(first, run(tmp_path / "c", SECOND, task="season"))
     corrected = run(tmp_path / "e", SECOND)
@@ -60,3 +60,12 @@ def test_runs_that_cannot_be_compared_are_refused_with_what_to_do(tmp_path: Path
     (tmp_path / "d").mkdir()
     with pytest.raises(InputError, match="fastfashion evaluate"):
         compare(first, tmp_path / "d")
+
+
+def test_runs_with_some_rows_in_common_are_compared_on_those_and_it_is_said(tmp_path: Path) -> None:
+    first, second = run(tmp_path / "a", FIRST), run(tmp_path / "b", SECOND, digest="2", ids="abcxyz")
+    result = compare(first, second)
+    values = result["tasks"]["subCategory"]
+    assert (values["n"], values["tested"]) == (3, [5, 5])
+    assert (values["first"]["accuracy"], values["second"]["accuracy"]) == (pytest.approx(2 / 3), 1.0)
+    assert "compared on the 3 rows that both were tested on, of 5 and 5" in compare_text(result)

@@ -16,7 +16,7 @@ import pytest
 from conftest import PackedSmall, smooth_picture
 from serving import TASKS, ServedRun, make_run
 
-from fastfashion.evaluate.run import REPORT
+from fastfashion.evaluate.opened import REPORT
 from fastfashion.files import publish_json
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'fastfashion[serve]'")

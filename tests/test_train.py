@@ -16,6 +16,7 @@ from fastfashion import dist
 from fastfashion.config import OPTIMIZERS, DataConfig, RunConfig, Size, TrainConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.model import build_classifier
+from fastfashion.train.checkpoint import Checkpoints
 from fastfashion.train.folder import check_run_folder
 from fastfashion.train.growth import grown
 from fastfashion.train.job import resolve, run_name, train
@@ -63,7 +64,10 @@ def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_all_that_its_readers_need(runs: Path) -> None:
     files = {path.relative_to(runs / "one").as_posix() for path in (runs / "one").rglob("*") if path.is_file()}
     assert {"config.json", "metrics.jsonl", "best/model.safetensors", "best/model.json", "status.json"} <= files
-    assert {f"checkpoints/step-{step:09d}.{end}" for step in (3, 6) for end in ("json", "safetensors")} <= files
+    assert {"trained_on.json", "trained_on.safetensors"} <= files
+    assert {name for name in files if name.startswith("checkpoints/")} == {
+        f"checkpoints/step-000000006.{e}" for e in ("json", "safetensors")
+    }
     assert any(name.startswith("events.out.tfevents") for name in files)
     config = json.loads((runs / "one" / "config.json").read_text())
     assert config["data"]["resolution"] == "32" and config["train"]["precision"] in ("fp32", "bf16")  # nothing is left at "auto"
@@ -203,11 +207,14 @@ def test_a_worker_that_fails_ends_all_with_its_own_message(shards: Path, tmp_pat
     assert "the loss became" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_epochs_between_two_validations_are_saved_but_never_the_best(shards: Path, tmp_path: Path) -> None:
-    config = tiny_config(shards, train__epochs=4, train__validate_every=3, train__keep_checkpoints=9, train__select="last")
+def test_epochs_between_two_validations_are_saved_but_never_the_best(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda *values: (saved.append(values[1]), save(*values)))
+    config = tiny_config(shards, train__epochs=4, train__validate_every=3, train__select="last")
     summary = train(config, tmp_path / "run", dist.World(device=torch.device("cpu")))
     assert [line["epoch"] for line in metrics(tmp_path / "run", "epoch")] == [2, 3] and summary.best_epoch == 3
-    assert len(list((tmp_path / "run/checkpoints").glob("*.safetensors"))) == 4
+    assert saved == [3, 6, 9, 12]
 
 
 def test_all_stands_for_every_label_and_the_splits_that_are_kept_are_checked(shards: Path) -> None:

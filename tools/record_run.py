@@ -5,7 +5,7 @@ import argparse
 import json
 from pathlib import Path
 
-from fastfashion.evaluate.run import CONFIG, REPORT, read_metrics
+from fastfashion.evaluate.opened import CONFIG, REPORT, read_metrics
 from fastfashion.files import publish_json
 
 

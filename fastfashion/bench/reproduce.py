@@ -23,7 +23,7 @@ from fastfashion.catalog import Vocab, split_rows
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, TrainingError
-from fastfashion.evaluate.run import REPORT, read_metrics
+from fastfashion.evaluate.opened import REPORT, read_metrics
 from fastfashion.files import publish, publish_json
 from fastfashion.shards import PackedSet, open_packed_set
 

@@ -21,13 +21,17 @@ from fastfashion.options import (
 @app.command(epilog="Example: fastfashion evaluate runs/NAME")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
-    shards: Annotated[Path | None, Location("Where the packed set lies now, if it was moved.", IN)] = None,
+    shards: Annotated[Path | None, Location("Where the packed set is now, if it was moved; another one with --rows unseen.", IN)] = None,
+    rows: Annotated[str, typer.Option(help="test, or unseen: ids of --shards that the run never saw.", rich_help_panel=IN)] = "test",
     batch_size: Annotated[int, typer.Option(help="Global: over all processes.", rich_help_panel=RUN)] = 256,
     workers: Annotated[int | None, Workers(RUN)] = None,
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Test a run's best weights on the test rows of its split; writes report, predictions and plots."""
+    """Test a run's best weights on the test rows of its split; writes report, predictions and plots.
+
+    A set that has grown holds rows that the run trained on: --rows unseen tests only what it never saw, into RUN/unseen.
+    """
     from fastfashion import dist
     from fastfashion.evaluate import EvaluateRequest, evaluate_run
     from fastfashion.evaluate.run import report_text
@@ -35,7 +39,8 @@ def evaluate(
     world = dist.start()
     try:
         with dist.lost_peer_explained(world):
-            report = evaluate_run(EvaluateRequest(run=run, shards=shards, batch_size=batch_size, workers=workers or 0), world)
+            request = EvaluateRequest(run=run, shards=shards, rows=rows, batch_size=batch_size, workers=workers or 0)
+            report = evaluate_run(request, world)
     finally:
         dist.stop()
     if world.is_main:

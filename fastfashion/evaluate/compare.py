@@ -13,15 +13,18 @@ import pandas as pd
 from fastfashion.errors import InputError
 from fastfashion.evaluate.intervals import SCORES, bootstrap_difference, mcnemar
 from fastfashion.evaluate.metrics import task_metrics
-from fastfashion.evaluate.run import PREDICTIONS, REPORT, read_report
+from fastfashion.evaluate.opened import REPORT, read_report
+from fastfashion.evaluate.run import PREDICTIONS
+from fastfashion.evaluate.trained_on import SetIdentity
 
 
 def compare(first: Path, second: Path) -> dict[str, Any]:
-    """How much better the second run is than the first, for each task of both.
+    """How much better the second run is than the first, for each task of both, on the rows that both were tested on.
 
-    Returns `{"runs": [a, b], "tasks": {task: {"n", "first", "second", "difference", "intervals", "only_first_right", "only_second_right",
-    "p_value"}}}`; differences are second minus first, with 95 % intervals. Raises InputError where a run is not evaluated, they share no
-    task, or were tested on different rows or by different labels.
+    Returns `{"runs": [a, b], "sets": [a, b], "tasks": {task: {"n", "tested", "first", "second", "difference", "intervals",
+    "only_first_right", "only_second_right", "p_value"}}}`; differences are second minus first, with 95 % intervals; `tested` says how many
+    rows each was tested on, `n` how many of them both. Raises InputError where a run is not evaluated, they share no task or no tested row,
+    or were tested by different labels.
     """
     reports = [_tested(run) for run in (first, second)]
     tables = [pd.read_parquet(run / PREDICTIONS) for run in (first, second)]
@@ -29,23 +32,36 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     if not tasks:
         names = [", ".join(report["tasks"]) for report in reports]
         raise InputError(f"{first} and {second} have no task in common: expected one of {names[0]}, found {names[1]}")
-    for task in tasks:
-        hashes = [report["tasks"][task]["test_ids_sha256"] for report in reports]
-        if hashes[0] != hashes[1]:
-            splits = [f"{report['split']['protocol']}, seed {report['split']['seed']}, by {report['split']['by']}" for report in reports]
-            raise InputError(
-                f"{first} and {second} were tested on different rows for {task} ({splits[0]}; {splits[1]}): "
-                "train both with the same --protocol, split seed and --split-by"
-            )
     both = tables[0].merge(tables[1], on="id", suffixes=("_1", "_2"), validate="one_to_one")
-    for task in tasks:
-        one, other = (both[f"{task}_label_{n}"].fillna("") for n in (1, 2))
-        if differ := int((one != other).sum()):
-            raise InputError(
-                f"{first} and {second} have different labels of {task} on {differ} of {len(both)} test rows: "
-                "train and test both with the same --corrections"
-            )
-    return {"runs": [str(first), str(second)], "tasks": {task: _compare_task(both, task) for task in tasks}}
+    found = {task: _compare_task(_common((first, second), reports, both, task), tables, task) for task in tasks}
+    return {"runs": [str(first), str(second)], "sets": [_set_of(report) for report in reports], "tasks": found}
+
+
+def _common(runs: tuple[Path, Path], reports: list[dict[str, Any]], both: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The rows of a task that both runs were tested on. Raises InputError where there are none, or labels differ."""
+    one, other = both[f"{task}_label_1"], both[f"{task}_label_2"]
+    if len({report["tasks"][task]["test_ids_sha256"] for report in reports}) == 1:
+        rows, differ = both, one.fillna("") != other.fillna("")
+    else:  # a row without a label is one that the run was not tested on
+        rows = both[one.notna() & other.notna()]
+        differ = rows[f"{task}_label_1"] != rows[f"{task}_label_2"]
+    if not len(rows):
+        splits = [f"{report['split']['protocol']}, seed {report['split']['seed']}, by {report['split']['by']}" for report in reports]
+        raise InputError(
+            f"{runs[0]} and {runs[1]} were tested on different rows for {task} and have none in common ({splits[0]}; {splits[1]}): "
+            "train both on one set, with the same --protocol, split seed and --split-by"
+        )
+    if wrong := int(differ.sum()):
+        raise InputError(
+            f"{runs[0]} and {runs[1]} have different labels of {task} on {wrong} of {len(rows)} test rows: "
+            "train and test both with the same --corrections"
+        )
+    return rows
+
+
+def _set_of(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The set that a run was tested on; None for a report from before they said so."""
+    return report.get("set")
 
 
 def _tested(run: Path) -> dict[str, Any]:
@@ -55,7 +71,7 @@ def _tested(run: Path) -> dict[str, Any]:
     return report
 
 
-def _compare_task(both: pd.DataFrame, task: str) -> dict[str, Any]:
+def _compare_task(both: pd.DataFrame, tables: list[pd.DataFrame], task: str) -> dict[str, Any]:
     rows = both[both[f"{task}_label_1"].notna()]
     names = [rows[f"{task}_{column}"] for column in ("label_1", "prediction_1", "prediction_2")]
     codes, classes = pd.factorize(pd.concat(names), sort=True)
@@ -64,6 +80,7 @@ def _compare_task(both: pd.DataFrame, task: str) -> dict[str, Any]:
     only_first, only_second, p_value = mcnemar(one == labels, other == labels)
     return {
         "n": len(labels),
+        "tested": [int(table[f"{task}_label"].notna().sum()) for table in tables],
         "first": {name: scores[0][name] for name in SCORES},
         "second": {name: scores[1][name] for name in SCORES},
         "difference": {name: scores[1][name] - scores[0][name] for name in SCORES},
@@ -74,10 +91,23 @@ def _compare_task(both: pd.DataFrame, task: str) -> dict[str, Any]:
     }
 
 
+def _difference_of_sets(result: Mapping[str, Any]) -> list[str]:
+    """What is said where the two were not tested on the same rows."""
+    lines = []
+    one, other = result["sets"]
+    if one and other and one["ids_sha256"] != other["ids_sha256"]:
+        lines.append(f"the sets differ: {SetIdentity(**one)} and {SetIdentity(**other)}")
+    for task, values in result["tasks"].items():
+        if set(values["tested"]) != {values["n"]}:
+            counts = " and ".join(map(str, values["tested"]))
+            lines.append(f"{task}: compared on the {values['n']} rows that both were tested on, of {counts}")
+    return [*lines, ""] if lines else []
+
+
 def compare_text(result: Mapping[str, Any]) -> str:
     """A comparison as a table for people."""
     first, second = result["runs"]
-    lines = [f"second minus first: {second} against {first}", ""]
+    lines = [*_difference_of_sets(result), f"second minus first: {second} against {first}", ""]
     lines.append(
         f"{'task':<16}{'rows':>7}{'accuracy, 95 % interval':>30}{'macro F1, 95 % interval':>30}{'only 1st':>10}{'only 2nd':>10}{'p':>9}"
     )

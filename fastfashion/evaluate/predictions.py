@@ -20,6 +20,14 @@ class Predictions:
     labels: np.ndarray  # int64 (n, T), -1 where there is none
     probabilities: dict[str, np.ndarray]  # task -> float32 (n, C), rows sum to 1
 
+    def by(self, numbers: np.ndarray | None) -> "Predictions":
+        """In the order of other numbers of the rows, int64 (N,): sums of floats depend on the order, if only in their last bits."""
+        if numbers is None:
+            return self
+        order = np.argsort(numbers[self.rows])
+        probabilities = {task: values[order] for task, values in self.probabilities.items()}
+        return Predictions(rows=self.rows[order], labels=self.labels[order], probabilities=probabilities)
+
     def labelled(self, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows (m,), labels (m,) and probabilities (m, C) of the rows that have a label for a task."""
         t = list(self.probabilities).index(task)

@@ -4,10 +4,9 @@ run/best + config.json ─► test rows ─► predict (every rank its share) �
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,24 @@ import pandas as pd
 from tqdm import tqdm
 
 from fastfashion import dist
-from fastfashion.catalog import JointSplit, correct, ids_hash, joint_split
+from fastfashion.catalog import Vocab, ids_hash
 from fastfashion.catalog.splits import REFERENCE_SEED
-from fastfashion.config import RunConfig, Size
-from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.config import RunConfig
+from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import metrics, plots
 from fastfashion.evaluate.intervals import bootstrap
+from fastfashion.evaluate.opened import METRICS, REPORT, OpenRun, open_run, read_metrics
 from fastfashion.evaluate.predictions import Predictions, predict, score
 from fastfashion.evaluate.sheet import write_sheet
-from fastfashion.files import location, publish, publish_json, unreadable
+from fastfashion.evaluate.trained_on import SetIdentity
+from fastfashion.files import publish, publish_json
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_pictures, open_loader
-from fastfashion.model import Classifier, load_artifact
-from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.shards import PackedSet
 from fastfashion.words import counted
 
-CONFIG, METRICS, REPORT, PREDICTIONS, PLOTS = "config.json", "metrics.jsonl", "report.json", "predictions.parquet", "plots"
+PREDICTIONS, PLOTS = "predictions.parquet", "plots"
+UNSEEN = "unseen"  # folder of the report of rows that a run never saw
+ROWS = ("test", UNSEEN)
 MISTAKES = 48  # pictures on a sheet
 
 
@@ -39,71 +41,14 @@ class EvaluateRequest:
     """Which run to test, and with what."""
 
     run: Path
-    shards: Path | None = None  # where the packed set lies now, if not where the run was trained
+    shards: Path | None = None  # where the packed set is now, if not where the run was trained
+    rows: str = "test"  # of the run's split; or "unseen": ids of any set that the run neither trained, validated nor tested
     batch_size: int = 256
     workers: int = 0
 
-
-@dataclass(frozen=True, kw_only=True)
-class OpenRun:
-    """A run with its best model, on CPU, and the packed set it was trained on."""
-
-    path: Path
-    config: RunConfig
-    model: Classifier
-    size: Size
-    packed: PackedSet
-    table: pd.DataFrame  # the set's, with the run's corrections
-    codes: np.ndarray  # int64 (N, T): its labels by row
-    split: JointSplit
-
-    @property
-    def tasks(self) -> list[str]:
-        return list(self.split.test)
-
-
-def read_config(run: Path) -> RunConfig:
-    """The resolved settings of a run; raises InputError where the folder is no run."""
-    try:
-        return RunConfig.from_dict(json.loads((run / CONFIG).read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{run}: not a run: {CONFIG} is missing; expected a folder such as runs/NAME that fastfashion train made"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{run / CONFIG}: {unreadable(error)}") from error
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{run / CONFIG}: not readable as a run's settings: {error}") from error
-
-
-def open_run(run: Path, shards: Path | None = None) -> OpenRun:
-    """Raises InputError, PackedSetError or ConfigError where the folder is no run, or run and packed set do not fit."""
-    config = read_config(run)
-    model, description = load_artifact(run / "best")
-    try:
-        packed = open_packed_set(shards or location(config.data.shards))
-    except PackedSetError as error:
-        if shards is not None:
-            raise
-        raise PackedSetError(f"{error}\n{run} was trained on it: if it lies elsewhere now, say where with --shards") from error
-    for task, names in description.classes.items():
-        if list(packed.vocab.names(task)) != names:
-            raise ConfigError(
-                f"{packed.path}: its {len(packed.vocab.names(task))} classes of {task} are not the {len(names)} that {run} was "
-                "trained on; name the packed set of the training with --shards"
-            )
-    data, tasks = config.data, list(description.classes)
-    table = correct(packed.table, packed.vocab, Path(data.corrections)) if data.corrections else packed.table
-    return OpenRun(
-        path=run,
-        config=config,
-        model=model,
-        size=Size.parse(description.size),
-        packed=packed,
-        table=table,
-        codes=packed.vocab.codes(table, tasks),
-        split=joint_split(packed.table, packed.vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed),
-    )
+    def __post_init__(self) -> None:
+        if self.rows not in ROWS:
+            raise ConfigError(f"--rows {self.rows}: expected {' or '.join(ROWS)}")
 
 
 def predict_rows(
@@ -144,26 +89,79 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
     Returns the report: `{"run", "split": {…}, "tasks": {task: {"n", "accuracy", "macro_f1", …, "intervals", "classes": […]}}}`.
     Raises what `open_run` raises.
     """
-    opened = open_run(request.run, request.shards)
-    rows, labels = opened.split.rows("test"), opened.split.labels("test", opened.codes)
+    unseen = request.rows == UNSEEN
+    opened = open_run(request.run, request.shards, other_ids=unseen, writes=world.is_main)
+    rows, labels = tested_rows(opened, request.rows)
     predictions, skipped = predict_rows(opened, rows, labels, request, world)
-    report = _report(opened, predictions)
+    if unseen:
+        predictions = _with_labels(opened, predictions)
+    report = _report(opened, predictions, request.rows)
     report["skipped"] = [asdict(one) for _, one in sorted(skipped.items())]
     if world.is_main:
-        table = predictions_table(opened.packed, predictions)
-        publish(request.run / PREDICTIONS, lambda beside: table.to_parquet(beside, index=False))
-        _draw(opened, predictions)
-        publish_json(request.run / REPORT, report)  # the last: where it is, all is
+        out = report_folder(request.run, request.rows)
+        out.mkdir(exist_ok=True)
+        table = predictions_table(opened.packed, opened.vocab, predictions)
+        publish(out / PREDICTIONS, lambda beside: table.to_parquet(beside, index=False))
+        _draw(opened, predictions, out / PLOTS, _what(opened, request.rows))
+        publish_json(out / REPORT, report)  # the last: where it is, all is
     return report
 
 
-def _report(opened: OpenRun, predictions: Predictions) -> dict[str, Any]:
-    config, split = opened.config, opened.split
+def report_folder(run: Path, rows: str) -> Path:
+    """Where the report of a test is: that of the run's own test rows in the run, that of others in a folder of its own."""
+    return run / UNSEEN if rows == UNSEEN else run
+
+
+def tested_rows(opened: OpenRun, rows: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (n,) to test, and labels (N, T) by row of the set. Raises InputError where the run has seen all of them."""
+    if rows != UNSEEN:
+        return opened.split.rows("test"), opened.split.labels("test", opened.codes)
+    if not (opened.codes[opened.unseen] >= 0).any():
+        raise InputError(
+            f"{opened.packed.path}: --rows unseen, but {opened.path} has trained, validated or tested on all of its "
+            f"{len(opened.packed)} ids, or those it has not ({len(opened.unseen)}) have no label that it knows"
+        )
+    labels = np.full_like(opened.codes, -1)
+    labels[opened.unseen] = opened.codes[opened.unseen]
+    return opened.unseen, labels
+
+
+def _with_labels(opened: OpenRun, predictions: Predictions) -> Predictions:
+    """Without tasks that no row has a label for."""
+    has = np.asarray((predictions.labels >= 0).any(axis=0))
+    kept = {task: values for (task, values), there in zip(predictions.probabilities.items(), has.tolist(), strict=True) if there}
+    return replace(predictions, labels=predictions.labels[:, has], probabilities=kept)
+
+
+def _unknown_classes(opened: OpenRun) -> dict[str, dict[str, int]]:
+    """Labels of unseen rows that the run has no class for, and how many rows have each; those rows are not tested for that task."""
+    found: dict[str, dict[str, int]] = {}
+    for task, names in opened.vocab.classes.items():
+        labels = opened.table[task].iloc[opened.unseen]
+        counts = labels[labels.isin(set(opened.packed.vocab.names(task)) - set(names))].value_counts()
+        if len(counts):
+            found[task] = {str(name): int(count) for name, count in counts.items()}
+    return found
+
+
+def _what(opened: OpenRun, rows: str) -> str:
+    """What was tested, for titles."""
+    if rows == UNSEEN:
+        return f"rows of {opened.packed.path.name} that it never saw"
+    return f"test part of the {opened.config.data.protocol} split"
+
+
+def _report(opened: OpenRun, predictions: Predictions, tested: str) -> dict[str, Any]:
+    config, split, kept = opened.config, opened.split, opened.trained_on
     ids = opened.packed.table["id"]
     tasks = {task: values | _details(opened, predictions, task) for task, values in score(predictions).items()}
     for task, values in tasks.items():
-        values["test_ids_sha256"] = ids_hash(ids.iloc[split.test[task]].tolist())
-    return {
+        rows = split.test[task] if tested != UNSEEN else opened.unseen
+        values["test_ids_sha256"] = ids_hash(ids.iloc[rows].tolist())
+    own = {"set": asdict(SetIdentity.of(opened.packed)), "trained_on": asdict(kept.source), "notes": list(opened.notes)}
+    if tested == UNSEEN:
+        own["unknown_classes"] = _unknown_classes(opened)
+    return own | {
         "run": opened.path.name,
         "model": config.model.name,
         "first_weights": config.model.weights or ("imagenet" if config.model.pretrained else "random"),
@@ -172,10 +170,10 @@ def _report(opened: OpenRun, predictions: Predictions) -> dict[str, Any]:
             "protocol": config.data.protocol,
             "seed": REFERENCE_SEED if config.data.protocol == "reference" else config.data.protocol_seed,
             "by": list(config.data.split_tasks),
-            "part": "test",
-            "num_rows": len(split.rows("test")),
-            "train_rows": len(split.train),
-            "train_ids_sha256": ids_hash(ids.iloc[split.train].tolist()),
+            "part": tested,
+            "num_rows": len(split.rows("test")) if tested != UNSEEN else len(opened.unseen),
+            "train_rows": len(kept.split.train),
+            "train_ids_sha256": ids_hash(kept.ids[kept.split.train].tolist()),
         },
         "corrections_sha256": _corrections_sha256(config),
         "tasks": tasks,
@@ -190,9 +188,8 @@ def _corrections_sha256(config: RunConfig) -> str | None:
 def _details(opened: OpenRun, predictions: Predictions, task: str) -> dict[str, Any]:
     """What a report says of a task besides its scores."""
     rows, labels, probabilities = predictions.labelled(task)
-    t, names = opened.tasks.index(task), opened.packed.vocab.names(task)
-    train_labels = opened.codes[opened.split.train, t]
-    largest = int(np.bincount(train_labels[train_labels >= 0], minlength=1).argmax())
+    t, names = opened.tasks.index(task), opened.vocab.names(task)
+    largest = int(np.argmax(opened.trained_on.train_counts[task]))
     right = probabilities.argmax(axis=1) == labels
     scores = metrics.per_class(_confusion(predictions, task))
     classes = [
@@ -219,10 +216,13 @@ def _share(right: np.ndarray) -> dict[str, float | int | None]:
 def report_text(run: Path, report: Mapping[str, Any]) -> str:
     """A report as a table for people, and where the rest lies."""
     split = report["split"]
-    lines = [
-        f"{report['run']}: {report['model']} at {report['size']}, {counted(split['num_rows'], 'test row')} of the {split['protocol']} split"
-    ]
-    lines[0] += f" by {', '.join(split['by'])}"
+    what = f"{counted(split['num_rows'], 'test row')} of the {split['protocol']} split by {', '.join(split['by'])}"
+    if split["part"] == UNSEEN:
+        what = f"{counted(split['num_rows'], 'row')} of {report['set']['path']} that it neither trained, validated nor tested"
+    lines = [*report["notes"], f"{report['run']}: {report['model']} at {report['size']}, {what}"]
+    for task, counts in report.get("unknown_classes", {}).items():
+        listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        lines.append(f"{sum(counts.values())} of them are not tested for {task}, whose classes {listed} the run does not know")
     columns = f"{'accuracy, 95 % interval':>26}{'macro F1, 95 % interval':>26}{'top 3':>8}{'calibration':>13}{'chance':>8}"
     lines += ["", f"{'task':<16}{columns}"]
     for task, values in report["tasks"].items():
@@ -233,7 +233,8 @@ def report_text(run: Path, report: Mapping[str, Any]) -> str:
     if report["skipped"]:
         lines += ["", f"{counted(len(report['skipped']), 'test image')} left out, not decodable: the report names them"]
     lines += ["", "interval: of the choice of test pictures; calibration: mean error of the probabilities; chance: the largest class", ""]
-    lines += [f"report       {run / REPORT}", f"predictions  {run / PREDICTIONS}", f"plots        {run / PLOTS}/*.png"]
+    out = report_folder(run, split["part"])
+    lines += [f"report       {out / REPORT}", f"predictions  {out / PREDICTIONS}", f"plots        {out / PLOTS}/*.png"]
     return "\n".join(lines)
 
 
@@ -262,11 +263,11 @@ def _confusion(predictions: Predictions, task: str) -> np.ndarray:
     return metrics.confusion_matrix(labels, probabilities.argmax(axis=1), probabilities.shape[1])
 
 
-def predictions_table(packed: PackedSet, predictions: Predictions) -> pd.DataFrame:
+def predictions_table(packed: PackedSet, vocab: Vocab, predictions: Predictions) -> pd.DataFrame:
     """One line a row: row, id, and for each task its label and prediction (class names, None without a label) and probability."""
     columns: dict[str, Any] = {"row": predictions.rows, "id": packed.table["id"].to_numpy()[predictions.rows]}
     for t, (task, probabilities) in enumerate(predictions.probabilities.items()):
-        names = np.array([*packed.vocab.names(task), None], dtype=object)  # -1 picks the None
+        names = np.array([*vocab.names(task), None], dtype=object)  # -1 picks the None
         best = probabilities.argmax(axis=1)
         columns |= {
             f"{task}_label": names[predictions.labels[:, t]],
@@ -276,14 +277,14 @@ def predictions_table(packed: PackedSet, predictions: Predictions) -> pd.DataFra
     return pd.DataFrame(columns)
 
 
-def _draw(opened: OpenRun, predictions: Predictions) -> None:
-    folder, run = opened.path / PLOTS, opened.path
+def _draw(opened: OpenRun, predictions: Predictions, folder: Path, what: str) -> None:
+    run = opened.path
     folder.mkdir(exist_ok=True)
     if (run / METRICS).is_file():
         plots.plot_training(folder / "training.png", read_metrics(run), title=f"{run.name}: training")
     for task in predictions.probabilities:
-        confusion, names = _confusion(predictions, task), opened.packed.vocab.names(task)
-        title = f"{run.name}: {task}, test part of the {opened.config.data.protocol} split"
+        confusion, names = _confusion(predictions, task), opened.vocab.names(task)
+        title = f"{run.name}: {task}, {what}"
         plots.plot_confusion(folder / f"confusion_{task}.png", confusion, names, title=title)
         per_class = metrics.per_class(confusion)
         plots.plot_per_class(folder / f"classes_{task}.png", per_class.f1, per_class.support, names, title=title)
@@ -299,24 +300,3 @@ def _draw(opened: OpenRun, predictions: Predictions) -> None:
             write_sheet(
                 folder / f"mistakes_{task}.png", opened.packed, rows[worst].tolist(), captions, f"{title}: the most confident mistakes"
             )
-
-
-def read_report(run: Path) -> dict[str, Any] | None:
-    """What `evaluate_run` returned; None where the run was not tested. Raises InputError where the file is cut, or no report."""
-    path = run / REPORT
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InputError(f"{path}: {unreadable(error)}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not readable ({error}); test the run again: fastfashion evaluate {run}") from error
-    if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
-        raise InputError(f"{path}: expected a report with tasks, found none; test the run again: fastfashion evaluate {run}")
-    return report
-
-
-def read_metrics(run: Path) -> list[Mapping[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]

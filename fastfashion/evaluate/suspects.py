@@ -16,7 +16,8 @@ from fastfashion.catalog import correct
 from fastfashion.config import FOLDS
 from fastfashion.csv_files import csv_rows, publish_csv
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.evaluate.run import EvaluateRequest, OpenRun, open_run, predict_rows
+from fastfashion.evaluate.opened import OpenRun, open_run
+from fastfashion.evaluate.run import EvaluateRequest, predict_rows
 from fastfashion.evaluate.sheet import write_sheet
 from fastfashion.words import counted
 
@@ -38,12 +39,14 @@ class SuspectsRequest:
 def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]:
     """Write suspects.csv, all tasks and worst first, and a sheet of pictures a task.
 
-    Returns `{"out", "rows", "unseen", "suspects": {task: count}}`. Confident learning (Northcutt et al. 2021): a label is suspicious
+    Returns `{"out", "rows", "unseen", "suspects": {task: count}, "notes"}`.
+
+    Confident learning (Northcutt et al. 2021): a label is suspicious
     where another class is the most probable, and at least as probable as that class is on average where it is the label; ranked by how far
     the label's probability is below that. Raises InputError where no row was left unseen, ConfigError where runs have different packed sets
     or tasks.
     """
-    opened = [open_run(run, request.shards) for run in request.runs]
+    opened = [open_run(run, request.shards, writes=world.is_main) for run in request.runs]
     sums, counts = _unseen_probabilities(opened, request, world)
     packed, tasks = opened[0].packed, opened[0].tasks
     codes = opened[0].codes
@@ -67,6 +70,7 @@ def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]
         "rows": len(packed),
         "unseen": int((counts > 0).sum()),
         "suspects": {task: int((table["task"] == task).sum()) for task in tasks},
+        "notes": [note for run in opened for note in run.notes],
     }
 
 
@@ -109,9 +113,9 @@ def _suspects(names: Sequence[str], task: str, labels: np.ndarray, sums: np.ndar
 
 def suspects_text(result: dict[str, Any]) -> str:
     """How many labels of each task are suspicious, and what to do with them."""
-    lines = [f"judged by a run that did not see them in training: {result['unseen']} of {counted(result['rows'], 'row')}"]
+    lines = [*result["notes"], f"judged by a run that did not see them in training: {result['unseen']} of {counted(result['rows'], 'row')}"]
     if result["unseen"] < result["rows"]:
-        lines[0] += f"; for all, train with --protocol folds --set data.fold=0 to {FOLDS - 1} and name the {FOLDS} runs"
+        lines[-1] += f"; for all, train with --protocol folds --set data.fold=0 to {FOLDS - 1} and name the {FOLDS} runs"
     lines += [f"{task:<16}{number:>6} {'suspicious label' + 's' * (number != 1)}" for task, number in result["suspects"].items()]
     lines += [f"written: {result['out']}/{SUSPECTS}, worst first, and a sheet of pictures a task"]
     lines += ["to put labels right, make a CSV with the columns id, task, label and name it with --corrections"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from fastfashion.catalog import JointSplit, joint_split, oversampled
 from fastfashion.config import DataConfig
-from fastfashion.errors import InputError
+from fastfashion.errors import ConfigError, InputError
 from fastfashion.files import publish, publish_json, unreadable
 from fastfashion.shards import PackedSet
 
@@ -46,6 +46,17 @@ class SetIdentity:
 
     def __str__(self) -> str:
         return f"{self.path} ({self.num_rows} rows, ids {self.ids_sha256[:12]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsOfSet:
+    """A run's own parts as rows of a packed set."""
+
+    split: JointSplit
+    train: np.ndarray  # int64 (n,): of an epoch, those of rare classes several times
+    val: np.ndarray  # int64 (m,): all that any task is validated on
+    numbers: np.ndarray | None  # int64 (N,): the place of each row in the run's own list; None: it is the row itself
+    shard_starts: np.ndarray  # int64 (S,): of that list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +105,39 @@ class TrainedOn:
             f"{run} was trained on {self.source}, and {SetIdentity.of(packed)} holds other ids: {', '.join(parts)}. "
             f"Name the set that it was trained on with --shards; to train on this set, choose another --name; to test what the run "
             f"never saw of it: fastfashion evaluate {run} --shards {packed.path} --rows unseen"
+        )
+
+    def on(self, run: Path, packed: PackedSet) -> RowsOfSet:
+        """The parts in `packed`, in the run's own order. Raises what `check` raises."""
+        rows, numbers = self.check(run, packed), None
+        if not np.array_equal(rows, np.arange(len(rows))):
+            numbers = np.argsort(rows)
+        split = place(self.split, rows) if numbers is not None else self.split
+        return RowsOfSet(
+            split=split,
+            train=np.repeat(split.train, self.times),
+            val=rows[self.split.rows("val")],
+            numbers=numbers,
+            shard_starts=self.shard_starts,
+        )
+
+    def check_classes(self, run: Path, packed: PackedSet) -> None:
+        """Raises ConfigError where labels of `packed` make other classes than the run's heads have."""
+        for task, names in self.classes.items():
+            found = packed.vocab.names(task)
+            if found != names:
+                gone, new = [name for name in names if name not in found], [name for name in found if name not in names]
+                parts = [f"{what}: {', '.join(list_)}" for what, list_ in (("missing", gone), ("new", new)) if list_]
+                raise ConfigError(
+                    f"{packed.path}: its {len(found)} classes of {task} are not the {len(names)} that {run} was trained on "
+                    f"({'; '.join(parts)}); name the packed set of the training with --shards, or train on this one under another --name"
+                )
+
+    def assumption(self, run: Path) -> str:
+        """What is said, once, of a run from before there were lists of ids."""
+        return (
+            f"{run}: it is from before runs kept the ids that they were trained on; {self.source} is taken for its set, {DESCRIPTION} "
+            "is written now, and from here on the ids are checked"
         )
 
 

@@ -29,6 +29,7 @@ from fastfashion.words import counted
 FORMATS = ("onnx", "hub", "space")
 EXPORT = "export.json"  # what was exported, and how it was checked; also what marks a folder as ours to write to again
 ONNX, INT8 = "model.onnx", "model_int8.onnx"
+OURS = ("out", "without_set", "notes")  # of the summary: paths of this machine, not to be published
 TOLERANCE = 1e-4  # largest difference of any probability; measured ones are near 1e-6
 CHECKED = 64  # pictures
 CALIBRATION = 512  # training pictures
@@ -67,6 +68,8 @@ class ExportSummary:
     files: list[str]  # below `out`
     num_pictures: int  # that run and export were compared on
     pictures: str  # "test", or "drawn" where there is no packed set
+    without_set: str  # why there is none; "" where there is one
+    notes: tuple[str, ...]  # for people
     largest_difference: float  # of any probability
     tolerance: float
     int8: dict[str, dict[str, float]] | None  # task -> n, accuracy, int8_accuracy, difference, same_answer
@@ -110,12 +113,16 @@ def export(request: ExportRequest) -> ExportSummary:
             files=[*files, EXPORT],
             num_pictures=len(images),
             pictures=source,
+            without_set=subject.without_set,
+            notes=subject.opened.notes if subject.opened is not None else (),
             largest_difference=max(differences),
             tolerance=TOLERANCE,
             int8=int8,
             num_bytes={name: (beside / name).stat().st_size for name in files if name.endswith((".onnx", ".safetensors"))},
         )
-        _publish(beside, out, files, {key: value for key, value in asdict(summary).items() if key != "out"} | _about(subject, request.to))
+        _publish(
+            beside, out, files, {key: value for key, value in asdict(summary).items() if key not in OURS} | _about(subject, request.to)
+        )
     return summary
 
 
@@ -210,6 +217,9 @@ def export_text(summary: ExportSummary) -> str:
     """What came out, for people."""
     weights = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in summary.num_bytes.items())
     lines = [f"{summary.out}: {', '.join(summary.tasks)}; {weights}"]
+    lines += summary.notes
+    if summary.without_set:
+        lines.append(f"without the packed set: {summary.without_set}")
     what = counted(summary.num_pictures, "test image" if summary.pictures == "test" else "drawn image")
     what += "" if summary.pictures == "test" else ", since the packed set was not found,"
     lines.append(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastfashion.csv_files import csv_writer
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.evaluate.run import PLOTS, REPORT, read_report
+from fastfashion.evaluate.opened import REPORT, read_report
+from fastfashion.evaluate.run import PLOTS
 from fastfashion.image import SUFFIXES, UNREAD_SUFFIXES
 from fastfashion.serve import render
 from fastfashion.serve.inputs import named, read_file

@@ -73,7 +73,7 @@ class Products:
         """The id of a row, and its labels for the run's tasks."""
         line = self._opened.packed.table.iloc[row]
         codes = self._opened.codes[row].tolist()
-        names = [self._opened.packed.vocab.names(task)[code] for task, code in zip(self._opened.tasks, codes, strict=True) if code >= 0]
+        names = [self._opened.vocab.names(task)[code] for task, code in zip(self._opened.tasks, codes, strict=True) if code >= 0]
         return str(line["id"]), names
 
     def jpeg(self, row: int) -> bytes:

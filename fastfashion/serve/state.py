@@ -3,6 +3,7 @@
 request ─► gate (too many waiting: BusyError) ─► check ─► decode, in a process that may die ─► the model's thread ─► Look
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -164,7 +165,10 @@ def open_state(run: Path, device: torch.device, limits: Limits, *, shards: Path 
     predictor, decoders = Predictor(run, device, workers=workers), Decoders(workers)
     products, why = None, ""
     try:
-        products = Products(open_run(run, shards), predictor, decoders)
+        opened = open_run(run, shards)
+        for note in opened.notes:
+            print(note, file=sys.stderr)
+        products = Products(opened, predictor, decoders)
     except (FastfashionError, OSError) as error:
         why = str(error)
     return State(run=run, predictor=predictor, limits=limits, products=products, no_products=why, decoders=decoders)

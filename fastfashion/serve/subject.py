@@ -16,7 +16,7 @@ from fastfashion import dist
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.evaluate import OpenRun, open_run, read_config
-from fastfashion.evaluate.run import read_report
+from fastfashion.evaluate.opened import read_report
 from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
 from fastfashion.model import Classifier, load_artifact
 

@@ -33,7 +33,7 @@ from fastfashion.options import (
 from fastfashion.words import counted
 
 if TYPE_CHECKING:
-    from fastfashion.train.job import TrainSummary
+    from fastfashion.train.summary import TrainSummary
 
 EXAMPLE = "Example: fastfashion train --shards shards/small --task subCategory --no-pretrained --nproc 2"
 DATA, MODEL, RUN = "What to learn from", "What to learn", "How to run"
@@ -66,6 +66,9 @@ def train(
     allow_config_change: Annotated[
         list[str] | None, typer.Option(help="Go on though it differs: section.key.", rich_help_panel=RUN)
     ] = None,
+    keep_optimizer: Annotated[
+        str | None, typer.Option(help="yes, or no: a finished run cannot be lengthened.", rich_help_panel=RUN)
+    ] = None,
     max_time: Annotated[str | None, typer.Option(help="Save and stop in time: 45m, 1h30m.", rich_help_panel=RUN)] = None,
     resolved: Annotated[str | None, typer.Option(hidden=True)] = None,
     as_json: Annotated[bool, Json(RUN)] = False,
@@ -90,6 +93,7 @@ def train(
         "data.workers": workers,
         "data.on_bad": on_bad,
         "train.max_time": max_time,
+        "train.keep_optimizer": keep_optimizer,
         "train.sync_bn": sync_bn,
         "model.name": model,
         "model.pretrained": pretrained,
@@ -104,6 +108,7 @@ def train(
         flags["model.name"] = described(str(weights)).get("model")  # a run's weights are of its own model
     given = {key: value for key, value in flags.items() if value is not None}
     config = RunConfig(data=DataConfig(shards=str(find_shards(shards)))).with_recipe(recipe_name, given | parse_settings(settings or []))
+    from fastfashion.train.folder import discard_untrained, missing
     from fastfashion.train.job import resolve, run_name
     from fastfashion.train.launch import launch, must_launch
 
@@ -117,8 +122,10 @@ def train(
         _work(config, run, command, as_json)
         return
     values = json.dumps({"config": config.to_dict(), "run": str(run), "command": command})
+    made = missing(run)
     status = launch(nproc or 1, ["--resolved", values, *(["--json"] if as_json else [])], config.train.max_restarts)
     if status:
+        discard_untrained(run, made)
         raise typer.Exit(status)
 
 
@@ -180,7 +187,8 @@ def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
     if summary.best_epoch >= 0:
         lines.append(f"best {config.train.select} {summary.best_metric:.4f} on validation, after epoch {summary.best_epoch + 1}")
         lines.append(f"  weights      {run / 'best'}")
-    lines += [f"  checkpoints  {run / 'checkpoints'}"]
+    if (run / "checkpoints").is_dir():
+        lines.append(f"  checkpoints  {run / 'checkpoints'}")
     lines += [f"  metrics      {run / 'metrics.jsonl'}", f"  curves       tensorboard --logdir {run}"]
     if summary.best_epoch >= 0:
         lines.append(f"Test it with: fastfashion evaluate {run}")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -185,6 +186,15 @@ class Checkpoints:
             known = _known(path)
             if known is None or not (known.has_best and known.best_epoch in best):
                 _remove(path)
+
+
+def prune_finished(folder: Path, *, keep: bool) -> None:
+    """Of a finished run: leave its last checkpoint, with which it can be lengthened, or none."""
+    found = sorted(folder.glob("step-*.json"))
+    for path in found[: -1 if keep else None]:
+        _remove(path)
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -1,50 +1,45 @@
-"""A run's folder: whether this training may use it, who holds it, and what it says of how training stands."""
+"""A run's folder: whether this training may use it, who holds it, and what it says of the state of training."""
 
+import json
 import os
+import shutil
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, TrainingError
-from fastfashion.evaluate import read_config
-from fastfashion.evaluate.run import CONFIG
-from fastfashion.files import publish_json
+from fastfashion.evaluate import read_config, trained_on
+from fastfashion.evaluate.opened import CONFIG, METRICS
+from fastfashion.files import hold, publish_json
+from fastfashion.train.settings import ALLOWED, FREE, changes, changes_that_count
 
 CHECKPOINTS, BEST, STATUS, SKIPPED, LOCK = "checkpoints", "best", "status.json", "skipped.csv", ".training.lock"
 RESUME = ("auto", "never", "must")
-
-# What may differ when a run is gone on with, because it changes where and how fast, not what is computed.
-HARMLESS = frozenset(
-    {"data.shards", "data.backend", "data.workers", "data.on_bad", "data.cache_dir", "data.cache_gb"}
-    | {"train.log_every_steps", "train.max_time", "train.checkpoint_every_steps", "train.checkpoint_every_minutes"}
-    | {"train.keep_checkpoints", "train.max_restarts", "train.timeout_s", "train.track"}
-)
-# What changes the result, but leaves the checkpoint and the place in the data valid: allowed by name.
-ALLOWABLE = frozenset(
-    {"optim.lr", "optim.weight_decay", "optim.schedule", "optim.warmup_share", "optim.clip_norm", "optim.label_smoothing", "optim.fused"}
-    | {"train.epochs", "train.precision", "train.select", "train.early_stop_epochs", "train.loss_spike", "train.deterministic"}
-    | {"train.accumulate", "train.sync_bn", "train.compile", "train.cuda_graphs", "model.dropout"}
-    | {f"augment.{name}" for name in ("min_area", "max_stretch", "flip", "brightness", "contrast", "saturation", "hue", "grayscale")}
-    | {"augment.erase", "augment.mixup", "augment.cutmix"}
-)
+# What a start writes before its first step.
+_BEGUN = (CONFIG, METRICS, STATUS, SKIPPED, trained_on.DESCRIPTION, trained_on.ROWS, "wandb-run-id", "mlflow-run-id", "wandb")
+_EVENTS = "events.out.tfevents."
 
 
 def check_run_folder(run: Path, config: RunConfig, *, resume: str = "auto", allowed: Collection[str] = ()) -> None:
     """Raises TrainingError where the folder holds a run of other settings, or something else, or what `resume` does not want.
 
-    `allowed` names settings of ALLOWABLE that may differ; raises ConfigError for others.
+    `allowed` names settings of ALLOWED that may differ; raises ConfigError for others.
     """
     if resume not in RESUME:
         raise ConfigError(f"--resume {resume}: expected {', '.join(RESUME)}")
-    if unknown := sorted(set(allowed) - ALLOWABLE - HARMLESS):
+    if unknown := sorted(set(allowed) - ALLOWED - FREE):
         raise ConfigError(
             f"--allow-config-change {', '.join(unknown)}: a checkpoint does not fit another value; "
-            f"possible are {', '.join(sorted(ALLOWABLE))}"
+            f"possible are {', '.join(sorted(ALLOWED))}"
         )
-    if not run.exists() or not any(run.iterdir()):
+    if run.exists() and not run.is_dir():
+        raise TrainingError(f"{run}: a file, expected a folder; choose another --name")
+    if is_untrained(run):
         if resume == "must":
             raise TrainingError(f"{run}: --resume must, but there is no run; leave it out to start one")
         return
@@ -52,31 +47,150 @@ def check_run_folder(run: Path, config: RunConfig, *, resume: str = "auto", allo
         raise TrainingError(f"{run}: holds files but no {CONFIG}; expected an empty folder or a run, choose another --name")
     if resume == "never":
         raise TrainingError(f"{run}: --resume never, but a run is there; choose another --name, or remove it")
-    changed = changes(read_config(run), config)
-    if refused := {key: values for key, values in changes_that_count(changed).items() if key not in allowed}:
-        listed = "; ".join(f"{key}: {before} there, {now} now" for key, (before, now) in refused.items())
+    changed = changes_that_count(changes(read_config(run), config))
+    if refused := {key: values for key, values in changed.items() if key not in allowed}:
         raise TrainingError(
-            f"{run}: holds a run with other settings ({listed}); choose another --name, remove it, or go on all the same with "
-            + (" ".join(f"--allow-config-change {key}" for key in refused) if set(refused) <= ALLOWABLE else "the settings it has")
+            f"{run}: holds a run with other settings ({_listed(refused)}); choose another --name, remove it, or resume it with "
+            + (" ".join(f"--allow-config-change {key}" for key in refused) if set(refused) <= ALLOWED else "the settings it has")
         )
+    if not has_checkpoint(run):
+        _check_without_checkpoint(run, changed, resume)
 
 
-def changes(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, with both values."""
-    old, new = _flat(before), _flat(now)
-    return {key: (old[key], new[key]) for key in new if old[key] != new[key]}
+def _check_without_checkpoint(run: Path, changed: dict[str, tuple[Any, Any]], resume: str) -> None:
+    dropped = read_status(run).get("optimizer") == "dropped"
+    why = "its optimiser state was not kept (--keep-optimizer no)" if dropped else f"{CHECKPOINTS}/ holds no checkpoint"
+    if is_finished(run) and changed:
+        raise TrainingError(
+            f"{run}: finished, and cannot be trained further with {_listed(changed)}: {why}. Its weights stay as they are; "
+            f"to train further from them, start another run: --name OTHER --weights {run / BEST / 'model.safetensors'}"
+        )
+    if resume == "must" and not (is_finished(run) and dropped):
+        way_out = "leave --resume out: a finished run stays as it is" if is_finished(run) else "leave --resume out to train it anew"
+        raise TrainingError(f"{run}: --resume must, but {why}; put {CHECKPOINTS}/ back from a copy, or {way_out}")
 
 
-def changes_that_count(changed: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-    return {key: values for key, values in changed.items() if key not in HARMLESS}
+def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key}: {before} there, {now} now" for key, (before, now) in changed.items())
 
 
-def _flat(config: RunConfig) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, entries in config.to_dict().items() for key, value in entries.items()}
+def has_checkpoint(run: Path) -> bool:
+    return any((run / CHECKPOINTS).glob("step-*.json"))
+
+
+def is_finished(run: Path) -> bool:
+    """Whether training ended, and its best weights are there."""
+    return read_status(run).get("state") == "finished" and (run / BEST).is_dir()
+
+
+def is_untrained(run: Path) -> bool:
+    """Whether a folder is missing or empty, or holds only what a start leaves that never trained a step, as one that was killed."""
+    if not run.is_dir():
+        return not run.exists()
+    for path in run.iterdir():
+        if path.name in (METRICS, CHECKPOINTS):
+            continue
+        if path.name not in (*_BEGUN, LOCK) and not path.name.startswith(_EVENTS) and not path.name.endswith(".partial"):
+            return False
+    return not has_checkpoint(run) and not _has_steps(run / METRICS)
+
+
+def _has_steps(metrics: Path) -> bool:
+    if not metrics.is_file():
+        return False
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["kind"] != "start":
+                return True
+        except (ValueError, KeyError, TypeError):
+            return True  # nothing that this could throw away
+    return False
+
+
+@dataclass
+class Held:
+    """A run's folder while this process trains in it."""
+
+    run: Path
+    trained: bool  # whether a step was trained, in this start or an earlier one
+
+    def began(self) -> None:
+        """A step was trained: what is in the folder stays, however training ends."""
+        self.trained = True
+
+
+@contextmanager
+def training_in(run: Path) -> Iterator[Held]:
+    """Make the folder and hold it; where no step was ever trained, nothing is left behind on an exception.
+
+    Raises TrainingError where another process holds it.
+    """
+    made = missing(run)
+    run.mkdir(parents=True, exist_ok=True)
+    held = Held(run, trained=True)
+    try:
+        with hold(run / LOCK, "training", TrainingError):
+            held.trained = not is_untrained(run)
+            if not held.trained:
+                _clear(run)
+            try:
+                yield held
+            except BaseException:
+                if not held.trained:
+                    _clear(run)
+                raise
+    except BaseException:
+        if not held.trained:
+            remove_empty(made)
+        raise
+
+
+def discard_untrained(run: Path, made: Collection[Path]) -> None:
+    """Remove what processes that were killed before the first step have left, and the folders `made` for them."""
+    with suppress(TrainingError, OSError):  # another one trains there by now
+        if is_untrained(run):
+            with hold(run / LOCK, "training", TrainingError):
+                _clear(run)
+            remove_empty(made)
+
+
+def missing(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there, innermost first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def remove_empty(folders: Collection[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _clear(run: Path) -> None:
+    for path in list(run.iterdir()):
+        if path.name in _BEGUN or path.name.startswith(_EVENTS) or _is_partial(path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    remove_empty([run / CHECKPOINTS])
+
+
+def _is_partial(name: str) -> bool:
+    """Of a file of ours; another process, such as an evaluation, may be at work on others."""
+    return name.endswith(".partial") and any(name.startswith(f".{known}.") for known in _BEGUN)
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """What status.json says; empty where there is none, or it is no status."""
+    try:
+        values = json.loads((run / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def write_status(run: Path, state: str, **values: Any) -> None:
-    """Publish status.json: state is running, finished, interrupted or failed; `resumable` says whether the same command goes on.
+    """Publish status.json: state is running, finished, interrupted or failed; `resumable` says whether the same command resumes it.
 
     A run that was killed still says "running", with a process that is no more.
     """

@@ -7,19 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from fastfashion import dist
-from fastfashion.catalog import LABEL_COLUMNS, correct, joint_split, oversampled
+from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.config import ALL, OptimConfig, RunConfig
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, read_config, score
-from fastfashion.evaluate.run import CONFIG, METRICS
-from fastfashion.files import clear_unpublished, hold, location, publish_json
+from fastfashion.evaluate.opened import CONFIG, METRICS, assumed_list, corrected
+from fastfashion.evaluate.trained_on import RowsOfSet, TrainedOn, list_rows, read_trained_on, write_trained_on
+from fastfashion.files import clear_unpublished, location, publish_json
 from fastfashion.load import Batch, Loader, LoaderSpec, Plan, Skipped, choose_pictures, open_loader
 from fastfashion.model import (
     LossSettings,
@@ -32,34 +33,24 @@ from fastfashion.model import (
     objective,
     save_artifact,
 )
+from fastfashion.model.weights import ambiguity, check_declared
 from fastfashion.provenance import git_commit, machine_info, package_versions
-from fastfashion.shards import open_packed_set
+from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.train.build import build_model
-from fastfashion.train.checkpoint import Checkpoints, Progress
+from fastfashion.train.checkpoint import Checkpoints, Progress, prune_finished
 from fastfashion.train.control import Control
-from fastfashion.train.folder import BEST, CHECKPOINTS, LOCK, SKIPPED, STATUS, changes, write_status
+from fastfashion.train.folder import BEST, CHECKPOINTS, SKIPPED, STATUS, Held, is_untrained, training_in, write_status
 from fastfashion.train.learner import Learner, best_state, determinism
 from fastfashion.train.loop import Training, fit
 from fastfashion.train.record import Recorder, RunRecorder, Silent
+from fastfashion.train.settings import changes
+from fastfashion.train.summary import TrainSummary, finished_summary
 from fastfashion.train.track import check_tracking
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PACKAGES = ("fastfashion", "torch", "timm", "nvidia-dali-cuda120", "simplejpeg", "opencv-python-headless", "numpy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSummary:
-    """How a run ended; epochs are counted from 0."""
-
-    run: str
-    ended: str  # "finished", "early_stop", "max_time", or the name of a signal
-    epochs: int  # complete ones
-    steps: int  # over all epochs
-    resumed_at_step: int
-    best_epoch: int
-    best_metric: float  # that of train.select, on validation
-    num_parameters: int
-    train_rows: int
-    val_rows: int
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -73,6 +64,7 @@ def resolve(config: RunConfig) -> RunConfig:
         packed.vocab.names(task)
     pictures, size = choose_pictures(packed, data.resolution, data.size)
     check_tracking(config)
+    check_declared(config.model)
     check_first_weights(config.model)  # last: it may have to ask the Hub
     if data.size == "auto":
         size = nearest_size(config.model.name, size)
@@ -105,29 +97,42 @@ def run_name(config: RunConfig) -> str:
 
 
 def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *, signals: bool = False) -> TrainSummary:
-    """Train a resolved config into the folder `run`, going on from its last checkpoint where there is one.
+    """Train a resolved config into the folder `run`, from its last checkpoint on where there is one.
 
     `command` is what the user typed; it is recorded beside machine, versions and commit. With `signals`, SIGTERM, SIGUSR1 and Ctrl-C have
-    it save and stop. Raises TrainingError where the folder is held by
-    another process, the loss gets out of hand, or the last checkpoint cannot be written.
+    it save and stop. A start that fails before its first step leaves nothing behind. Raises TrainingError where the folder is held by another process, the loss gets out of hand, or the last checkpoint
+    cannot be written; InputError where the set holds other ids than the run was trained on.
     """
-    with ExitStack() as stack:
-        if not world.is_main:
-            return _train(config, run, world, command, stack, signals)
-        run.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(hold(run / LOCK, "training", TrainingError))
+    done = dist.from_main(world, finished_summary(run, config) if world.is_main else None)
+    if done is not None:
+        data = prepare_data(config, world, run)
+        if world.is_main:
+            if data.to_keep is not None:
+                write_trained_on(run, data.to_keep)
+            say(f"{run}: finished; nothing to do")
+        return replace(done, train_rows=len(data.spec.plan.rows), val_rows=len(data.val_spec.plan.rows))
+    if not world.is_main:
+        with ExitStack() as stack:
+            return _train(config, run, world, command, stack, signals, None)
+    with training_in(run) as held:
         for name in (CONFIG, METRICS, SKIPPED, STATUS):
             clear_unpublished(run / name)
         write_status(run, "running")
         try:
-            summary = _train(config, run, world, command, stack, signals)
+            with ExitStack() as stack:
+                summary = _train(config, run, world, command, stack, signals, held)
         except BaseException as error:
             with suppress(OSError):  # the disk may be what failed
                 write_status(run, "failed", reason=f"{type(error).__name__}: {error}")
             raise
-        state = "finished" if summary.ended in ("finished", "early_stop") else "interrupted"
-        write_status(run, state, reason=summary.ended, epochs=summary.epochs, steps=summary.steps)
-        return summary
+        known: dict[str, Any] = {"reason": summary.ended, "epochs": summary.epochs, "steps": summary.steps}
+        if summary.ended not in ("finished", "early_stop"):
+            write_status(run, "interrupted", **known)
+            return summary
+        optimizer = "kept" if config.train.keep_optimizer else "dropped"
+        write_status(run, "finished", **known, optimizer=optimizer, summary=summary.to_dict())
+        prune_finished(run / CHECKPOINTS, keep=config.train.keep_optimizer)  # only now: a kill in between loses nothing
+    return summary
 
 
 def say(text: str) -> None:
@@ -137,11 +142,12 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack: ExitStack, signals: bool) -> TrainSummary:
+def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack: ExitStack, signals: bool, held: Held | None
+) -> TrainSummary:
     stack.enter_context(determinism(config.train.deterministic))
     torch.manual_seed(config.train.seed)
     control = Control(world, config.train, signals=signals)  # its clock runs from here on
-    data = prepare_data(config, world)
+    data = prepare_data(config, world, run)
     loader, val_loader = (stack.enter_context(closing(open_loader(each))) for each in (data.spec, data.val_spec))
     model, heads = build_model(config, data.classes, data.spec, world)
     num_steps = loader.num_steps
@@ -165,6 +171,8 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
     recorder: Recorder = Silent()
     if world.is_main:
         start = _start_line(run, config, progress, resumed_at, world, command)
+        if data.to_keep is not None:
+            write_trained_on(run, data.to_keep)
         publish_json(run / CONFIG, config.to_dict())
         recorder = stack.enter_context(RunRecorder(run, config, epoch=progress.epoch, step=progress.step, num_steps=num_steps))
         recorder.write(start)
@@ -172,6 +180,11 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
             recorder.say(heads)
         if resumed_at:
             recorder.say(f"{run}: going on at step {progress.step} of {num_steps} in epoch {progress.epoch + 1} of {config.train.epochs}")
+
+        elif held is not None and held.trained:
+            recorder.say(f"{run}: {CHECKPOINTS}/ holds no checkpoint: training starts anew")
+        if not resumed_at and (warning := ambiguity(config.model)):
+            recorder.say(f"warning: {warning}")
 
     def save(progress: Progress) -> None:
         if checkpoints is not None:
@@ -182,7 +195,7 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
     def validate() -> dict[str, dict[str, float | int]]:
         dist.broadcast_buffers(world, learner.averaged)
         learner.averaged.temperatures.fill_(1)
-        predictions = predict(learner.averaged, _interruptible(val_loader, control), world, learner.precision)
+        predictions = predict(learner.averaged, _interruptible(val_loader, control), world, learner.precision).by(data.numbers)
         learner.averaged.temperatures.copy_(fit_temperatures(predictions))
         scores = score(predictions)
         _tell_skipped(run, world, recorder, loader.skipped | val_loader.skipped)
@@ -202,6 +215,8 @@ def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack:
         last_good=lambda: "none yet" if checkpoints is None or (last := checkpoints.last()) is None else str(last),
         control=control,
         recorder=recorder,
+        began=held.began if held is not None else lambda: None,
+        numbers=None if data.numbers is None else torch.from_numpy(data.numbers).to(world.device),
     )
     end, ended = fit(job, progress)
     if checkpoints is not None:
@@ -228,7 +243,10 @@ def _restore(learner: Learner, checkpoints: Checkpoints | None, world: dist.Worl
     progress = dist.from_main(world, None if checkpoint is None else checkpoint.progress)
     if progress is None:
         return Progress()
-    learner.restore(dist.tensors_from_main(world, None if checkpoint is None else checkpoint.tensors))
+    try:
+        learner.restore(dist.tensors_from_main(world, None if checkpoint is None else checkpoint.tensors))
+    except RuntimeError as error:
+        raise TrainingError(f"the last checkpoint does not fit the model of these settings and this set's classes: {error}") from error
     if checkpoints is not None:
         checkpoints.export_best(progress)
     return progress
@@ -267,10 +285,15 @@ class Data:
     loss: LossSettings
     spec: LoaderSpec
     val_spec: LoaderSpec
+    numbers: np.ndarray | None  # int64 (N,): the place of each row in the run's own list; None: it is the row itself
+    to_keep: TrainedOn | None  # what the run does not have in its folder yet
 
 
-def prepare_data(config: RunConfig, world: dist.World) -> Data:
-    """Raises ConfigError where a batch is too small for so many processes."""
+def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) -> Data:
+    """Rows of a new run are those of the set's split; a run that has trained keeps its own, in their order.
+
+    Raises ConfigError where a batch is too small for so many processes, InputError where the set is not the one that `run` was trained on.
+    """
     # Pictures are mixed in pairs, which stay together.
     each = (2 if config.augment.mixup or config.augment.cutmix else 1) * config.train.accumulate
     if config.train.batch_size < each * world.size:
@@ -279,21 +302,21 @@ def prepare_data(config: RunConfig, world: dist.World) -> Data:
         )
     packed = open_packed_set(location(config.data.shards))
     data, tasks, vocab = config.data, config.data.tasks, packed.vocab
-    table = correct(packed.table, vocab, Path(data.corrections)) if data.corrections else packed.table
+    table = corrected(packed, data.corrections)
     codes = vocab.codes(table, tasks)
-    split = joint_split(packed.table, vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed)
-    train_rows = split.train
-    if data.oversample:
-        train_rows = oversampled(train_rows, vocab.codes(table, data.split_tasks[:1])[:, 0], data.oversample)
+    rows, to_keep = _rows_to_train(config, packed, table, run) if world.is_main else (None, None)
+    rows = dist.from_main(world, rows)
+    split = rows.split
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
     plan = Plan(
-        rows=train_rows,
+        rows=rows.train,
         heights_px=pictures.height_px,
         widths_px=pictures.width_px,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         augment=config.augment,
-        shard_starts=np.flatnonzero(np.diff(pictures.shard, prepend=-1)),
+        shard_starts=rows.shard_starts,
+        numbers=rows.numbers,
         window_shards=config.data.window_shards if config.data.shuffle == "window" else 0,
     )
     spec = LoaderSpec(
@@ -311,14 +334,27 @@ def prepare_data(config: RunConfig, world: dist.World) -> Data:
         cache_dir=config.data.cache_dir,
         cache_bytes=int(config.data.cache_gb * 1e9),
     )
-    val_plan = replace(plan, rows=split.rows("val"), augment=None)
+    val_plan = replace(plan, rows=rows.val, augment=None)
     val_spec = replace(spec, plan=val_plan, labels=split.labels("val", codes), portions=1)
     classes = {task: vocab.names(task) for task in tasks}
     offsets = {}
     if config.optim.logit_adjust:
         offsets = {
-            task: logit_offsets(codes[train_rows, t], len(classes[task]), config.optim.logit_adjust).to(world.device)
+            task: logit_offsets(codes[rows.train, t], len(classes[task]), config.optim.logit_adjust).to(world.device)
             for t, task in enumerate(tasks)
         }
     loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights, offsets=offsets)
-    return Data(classes=classes, loss=loss, spec=spec, val_spec=val_spec)
+    return Data(classes=classes, loss=loss, spec=spec, val_spec=val_spec, numbers=rows.numbers, to_keep=to_keep)
+
+
+def _rows_to_train(config: RunConfig, packed: PackedSet, table: "pd.DataFrame", run: Path | None) -> tuple[RowsOfSet, TrainedOn | None]:
+    """The rows, and the list of them where the run does not have it in its folder yet."""
+    if run is None or is_untrained(run):
+        kept = list_rows(packed, config.data, table)
+        return kept.on(run or packed.path, packed), kept
+    if (known := read_trained_on(run)) is not None:
+        known.check_classes(run, packed)
+        return known.on(run, packed), None
+    kept = assumed_list(run, packed, config.data, table)
+    say(kept.assumption(run))
+    return kept.on(run, packed), kept

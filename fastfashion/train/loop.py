@@ -45,6 +45,8 @@ class Training:
     last_good: Callable[[], str]  # where the last good checkpoint is, for people
     control: Control
     recorder: Recorder
+    began: Callable[[], None] = lambda: None  # called after each step: one was trained
+    numbers: torch.Tensor | None = None  # int64 (N,): the numbers that rows have in the record; None: the set's own
     first_step_s: float | None = None  # of this start, until it has been told
     pending: list[tuple[int, torch.Tensor, torch.Tensor]] = field(default_factory=list)  # step, loss, rows: not looked at yet
 
@@ -85,6 +87,7 @@ def train_epoch(job: Training, progress: Progress) -> Progress:
         seed_step(config.seed, done, job.world.rank)
         num_images += _backward(job, progress.epoch, step, batches, phases)
         norm = learner.update(done)
+        job.began()
         phases.mark("optimizer")
         progress = replace(progress, step=step + 1)
         asked, last = job.control.ask(), step + 1 == num_steps
@@ -156,7 +159,8 @@ def _settle(job: Training, progress: Progress) -> Progress:
     """
     if not job.pending:
         return progress
-    losses, counts = torch.stack([loss for _, loss, _ in job.pending]), count_rows(torch.cat([rows for _, _, rows in job.pending]))
+    losses, rows = torch.stack([loss for _, loss, _ in job.pending]), torch.cat([rows for _, _, rows in job.pending])
+    counts = count_rows(rows if job.numbers is None else torch.where(rows >= 0, job.numbers[rows.clamp(min=0)], rows))
     if job.world.size > 1:
         torch.distributed.all_reduce(losses)
         losses = losses / job.world.size

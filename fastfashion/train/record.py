@@ -14,7 +14,7 @@ import torch
 
 from fastfashion.config import RunConfig
 from fastfashion.errors import TrainingError
-from fastfashion.evaluate.run import METRICS
+from fastfashion.evaluate.opened import METRICS
 from fastfashion.files import publish
 from fastfashion.train.track import open_trackers
 

@@ -1,0 +1,147 @@
+"""A run opened: its settings, its best model, and the packed set that it was trained on, checked by the ids.
+
+Writes nothing into a run but the list of ids of one from before there were such lists.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastfashion.catalog import JointSplit, Vocab, correct, ids_hash
+from fastfashion.config import DataConfig, RunConfig, Size
+from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.evaluate.trained_on import TrainedOn, list_rows, place, read_trained_on, write_trained_on
+from fastfashion.files import location, unreadable
+from fastfashion.model import Classifier, load_artifact
+from fastfashion.shards import PackedSet, open_packed_set
+
+CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRun:
+    """A run with its best model, on CPU, and the packed set it was trained on."""
+
+    path: Path
+    config: RunConfig
+    model: Classifier
+    size: Size
+    packed: PackedSet
+    table: pd.DataFrame  # the set's, with the run's corrections
+    vocab: Vocab  # of the run's heads
+    codes: np.ndarray  # int64 (N, T): its labels by row, -1 where there is none, or none that the run knows
+    split: JointSplit  # the run's own, as rows of the set; of another set those that it has
+    trained_on: TrainedOn
+    unseen: np.ndarray  # int64 (n,): rows of the set that the run neither trained, validated nor tested
+    notes: tuple[str, ...] = ()  # for people
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.split.test)
+
+
+def read_config(run: Path) -> RunConfig:
+    """The resolved settings of a run; raises InputError where the folder is no run."""
+    try:
+        return RunConfig.from_dict(json.loads((run / CONFIG).read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{run}: not a run: {CONFIG} is missing; expected a folder such as runs/NAME that fastfashion train made"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{run / CONFIG}: {unreadable(error)}") from error
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{run / CONFIG}: not readable as a run's settings: {error}") from error
+
+
+def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, writes: bool = True) -> OpenRun:
+    """Open a run with the set that it was trained on, or, where `other_ids` allows, with any set.
+
+    Raises InputError, PackedSetError or ConfigError where the folder is no run, or run and packed set do not fit. The list of ids of a run
+    from before there were any is written into its folder, unless another rank `writes`.
+    """
+    config = read_config(run)
+    model, description = load_artifact(run / "best")
+    try:
+        packed = open_packed_set(shards or location(config.data.shards))
+    except PackedSetError as error:
+        if shards is not None:
+            raise
+        raise PackedSetError(f"{error}\n{run} was trained on it: if it is elsewhere now, say where with --shards") from error
+    vocab = Vocab({task: tuple(names) for task, names in description.classes.items()})
+    for task, names in vocab.classes.items():
+        if packed.vocab.names(task) != names and not other_ids:
+            raise ConfigError(
+                f"{packed.path}: its {len(packed.vocab.names(task))} classes of {task} are not the {len(names)} that {run} was "
+                "trained on; name the packed set of the training with --shards"
+            )
+    table, notes = corrected(packed, config.data.corrections), list[str]()
+    kept = read_trained_on(run)
+    if kept is None:
+        kept = assumed_list(run, packed, config.data, table)
+        notes.append(kept.assumption(run))
+        if writes:
+            with suppress(OSError):  # a run of another user: it is said again the next time
+                write_trained_on(run, kept)
+    rows = kept.rows_in(packed) if other_ids else kept.check(run, packed)
+    unseen = np.ones(len(packed), dtype=bool)
+    unseen[rows[kept.seen & (rows >= 0)]] = False
+    return OpenRun(
+        path=run,
+        config=config,
+        model=model,
+        size=Size.parse(description.size),
+        packed=packed,
+        table=table,
+        vocab=vocab,
+        codes=vocab.codes(table, list(vocab.classes)),
+        split=place(kept.split, rows),
+        trained_on=kept,
+        unseen=np.flatnonzero(unseen),
+        notes=tuple(notes),
+    )
+
+
+def corrected(packed: PackedSet, corrections: str) -> pd.DataFrame:
+    """The set's table with the labels of a corrections file, where one is named."""
+    return correct(packed.table, packed.vocab, Path(corrections)) if corrections else packed.table
+
+
+def assumed_list(run: Path, packed: PackedSet, data: DataConfig, table: pd.DataFrame) -> TrainedOn:
+    """For a run from before there were lists of ids: that of a set, which its report, if it has one, must not contradict."""
+    kept = list_rows(packed, data, table, assumed=True)
+    report = read_report(run) or {}
+    known = report.get("split", {}).get("train_ids_sha256")
+    if known is not None and known != ids_hash(kept.ids[kept.split.train].tolist()):
+        raise InputError(
+            f"{run} was trained on other rows than {packed.path} gives it now: the training ids in {run / REPORT} have the hash "
+            f"{known[:12]}; name the set that it was trained on with --shards"
+        )
+    return kept
+
+
+def read_report(run: Path) -> dict[str, Any] | None:
+    """What `evaluate_run` returned; None where the run was not tested. Raises InputError where the file is cut, or no report."""
+    path = run / REPORT
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: {unreadable(error)}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not readable ({error}); test the run again: fastfashion evaluate {run}") from error
+    if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
+        raise InputError(f"{path}: expected a report with tasks, found none; test the run again: fastfashion evaluate {run}")
+    return report
+
+
+def read_metrics(run: Path) -> list[Mapping[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
