@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import workers
-from conftest import PackedSmall
+from conftest import PackedSmall, make_source
 
 from fastfashion import dist
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, TrainingError
+from fastfashion.pack import PackRequest, pack
 from fastfashion.train.folder import check_run_folder, is_untrained
 from fastfashion.train.job import TrainSummary, resolve, train
 from fastfashion.train.settings import ALLOWED, FIXED, FREE, flat
@@ -76,19 +77,22 @@ def wrong_starts(shards: Path, home: Path) -> dict[str, RunConfig]:
     home.mkdir(exist_ok=True)
     (home / "corrections.csv").write_text("id,task,label\n10000,gender,Mne\n")
     (home / "weights.safetensors").write_bytes(b"no weights at all")
+    few = home / "few"
+    if not few.exists():
+        pack(PackRequest(source=make_source(home / "source", rows=2), out=few, resolutions=("32",), workers=1))
     return {
         "corrections": config_of(shards, data__corrections=str(home / "corrections.csv")),
         "weights": config_of(shards, model__weights=str(home / "weights.safetensors")),
         "cuda": config_of(shards, train__cuda_graphs=True),
         "batch": config_of(shards, train__batch_size=1, augment__mixup=0.2),
-        "backend": config_of(shards, data__backend="dali"),
+        "rows": config_of(few),
     }
 
 
-@pytest.mark.parametrize("what", ["corrections", "weights", "cuda", "batch", "backend"])
+@pytest.mark.parametrize("what", ["corrections", "weights", "cuda", "batch", "rows"])
 @pytest.mark.parametrize("before", ["nothing", "empty", "left by a killed start"])
 def test_a_start_that_fails_leaves_nothing_behind(what: str, before: str, shards: Path, tmp_path: Path) -> None:
-    if torch.cuda.is_available() and what in ("cuda", "backend"):
+    if torch.cuda.is_available() and what == "cuda":
         pytest.skip("there is a GPU, with which this start does not fail")
     run = tmp_path / "runs" / "one"
     if before != "nothing":
@@ -97,7 +101,7 @@ def test_a_start_that_fails_leaves_nothing_behind(what: str, before: str, shards
         for name in ("config.json", "status.json", ".training.lock", "events.out.tfevents.1.host.1.0"):
             (run / name).write_text("{}")
         (run / "metrics.jsonl").write_text('{"kind": "start", "epoch": 0, "step": 0}\n')
-    with pytest.raises((FastfashionError, ImportError, RuntimeError)):
+    with pytest.raises(FastfashionError):
         train(wrong_starts(shards, tmp_path / "home")[what], run, ALONE)
     assert {path.name for path in tmp_path.iterdir()} == {"home", *([] if before == "nothing" else ["runs"])}
     if before != "nothing":
@@ -202,7 +206,7 @@ def test_where_checkpoints_of_an_unfinished_run_are_gone_must_refuses_and_auto_s
     shutil.rmtree(copied / "checkpoints")
     status = json.loads((copied / "status.json").read_text()) | {"state": "interrupted"}
     (copied / "status.json").write_text(json.dumps(status))
-    with pytest.raises(TrainingError, match="--resume must, but checkpoints/ holds no checkpoint.*to train it anew"):
+    with pytest.raises(TrainingError, match=r"--resume must, but checkpoints/ holds no checkpoint.*to train it anew"):
         check_run_folder(copied, config_of(shards), resume="must")
     check_run_folder(copied, config_of(shards))
     train(config_of(shards), copied, ALONE)
@@ -232,7 +236,7 @@ def test_without_the_optimizer_a_finished_run_keeps_none_and_refuses_to_be_lengt
     assert "checkpoints" not in first.stderr
     again = workers.fastfashion(*arguments, "--resume", "must", cwd=tmp_path)  # as a cluster does that starts its jobs anew
     assert again.returncode == 0 and "finished; nothing to do" in again.stderr
-    longer = workers.fastfashion(*arguments, "--epochs", "3", "--allow-config-change", "train.epochs", cwd=tmp_path)
+    longer = workers.fastfashion(*arguments, "--set", "train.epochs=3", "--allow-config-change", "train.epochs", cwd=tmp_path)
     assert longer.returncode == 2
     assert (
         "cannot be trained further with train.epochs: 2 there, 3 now: its optimiser state was not kept (--keep-optimizer no)"

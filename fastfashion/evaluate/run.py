@@ -217,9 +217,9 @@ def report_text(run: Path, report: Mapping[str, Any]) -> str:
     """A report as a table for people, and where the rest lies."""
     split = report["split"]
     what = f"{counted(split['num_rows'], 'test row')} of the {split['protocol']} split by {', '.join(split['by'])}"
-    if split["part"] == UNSEEN:
+    if split.get("part") == UNSEEN:
         what = f"{counted(split['num_rows'], 'row')} of {report['set']['path']} that it neither trained, validated nor tested"
-    lines = [*report["notes"], f"{report['run']}: {report['model']} at {report['size']}, {what}"]
+    lines = [*report.get("notes", ()), f"{report['run']}: {report['model']} at {report['size']}, {what}"]
     for task, counts in report.get("unknown_classes", {}).items():
         listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
         lines.append(f"{sum(counts.values())} of them are not tested for {task}, whose classes {listed} the run does not know")
@@ -233,7 +233,7 @@ def report_text(run: Path, report: Mapping[str, Any]) -> str:
     if report["skipped"]:
         lines += ["", f"{counted(len(report['skipped']), 'test image')} left out, not decodable: the report names them"]
     lines += ["", "interval: of the choice of test pictures; calibration: mean error of the probabilities; chance: the largest class", ""]
-    out = report_folder(run, split["part"])
+    out = report_folder(run, split.get("part", "test"))
     lines += [f"report       {out / REPORT}", f"predictions  {out / PREDICTIONS}", f"plots        {out / PLOTS}/*.png"]
     return "\n".join(lines)
 

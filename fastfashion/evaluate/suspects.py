@@ -113,7 +113,10 @@ def _suspects(names: Sequence[str], task: str, labels: np.ndarray, sums: np.ndar
 
 def suspects_text(result: dict[str, Any]) -> str:
     """How many labels of each task are suspicious, and what to do with them."""
-    lines = [*result["notes"], f"judged by a run that did not see them in training: {result['unseen']} of {counted(result['rows'], 'row')}"]
+    lines = [
+        *result.get("notes", ()),
+        f"judged by a run that did not see them in training: {result['unseen']} of {counted(result['rows'], 'row')}",
+    ]
     if result["unseen"] < result["rows"]:
         lines[-1] += f"; for all, train with --protocol folds --set data.fold=0 to {FOLDS - 1} and name the {FOLDS} runs"
     lines += [f"{task:<16}{number:>6} {'suspicious label' + 's' * (number != 1)}" for task, number in result["suspects"].items()]
