@@ -100,8 +100,9 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *,
     """Train a resolved config into the folder `run`, from its last checkpoint on where there is one.
 
     `command` is what the user typed; it is recorded beside machine, versions and commit. With `signals`, SIGTERM, SIGUSR1 and Ctrl-C have
-    it save and stop. A start that fails before its first step leaves nothing behind. Raises TrainingError where the folder is held by another process, the loss gets out of hand, or the last checkpoint
-    cannot be written; InputError where the set holds other ids than the run was trained on.
+    it save and stop. A start that fails before its first step leaves nothing behind.
+    Raises TrainingError where the folder is held by another process, the loss gets out of hand, or the last checkpoint cannot be written;
+    InputError where the set holds other ids than the run was trained on.
     """
     done = dist.from_main(world, finished_summary(run, config) if world.is_main else None)
     if done is not None:
@@ -142,7 +143,8 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def _train(config: RunConfig, run: Path, world: dist.World, command: str, stack: ExitStack, signals: bool, held: Held | None
+def _train(
+    config: RunConfig, run: Path, world: dist.World, command: str, stack: ExitStack, signals: bool, held: Held | None
 ) -> TrainSummary:
     stack.enter_context(determinism(config.train.deterministic))
     torch.manual_seed(config.train.seed)
