@@ -10,7 +10,8 @@ import typer
 
 from fastfashion.config import ALL
 from fastfashion.errors import ConfigError, FastfashionError, InputError
-from fastfashion.files import location
+from fastfashion.files import is_remote, location
+from fastfashion.words import os_error_text, why
 
 SHARDS_HOME = Path("shards")
 STORAGE = ("botocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "huggingface_hub")  # whose errors are the user's to cure
@@ -34,6 +35,48 @@ def Shards(panel: str | None = None) -> Any:
 
 def Location(what: str, panel: str | None = None) -> Any:
     return typer.Option(help=what, parser=location, metavar="PATH", rich_help_panel=panel)
+
+
+def OutFile(what: str, panel: str | None = None) -> Any:
+    """`--out` of a command that writes one file; checked before there is any work to lose."""
+    return typer.Option("--out", help=what, metavar="FILE", callback=_check_out_file, rich_help_panel=panel)
+
+
+def OutFolder(what: str, panel: str | None = None) -> Any:
+    """The same of a command that writes a folder, on a disk or, for shards, on object storage."""
+    return typer.Option("--out", help=what, parser=_location, metavar="FOLDER", callback=_check_out_folder, rich_help_panel=panel)
+
+
+def _location(given: str | Path) -> Path:
+    return location(given) if isinstance(given, str) else given  # a default comes as a path
+
+
+def _check_out_file(path: Path | None) -> Path | None:
+    if path is not None:
+        check_place(path, "--out", is_folder=False)
+    return path
+
+
+def _check_out_folder(path: Path | None) -> Path | None:
+    if path is not None and not is_remote(path):
+        check_place(path, "--out", is_folder=True)
+    return path
+
+
+def check_place(path: Path, option: str, *, is_folder: bool) -> None:
+    """Raises ConfigError where a file, or a folder, could not be written at `path`: before the work, rather than after it."""
+    expected = "folder" if is_folder else "file"
+    try:
+        if path.exists() and path.is_dir() is not is_folder:
+            found = "a folder" if path.is_dir() else "a file"
+            raise ConfigError(f"{option} {path}: expected a {expected}, found {found} of that name; choose another {option}")
+        above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    except OSError as error:  # a name too long, a parent that is a file, links in a circle
+        raise ConfigError(f"{option} {path}: cannot be written ({why(error)}); choose another {option}") from error
+    if not above.is_dir() and above != path.absolute():
+        raise ConfigError(f"{option} {path}: {above} is a file, expected a folder; choose another {option}")
+    if not os.access(above, os.W_OK | (os.X_OK if above.is_dir() else 0)):
+        raise ConfigError(f"{option} {path}: {above} cannot be written to (permission denied); choose another {option}")
 
 
 def Source(panel: str | None = None) -> Any:
@@ -91,6 +134,8 @@ def find_shards(given: Path | None) -> Path:
         return found[0]
     if found:
         raise ConfigError(f"which packed set? There are {', '.join(map(str, found))}: choose with --shards")
+    if begun := sorted(path.parent.parent for path in SHARDS_HOME.glob("*/.staging/plan.json")):
+        raise ConfigError(f"no packed set under shards/: packing {begun[0]} was interrupted; the same fastfashion shard command resumes it")
     raise ConfigError("no packed set under shards/: make one with fastfashion shard --res 224, or name one with --shards")
 
 
@@ -136,7 +181,7 @@ def run_command(app: typer.Typer) -> None:
     except (FastfashionError, OSError) as error:
         if _debug:
             traceback.print_exc()
-        say_error(str(error))
+        say_error(os_error_text(error) if isinstance(error, OSError) else str(error))
         sys.exit(2)
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in STORAGE:

@@ -36,11 +36,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def reason(error: OSError) -> str:
-    """What went wrong with a file, without the number that the system gives it."""
-    if error.errno in _REASONS:
-        return _REASONS[error.errno]
-    return (error.strerror or str(error)).lower() if error.errno is not None else str(error)
+def why(error: BaseException) -> str:
+    """What went wrong with a file, without the number that the system gives it; of other errors their own text."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    return _REASONS.get(error.errno) or (error.strerror or str(error)).lower()
 
 
 def os_error_text(error: OSError) -> str:
@@ -50,4 +50,4 @@ def os_error_text(error: OSError) -> str:
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     where = f"{' to '.join(names)}: " if names else ""
     cure = _CURES.get(error.errno, "")
-    return f"{where}{reason(error)}" + (f"; {cure}" if cure else "")
+    return f"{where}{why(error)}" + (f"; {cure}" if cure else "")

@@ -31,6 +31,7 @@ from fastfashion.files import publish_json
 from fastfashion.image import fit_short_side
 from fastfashion.pack import PackRequest, pack
 from fastfashion.pack.block import OVERSAMPLE
+from fastfashion.pack.plan import make_plan
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
 from fastfashion.words import counted
@@ -123,6 +124,8 @@ def bench(request: BenchShardRequest) -> dict[str, Any]:
     A contestant that cannot run here has None for its figures, and a `why`. Needs room for three copies of the pictures in the folder
     for temporary files, or in `request.photos`. Raises ConfigError, InputError, and RuntimeError where a contestant loses pictures.
     """
+    if request.source is not None:
+        make_plan(PackRequest(source=request.source, out=Path("unused")))  # an error of the source comes before the measurements
     if request.photos is not None:
         request.photos.mkdir(parents=True, exist_ok=True)
     # beside the stand-ins: hard links do not reach another file system

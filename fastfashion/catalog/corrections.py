@@ -9,6 +9,7 @@ from fastfashion.catalog.ids import RowFinder, went_through_floats
 from fastfashion.catalog.styles import NO_LABEL
 from fastfashion.catalog.vocab import Vocab
 from fastfashion.errors import InputError
+from fastfashion.words import why
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +48,8 @@ def _read(path: Path) -> list[tuple[int, str, str, str]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: not readable as a CSV of corrections ({error}); expected the columns {', '.join(COLUMNS)}") from error
+        expected = f"expected a CSV with the columns {', '.join(COLUMNS)}"
+        raise InputError(f"{path}: not readable ({why(error)}); {expected}") from error
     file = read_csv(data, str(path), COLUMNS)
     places = [file.places[name] for name in COLUMNS]
     lines = []

@@ -12,6 +12,7 @@ from fastfashion.catalog.vocab import Vocab
 from fastfashion.config import FOLDS, PROTOCOLS
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.words import why
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,7 +216,7 @@ def write_split(path: Path, table: "pd.DataFrame", split: JointSplit) -> dict[st
         path.parent.mkdir(parents=True, exist_ok=True)
         publish_csv(path, ["id", "split"] if one else ["id", "split", "task"], (line[:2] if one else line for line in lines))
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from error
+        raise InputError(f"{path}: cannot be written ({why(error)}); choose another --out") from error
     return {
         task: {part: {"num_rows": len(named), "ids_sha256": ids_hash(named)} for part, named in parts.items()}
         for task, parts in lists.items()

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from fastfashion.cli.app import OUT, RUN, app
-from fastfashion.options import Debug, Json
+from fastfashion.options import Debug, Json, OutFolder
 from fastfashion.words import counted
 
 
 @app.command(epilog="Example: fastfashion download small")
 def download(
     which: Annotated[str, typer.Argument(help="small: pictures of 60x80; full: the originals, up to 1800x2400.", metavar="small|full")],
-    out: Annotated[Path, typer.Option(help="Folder for the zip.", rich_help_panel=OUT)] = Path("data"),
+    out: Annotated[Path, OutFolder("Folder for the zip.", OUT)] = Path("data"),
     timeout: Annotated[
         float, typer.Option(help="Seconds without a byte after which a connection counts as cut.", rich_help_panel=RUN)
     ] = 60.0,

@@ -15,7 +15,8 @@ from fastfashion.options import (
     Debug,
     IdColumn,
     Json,
-    Location,
+    OutFile,
+    OutFolder,
     Protocol,
     Shards,
     Size,
@@ -32,7 +33,7 @@ from fastfashion.words import counted
 
 @app.command(epilog="Example: fastfashion synth --rows 1200 --res 600x800 --out data/synth")
 def synth(
-    out: Annotated[Path, typer.Option(help="Folder to make; must not exist or be empty.", rich_help_panel=OUT)] = Path("data/synth"),
+    out: Annotated[Path, OutFolder("Folder to make; must not exist or be empty.", OUT)] = Path("data/synth"),
     rows: Annotated[int, typer.Option(help="Lines of the table.", rich_help_panel=OUT)] = 1200,
     res: Annotated[
         str, typer.Option(help="Size of the pictures, width x height in pixels, 60x80 to 1800x2400.", rich_help_panel=OUT)
@@ -79,7 +80,7 @@ def shard(
     na_values: Annotated[
         str | None, typer.Option(help="Cells without a label, with commas: NA,- (default: docs/tables.md).", rich_help_panel=IN)
     ] = None,
-    out: Annotated[Path | None, Location("Folder of the packed set; shards/NAME by default.", OUT)] = None,
+    out: Annotated[Path | None, OutFolder("Folder of the packed set; shards/NAME by default.", OUT)] = None,
     res: Annotated[list[str] | None, typer.Option(help="Shorter side in pixels, or full; again and again.", rich_help_panel=OUT)] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality of resized pictures.", rich_help_panel=OUT)] = 90,
     max_rejected: Annotated[int, typer.Option(help="Stop when more rows than this cannot be packed.", rich_help_panel=IN)] = 1000,
@@ -169,9 +170,7 @@ def audit(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
     run: Annotated[list[Path] | None, typer.Option(help="Judge labels by this run, too; again and again.", rich_help_panel=IN)] = None,
     corrections: Annotated[Path | None, Corrections(IN)] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for audit.json and a picture of the largest duplicate groups.", rich_help_panel=OUT)
-    ] = None,
+    out: Annotated[Path | None, OutFolder("Folder for audit.json and a sheet of the largest duplicate groups.", OUT)] = None,
     workers: Annotated[int | None, Workers(RUN)] = None,
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
@@ -207,7 +206,7 @@ def splits(
     split_by: Annotated[str, typer.Option(help="Tasks whose own splits to keep, as in training.", rich_help_panel=IN)] = "",
     seed: Annotated[int, typer.Option(help="Of the stratified protocol.", rich_help_panel=IN)] = 0,
     fold: Annotated[int, typer.Option(help="Of the folds protocol: which one is tested, 0 to 4.", rich_help_panel=IN)] = 0,
-    out: Annotated[Path, typer.Option(help="CSV to write: id,split, in the split's own order.", rich_help_panel=OUT)] = Path("splits.csv"),
+    out: Annotated[Path, OutFile("CSV to write: id,split, in the split's own order.", OUT)] = Path("splits.csv"),
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
@@ -241,7 +240,7 @@ def preview(
     task: Annotated[str, Task(IN)] = "subCategory",
     count: Annotated[int, typer.Option("--rows", help="Pictures to show, drawn from those with a label.", rich_help_panel=IN)] = 32,
     row: Annotated[list[int] | None, typer.Option(help="Show this row of the set instead; again and again.", rich_help_panel=IN)] = None,
-    out: Annotated[Path, typer.Option(help="PNG to write.", rich_help_panel=OUT)] = Path("preview.png"),
+    out: Annotated[Path, OutFile("PNG to write.", OUT)] = Path("preview.png"),
     size: Annotated[str, Size(RUN)] = "auto",
     seed: Annotated[int, typer.Option(help="Of the pictures and of the augmentation.", rich_help_panel=RUN)] = 0,
     recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=RUN)] = "fast",

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from fastfashion.cli.app import IN, OUT, RUN, app
-from fastfashion.options import Debug, Json, Location, Tasks, parse_tasks
+from fastfashion.options import Debug, Json, Location, OutFolder, Tasks, parse_tasks
 
 
 @app.command(epilog="Example: fastfashion export runs/NAME --to onnx --int8")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
     to: Annotated[str, typer.Option(help="onnx: one file. hub: for timm and the Hub. space: a page to put online.", rich_help_panel=OUT)],
-    out: Annotated[Path | None, typer.Option(help="Folder to write; RUN/export/FORMAT by default.", rich_help_panel=OUT)] = None,
+    out: Annotated[Path | None, OutFolder("Folder to write; RUN/export/FORMAT by default.", OUT)] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="With 8-bit weights too, and what they cost; only onnx.", rich_help_panel=OUT)
     ] = False,

@@ -12,6 +12,7 @@ from fastfashion.options import (
     Debug,
     Json,
     Location,
+    OutFolder,
     Tasks,
     Workers,
     parse_tasks,
@@ -84,7 +85,7 @@ def reproduce(
     epochs: Annotated[int | None, typer.Option(help="Those of the recipe by default.", rich_help_panel=RUN)] = None,
     nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="As in training.", rich_help_panel=RUN)] = None,
-    out: Annotated[Path, typer.Option(help="Folder for runs and tables.", rich_help_panel=OUT)] = Path("runs/reproduce"),
+    out: Annotated[Path, OutFolder("Folder for runs and tables.", OUT)] = Path("runs/reproduce"),
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fastfashion.cli.app import IN, OUT, RUN, app
-from fastfashion.options import Debug, Json, Location, Tasks, Workers, parse_tasks
+from fastfashion.options import Debug, Json, Location, OutFile, Tasks, Workers, parse_tasks
 from fastfashion.words import counted
 
 LIMITS = "Limits"
@@ -22,7 +22,7 @@ def predict(
     top: Annotated[int, typer.Option(help="Classes a label, the most probable first.", min=1, rich_help_panel=OUT)] = 3,
     task: Annotated[list[str] | None, Tasks("Only these labels", OUT)] = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, jsonl or parquet; by --out's name.", rich_help_panel=OUT)] = "auto",
-    out: Annotated[Path | None, typer.Option(help="File to write; stdout by default.", rich_help_panel=OUT)] = None,
+    out: Annotated[Path | None, OutFile("File to write; stdout by default.", OUT)] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures a step of the model.", min=1, rich_help_panel=RUN)] = 256,
     workers: Annotated[int | None, Workers(RUN)] = None,
     as_json: Annotated[bool, Json(RUN)] = False,

@@ -10,9 +10,11 @@ from fastfashion.cli.app import IN, OUT, RUN, app
 from fastfashion.options import (
     Debug,
     Json,
+    OutFile,
     Shards,
     Size,
     Workers,
+    check_place,
     find_shards,
 )
 
@@ -22,9 +24,7 @@ def bench_loader(
     shards: Annotated[Path | None, Shards(IN)] = None,
     size: Annotated[str, Size(IN)] = "auto",
     res: Annotated[str, typer.Option(help="Packed resolution; the smallest that is enough by default.", rich_help_panel=IN)] = "auto",
-    out: Annotated[
-        Path | None, typer.Option(help="Write the record, with machine and versions, to this JSON file.", rich_help_panel=OUT)
-    ] = None,
+    out: Annotated[Path | None, OutFile("Write the record, with machine and versions, to this JSON file.", OUT)] = None,
     workers: Annotated[int | None, Workers(RUN)] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures a batch.", rich_help_panel=RUN)] = 64,
     images: Annotated[int, typer.Option(help="Pictures a measurement, the same for every backend.", rich_help_panel=RUN)] = 4096,
@@ -63,9 +63,7 @@ def bench_loader(
 def bench_train(
     shards: Annotated[Path | None, Shards(IN)] = None,
     size: Annotated[str, Size(IN)] = "auto",
-    out: Annotated[
-        Path | None, typer.Option(help="Write the record, with machine and versions, to this JSON file.", rich_help_panel=OUT)
-    ] = None,
+    out: Annotated[Path | None, OutFile("Write the record, with machine and versions, to this JSON file.", OUT)] = None,
     model: Annotated[str, typer.Option(help="Any timm model, from random weights.", rich_help_panel=RUN)] = "resnet18",
     batch_size: Annotated[int, typer.Option(help="Pictures a step.", rich_help_panel=RUN)] = 128,
     steps: Annotated[int, typer.Option(help="Steps a measurement.", rich_help_panel=RUN)] = 20,
@@ -99,9 +97,7 @@ def bench_train(
 def bench_shard(
     photos: Annotated[Path | None, typer.Option(help="Folder where the stand-ins are made once and kept.", rich_help_panel=IN)] = None,
     source: Annotated[Path | None, typer.Option(help="A real zip or folder to pack as well.", rich_help_panel=IN)] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the record, with machine and versions, to this JSON file.", rich_help_panel=OUT)
-    ] = None,
+    out: Annotated[Path | None, OutFile("Write the record, with machine and versions, to this JSON file.", OUT)] = None,
     images: Annotated[int, typer.Option(help="Pictures a measurement, the same for everybody.", rich_help_panel=RUN)] = 1024,
     workers: Annotated[int | None, Workers(RUN, what="Processes; all cores by default.")] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved measurements of everybody.", rich_help_panel=RUN)] = 5,
@@ -115,6 +111,8 @@ def bench_shard(
     from fastfashion.bench.shard import BenchShardRequest, bench, table_text
     from fastfashion.dist import cores_per_process
 
+    if photos is not None:
+        check_place(photos, "--photos", is_folder=True)
     threads = workers or cores_per_process(1)
     request = BenchShardRequest(num_images=images, workers=threads, rounds=rounds, photos=photos, source=source, memory=memory, out=out)
     result = bench(request)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fastfashion.errors import ConfigError
 from fastfashion.shards.layout import ShardEntry
+from fastfashion.words import why
 
 _SHARD = re.compile(r"([0-9a-f]{64})\.tar")
 _PARTIAL = re.compile(r"[0-9a-f]{64}\.(\d+)\.partial")
@@ -115,7 +116,7 @@ class CacheFolder:
             yield
         except OSError as error:
             raise ConfigError(
-                f"{self._path}: cannot hold shards of remote sets ({error}); lower data.cache_gb or name another data.cache_dir"
+                f"{self._path}: cannot hold shards of remote sets ({why(error)}); lower data.cache_gb or name another data.cache_dir"
             ) from error
 
 

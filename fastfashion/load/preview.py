@@ -19,6 +19,7 @@ from fastfashion.load.batch import Loader, LoaderSpec, choose_pictures, open_loa
 from fastfashion.load.plan import Plan
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 from fastfashion.shards.tiles import clip
+from fastfashion.words import why
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,7 +115,7 @@ def preview(request: PreviewRequest) -> PreviewSummary:
         request.out.parent.mkdir(parents=True, exist_ok=True)
         publish(request.out, lambda beside: sheet.save(beside, "PNG"))
     except OSError as error:
-        raise InputError(f"{request.out}: cannot be written ({error}); choose another --out") from error
+        raise InputError(f"{request.out}: cannot be written ({why(error)}); choose another --out") from error
     return PreviewSummary(
         out=str(request.out),
         resolution=pictures.name,

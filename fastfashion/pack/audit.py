@@ -18,7 +18,7 @@ from fastfashion.files import publish, publish_json
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.layout import REJECTED
 from fastfashion.shards.tiles import TILE_HEIGHT_PX, TILE_WIDTH_PX, clip, sharp_enough, tile
-from fastfashion.words import counted
+from fastfashion.words import counted, why
 
 REPORT, SHEET = "audit.json", "duplicates.png"
 PROTOCOLS_SHOWN = ("stratified", "reference")
@@ -64,7 +64,7 @@ def _write(out: Path, report: dict[str, Any], packed: PackedSet) -> None:
             publish(out / SHEET, lambda beside: sheet.save(beside, "PNG"))
         publish_json(out / REPORT, report)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error}); choose another --out") from error
+        raise InputError(f"{out}: cannot be written ({why(error)}); choose another --out") from error
 
 
 def _rejected(path: Path) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _rejected(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             reasons = pd.read_csv(file, dtype=str, keep_default_na=False)["reason"]
     except (OSError, KeyError, ValueError) as error:
-        raise PackedSetError(f"{path}: expected id,line,reason, not readable ({error}); pack the set again") from error
+        raise PackedSetError(f"{path}: expected id,line,reason, not readable ({why(error)}); pack the set again") from error
     return {"rows": len(reasons), "reasons": dict(Counter(reasons).most_common())}
 
 

@@ -21,6 +21,7 @@ from fastfashion.pack.staging import LOCK, STAGING, has_manifest
 from fastfashion.remote import children, list_anew, list_children
 from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest
 from fastfashion.shards.reader import parse_parquet
+from fastfashion.words import why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
         packed = parse_parquet(out / CATALOG, (out / CATALOG).read_bytes(), ["id", *styles.labels])
         num_rejected = len(pd.read_csv(io.BytesIO((out / REJECTED).read_bytes())))
     except (OSError, ValueError) as error:
-        raise PackedSetError(f"{out}: holds a damaged set ({error}); choose another --out or remove it") from error
+        raise PackedSetError(f"{out}: holds a damaged set ({why(error)}); choose another --out or remove it") from error
     if "path" not in packed and not packed["id"].isin(styles.table["id"]).all():
         raise PackedSetError(
             f"{out}: holds a set of format version 2, in which ids are names of images without folder and suffix, and now they are "

@@ -18,11 +18,9 @@ from fastfashion.errors import PackedSetError
 from fastfashion.files import hold, is_remote, publish_json
 from fastfashion.pack.block import record_path
 from fastfashion.remote import list_anew
-from fastfashion.shards.layout import MANIFEST, shard_name
+from fastfashion.shards.layout import MANIFEST, STAGED_PLAN, STAGING, shard_name
 
-STAGING = ".staging"
 LOCK = ".packing.lock"
-PLAN = "plan.json"
 
 
 @contextlib.contextmanager
@@ -80,12 +78,12 @@ class Staging:
                     remove_tree(folder)
             for folder in (self.records, *self.folders.values()):
                 folder.mkdir(parents=True, exist_ok=True)
-            publish_json(self.root / PLAN, plan)
+            publish_json(self.root / STAGED_PLAN, plan)
         self.remove_partials()
 
     def _plan(self) -> dict[str, Any] | None:
         with contextlib.suppress(FileNotFoundError, ValueError):
-            found: dict[str, Any] = json.loads((self.root / PLAN).read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads((self.root / STAGED_PLAN).read_text(encoding="utf-8"))
             return found
         return None
 

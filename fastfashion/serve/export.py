@@ -24,7 +24,7 @@ from fastfashion.serve.hub import HubModel, write_hub
 from fastfashion.serve.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
 from fastfashion.serve.space import write_app
 from fastfashion.serve.subject import Subject, drawn, open_subject, pictures
-from fastfashion.words import counted
+from fastfashion.words import counted, why
 
 FORMATS = ("onnx", "hub", "space")
 EXPORT = "export.json"  # what was exported, and how it was checked; also what marks a folder as ours to write to again
@@ -210,7 +210,7 @@ def _publish(beside: Path, out: Path, files: list[str], about: dict[str, Any]) -
             publish(target, partial(shutil.copyfile, beside / name))
         publish_json(out / EXPORT, about)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error}); choose another --out") from error
+        raise InputError(f"{out}: cannot be written ({why(error)}); choose another --out") from error
 
 
 def export_text(summary: ExportSummary) -> str:

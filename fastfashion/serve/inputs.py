@@ -19,6 +19,7 @@ from fastfashion.errors import InputError
 from fastfashion.files import is_remote, location
 from fastfashion.image import SUFFIXES, unsupported
 from fastfashion.shards.layout import CATALOG, VOCAB
+from fastfashion.words import why
 
 STDIN = "-"
 
@@ -95,7 +96,7 @@ def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterat
     try:
         archive = zipfile.ZipFile(path.open("rb"))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        yield refused(shown, f"not a readable zip ({error})")
+        yield refused(shown, f"not a readable zip ({why(error)})")
         return
     infos = [info for info in archive.infolist() if is_picture(info.filename) or is_unread(info.filename)]
     if not infos:

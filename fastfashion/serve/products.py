@@ -26,7 +26,7 @@ from fastfashion.model.artifact import WEIGHTS
 from fastfashion.serve.decoding import Decoders
 from fastfashion.serve.predictor import Predictor
 from fastfashion.shards.tiles import sharp_enough
-from fastfashion.words import counted
+from fastfashion.words import counted, why
 
 FILE = "products.safetensors"
 MAX_PRODUCTS = 200_000  # of more, evenly spread ones: 200 MB of features
@@ -126,7 +126,7 @@ class Products:
         try:
             publish(path, lambda beside: save_file(tensors, beside, metadata={"key": key}))
         except OSError as error:
-            print(f"{path}: cannot be kept ({error}); it will be made again the next time", file=sys.stderr, flush=True)
+            print(f"{path}: cannot be kept ({why(error)}); it will be made again the next time", file=sys.stderr, flush=True)
 
     def _key(self) -> str:
         """Changes with the weights, the rows asked for, and the pictures."""

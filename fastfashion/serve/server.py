@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.evaluate.run import PLOTS
 from fastfashion.serve.limits import BusyError, Guard, Limits, parse_auth
+from fastfashion.words import why
 
 if TYPE_CHECKING:
     from fastfashion.serve.state import State
@@ -171,7 +172,9 @@ def _listen(request: ServeRequest) -> Iterator[socket.socket]:
             listening.bind((request.host, request.port))
             listening.listen(BACKLOG)
         except OSError as error:
-            raise ConfigError(f"{request.host}:{request.port}: cannot listen there ({error}); choose another --host or --port") from error
+            raise ConfigError(
+                f"{request.host}:{request.port}: cannot listen there ({why(error)}); choose another --host or --port"
+            ) from error
         yield listening
 
 

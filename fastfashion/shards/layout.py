@@ -9,6 +9,7 @@ from typing import Any
 
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import publish
+from fastfashion.words import why
 
 FORMAT_NAME = "fastfashion-packed-set"
 FORMAT_VERSION = 3  # what is written
@@ -21,6 +22,7 @@ REJECTED = "rejected.csv"
 INDEX = "index.parquet"
 MANIFEST = "manifest.json"
 FULL = "full"
+STAGING, STAGED_PLAN = ".staging", "plan.json"  # what a packing run that is not finished leaves beside the resolutions
 
 READ_BYTES = 1 << 20  # at once, where a file may be larger than memory
 
@@ -152,7 +154,7 @@ def _read_signed(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise PackedSetError(f"{path}: missing; it was not packed to its end, run fastfashion shard again") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
+        raise PackedSetError(f"{path}: not readable ({why(error)}); pack the set again") from error
     found = (values.pop("format", None), values.pop("version", None)) if isinstance(values, dict) else (None, None)
     if found[0] != FORMAT_NAME or found[1] not in READABLE_VERSIONS:
         readable = " or ".join(map(str, READABLE_VERSIONS))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import is_remote, unreadable
 from fastfashion.remote import children, is_folder, list_anew
 from fastfashion.shards.kinds import NUM_KINDS, Kinds
-from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, SET, VOCAB, Manifest, SetFiles, shard_name
+from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, SET, STAGED_PLAN, STAGING, VOCAB, Manifest, SetFiles, shard_name
+from fastfashion.words import why
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +89,7 @@ class Resolution:
         try:
             data = source.fs.cat_file(source.path, start=start, end=start + int(self.num_bytes[row]))
         except OSError as error:
-            raise PackedSetError(f"{self.where(row)}: cannot be read ({error}); check the set with fastfashion verify") from error
+            raise PackedSetError(f"{self.where(row)}: cannot be read ({why(error)}); check the set with fastfashion verify") from error
         return np.frombuffer(data, dtype=np.uint8)
 
     def map_shard(self, number: int) -> np.ndarray:
@@ -219,6 +221,7 @@ def open_packed_set(path: Path) -> PackedSet:
     names = [folder.name for folder in children(path) if (folder / MANIFEST).is_file()]
     resolutions = tuple(sorted(names, key=resolution_order))
     if not resolutions or not (path / CATALOG).is_file() or not (path / VOCAB).is_file():
+        refuse_interrupted(path)
         raise PackedSetError(
             f"{path}: not a packed set: expected {CATALOG}, {VOCAB} and at least one resolution with a {MANIFEST}; {how_to_make}"
         )
@@ -229,11 +232,24 @@ def open_packed_set(path: Path) -> PackedSet:
         classes = json.loads(read_bytes(path / VOCAB))
         vocab = Vocab({task: tuple(names) for task, names in classes.items()})
     except (ValueError, AttributeError, TypeError) as error:
-        raise PackedSetError(f"{path / VOCAB}: not readable ({error}); pack the set again") from error
+        raise PackedSetError(f"{path / VOCAB}: not readable ({why(error)}); pack the set again") from error
     table = parse_parquet(path / CATALOG, read_bytes(path / CATALOG), (*CATALOG_COLUMNS, *vocab.classes))
     if len(table) != num_rows:
         raise PackedSetError(f"{path / CATALOG}: expected {num_rows} rows as in {SET}, found {len(table)}; pack the set again")
     return PackedSet(path=path, table=table, vocab=vocab, resolutions=resolutions)
+
+
+def refuse_interrupted(path: Path) -> None:
+    """Raises PackedSetError where a packing run into this folder has not finished, with what resumes it."""
+    try:
+        plan = json.loads((path / STAGING / STAGED_PLAN).read_text(encoding="utf-8"))
+        source, resolutions = str(plan["source"]), " ".join(f"--res {name}" for name in plan["resolutions"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    raise PackedSetError(
+        f"{path}: packing it was interrupted, or has not finished yet; the same command resumes it:\n"
+        f"  fastfashion shard --source {shlex.quote(source)} {resolutions} --out {shlex.quote(str(path))}   (and its other options)"
+    )
 
 
 def _size(path: Path | None) -> int | None:
@@ -254,7 +270,7 @@ def read_bytes(path: Path) -> bytes:
     except PermissionError as error:
         raise PackedSetError(f"{path}: {unreadable(error)}") from error
     except OSError as error:
-        raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
+        raise PackedSetError(f"{path}: not readable ({why(error)}); pack the set again") from error
 
 
 def parse_parquet(path: Path, data: bytes, columns: Iterable[str]) -> "pd.DataFrame":
@@ -269,7 +285,7 @@ def parse_parquet(path: Path, data: bytes, columns: Iterable[str]) -> "pd.DataFr
     try:
         table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False).to_pandas(use_threads=False)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise PackedSetError(f"{path}: not readable ({error}); pack the set again") from error
+        raise PackedSetError(f"{path}: not readable ({why(error)}); pack the set again") from error
     if missing := [name for name in columns if name not in table]:
         raise PackedSetError(f"{path}: expected columns {', '.join(missing)}, found {', '.join(map(str, table))}; pack the set again")
     return table

@@ -36,8 +36,9 @@ from fastfashion.shards.layout import (
     index_name,
     shard_name,
 )
-from fastfashion.shards.reader import INDEX_COLUMNS, parse_parquet, read_bytes
+from fastfashion.shards.reader import INDEX_COLUMNS, parse_parquet, read_bytes, refuse_interrupted
 from fastfashion.shards.verify_kinds import wrong_kinds
+from fastfashion.words import why
 
 MAX_THREADS = 8  # files read side by side; hashing lets go of the interpreter's lock
 MAX_IDS_NAMED = 5
@@ -140,6 +141,7 @@ def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
         elif not entry.name.startswith("."):
             listing[entry.name] = entry
     if SET not in listing and not any(where.endswith(f"/{MANIFEST}") for where in listing):
+        refuse_interrupted(path)
         raise PackedSetError(f"{path}: not a packed set: expected {SET} and at least one resolution with a {MANIFEST}")
     return listing, sorted(resolutions)
 
@@ -244,7 +246,7 @@ def _pictures_hit(tar: Path, pictures: pd.DataFrame) -> str:
                 if zlib.crc32(file.read(size)) != crc32:
                     hit.append((identity, offset))
     except (OSError, ValueError) as error:
-        return f"its pictures cannot be read ({error})"
+        return f"its pictures cannot be read ({why(error)})"
     if not hit:
         return "its pictures are whole: labels, headers or padding between them differ"
     ids = ", ".join(str(identity) for identity, _ in hit[:MAX_IDS_NAMED])
@@ -282,7 +284,7 @@ def _count_rows(path: Path, check: _Check, expected: int, teller: str) -> Iterat
         # whole, where it is remote: a web server need not be able to start in the midst of a file
         found = pq.read_metadata(io.BytesIO(file.read_bytes()) if is_remote(file) else file).num_rows
     except (OSError, ValueError, pa.ArrowException) as error:
-        yield check.damage(f"not a readable table ({error})")
+        yield check.damage(f"not a readable table ({why(error)})")
         return
     if found != expected:
         yield check.damage(f"expected {expected} rows as in {teller}, found {found}")

@@ -24,6 +24,7 @@ import torch
 from fastfashion.errors import TrainingError
 from fastfashion.files import publish, publish_json, unreadable
 from fastfashion.model.weights import read_safetensors
+from fastfashion.words import why
 
 FORMAT_NAME, FORMAT_VERSION = "fastfashion-checkpoint", 1
 
@@ -161,7 +162,7 @@ class Checkpoints:
             self._prune()
         except (OSError, SafetensorError) as error:
             kept = "none yet" if self.last_step is None else f"the one of step {self.last_step} stays"
-            self.failure = f"the checkpoint of step {step} was not saved ({error}); {kept}"
+            self.failure = f"the checkpoint of step {step} was not saved ({why(error)}); {kept}"
             with suppress(OSError):
                 if not path.is_file():
                     data.unlink(missing_ok=True)
