@@ -19,6 +19,7 @@ from fastfashion.jpeg_header import Encoded, JpegHeader
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _BITS_TAG, _WHITE_IS_TAG, _SAMPLES_TAG = 258, 262, 339  # TIFF 6.0
 _UNSIGNED, _SIGNED = 1, 2
+_ROUNDED = 1 / 512  # half a grey level: what arithmetic may leave beyond 0 and 1
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -122,12 +123,12 @@ def _eight_bits_tiff(picture: TiffImagePlugin.TiffImageFile) -> Image.Image:
     mode, white_is_zero = picture.mode, tags.get(_WHITE_IS_TAG) == 0
     if mode == "F":
         values = np.asarray(picture)
-        if not (values.min() >= 0 and values.max() <= 1):
+        if not (values.min() >= -_ROUNDED and values.max() <= 1 + _ROUNDED):
             raise InputError(
                 f"a TIFF of floating-point values from {values.min():g} to {values.max():g}; expected 0 (black) to 1 (white): "
                 "save it with 8 or 16 bits"
             )
-        levels = np.rint(values * np.float32(255)).astype(np.uint8)
+        levels = np.rint(np.clip(values, 0, 1) * np.float32(255)).astype(np.uint8)
     elif mode.startswith("I") or (mode == "L" and form == _SIGNED):
         levels = _levels(np.asarray(picture), form == _SIGNED, bits)
     else:

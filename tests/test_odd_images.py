@@ -104,6 +104,8 @@ def test_other_tiffs_are_shown_by_their_range() -> None:
     np.testing.assert_array_equal(decode_rgb(tiff((GRAY >> 1).view(np.int8))), three(GRAY >> 1 << 1))
     np.testing.assert_array_equal(decode_rgb(tiff(1 - GRAY / np.float32(255), photometric=0)), three(GRAY))
     np.testing.assert_array_equal(decode_rgb(tiff(255 - GRAY, photometric=0)), three(GRAY))
+    a_little_beyond = np.linspace(-0.001, 1.001, 96, dtype=np.float32).reshape(8, 12)
+    np.testing.assert_array_equal(decode_rgb(tiff(a_little_beyond)), three(np.rint(np.clip(a_little_beyond, 0, 1) * 255).astype(np.uint8)))
     np.testing.assert_array_equal(decode_rgb(tiff(turned(GRAY, 6) / np.float32(255), extra=[(274, 3, 6)])), three(GRAY))
     np.testing.assert_array_equal(decode_rgb(tiff(np.zeros((4, 4), np.uint32))), np.zeros((4, 4, 3)))  # black it is
     big_endian = Image.fromarray(GRAY.astype(np.uint16) * 257)
