@@ -126,9 +126,10 @@ def read_styles(data: bytes, where: str, wanted: Columns = KAGGLE) -> Styles:
     missing column, bytes that are no UTF-8, a file that is no CSV, an open quote, or no usable row.
     """
     file = read_csv(data, where, [wanted.id, *wanted.labels], OWN_TABLE)
-    columns, rejected = _columns(file, wanted, {})
-    if any(columns["recovered"]) and (wrong := _judged(file, wanted, columns)):
-        columns, rejected = _columns(file, wanted, wrong)
+    torn: dict[int, list[str]] = {}  # line -> fields, of rows with more of them than the header
+    columns, rejected = _columns(file, wanted, {}, torn)
+    if wrong := _judged(file, wanted, columns, torn):
+        columns, rejected = _columns(file, wanted, wrong, {})
     if not columns["path"]:
         raise InputError(f"{where}: no usable row under the header ({len(rejected)} rejected); expected at least one product")
     import pandas as pd  # not at the top of any module that worker processes of the packer import: they start in a third of the time
@@ -156,8 +157,10 @@ def _account(file: CsvFile, table: "pd.DataFrame", wanted: Columns, floats: bool
     )
 
 
-def _columns(file: CsvFile, wanted: Columns, wrong: dict[int, str]) -> tuple[dict[str, list[Any]], list[Rejected]]:
-    """Usable lines by column, and those left out, those in `wrong` (line -> reason) among them.
+def _columns(
+    file: CsvFile, wanted: Columns, wrong: dict[int, str], torn: dict[int, list[str]]
+) -> tuple[dict[str, list[Any]], list[Rejected]]:
+    """Usable lines by column, and those left out, those in `wrong` (line -> reason) among them; fills `torn`.
 
     Lists, and each label held once: a dict a line costs 1.4 KB a line, where this costs 0.5, and four times as long.
     """
@@ -171,6 +174,7 @@ def _columns(file: CsvFile, wanted: Columns, wrong: dict[int, str]) -> tuple[dic
     for line, fields in file:
         surplus = len(fields) - len(header)
         if surplus > 0 and name_at is not None:
+            torn[line] = fields
             fields = join(fields, name_at, surplus, file.separator)
         text = fields[file.key].strip() if file.key < len(fields) else ""
         key = same_text(stem(text) if wanted.is_kaggles else text)
@@ -197,8 +201,10 @@ def _columns(file: CsvFile, wanted: Columns, wrong: dict[int, str]) -> tuple[dic
     return columns, rejected
 
 
-def _judged(file: CsvFile, wanted: Columns, columns: dict[str, list[Any]]) -> dict[int, str]:
+def _judged(file: CsvFile, wanted: Columns, columns: dict[str, list[Any]], torn: dict[int, list[str]]) -> dict[int, str]:
     """Rows that were put together again and cannot be right: line -> reason."""
+    if not torn:
+        return {}
     clean = [row for row, recovered in enumerate(columns["recovered"]) if not recovered]
     years = [year for row in clean if (year := columns[YEAR][row]) not in wanted.no_label]
     judge = Judge(
@@ -209,4 +215,4 @@ def _judged(file: CsvFile, wanted: Columns, columns: dict[str, list[Any]]) -> di
         no_label=frozenset(wanted.no_label),
         separator=file.separator,
     )
-    return {line: reason for line, fields in file if (reason := judge.reason(fields))}
+    return {line: reason for line, fields in torn.items() if (reason := judge.reason(fields))}
