@@ -81,5 +81,5 @@ def test_a_table_of_paths_is_packed_and_one_that_names_no_picture_is_told_what_p
         smooth_picture(number, 40, 50).save(shop / "photos" / f"a{number}.{suffix}")
     (shop / "shop.csv").write_text("file,price,type\nphotos/a0.bmp,7,mug\nphotos/a1.tif,8,bowl\n")
     assert ff.shard(shop, tmp_path / "packed", res=32, id_column="file", label_columns=["type"], workers=1)["kept"] == 2
-    with pytest.raises(InputError, match=r"none of the 2 rows .*\(line 2, id '7': no image\); .* such as 'photos/a0.bmp'; --id-column"):
+    with pytest.raises(InputError, match=r"none of the 2 rows .*\(line 2, id '7': no image\); .* such as 'photos/a0.bmp'; id_column"):
         ff.shard(shop, tmp_path / "other", res=32, id_column="price", label_columns=["type"], workers=1)

@@ -167,6 +167,8 @@ class Files:
     def _resolve(self, start: str, key: str) -> str | None:
         """The name in the source that a path means; None where it leads out of it."""
         path = posixpath.normpath(posixpath.join(start, key))
+        if start != self._table_folder and start and not path.startswith(f"{start}/"):
+            return None  # only what is below `images` is looked for there
         if path.startswith(("/", "../")):
             if self._root is None:
                 return None
