@@ -186,7 +186,7 @@ def test_a_zip_whose_central_directory_is_cut_is_refused(where: str, tmp_path: P
             "a hole in the directory": data[: directory + 100] + data[directory + 250 :],
         }[where]
     )
-    with pytest.raises(InputError, match=r"set\.zip: not a readable zip .*download it again"):
+    with pytest.raises(InputError, match=r"set\.zip: not a readable zip .*download or copy it again"):
         packed_into(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
