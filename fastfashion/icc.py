@@ -8,9 +8,13 @@ image (inks on RGB), count as none.
 
 import hashlib
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import ImageCms
 
 MAX_PROFILE_BYTES = 16 << 20  # profiles of presses have up to 10 MiB
 _SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}  # ICC.1, table 19, by Pillow's mode
@@ -23,7 +27,7 @@ class _Unknown:
     """Not looked at yet; None is an answer."""
 
 
-_known: dict[tuple[bytes, str], ImageCms.ImageCmsTransform | None] = {}
+_known: dict[tuple[bytes, str], "ImageCms.ImageCmsTransform | None"] = {}
 _UNKNOWN = _Unknown()
 
 
@@ -41,7 +45,7 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     return transform.apply(picture)
 
 
-def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _transform(profile: bytes, mode: str) -> "ImageCms.ImageCmsTransform | None":
     """From the profile to sRGB; None where there is nothing to do. Made once for each profile: 12 ms, with inks 92."""
     key = hashlib.sha256(profile).digest(), mode
     found = _known.get(key, _UNKNOWN)  # without a lock, which a fork might leave locked for ever: at worst it is made twice
@@ -53,11 +57,13 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return found
 
 
-def _build(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _build(profile: bytes, mode: str) -> "ImageCms.ImageCmsTransform | None":
     space = _SPACES.get(profile[16:20])
     suits = space == mode or (space, mode) == ("RGB", "L")
     if space is None or not suits or profile[12:16] not in _CLASSES or profile[36:40] != b"acsp" or len(profile) > MAX_PROFILE_BYTES:
         return None
+    from PIL import ImageCms  # few images have a profile
+
     try:
         source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(source, target, space, "RGB", renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC)

@@ -18,7 +18,6 @@ from fastfashion import icc, image_pillow, jpeg_header
 from fastfashion.errors import InputError
 from fastfashion.jpeg_header import Encoded, JpegHeader
 
-JPEG_MAGIC = jpeg_header.MAGIC
 # A progressive JPEG of so many takes 900 MB while it is decoded. Medium-format cameras reach it, product photographs do not.
 MAX_PIXELS = 100_000_000
 # Of several images with one id, the first counts.

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from fastfashion import icc, png_chunks
 from fastfashion.errors import InputError
@@ -96,7 +96,7 @@ def _eight_bits(opened: Opened) -> Image.Image:
     picture = opened.picture
     if opened.png and opened.png.key:
         return _keyed(picture, opened.png, opened.png.key)
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+    if picture.format == "TIFF":
         return _eight_bits_tiff(picture)
     if picture.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -116,9 +116,9 @@ def _keyed(picture: Image.Image, png: png_chunks.PngFile, key: tuple[int, ...]) 
     return Image.fromarray(np.dstack([high_bytes, np.where(differs, 255, 0).astype(np.uint8)]))
 
 
-def _eight_bits_tiff(picture: TiffImagePlugin.TiffImageFile) -> Image.Image:
+def _eight_bits_tiff(picture: Image.Image) -> Image.Image:
     """One sample a pixel of more than 8 bits, signed, or float; brightness 0 to the largest value of its type, a float's 0 to 1."""
-    tags = picture.tag_v2
+    tags = picture.tag_v2  # type: ignore[attr-defined]
     form, bits = int(tags.get(_SAMPLES_TAG, (_UNSIGNED,))[0]), int(tags.get(_BITS_TAG, (1,))[0])
     mode, white_is_zero = picture.mode, tags.get(_WHITE_IS_TAG) == 0
     if mode == "F":

@@ -17,7 +17,7 @@ from fastfashion import image
 from fastfashion.catalog.synth import write_synth
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.image import JPEG_MAGIC
+from fastfashion.jpeg_header import MAGIC as JPEG_MAGIC
 from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_pictures, dali, open_loader, resident
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, open_packed_set
