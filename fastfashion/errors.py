@@ -25,6 +25,10 @@ class TrainingError(FastfashionError):
     """Training cannot go on: the loss is not finite, or a run directory does not fit."""
 
 
+class FirstStepError(TrainingError):
+    """The first step of training failed for a reason of its own: starting again would fail in the same way."""
+
+
 class LostPeerError(TrainingError):
     """Another process of a run has ended or does not answer; starting all of them again goes on from the last checkpoint."""
 

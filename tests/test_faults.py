@@ -211,7 +211,7 @@ def test_the_launcher_passes_signals_on_and_starts_again_what_dies(packed_small:
     wait_for(lambda: len(lines_of(run, "step")) > 2)
     first.send_signal(signal.SIGTERM)
     _, told = first.communicate(timeout=60)
-    assert "starting all again" in told
+    assert "restarting all of them" in told
     if first.returncode != 0:  # unless it was through with all
         assert first.returncode == 143, told
         assert status_of(run)["state"] == "interrupted"

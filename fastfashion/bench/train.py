@@ -137,7 +137,7 @@ class _Measure:
             learner=self.learner,
             loader=loader,
             loss=lambda logits, batch: objective(logits, batch, 1, self.loss),
-            scored=(),
+            weights={},
             guessing=math.inf,
             validate=dict,
             rows_of=lambda epoch, step: [],

@@ -124,6 +124,13 @@ class LoaderSpec:
         """How many batches an epoch still has for this rank from step `start` on."""
         return max(0, self.plan.num_steps - start) * self.portions
 
+    @property
+    def chosen_backend(self) -> str:
+        """What "auto" stands for on this device."""
+        if self.backend != "auto":
+            return self.backend
+        return "dali" if self.device.type == "cuda" else "threads"
+
     def parts(self, epoch: int, start: int) -> Iterator[tuple[Step, Part]]:
         total, mine = self.world_size * self.portions, range(self.rank * self.portions, (self.rank + 1) * self.portions)
         num_slots = self.plan.num_slots(total)
@@ -195,9 +202,7 @@ def open_loader(spec: LoaderSpec) -> Loader:
         permuted = spec.plan.augment is not None and not spec.plan.window_shards
         pictures, cache = open_cached(spec.pictures, spec.cache_dir, spec.cache_bytes, permuted=permuted)
         spec = replace(spec, pictures=pictures, cache=cache)
-    backend = spec.backend
-    if backend == "auto":
-        backend = "dali" if spec.device.type == "cuda" else "threads"
+    backend = spec.chosen_backend
     if backend == "dali":
         from fastfashion.load.dali import DaliLoader
 

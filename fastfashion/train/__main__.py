@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastfashion.config import ALL, DataConfig, RunConfig, parse_settings
-from fastfashion.errors import ConfigError, FastfashionError
+from fastfashion.errors import ConfigError, FastfashionError, FirstStepError
 from fastfashion.files import location
 from fastfashion.options import (
     Corrections,
@@ -164,7 +164,7 @@ def _work(config: RunConfig, run: Path, command: str, as_json: bool) -> None:
     except Exception as error:
         if world.size == 1:
             raise
-        if not isinstance(error, FastfashionError) or is_debug():
+        if not isinstance(error, FastfashionError) or isinstance(error, FirstStepError) or is_debug():
             error.add_note(f"on rank {world.rank} of {world.size}, host {socket.gethostname()}, process {os.getpid()}")
             traceback.print_exc()
         say_error(f"{type(error).__name__}: {error}" if not isinstance(error, FastfashionError) else str(error))
@@ -186,7 +186,11 @@ def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
     lines = [f"{run}: {how.get(summary.ended, f'interrupted ({summary.ended}); the same command goes on')}"]
     lines[0] += f", {summary.epochs} of {counted(config.train.epochs, 'epoch')}, {counted(summary.steps, 'step')}"
     if summary.best_epoch >= 0:
-        lines.append(f"best {config.train.select} {summary.best_metric:.4f} on validation, after epoch {summary.best_epoch + 1}")
+        of = f" (mean of {len(config.data.tasks)} labels, weighted as the loss)" if len(config.data.tasks) > 1 else ""
+        if config.train.select != "last":
+            lines.append(f"best {config.train.select} {summary.best_metric:.4f}{of} on validation, after epoch {summary.best_epoch + 1}")
+        else:
+            lines.append(f"the last weights are kept, of epoch {summary.best_epoch + 1}")
         lines.append(f"  weights      {run / 'best'}")
     if (run / "checkpoints").is_dir():
         lines.append(f"  checkpoints  {run / 'checkpoints'}")

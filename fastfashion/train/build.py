@@ -1,11 +1,16 @@
 """The model of a run, as it is before the first step: built, laid out for its device, and tried."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 
 from fastfashion.config import RunConfig, Size
 from fastfashion.dist import World
+from fastfashion.errors import FastfashionError, FirstStepError
 from fastfashion.load import LoaderSpec
 from fastfashion.model import Classifier, FirstStep, build_classifier, check_first_step, keep_heads, use_fast_convolutions
+from fastfashion.model.probe import reason
 from fastfashion.train.growth import size_in
 
 
@@ -35,3 +40,23 @@ def _sizes(config: RunConfig, size: Size) -> list[Size]:
     """Those that images have in training, the full one first."""
     grown = {size_in(epoch, size, config.train) for epoch in range(config.train.epochs)} if config.train.first_size < 1 else set()
     return [size, *sorted(grown - {size}, key=str)]
+
+
+@contextmanager
+def first_step_explained(is_first: Callable[[], bool]) -> Iterator[None]:
+    """What breaks in the first step of a start becomes a FirstStepError, after which nothing is restarted."""
+    try:
+        yield
+    except (FastfashionError, OSError):
+        raise
+    except Exception as error:
+        if not is_first():
+            raise
+        if isinstance(error, torch.OutOfMemoryError):
+            raise FirstStepError(
+                f"the first step does not fit into the GPU's memory ({reason(error)}); use a smaller --batch-size or --size, or take each "
+                "batch in portions with --set train.accumulate=2"
+            ) from error
+        raise FirstStepError(
+            f"the first step failed ({reason(error)}). Started again it would fail in the same way; --debug shows where it failed"
+        ) from error

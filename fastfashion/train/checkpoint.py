@@ -36,7 +36,8 @@ class Progress:
     epoch: int = 0  # the next step's
     step: int = 0  # the next step's, within the epoch; the number of steps where only the validation is still to do
     best_metric: float = -1.0
-    best_epoch: int = -1
+    best_epoch: int = -1  # the later of equal ones
+    better_epoch: int = -1  # the last one that was better than all before it; -1 in checkpoints from before
     mean_loss: float = 0.0  # running mean over steps; 0 before the first
     losses: tuple[float, ...] = ()  # of the steps since the last log line
     num_rows: int = 0  # seen since the last log line, and their hash

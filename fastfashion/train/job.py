@@ -36,15 +36,17 @@ from fastfashion.model import (
 from fastfashion.model.weights import ambiguity, check_declared
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import PackedSet, open_packed_set
-from fastfashion.train.build import build_model
+from fastfashion.train.build import build_model, first_step_explained
 from fastfashion.train.checkpoint import Checkpoints, Progress, prune_finished
 from fastfashion.train.control import Control
 from fastfashion.train.folder import BEST, CHECKPOINTS, SKIPPED, STATUS, Held, is_untrained, training_in, write_status
+from fastfashion.train.intro import Intro
 from fastfashion.train.learner import Learner, best_state, determinism
 from fastfashion.train.loop import Training, fit
 from fastfashion.train.record import Recorder, RunRecorder, Silent
 from fastfashion.train.settings import changes
 from fastfashion.train.summary import TrainSummary, finished_summary
+from fastfashion.train.texts import resumed_text
 from fastfashion.train.track import check_tracking
 
 if TYPE_CHECKING:
@@ -178,11 +180,11 @@ def _train(
         publish_json(run / CONFIG, config.to_dict())
         recorder = stack.enter_context(RunRecorder(run, config, epoch=progress.epoch, step=progress.step, num_steps=num_steps))
         recorder.write(start)
+        _introduce(recorder, run, config, world, data, count_parameters(model))
         if heads and not resumed_at:
             recorder.say(heads)
         if resumed_at:
-            recorder.say(f"{run}: going on at step {progress.step} of {num_steps} in epoch {progress.epoch + 1} of {config.train.epochs}")
-
+            recorder.say(resumed_text(run, progress, num_steps, config.train.epochs))
         elif held is not None and held.trained:
             recorder.say(f"{run}: {CHECKPOINTS}/ holds no checkpoint: training starts anew")
         if not resumed_at and (warning := ambiguity(config.model)):
@@ -209,7 +211,7 @@ def _train(
         learner=learner,
         loader=loader,
         loss=lambda logits, batch: objective(logits, batch, world.size, data.loss),
-        scored=config.data.split_tasks,
+        weights=config.optim.weights,
         guessing=sum(data.loss.weights.get(task, 1.0) * math.log(len(names)) for task, names in data.classes.items()),
         validate=validate,
         rows_of=lambda epoch, step: data.spec.plan.step(epoch, step).rows.tolist(),
@@ -220,7 +222,8 @@ def _train(
         began=held.began if held is not None else lambda: None,
         numbers=None if data.numbers is None else torch.from_numpy(data.numbers).to(world.device),
     )
-    end, ended = fit(job, progress)
+    with first_step_explained(lambda: job.first_step_s is None), dist.lost_peer_explained(world):
+        end, ended = fit(job, progress)
     if checkpoints is not None:
         checkpoints.wait()
         if checkpoints.failure is not None:
@@ -237,6 +240,22 @@ def _train(
         train_rows=len(data.spec.plan.rows),
         val_rows=len(data.val_spec.plan.rows),
     )
+
+
+def _introduce(recorder: Recorder, run: Path, config: RunConfig, world: dist.World, data: "Data", num_parameters: int) -> None:
+    intro = Intro(
+        run=run,
+        config=config,
+        world=world,
+        spec=data.spec,
+        num_val=len(data.val_spec.plan.rows),
+        num_test=data.num_test,
+        classes={task: len(names) for task, names in data.classes.items()},
+        num_parameters=num_parameters,
+    )
+    recorder.say("\n".join(intro.lines()))
+    if warning := intro.warning():
+        recorder.say(warning)
 
 
 def _restore(learner: Learner, checkpoints: Checkpoints | None, world: dist.World) -> Progress:
@@ -287,6 +306,7 @@ class Data:
     loss: LossSettings
     spec: LoaderSpec
     val_spec: LoaderSpec
+    num_test: int  # rows that are left for testing
     numbers: np.ndarray | None  # int64 (N,): the place of each row in the run's own list; None: it is the row itself
     to_keep: TrainedOn | None  # what the run does not have in its folder yet
 
@@ -346,7 +366,9 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
             for t, task in enumerate(tasks)
         }
     loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights, offsets=offsets)
-    return Data(classes=classes, loss=loss, spec=spec, val_spec=val_spec, numbers=rows.numbers, to_keep=to_keep)
+    return Data(
+        num_test=len(split.rows("test")), classes=classes, loss=loss, spec=spec, val_spec=val_spec, numbers=rows.numbers, to_keep=to_keep
+    )
 
 
 def _rows_to_train(config: RunConfig, packed: PackedSet, table: "pd.DataFrame", run: Path | None) -> tuple[RowsOfSet, TrainedOn | None]:

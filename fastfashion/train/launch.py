@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from fastfashion.dist import cores_per_process, env_int
 from fastfashion.errors import ConfigError, LostPeerError
+from fastfashion.words import counted
 
 USER_ERROR = 2  # exit status of errors that a user can cure: another try would end the same
 GUARD = "FASTFASHION_WORKER"  # set in the environment of launched workers, so that they do not launch again
@@ -59,7 +60,8 @@ def launch(nproc: int, arguments: Sequence[str], max_restarts: int) -> int:
         status, stopped = _launch_once(nproc, arguments)
         if status in (0, USER_ERROR) or stopped or not restarts_left:
             return status
-        print(f"a process ended with status {status}: starting all again, {restarts_left - 1} more times if need be", file=sys.stderr)
+        more = f"{counted(restarts_left - 1, 'further restart')} left" if restarts_left > 1 else "for the last time"
+        print(f"a process ended with status {status}: restarting all of them, {more}", file=sys.stderr)
     raise AssertionError("the last try returns")
 
 

@@ -7,7 +7,8 @@ Nothing in it waits for a GPU but log lines, checkpoints and validation.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,7 @@ from fastfashion.train.control import Control, Stopped
 from fastfashion.train.growth import grown
 from fastfashion.train.learner import Learner, seed_step
 from fastfashion.train.record import Recorder
+from fastfashion.train.texts import epoch_text, weighted_mean
 from fastfashion.train.timing import Phases
 
 MEAN_WEIGHT = 0.02  # of a step's loss in the running mean
@@ -37,7 +39,7 @@ class Training:
     learner: Learner
     loader: Loader
     loss: Callable[[dict[str, torch.Tensor], Batch], torch.Tensor]  # of the logits by task and the batch they are for
-    scored: Sequence[str]  # tasks whose mean metric decides which epoch is the best; all where none of them is trained
+    weights: Mapping[str, float]  # of a task in the mean metric that decides which epoch is the best; 1 where it is not named
     guessing: float  # the loss of giving every class the same probability
     validate: Callable[[], dict[str, dict[str, float | int]]]  # task -> metrics; raises Stopped where training is to end
     rows_of: Callable[[int, int], list[int]]  # (epoch, step) -> rows of the global batch
@@ -48,7 +50,22 @@ class Training:
     began: Callable[[], None] = lambda: None  # called after each step: one was trained
     numbers: torch.Tensor | None = None  # int64 (N,): the numbers that rows have in the record; None: the set's own
     first_step_s: float | None = None  # of this start, until it has been told
+    glance: "Glance | None" = None  # after the first step of this start
     pending: list[tuple[int, torch.Tensor, torch.Tensor]] = field(default_factory=list)  # step, loss, rows: not looked at yet
+
+
+@dataclass
+class Glance:
+    """What is shown between the first log lines: loss and rate of the steps since the first one, which may compile."""
+
+    since: float  # time.perf_counter
+    num_steps: int = 0
+    num_images: int = 0
+
+    @property
+    def is_due(self) -> bool:
+        """After the second step, the third, the fifth, the ninth, …: no clock, so that all ranks look at the same step."""
+        return self.num_steps > 0 and self.num_steps & (self.num_steps - 1) == 0
 
 
 def fit(job: Training, progress: Progress) -> tuple[Progress, str]:
@@ -69,7 +86,7 @@ def fit(job: Training, progress: Progress) -> tuple[Progress, str]:
 def _ended(config: TrainConfig, progress: Progress) -> str | None:
     if progress.epoch >= config.epochs:
         return "finished"
-    without_best = progress.epoch - 1 - progress.best_epoch
+    without_best = progress.epoch - 1 - (progress.best_epoch if progress.better_epoch < 0 else progress.better_epoch)
     if config.early_stop_epochs and progress.best_epoch >= 0 and progress.step == 0 and without_best >= config.early_stop_epochs:
         return "early_stop"
     return None
@@ -85,7 +102,8 @@ def train_epoch(job: Training, progress: Progress) -> Progress:
     for step in range(progress.step, num_steps):
         done = progress.epoch * num_steps + step
         seed_step(config.seed, done, job.world.rank)
-        num_images += _backward(job, progress.epoch, step, batches, phases)
+        count = _backward(job, progress.epoch, step, batches, phases)
+        num_images += count
         norm = learner.update(done)
         job.began()
         phases.mark("optimizer")
@@ -93,9 +111,17 @@ def train_epoch(job: Training, progress: Progress) -> Progress:
         asked, last = job.control.ask(), step + 1 == num_steps
         if job.first_step_s is None:  # it may compile, and starts the loader: it says nothing of the others
             job.first_step_s, num_images = sum(phases.read().values()), 0
+            job.glance = Glance(time.perf_counter())
+        elif job.glance is not None:
+            job.glance.num_steps += 1
+            job.glance.num_images += count
         if (done + 1) % config.log_every_steps == 0 or last:
             progress = _log(job, progress, norm, num_images, phases.read())
             num_images = 0
+            if job.glance is not None and job.glance.num_steps:
+                job.glance = None
+        elif job.glance is not None and job.glance.is_due:
+            progress = _show(job, progress, job.glance)
         job.recorder.advance()
         phases.mark("logging")
         every = config.checkpoint_every_steps
@@ -152,6 +178,16 @@ def _log(job: Training, progress: Progress, norm: torch.Tensor, num_images: int,
     return replace(progress, losses=(), num_rows=0, rows_hash=0)
 
 
+def _show(job: Training, progress: Progress, glance: Glance) -> Progress:
+    """Show loss and rate so far, and write nothing; waits for the GPU."""
+    progress = _settle(job, progress)
+    done = progress.epoch * job.loader.num_steps + progress.step
+    time_s = time.perf_counter() - glance.since
+    line = {"epoch": progress.epoch, "step": done, "loss": progress.losses[-1], "lr": job.learner.learning_rate(done - 1)}
+    job.recorder.tell(line | {"time": {"images_per_s": glance.num_images / time_s}})
+    return progress
+
+
 def _settle(job: Training, progress: Progress) -> Progress:
     """Take in the losses and rows of all ranks that nobody has looked at yet; raises TrainingError where a loss is out of hand.
 
@@ -201,7 +237,7 @@ def _check_loss(job: Training, epoch: int, step: int, value: float, mean: float)
     if math.isfinite(value):
         what = f"jumped to {value:.4g}, above {job.config.loss_spike:g} times both its running mean {mean:.4g} and that of guessing"
     raise TrainingError(
-        f"the loss {what} in epoch {epoch}, step {step}; rows of that batch: {job.rows_of(epoch, step)}. "
+        f"the loss {what} in epoch {epoch + 1}, step {step + 1}; rows of that batch: {job.rows_of(epoch, step)}. "
         f"Last good checkpoint: {job.last_good()}. "
         "Try a lower rate (--set optim.lr=…), gradient clipping (optim.clip_norm=1), or train.precision=fp32"
     )
@@ -226,12 +262,10 @@ def _end_epoch(job: Training, progress: Progress) -> Progress:
     job.recorder.write(line | {"time": {"seconds": round(seconds, 6)}})
     progress = replace(progress, epoch=epoch + 1, step=0)
     # "last" is no metric: then the number of the epoch stands for it, and each is better than the one before.
-    chosen = [scores[task] for task in job.scored if task in scores] or list(scores.values())
-    metric = sum(float(s.get(config.select, epoch)) for s in chosen) / len(chosen)
-    if metric > progress.best_metric:
-        progress = replace(progress, best_metric=metric, best_epoch=epoch)
+    metric = float(epoch) if config.select == "last" else weighted_mean(scores, job.weights, config.select)
+    if metric >= progress.best_metric:  # of equal ones the later
+        better = epoch if metric > progress.best_metric else progress.better_epoch
+        progress = replace(progress, best_metric=metric, best_epoch=epoch, better_epoch=better)
     job.save(progress)
-    shown = ", ".join(f"{task} {s['accuracy']:.4f}/{s['macro_f1']:.4f}" for task, s in scores.items())
-    best = " (the best so far)" if progress.has_best else ""
-    job.recorder.say(f"epoch {epoch + 1}/{config.epochs}: accuracy/macro F1 on validation: {shown}{best}")
+    job.recorder.say(epoch_text(progress, config.epochs, scores, job.weights))
     return progress

@@ -42,6 +42,8 @@ class Recorder(Protocol):
 
     def write(self, line: dict[str, Any]) -> None: ...
 
+    def tell(self, line: dict[str, Any]) -> None: ...
+
     def advance(self) -> None: ...
 
     def show(self, images: torch.Tensor) -> None: ...
@@ -53,6 +55,8 @@ class Silent:
     """The recorder of every other rank."""
 
     def write(self, line: dict[str, Any]) -> None: ...
+
+    def tell(self, line: dict[str, Any]) -> None: ...
 
     def advance(self) -> None: ...
 
@@ -78,7 +82,7 @@ class RunRecorder:
         total = config.train.epochs * num_steps
         form = "{desc} step {n_fmt}/{total_fmt}"
         self._bar = tqdm(total=total, initial=done, dynamic_ncols=True, disable=None, bar_format=form)
-        self._bar.set_description_str(f"epoch {epoch + 1}/{self._epochs}", refresh=False)
+        self._bar.set_description_str(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}", refresh=False)
         self._total, self._said_at, self._opened_at, self._opened_step = total, -LINE_S, time.monotonic(), done
 
     def write(self, line: dict[str, Any]) -> None:
@@ -91,11 +95,13 @@ class RunRecorder:
             self._events.add_scalar(name, value, line["step"])
         self._trackers.log(values, line["step"])
         if line["kind"] == "step":
-            self._tell(line)
+            self.tell(line)
 
-    def _tell(self, line: dict[str, Any]) -> None:
-        """The live line; a plain one, now and then, where there is no terminal."""
+    def tell(self, line: dict[str, Any]) -> None:
+        """The live line; a plain one, now and then, where there is no terminal. Nothing before there is a rate, after the first step."""
         epoch, rate = f"epoch {line['epoch'] + 1}/{self._epochs}", line["time"].get("images_per_s", 0.0)
+        if not rate:
+            return
         known = f"{rate:,.{1 if rate < 100 else 0}f} images/s, loss {line['loss']:.4f}, lr {line['lr']:.1e}"
         if not self._bar.disable:
             wide = os.get_terminal_size(sys.stderr.fileno()).columns >= WIDE
