@@ -25,10 +25,12 @@ CHILD = """
 import sys
 from pathlib import Path
 from fastfashion.pack import PackRequest, pack
+from fastfashion.pack.engines import own_process
 
 if __name__ == "__main__":
     source, out, workers = sys.argv[1:4]
-    pack(PackRequest(source=Path(source), out=Path(out), resolutions=("full", "64"), rows_per_shard=5, workers=int(workers)))
+    with own_process():  # as the command
+        pack(PackRequest(source=Path(source), out=Path(out), resolutions=("full", "64"), rows_per_shard=5, workers=int(workers)))
 """
 # The same, but it never gets to its end: after the second shard it waits, with its worker processes at work or idle.
 STUCK = CHILD.replace("import sys", "import sys, time").replace(

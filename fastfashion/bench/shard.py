@@ -31,6 +31,7 @@ from fastfashion.files import publish_json
 from fastfashion.image import fit_short_side
 from fastfashion.pack import PackRequest, pack
 from fastfashion.pack.block import OVERSAMPLE
+from fastfashion.pack.engines import own_process
 from fastfashion.pack.plan import make_plan
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.shards import open_packed_set
@@ -195,7 +196,8 @@ def _contestants(request: BenchShardRequest, folder: Path, files: Sequence[Path]
 def _packing(source: Path, num_images: int, resolutions: tuple[str, ...], workers: int, rows_per_shard: int = 1000) -> Contestant:
     def run(out: Path) -> int:
         request = PackRequest(source=source, out=out, resolutions=resolutions, workers=workers, rows_per_shard=rows_per_shard)
-        return pack(request).packed_now
+        with own_process():  # as the command
+            return pack(request).packed_now
 
     def left(out: Path) -> list[int]:
         packed = open_packed_set(out)
