@@ -26,6 +26,8 @@ READY = b"ready"
 def main(descriptor: int) -> None:
     """Answer at this socket until the other side is closed, which it is when the parent ends, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a program may have handed it down ignored, or blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     pipe = Connection(descriptor)
     with contextlib.suppress(EOFError, OSError):
         pipe.send_bytes(READY)
