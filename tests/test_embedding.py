@@ -240,6 +240,7 @@ def test_errors_name_arguments_and_settings(packed_small: PackedSmall, tmp_path:
     monkeypatch.chdir(tmp_path)
     run = make_run(tmp_path / "run", packed_small.out)
     cases: list[tuple[Callable[[], object], str]] = [
+        (lambda: ff.train_run(), r"or name one with shards$"),
         (lambda: ff.shard(packed_small.source, quality=0), r"^quality: expected 1 to 100"),
         (lambda: ff.shard(packed_small.source, max_pixels=0), r"^max_pixels: expected"),
         (lambda: ff.shard(packed_small.source, max_rejected=-1), r"^max_rejected: expected"),
@@ -247,7 +248,6 @@ def test_errors_name_arguments_and_settings(packed_small: PackedSmall, tmp_path:
         (lambda: ff.shard(packed_small.source, label_columns=["id"]), r"^label_columns: 'id'"),
         (lambda: ff.shard(packed_small.source, run), r"choose another out$"),
         (lambda: ff.synth(res="large"), r"^res=?.*large: expected width x height"),
-        (lambda: ff.train_run(), r"or name one with shards$"),
         (lambda: ff.train_run(packed_small.out, name="none", resume="must", **TINY), r"resume=\"must\", but there is no run"),
         (lambda: ff.train_run(packed_small.out, **TINY | {"batch_size": 0}), r"batch_size"),
         (
