@@ -7,7 +7,6 @@ it is first read, and the answer is kept in the user's cache.
 import contextlib
 import io
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from fastfashion.files import publish
 
 UNKNOWN = -1  # not looked at yet
 NUM_KINDS = 3
-_KEEPING = threading.Lock()  # of two loaders of one resolution, one after the other
 
 
 class Kinds:
@@ -46,10 +44,13 @@ class Kinds:
         return found
 
     def keep(self) -> None:
-        """Keep what has been found out since; a cache that cannot be written is no error, since it only saves time."""
+        """Keep what has been found out since; a cache that cannot be written is no error, since it only saves time.
+
+        Without a lock, which a fork could keep: of two threads that publish at once one may find its file gone, which is no error either.
+        """
         if self._cache is None:
             return
-        with _KEEPING, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             num_known = int((self.values != UNKNOWN).sum())
             if num_known == self._num_kept:
                 return
