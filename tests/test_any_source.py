@@ -110,6 +110,7 @@ def test_unreadable_folders_and_files_are_rejected_with_the_reason() -> None:
         (folder / "images" / "996.jpg").chmod(0)
         (folder / "closed").mkdir()
         (folder / "closed" / "more.csv").write_text("id\n")
+        (folder / "images" / "10000.jpg").rename(folder / "closed" / "10000.jpg")
         (folder / "closed").chmod(0)
         code = """
 import os, sys, json
@@ -127,9 +128,19 @@ print(json.dumps([summary.kept, summary.rejected, summary.passed_over]))
         done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         kept, rejected, passed_over = json.loads(done.stdout.splitlines()[-1])
-        assert (kept, rejected) == (5, 1)
+        assert (kept, rejected) == (4, 2)
+        assert reasons(out / "after")["10000"] == "no image, but closed is a folder that cannot be read (Permission denied)"
         assert reasons(out / "after")["996"].startswith("cannot read images/996.jpg: [Errno 13] Permission denied")
         assert passed_over == {"a folder that cannot be read (Permission denied)": {"count": 1, "first": "closed"}}
+
+
+def test_a_name_that_is_no_text_is_counted_and_printed(tmp_path: Path) -> None:
+    folder = make_source(tmp_path / "set", rows=3)
+    (folder / os.fsdecode(b"gr\xfc\xdfe.jpg")).symlink_to("gone")
+    done = with_time_limit(folder, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["passed_over"] == {NOWHERE: {"count": 1, "first": "gr\\udcfc\\udcdfe.jpg"}}
+    assert "passed over in the source: a link to nowhere: gr" in done.stderr
 
 
 def as_folder(folder: Path, home: Path) -> Path:

@@ -18,6 +18,7 @@ from fastfashion.remote import as_remote, list_anew, stands_for_folder
 
 TABLE_NAME = "styles.csv"
 ENCRYPTED = -1
+UNREADABLE = "a folder that cannot be read"
 OUTSIDE = "a name that leads out of the zip"
 _KINDS = {
     stat.S_IFLNK: "a link",
@@ -62,7 +63,7 @@ class Listing:
     def pass_over(self, reason: str, name: str) -> None:
         entry = self.passed_over.setdefault(reason, PassedOver())
         entry.count += 1
-        entry.first = entry.first or name
+        entry.first = entry.first or name.encode(errors="backslashreplace").decode()  # a disk's names need not be text
 
     def passed_over_text(self) -> str:
         return passed_over_text({reason: vars(entry) for reason, entry in self.passed_over.items()})
@@ -178,7 +179,7 @@ class _Walk:
         except OSError as error:
             if not folder:
                 raise InputError(f"{listing.path}: the folder cannot be read ({error.strerror})") from error
-            listing.pass_over(f"a folder that cannot be read ({error.strerror})", folder)
+            listing.pass_over(f"{UNREADABLE} ({error.strerror})", folder)
             return
         names = [entry.name for entry in entries]
         if folder and (what := what_folder(names)):

@@ -36,6 +36,7 @@ class Reader:
     path: Path
     is_zip: bool
     _file: list[BinaryIO] = field(default_factory=list, repr=False, compare=False)
+    _told: list[bool] = field(default_factory=list, repr=False, compare=False)  # that a server is waited for: by one of many threads
 
     def read(self, member: Member, max_bytes: float = MAX_PICTURE_BYTES) -> bytes:
         """The bytes of one member.
@@ -109,7 +110,7 @@ class Reader:
     def _fetch(self, name: str, start: int | None, end: int | None) -> bytes:
         """Bytes of a file below `path`, or of `path` itself, from `start` to `end`; fewer where it ends before."""
         if is_remote(self.path):
-            return _patiently(self.path / name if name else self.path, start, end)
+            return _patiently(self.path / name if name else self.path, start, end, self._told)
         assert start is not None and end is not None
         if not self._file:
             self._file.append(self.path.open("rb", buffering=0))
@@ -119,7 +120,7 @@ class Reader:
         return data
 
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "is_zip": self.is_zip, "_file": []}
+        return {"path": self.path, "is_zip": self.is_zip, "_file": [], "_told": []}
 
 
 def _read_file(path: Path, max_bytes: float) -> bytes:
@@ -132,12 +133,13 @@ def _read_file(path: Path, max_bytes: float) -> bytes:
     return path.read_bytes()
 
 
-def _patiently(path: Any, start: int | None, end: int | None) -> bytes:
+def _patiently(path: Any, start: int | None, end: int | None, told: list[bool]) -> bytes:
     """Bytes of a remote file; a request that fails is repeated, as networks are, unless the answer is a refusal."""
     patience: Patience | None = None
     while True:
         try:
             data = bytes(path.fs.cat_file(path.path, start=start, end=end))
+            told.clear()
             break
         except Exception as error:  # every file system has its own: aiohttp's and botocore's are no OSError
             missing = isinstance(error, FileNotFoundError)
@@ -149,7 +151,8 @@ def _patiently(path: Any, start: int | None, end: int | None) -> bytes:
                 raise UnreachableError(
                     f"{path}: cannot be read any more ({describe(error)}); run the same command again when it can"
                 ) from error
-            if patience.waited_s == wait_s and passes(error):
+            if not told and passes(error):
+                told.append(True)
                 say_waiting(path, error, patience)
             time.sleep(wait_s)
     if start is not None and end is not None and len(data) > end - start:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fastfashion.catalog.kinds import list_source, why_no_image, why_no_table
-from fastfashion.catalog.listing import TABLE_NAME, Listing, Member, PassedOver, remote_infos
+from fastfashion.catalog.listing import TABLE_NAME, UNREADABLE, Listing, Member, PassedOver, remote_infos
 from fastfashion.catalog.match import Files, table_seen_from
 from fastfashion.catalog.reader import Reader
 from fastfashion.errors import InputError
@@ -70,6 +70,15 @@ class Source:
         if found.members[0] is None:
             raise InputError(found.missing[0])
         return self.reader.read(found.members[0])
+
+    def unreadable(self) -> str:
+        """What to add to the reason of a row without an image, which may be in a folder that cannot be read."""
+        found = {reason: entry for reason, entry in self.passed_over.items() if reason.startswith(UNREADABLE)}
+        return "".join(f", but {entry.first} is {reason}" for reason, entry in found.items())
+
+    def passed_over_counts(self) -> dict[str, dict[str, int | str]]:
+        """For each reason, how many files and folders were left out, and the first name."""
+        return {reason: {"count": entry.count, "first": entry.first} for reason, entry in self.passed_over.items()}
 
     def fingerprint(self) -> str:
         """Changes when a file of the source is replaced: sha256 of sizes and times of change (or entity tags)."""

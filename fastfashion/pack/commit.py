@@ -21,6 +21,7 @@ from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote, publish, publish_json
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import Record, Staging
+from fastfashion.remote import list_anew
 from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles, ShardEntry
 from fastfashion.shards.reader import KIND, parse_parquet
 
@@ -53,6 +54,7 @@ def _write_parquet(path: Path, table: pa.Table) -> None:
 def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequence[Record], rejected: Sequence[Rejected]) -> None:
     """Write what describes the shards, manifest last; on a disk, rename every resolution into place."""
     out = request.out
+    list_anew(out)  # another client may have published the catalog since
     kept = pa.concat_tables([record.kept for record in records])
     if not len(kept):
         write_rejected(staging.root / REJECTED, rejected)

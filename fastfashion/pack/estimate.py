@@ -28,6 +28,7 @@ class DryRun:
     num_rows: int
     rejected: int  # known before an image is read
     images_without_row: int
+    passed_over: dict[str, dict[str, int | str]]  # as in PackSummary
     table: str
     account: Account  # lines of the table, its separator, cells without a label
     to_pack: int
@@ -69,6 +70,7 @@ def dry_run(request: PackRequest) -> DryRun:
         num_rows=plan.styles.num_rows,
         rejected=len(plan.lost),
         images_without_row=plan.source.finder.without_row(plan.members),
+        passed_over=plan.source.passed_over_counts(),
         table=plan.source.table,
         account=plan.styles.account,
         to_pack=len(plan.rows) if missing else 0,

@@ -58,9 +58,10 @@ def make_plan(request: PackRequest) -> Plan:
     found = source.finder.find(styles.files())
     missing = found.missing | _taken_before(styles, found.members)
     lost = list(styles.rejected)
+    unreadable = source.unreadable()
     for position, reason in sorted(missing.items()):
         row = styles.table.iloc[position]
-        lost.append(Rejected(id=row["path"], line=int(row["line"]), reason=reason))
+        lost.append(Rejected(id=row["path"], line=int(row["line"]), reason=reason + unreadable * (reason == "no image")))
     rows = np.setdiff1d(np.arange(len(styles.table)), list(missing))
     if not len(rows):
         first = lost[len(styles.rejected)]

@@ -15,8 +15,6 @@ def summary_text(summary: PackSummary) -> str:
     rejected = f"{summary.rejected} rejected" + (f", see {summary.out / 'rejected.csv'}" if summary.rejected else "")
     lines = [f"{summary.out}: {summary.kept} of {counted(summary.num_rows, 'row')} packed{_when(summary)}, {rejected}"]
     lines += account_lines(summary)
-    if summary.passed_over:
-        lines.append(f"  passed over in the source: {passed_over_text(summary.passed_over)}")
     for name, sizes in summary.resolutions.items():
         tar_mb, picture_mb = sizes["tar_bytes"] / 1e6, sizes["num_bytes"] / 1e6
         shards = counted(sizes["num_shards"], "shard")
@@ -35,6 +33,8 @@ def account_lines(summary: PackSummary | DryRun) -> list[str]:
         f"{account.record_lines} of records + {account.blank_lines} blank; {counted(summary.num_rows, 'record')} = {kept} kept + "
         f"{summary.rejected} rejected; {counted(summary.images_without_row, 'image')} without a row"
     ]
+    if summary.passed_over:
+        lines.append(f"  passed over in the source: {passed_over_text(summary.passed_over)}")
     if account.float_ids:
         lines.append("  ids: all went through a column of floats, so 26366.0 is read as 26366")
     for name, spellings in account.no_label.items():
