@@ -2,21 +2,31 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# Two stamps: the demo needs fastfashion and its page, tests and lint all that is in [dev], which the demo's is a part of.
+BASE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+NEEDED := pyproject.toml constraints.txt fastfashion/load/_native.c tools/install.py
 DEMO := demo
 
-.PHONY: install demo test lint clean
+.PHONY: install base demo test lint clean python
 
-install: $(STAMP)
+install: $(DEV)
 
-$(STAMP): pyproject.toml constraints.txt fastfashion/load/_native.c
+base: $(BASE)
+
+$(DEV): $(NEEDED) | python
+	$(PYTHON) tools/install.py $(VENV) dev
+	touch $(BASE) $@
+
+$(BASE): $(NEEDED) | python
+	$(PYTHON) tools/install.py $(VENV) $(if $(wildcard $(DEV)),dev,serve)
+	touch $@ $(wildcard $(DEV))
+
+python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11; say which to use: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
 
-demo: install
+demo: base
 	rm -rf $(DEMO)
 	$(BIN)/fastfashion synth --rows 1200 --res 120x160 --out $(DEMO)/synth
 	$(BIN)/fastfashion shard --source $(DEMO)/synth --res 64 --out $(DEMO)/shards

@@ -172,7 +172,7 @@ def train_run(
     optional = (("data.size", size), ("train.epochs", epochs), ("train.batch_size", batch_size))
     flags |= {key: value for key, value in optional if value is not None}
     config = resolve(_config(shards, recipe, flags, settings))
-    run = Path(out) / (name or run_name(config))
+    run = Path(out) / (name or run_name(config, recipe))
     if nproc == 1:
         with dist.joined(config.train.timeout_s) as world:
             if world.is_main:  # which starts writing while others still look

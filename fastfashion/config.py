@@ -15,7 +15,7 @@ from fastfashion.errors import ConfigError
 
 PROTOCOLS = ("stratified", "reference", "folds")
 FOLDS = 5  # parts of the folds protocol
-ALL, DEFAULT_TASK = "all", "subCategory"
+ALL, DEFAULT_TASK, DEFAULT_RECIPE = "all", "subCategory", "fast"
 BACKENDS = ("auto", "dali", "threads", "resident")
 SHUFFLES = ("epoch", "window")
 ON_BAD = ("stop", "skip")

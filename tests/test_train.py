@@ -251,3 +251,10 @@ def test_pictures_grow_to_their_size_over_four_fifths_of_the_epochs() -> None:
 def test_models_of_one_size_get_it_from_the_first_epoch_on(shards: Path) -> None:
     firsts = [tiny_config(shards, model__name=name, train__first_size=0.5).train.first_size for name in ("test_vit", "resnet18")]
     assert firsts == [1.0, 0.5]
+
+
+def test_default_names_of_two_recipes_differ_and_that_of_the_default_is_as_ever(shards: Path) -> None:
+    config = resolve(tiny_config(shards, data__task="season"))
+    names = [run_name(config, *given) for given in ((), ("fast",), ("best",), ("reference",))]
+    assert names[0] == names[1] == f"season-test_vit-scratch-{config.data.size}-stratified-seed0"
+    assert len(set(names)) == 3 and "-best-" in names[2]

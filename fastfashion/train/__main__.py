@@ -116,7 +116,7 @@ def train(
     launching = must_launch(nproc)
     _say_left_out(config)
     config = resolve(config)
-    run = out / (name or run_name(config))
+    run = out / (name or run_name(config, recipe_name))
     _check_run(run, config, resume, allow_config_change or [])
     command = shlex.join(["fastfashion", "train", *(sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:])])
     if not launching:

@@ -14,7 +14,7 @@ import torch
 
 from fastfashion import dist
 from fastfashion.catalog import LABEL_COLUMNS
-from fastfashion.config import ALL, OptimConfig, RunConfig
+from fastfashion.config import ALL, DEFAULT_RECIPE, OptimConfig, RunConfig
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, read_config, score
@@ -89,13 +89,14 @@ def _weights_among(tasks: Sequence[str], optim: OptimConfig) -> str:
     return ",".join(f"{task}={weight:.12g}" for task, weight in kept.items())
 
 
-def run_name(config: RunConfig) -> str:
-    """A name that tells runs apart by what people vary; the same settings give the same name on every rank."""
+def run_name(config: RunConfig, recipe: str = DEFAULT_RECIPE) -> str:
+    """A name that tells runs apart by what people vary, the recipe among it; the same settings give the same name on every rank."""
     data, first = config.data, "" if config.model.pretrained or config.model.weights else "-scratch"
     tasks = ALL if set(data.tasks) == set(LABEL_COLUMNS) else "+".join(data.tasks)
     by = f"-by-{'+'.join(data.split_tasks)}" if data.split_by else ""
     fold = f"-fold{data.fold}" if data.protocol == "folds" else ""
-    return f"{tasks}{by}-{config.model.name}{first}-{data.size}-{data.protocol}{fold}-seed{config.train.seed}"
+    by_recipe = "" if recipe == DEFAULT_RECIPE else f"-{recipe}"
+    return f"{tasks}{by}-{config.model.name}{first}{by_recipe}-{data.size}-{data.protocol}{fold}-seed{config.train.seed}"
 
 
 def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *, signals: bool = False) -> TrainSummary:
