@@ -24,6 +24,7 @@ R = TypeVar("R")
 # Flags of `train` that are no arguments of the API, but settings.
 SETTINGS = {
     "corrections": "data.corrections",
+    "keep-optimizer": "train.keep_optimizer",
     "max-time": "train.max_time",
     "on-bad": "data.on_bad",
     "protocol": "data.protocol",
@@ -33,12 +34,12 @@ SETTINGS = {
     "weights": "model.weights",
     "workers": "data.workers",
 }
-_CHOICES = {"auto", "folds", "hub", "must", "never", "onnx", "reference", "skip", "space", "stop", "stratified"}
+_CHOICES = {"auto", "folds", "hub", "must", "never", "no", "onnx", "reference", "skip", "space", "stop", "stratified", "unseen"}
 _COMMAND = re.compile(r"(?:fastfashion [a-z][a-z-]*|torchrun|ray start|pip install|curl)\b.*?(?=[,;)\n]|:(?:\s|$)| or |$)")
 _ALLOWED = r"--allow-config-change [a-z_]+\.[a-z0-9_]+"
 _FLAG = re.compile(
     r"--set (?P<key>[a-z_]+\.[a-z0-9_]+)(?:=(?P<set>…|[^\s,;:)]*[^\s,;:).]))?"
-    r"|--(?P<flag>[a-z][a-z0-9-]*[a-z0-9])(?:[ =](?P<value>'[^']*'|[^\s,;:)]*[^\s,;:).]))?"
+    r"|--(?P<flag>[a-z][a-z0-9-]*[a-z0-9])(?:[ =](?!-)(?P<value>'[^']*'|[^\s,;:)]*[^\s,;:).]))?"
 )
 
 
@@ -138,6 +139,8 @@ def _said(found: re.Match[str], names: Collection[str]) -> str:
     flag, value, tail = found["flag"], found["value"], ""
     if value is not None and not (value in _CHOICES or re.search(r"[A-Z0-9./…]", value)):
         value, tail = None, found[0][found.end("flag") - found.start() :]  # no value, but the next word of the sentence
+    if flag == "debug":
+        return "its __cause__" + (tail or "")
     if flag.startswith("no-"):
         return f"{flag[3:].replace('-', '_')}=False" + (tail or ("" if value is None else f" {value}"))
     name = flag.replace("-", "_")
@@ -153,4 +156,6 @@ def _setting(key: str, value: str | None, names: Collection[str]) -> str:
 
 
 def _value(text: str) -> str:
+    if text == "no":
+        return "False"
     return text if re.fullmatch(r"[-+.0-9e…]+|'.*'|True|False", text) else f'"{text}"'

@@ -283,26 +283,55 @@ COMMANDS_ONLY = {"address", "auth", "engine", "format", "host", "json", "nproc",
 
 
 def flags_in_messages() -> Iterator[tuple[str, str]]:
-    """(file:line, flag) of every flag that a message outside the command line names, but for whole commands to type."""
+    """(file:line, flag) of every flag that a text outside the command line names, but for whole commands to type."""
+    no_messages = ("api.py", "arguments.py", "options.py", "provenance.py", "catalog/kaggle_api.py", "serve/render.py", "train/__main__.py")
     for path in sorted((HOME / "fastfashion").rglob("*.py")):
         name = path.relative_to(HOME / "fastfashion").as_posix()
-        if name.startswith(("cli/", "bench/")) or name in ("train/__main__.py", "options.py"):
+        if name.startswith(("cli/", "bench/")) or name in no_messages:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Raise) or node.exc is None:
-                continue
-            texts = [part.value for part in ast.walk(node.exc) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
-            shown = in_arguments(" ".join(texts), ())
-            outside = COMMAND.sub("", " ".join(texts))
-            for flag in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])", outside):
-                yield f"{name}:{node.lineno}", flag
-            assert not re.search(r"(?<![\w-])--[a-z]", COMMAND.sub("", shown))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        whole = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+        inside = documentation | {id(part) for node in whole for part in ast.walk(node) if part is not node}
+        plain = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        texts = [(node.lineno, written(node)) for node in [*whole, *plain] if id(node) not in inside]
+        for line, text in texts:
+            yield from ((f"{name}:{line}", flag) for flag in re.findall(FLAG, COMMAND.sub("", text)))
+            assert not re.search(FLAG, COMMAND.sub("", in_arguments(text, ()))), (name, line, in_arguments(text, ()))
+
+
+FLAG = r"(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])"
+
+
+def written(node: ast.JoinedStr | ast.Constant) -> str:
+    """A text, with X for what is put into it."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in parts)
+
+
+def test_values_are_written_as_python() -> None:
+    names = inspect.signature(ff.train_run).parameters
+    said = {
+        "choose another --name, or resume it with --allow-config-change optim.lr --allow-config-change train.epochs": (
+            "choose another name, or resume it with allow_config_change=['optim.lr', 'train.epochs']"
+        ),
+        "not kept (--keep-optimizer no)": 'not kept (settings={"train.keep_optimizer": False})',
+        "start another: --name OTHER --weights runs/x/best": 'start another: name="OTHER" settings={"model.weights": "runs/x/best"}',
+        "--resume --name, --out": "resume name, out",
+        "with --set train.accumulate=2": 'with settings={"train.accumulate": 2}',
+        "use --weights FILE or --no-pretrained": 'use settings={"model.weights": "FILE"} or pretrained=False',
+        "fail in the same way; --debug shows where it failed": "fail in the same way; its __cause__ shows where it failed",
+        "with fastfashion verify s3://b/set --repair, or --on-bad skip": (
+            'with fastfashion verify s3://b/set --repair, or settings={"data.on_bad": "skip"}'
+        ),
+    }
+    assert {text: in_arguments(text, names) for text in said} == said
 
 
 def test_every_flag_that_a_message_names_is_an_argument_or_a_setting() -> None:
     """What a new message says is told in the API's words, too: or else it names something that the API does not have."""
     known = {name.replace("_", "-") for function in ff.__all__[1:] for name in inspect.signature(getattr(ff, function)).parameters}
-    known |= SETTINGS.keys() | COMMANDS_ONLY | {"set"}
+    known |= SETTINGS.keys() | COMMANDS_ONLY | {"debug", "set"}
     unknown = {(where, flag) for where, flag in flags_in_messages() if flag.removeprefix("no-") not in known}
     assert unknown == set()
     flags = {parameter.replace("_", "-") for parameter in inspect.signature(train_command).parameters}
