@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from odd_images import drawn, gray_drawn, odd_images, saved, three, turned
-from odd_writers import ADOBE_GAMMA, ADOBE_XYZ, P3_XYZ, SRGB_XYZ, exif_block, gray_profile, png, png_chunk, rgb_profile, tiff
+from odd_writers import ADOBE_GAMMA, ADOBE_XYZ, P3_XYZ, SRGB_XYZ, exif_block, gray_profile, lab_to_srgb, png, png_chunk, rgb_profile, tiff
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 from fastfashion import icc, png_chunks
@@ -108,8 +108,16 @@ def test_other_tiffs_are_shown_by_their_range() -> None:
     np.testing.assert_array_equal(decode_rgb(tiff(a_little_beyond)), three(np.rint(np.clip(a_little_beyond, 0, 1) * 255).astype(np.uint8)))
     np.testing.assert_array_equal(decode_rgb(tiff(turned(GRAY, 6) / np.float32(255), extra=[(274, 3, 6)])), three(GRAY))
     np.testing.assert_array_equal(decode_rgb(tiff(np.zeros((4, 4), np.uint32))), np.zeros((4, 4, 3)))  # black it is
-    big_endian = Image.fromarray(GRAY.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(decode_rgb(saved(big_endian, "TIFF", compression="tiff_lzw")), three(GRAY))
+    big_endian = saved(Image.fromarray((GRAY.astype(np.uint16) * 257).astype(">u2")), "TIFF")
+    assert big_endian.startswith(b"MM")
+    np.testing.assert_array_equal(decode_rgb(big_endian), three(GRAY))
+    alpha = np.full_like(GRAY, 51)
+    half_seen = decode_rgb(tiff(np.dstack([drawn(), alpha]).astype(np.uint16) * 257, extra=[(338, 3, 2)]))
+    assert np.abs(half_seen.astype(int) - (drawn() * 0.2 + 255 * 0.8)).max() <= 1
+    inks = np.dstack([255 - drawn(), np.zeros_like(GRAY)]).astype(np.uint16) * 257
+    np.testing.assert_array_equal(decode_rgb(tiff(inks, photometric=5)), drawn())
+    lab = np.full((8, 8, 3), (153, 20, 256 - 30), np.uint8)  # L 0 to 100 as 0 to 255, a and b as they are
+    assert np.abs(decode_rgb(tiff(lab, photometric=8)).astype(int) - lab_to_srgb(np.array([60.0, 20.0, -30.0]))).max() <= 2
 
 
 def test_the_key_of_16_bits_is_found_in_a_png_that_comes_in_seven_passes() -> None:
