@@ -133,7 +133,7 @@ class ModelConfig:
 
     name: str = "resnet18"
     pretrained: bool = True
-    weights: str = ""  # a .safetensors, .pth or .bin file on disk instead of the Hub
+    weights: str = ""  # a .safetensors, .pth or .bin file, or a run's folder, instead of the Hub
     dropout: float = 0.0
     flip_average: bool = True  # answer with the mean over a picture and its mirror image; training does not change
 
@@ -194,7 +194,7 @@ class TrainConfig:
     cuda_graphs: bool = False  # torch.compile that records the GPU's work once and replays it; needs CUDA
     log_every_steps: int = 20
     validate_every: int = 1  # epochs; the last one is always validated
-    select: str = "accuracy"  # validation metric that decides which epoch is the best: accuracy, macro_f1, or "last"
+    select: str = "accuracy"  # metric that decides which epoch is the best, over labels as the loss weighs them: accuracy, macro_f1, "last"
     early_stop_epochs: int = 0  # stop after so many epochs without a new best; 0: never
     loss_spike: float = 3.0  # stop where a step's loss is so many times its running mean and what guessing costs; 0: never
     max_time: str = ""  # stop, with a checkpoint, after such a time of this start: 30s, 90m, 1h30m

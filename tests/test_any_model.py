@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,17 @@ from torch import nn
 
 from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size, TrainConfig
 from fastfashion.errors import ConfigError
-from fastfashion.model import Classifier, FirstStep, build_classifier, check_first_step, nearest_size, use_fast_convolutions
+from fastfashion.model import (
+    Classifier,
+    FirstStep,
+    ModelDescription,
+    build_classifier,
+    check_first_step,
+    load_artifact,
+    nearest_size,
+    save_artifact,
+    use_fast_convolutions,
+)
 from fastfashion.train.growth import size_in
 from fastfashion.train.job import resolve
 
@@ -136,6 +147,17 @@ def test_channels_last_is_left_where_a_model_fails_in_it() -> None:
     usual = built("test_resnet", Size(32, 32))
     check_first_step(usual, first_step("test_resnet", Size(32, 32)))
     assert usual.channels_last
+
+
+def test_a_kept_model_is_laid_out_as_it_was_trained(tmp_path: Path) -> None:
+    model = built("test_resnet", Size(32, 32))
+    for channels_last in (True, False):
+        described = ModelDescription(
+            model="test_resnet", size="32x32", classes={"label0": ["a", "b", "c"]}, flip_average=False, channels_last=channels_last
+        )
+        save_artifact(tmp_path / "best", model.state_dict(), described)
+        loaded, read = load_artifact(tmp_path / "best")
+        assert loaded.channels_last is read.channels_last is channels_last
 
 
 def test_a_batch_of_one_is_refused_only_where_the_model_needs_two() -> None:

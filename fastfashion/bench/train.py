@@ -24,8 +24,9 @@ from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
 from fastfashion.load import Batch, Loader, Skipped, open_loader
-from fastfashion.model import LossSettings, build_classifier, objective
+from fastfashion.model import LossSettings, objective
 from fastfashion.provenance import git_commit, machine_info, package_versions
+from fastfashion.train.build import build_model
 from fastfashion.train.checkpoint import Checkpoints, Progress
 from fastfashion.train.control import Control
 from fastfashion.train.job import PACKAGES, prepare_data, resolve
@@ -97,7 +98,7 @@ def bench(request: BenchTrainRequest) -> dict[str, Any]:
     if len(rows) < wanted:
         raise ConfigError(f"--steps {request.steps}: expected at most {len(rows) // config.train.batch_size}, the set has {len(rows)} rows")
     spec = replace(data.spec, plan=replace(data.spec.plan, rows=rows[:wanted]))
-    model = build_classifier(config.model, {task: len(names) for task, names in data.classes.items()}, spec.size).to(device)
+    model, _ = build_model(config, data.classes, spec, world)
     learner = Learner(config, model, world, 10_000 * request.steps)
     lines: dict[str, list[dict[str, Any]]] = {"same batch": [], "loader": [], "checkpoint": []}
     with (

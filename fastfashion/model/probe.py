@@ -97,6 +97,7 @@ def _untouched(model: Classifier, device: torch.device) -> Iterator[None]:
     buffers = [(module, name, buffer, buffer.clone()) for module in model.modules() for name, buffer in module.named_buffers(recurse=False)]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
+    tuned, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False  # tuning for these two images takes seconds
     drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - a model's own code may use it
     for parameter, _ in gradients:
         parameter.grad = None
@@ -104,6 +105,7 @@ def _untouched(model: Classifier, device: torch.device) -> Iterator[None]:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
     finally:
+        torch.backends.cudnn.benchmark = tuned
         random.setstate(drawn[0])
         np.random.set_state(drawn[1])  # noqa: NPY002
         with torch.no_grad():
