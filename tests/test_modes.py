@@ -3,12 +3,15 @@
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import workers
 from safetensors.torch import save_file
 
 from fastfashion.config import ModelConfig, Size
@@ -70,28 +73,31 @@ def test_a_folder_that_cannot_be_filled_leaves_the_older_one(tmp_path: Path) -> 
 
 def said_to_another(what: str, path: Path) -> str:
     """What another user, in a process of its own, is told of a file or folder; "" where all is well."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        text = "the test itself failed"
-        try:
-            os.setgroups([])
-            os.setgid(OTHER)
-            os.setuid(OTHER)
-            READERS[what](path)
-            text = ""
-        except FastfashionError as error:
-            text = str(error)
-        except BaseException as error:
-            text = f"{type(error).__name__}: {error}"
-        finally:
-            os.write(writing, text.encode())
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as file:
-        said = file.read()
-    os.waitpid(child, 0)
-    return said
+    answers, asked = workers.context.Pipe(duplex=False)
+    process = workers.context.Process(target=as_another, args=(what, path, asked))
+    process.start()
+    said = answers.recv() if answers.poll(60) else "no answer within a minute"
+    process.kill()
+    process.join()
+    return str(said)
+
+
+def as_another(what: str, path: Path, asked: Any) -> None:
+    try:
+        if what == "model":
+            READERS[what](path)  # what it imports only now is imported before the user changes
+    except FastfashionError:
+        pass
+    os.setgroups([])
+    os.setgid(OTHER)
+    os.setuid(OTHER)
+    try:
+        READERS[what](path)
+        asked.send("")
+    except FastfashionError as error:
+        asked.send(str(error))
+    except BaseException as error:
+        asked.send(f"{type(error).__name__}: {error}")
 
 
 READERS = {
@@ -99,25 +105,23 @@ READERS = {
     "settings": read_config,
     "report": read_report,
     "checkpoint": read_checkpoint,
+    "load": lambda path: Checkpoints(path, 2, print, lambda tensors: None).load(),
     "weights": lambda path: build_classifier(ModelConfig(name="test_resnet", weights=str(path)), {"a": 3}, Size(32, 32)),
 }
 
 
 @pytest.fixture
-def everyones(tmp_path: Path) -> Path:
-    """A folder that every user can reach; pytest's own are their maker's alone."""
+def everyones() -> Iterator[Path]:
+    """A folder that every user can reach; pytest's own are their maker's alone, and pytest makes them so again."""
     if os.getuid():
         pytest.skip("becoming another user needs root")
-    folder = tmp_path
-    while folder != folder.parent:
-        if not folder.stat().st_mode & stat.S_IXOTH:
-            folder.chmod(folder.stat().st_mode | stat.S_IRWXU | stat.S_IXOTH | stat.S_IROTH)
-        folder = folder.parent
-    return tmp_path
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def test_another_user_reads_a_kept_model_and_a_checkpoint(everyones: Path) -> None:
-    load_artifact(kept_model(everyones) / "best")  # what it imports only now is imported before the user changes
+    kept_model(everyones)
     assert said_to_another("model", everyones / "best") == ""
     assert said_to_another("settings", everyones) == ""
     assert said_to_another("checkpoint", checkpoint(everyones / "checkpoints")) == ""
@@ -151,6 +155,5 @@ def test_a_checkpoint_that_may_not_be_read_is_not_thrown_away(everyones: Path) -
             checkpoints.save(step, Progress(), {"model/w": torch.zeros(3)})
     folder.chmod(0o777)
     (folder / "step-000000002.safetensors").chmod(0o600)
-    READERS["load"] = lambda path: Checkpoints(path, 2, print, lambda tensors: None).load()
     assert "step-000000002.safetensors: cannot be read (permission denied)" in said_to_another("load", folder)
     assert (folder / "step-000000002.json").is_file()

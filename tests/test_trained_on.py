@@ -383,9 +383,22 @@ def test_a_run_from_before_says_so_once_and_is_checked_from_then_on(whole: Path,
 def test_a_run_from_before_whose_report_names_other_training_rows_is_refused(whole: Path, shop: Shop, tmp_path: Path) -> None:
     evaluate_run(EvaluateRequest(run=whole), ALONE)
     run = from_before(whole, tmp_path / "run")
-    with pytest.raises(InputError, match=r"was trained on other rows than .*fewer gives it now"):
-        evaluate_run(EvaluateRequest(run=run, shards=shop.fewer), ALONE)
+    with pytest.raises(InputError, match=r"was trained on other rows than .*anew gives it now: the training ids in"):
+        evaluate_run(EvaluateRequest(run=run, shards=shop.anew), ALONE)
     assert read_trained_on(run) is None
+
+
+def test_a_run_from_before_whose_epochs_had_another_number_of_steps_is_not_resumed(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was: 41 steps an epoch of 60 rows, and 97 of 140 from there on."""
+    run = stopped(shop.whole, tmp_path / "run", 11, monkeypatch)
+    for name in ("trained_on.json", "trained_on.safetensors"):
+        (run / name).unlink()
+    with pytest.raises(InputError, match=r"gives it now: its epochs had 6 steps, of this set they have 7"):
+        train(config_of(shop.grown), run, ALONE)
+    with pytest.raises(InputError, match="its epochs had 6 steps"):
+        open_run(run, shop.grown)
 
 
 def test_a_run_from_before_is_resumed_with_a_word_and_has_a_list_then(

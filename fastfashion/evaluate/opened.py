@@ -4,6 +4,7 @@ Writes nothing into a run but the list of ids of one from before there were such
 """
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fastfashion.catalog import JointSplit, Vocab, correct, ids_hash
-from fastfashion.config import DataConfig, RunConfig, Size
+from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.evaluate.trained_on import TrainedOn, list_rows, place, read_trained_on, write_trained_on
 from fastfashion.files import location, unreadable
@@ -84,7 +85,7 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
     table, notes = corrected(packed, config.data.corrections), list[str]()
     kept = read_trained_on(run)
     if kept is None:
-        kept = assumed_list(run, packed, config.data, table)
+        kept = assumed_list(run, packed, config, table)
         notes.append(kept.assumption(run))
         if writes:
             with suppress(OSError):  # a run of another user: it is said again the next time
@@ -113,9 +114,19 @@ def corrected(packed: PackedSet, corrections: str) -> pd.DataFrame:
     return correct(packed.table, packed.vocab, Path(corrections)) if corrections else packed.table
 
 
-def assumed_list(run: Path, packed: PackedSet, data: DataConfig, table: pd.DataFrame) -> TrainedOn:
-    """For a run from before there were lists of ids: that of a set, which its report, if it has one, must not contradict."""
-    kept = list_rows(packed, data, table, assumed=True)
+def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.DataFrame) -> TrainedOn:
+    """For a run from before there were lists of ids: that of a set, which what the run says of itself must not contradict.
+
+    Raises InputError where its report names other training ids, or its epochs had another number of steps than this set gives.
+    """
+    kept = list_rows(packed, config.data, table, assumed=True)
+    steps = math.ceil(int(kept.times.sum()) / config.train.batch_size)
+    for line in read_metrics(run) if (run / METRICS).is_file() else []:
+        if line["kind"] == "epoch" and line["step"] != (line["epoch"] + 1) * steps:
+            raise InputError(
+                f"{run} was trained on other rows than {packed.path} gives it now: its epochs had {line['step'] // (line['epoch'] + 1)} "
+                f"steps, of this set they have {steps}; name the set that it was trained on with --shards"
+            )
     report = read_report(run) or {}
     known = report.get("split", {}).get("train_ids_sha256")
     if known is not None and known != ids_hash(kept.ids[kept.split.train].tolist()):

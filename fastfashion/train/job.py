@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from fastfashion import dist
-from fastfashion.catalog import LABEL_COLUMNS
+from fastfashion.catalog import LABEL_COLUMNS, ids_hash
 from fastfashion.config import ALL, DEFAULT_RECIPE, OptimConfig, RunConfig
 from fastfashion.csv_files import publish_csv
-from fastfashion.errors import ConfigError, TrainingError
+from fastfashion.errors import ConfigError, PackedSetError, TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, read_config, score
 from fastfashion.evaluate.opened import CONFIG, METRICS, assumed_list, corrected
 from fastfashion.evaluate.trained_on import RowsOfSet, TrainedOn, list_rows, read_trained_on, write_trained_on
@@ -328,7 +328,11 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
     table = corrected(packed, data.corrections)
     codes = vocab.codes(table, tasks)
     rows, to_keep = _rows_to_train(config, packed, table, run) if world.is_main else (None, None)
-    rows = dist.from_main(world, rows)
+    rows, ids = dist.from_main(world, (rows, ids_hash(packed.table["id"].tolist())))
+    if ids_hash(packed.table["id"].tolist()) != ids:
+        raise PackedSetError(
+            f"{packed.path}: holds other ids, or in another order, than the set of rank 0; every process needs the same packed set"
+        )
     split = rows.split
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
     plan = Plan(
@@ -380,6 +384,6 @@ def _rows_to_train(config: RunConfig, packed: PackedSet, table: "pd.DataFrame", 
     if (known := read_trained_on(run)) is not None:
         known.check_classes(run, packed)
         return known.on(run, packed), None
-    kept = assumed_list(run, packed, config.data, table)
+    kept = assumed_list(run, packed, config, table)
     say(kept.assumption(run))
     return kept.on(run, packed), kept
