@@ -127,6 +127,11 @@ def test_a_quoted_field_that_swallows_rows_is_named(text: str) -> None:
         own(text)
 
 
+def test_lines_of_quotes_and_separators_alone_are_no_rows() -> None:
+    """Found by hypothesis: a quoted carriage return, an empty field and a quoted comma."""
+    assert [fields for _, fields in read_csv(b'id,a,b,c\n"k0","\r","",","\n', "x.csv", ["id", "a"])] == [["k0", "\r", "", ","]]
+
+
 def test_a_description_may_have_lines_with_commas() -> None:
     text = 'file,note,kind,hue\na.jpg,"A mug.\nWash it, dry it, keep it\nat 30, or so",mug,red\nb.jpg,"a\n\nb",cup,\nc.jpg,,mug,blue\n'
     styles = own(text)

@@ -80,7 +80,7 @@ class CsvFile:
     @staticmethod
     def _looks_like_key(cell: str, shapes: set[str]) -> bool:
         closes = cell.endswith('"') and not cell.startswith('"')  # the rest of a key that spans lines
-        return bool(cell) and not closes and _shape(cell) in shapes
+        return bool(shape := _shape(cell)) and not closes and shape in shapes
 
 
 def read_csv(data: bytes, where: str, wanted: Sequence[str], advice: str = "") -> CsvFile:
