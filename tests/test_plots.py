@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastfashion.evaluate.plots import plot_confusion, plot_per_class, plot_training
+from fastfashion.evaluate.plots import plot_confusion, plot_per_class, plot_reliability, plot_training
 
 SIZES = [2, 45, 143]
 
@@ -85,6 +85,26 @@ def test_training(tmp_path: Path, history: list[dict[str, Any]]) -> None:
     path = tmp_path / "training.png"
     assert plot_training(path, history, title="run a") == path
     assert_readable(path, tmp_path)
+
+
+BINS = np.arange(15)
+DEFAULT_NAME = "masterCategory+subCategory+season-by-subCategory+season-tf_efficientnetv2_s-scratch-best-160x128-stratified-seed12"
+
+
+@pytest.mark.parametrize(
+    ("plot", "data"),
+    [
+        *((plot_confusion, (confusion_of(n), names_of(n))) for n in SIZES),
+        *((plot_per_class, (*scores_of(n), names_of(n))) for n in SIZES),
+        (plot_training, (history_of(5, ["subCategory", "season"]),)),
+        (plot_reliability, (BINS + 1, (BINS + 0.5) / 15, (BINS + 0.4) / 15)),
+    ],
+)
+def test_a_title_with_a_default_name_does_not_widen_the_image(tmp_path: Path, plot: Callable[..., Path], data: tuple[Any, ...]) -> None:
+    title = f"{DEFAULT_NAME}: subCategory, test part of the stratified split"
+    short, long = (pixels(plot(tmp_path / f"{name[:5]}.png", *data, title=name)) for name in ("run a", title))
+    assert long.shape[1] <= max(1.02 * short.shape[1], 950)
+    assert short.shape[0] <= long.shape[0] <= short.shape[0] + 250
 
 
 def test_training_leaves_gaps_for_what_is_missing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Plots of a run as PNG files; matplotlib is imported when a plot is drawn, and its global state (pyplot) is never used."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ INK, MUTED, LIGHT, FAINT = "#222222", "#777777", "#BBBBBB", "#ECECEC"
 DPI = 160
 # A count of five digits at 5 points still fits its cell up to here; with more classes such cells would make the picture too large.
 MAX_CLASSES_WITH_COUNTS = 60
+MIN_TITLE_IN = 3.6  # names of classes and the scale beside a small panel are as wide together
+LETTER_WIDTH = 0.6  # of a letter of the title, as a share of its height; few are wider in the mean
 
 
 def plot_confusion(path: Path, confusion: np.ndarray, class_names: Sequence[str], *, title: str) -> Path:
@@ -67,7 +70,7 @@ def plot_confusion(path: Path, confusion: np.ndarray, class_names: Sequence[str]
     axes.spines[:].set_color(LIGHT)
     axes.set_xlabel("predicted", fontsize=label_font)
     axes.set_ylabel("true", fontsize=label_font)
-    axes.set_title(title, loc="left", fontsize=label_font + 1, parse_math=False)
+    axes.set_title(_wrapped(title, n * cell_in, label_font + 1), loc="left", fontsize=label_font + 1, parse_math=False)
     _share_bar(figure, axes, image, side_in=n * cell_in, font=label_font - 2)
     return _save(figure, path)
 
@@ -92,7 +95,7 @@ def plot_training(path: Path, history: Sequence[Mapping[str, Any]], *, title: st
 
     figure = Figure(figsize=(10, 3.8))
     figure.set_layout_engine("constrained", wspace=0.06)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
+    figure.suptitle(_wrapped(title, 9.6, 11), x=0.01, ha="left", fontsize=11, parse_math=False)
     left, right = figure.subplots(1, 2)
     score = f"validation score, {_plain(tasks[0])}" if len(tasks) == 1 else "validation score"
     for axes, xlabel, ylabel in ((left, "step", "loss"), (right, "epoch", score)):
@@ -152,7 +155,7 @@ def plot_per_class(path: Path, f1: np.ndarray, support: np.ndarray, class_names:
     for place, text in enumerate(texts):
         axes.text(x, place, text, fontsize=font, color=INK, ha="right", va="center_baseline")
     axes.text(x, -0.6, "support", fontsize=font, color=MUTED, ha="right", va="bottom")
-    axes.set_title(title, loc="left", fontsize=11, pad=16, parse_math=False)
+    axes.set_title(_wrapped(title, 4.5, 11), loc="left", fontsize=11, pad=16, parse_math=False)
     return _save(figure, path)
 
 
@@ -182,7 +185,7 @@ def plot_reliability(path: Path, counts: np.ndarray, confidence: np.ndarray, acc
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(LIGHT)
         axes.tick_params(color=LIGHT, labelsize=9)
-    upper.set_title(title, loc="left", fontsize=11, parse_math=False)
+    upper.set_title(_wrapped(title, 3.6, 11), loc="left", fontsize=11, parse_math=False)
     return _save(figure, path)
 
 
@@ -228,6 +231,15 @@ def _training_legends(figure: "Figure", left: "Axes", right: "Axes", tasks: Sequ
     if len(tasks) > 1:
         colors = [Line2D([], [], color=TASK_COLORS[i % len(TASK_COLORS)], linewidth=3, label=_plain(task)) for i, task in enumerate(tasks)]
         figure.legend(handles=colors, loc="outside right center", frameon=False, fontsize=9, handlelength=1)
+
+
+def _wrapped(title: str, width_in: float, font: float) -> str:
+    """A title in lines no wider than the panel below it, or than MIN_TITLE_IN: a longer one would widen the whole image.
+
+    Names of runs have hyphens but no spaces, and break there.
+    """
+    letters = max(width_in, MIN_TITLE_IN) * 72 / (font * LETTER_WIDTH)
+    return "\n".join(textwrap.wrap(title, int(letters))) or title
 
 
 def _plain(text: str) -> str:
