@@ -48,8 +48,6 @@ import torch
 import cv2, matplotlib, pandas, pyarrow, scipy.stats, sklearn.metrics, timm, tqdm  # what importing these changes is theirs
 import torch.utils.tensorboard, torch._dynamo
 
-tqdm.tqdm.get_lock()  # settles how multiprocessing starts processes, as every bar of tqdm does
-
 def state():
     return {
         "signals": {number.name: str(signal.getsignal(number)) for number in signal.valid_signals() if isinstance(number, signal.Signals)},

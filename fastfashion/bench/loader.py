@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from fastfashion.bars import tqdm
 from fastfashion.bench.loader_peers import DECODED_BEFORE, EPOCH, IMAGE_FOLDER, PEERS, Batches, Work
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError

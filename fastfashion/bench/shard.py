@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from fastfashion.bars import tqdm
 from fastfashion.bench import peers
 from fastfashion.bench.memory import check_memory_can_be_measured, measure_memory
 from fastfashion.bench.photos import PhotoSpec, make_photos, repeat_photos

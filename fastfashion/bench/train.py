@@ -17,9 +17,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fastfashion import dist
+from fastfashion.bars import tqdm
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json

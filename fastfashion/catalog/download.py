@@ -255,7 +255,7 @@ def _size(num_bytes: float) -> str:
 @contextlib.contextmanager
 def bar_progress() -> Iterator[Progress]:
     """A progress bar on the terminal, first of the download, then of the check; notes on stderr."""
-    from tqdm import tqdm
+    from fastfashion.bars import tqdm
 
     with tqdm(unit="B", unit_scale=True, disable=None, dynamic_ncols=True, leave=False) as bar:
 

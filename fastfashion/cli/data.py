@@ -44,8 +44,7 @@ def synth(
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
     """Draw a stand-in data set in the layout of the real one."""
-    from tqdm import tqdm
-
+    from fastfashion.bars import tqdm
     from fastfashion.catalog.synth import write_synth
     from fastfashion.dist import cores_per_process
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from fastfashion import dist
+from fastfashion.bars import tqdm
 from fastfashion.catalog import Vocab, ids_hash
 from fastfashion.catalog.splits import REFERENCE_SEED
 from fastfashion.config import RunConfig

@@ -21,7 +21,7 @@ def bar_progress() -> Iterator[Progress]:
     """A progress bar on the terminal: pictures with rate and time left, megabytes written, rejected."""
     import sys
 
-    from tqdm import tqdm
+    from fastfashion.bars import tqdm
 
     with tqdm(unit=" pictures", disable=None, dynamic_ncols=True) as bar:
         written = before = 0

@@ -73,7 +73,7 @@ def dry_run_text(plan: DryRun) -> str:
 
 def verify_bar(path: Path) -> VerifyResult:
     """Verify with a progress bar."""
-    from tqdm import tqdm
+    from fastfashion.bars import tqdm
 
     with tqdm(unit="B", unit_scale=True, disable=None, dynamic_ncols=True) as bar:
         return verify(path, on_bytes=bar.update, on_total=bar.reset)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from fastfashion.bars import tqdm
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import OpenRun
 from fastfashion.files import publish, publish_json

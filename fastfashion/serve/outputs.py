@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from fastfashion.bars import tqdm
 from fastfashion.csv_files import csv_rows, csv_writer
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish

@@ -141,7 +141,7 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *,
 
 def say(text: str) -> None:
     """Tell the user, above a progress bar if there is one."""
-    from tqdm import tqdm
+    from fastfashion.bars import tqdm
 
     tqdm.write(text, file=sys.stderr)
 

@@ -70,7 +70,8 @@ class RunRecorder:
 
     def __init__(self, run: Path, config: RunConfig, *, epoch: int, step: int, num_steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
-        from tqdm import tqdm
+
+        from fastfashion.bars import tqdm
 
         done, self._epochs = epoch * num_steps + step, config.train.epochs
         _drop_later(run / METRICS, epoch, done)
@@ -127,7 +128,7 @@ class RunRecorder:
         self._events.add_image("batch", np.concatenate(lines), dataformats="HWC")
 
     def say(self, text: str) -> None:
-        from tqdm import tqdm
+        from fastfashion.bars import tqdm
 
         tqdm.write(text, file=sys.stderr)
 
