@@ -18,6 +18,7 @@ from fastfashion.exif import PREFIX, UPRIGHT, Orientation, read_orientation
 
 Encoded = bytes | memoryview | np.ndarray  # an array: uint8 (n,)
 
+RULES = 1  # of what is plain: raise it with the list below, so that what users' caches say of older sets is asked anew
 MAGIC = b"\xff\xd8\xff"
 BASELINE, PROGRESSIVE = 0xC0, 0xC2
 MAX_MARKERS = 10_000  # a phone's image with its depth map in XMP has a thousand

@@ -19,6 +19,7 @@ from fastfashion import image
 from fastfashion.config import Size
 from fastfashion.errors import PackedSetError
 from fastfashion.image import Kind
+from fastfashion.jpeg_header import RULES
 from fastfashion.load import LoaderSpec, Plan, open_loader
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
@@ -94,7 +95,7 @@ def test_a_set_that_does_not_say_it_loads_the_same_and_is_looked_at_once(
     pictures, images = load(packed, all_rows, backend)
     np.testing.assert_array_equal(images, expected)
     np.testing.assert_array_equal(pictures.kind, open_packed_set(packed_small.out).open("full").kind)
-    assert [path.name for path in (cache / "fastfashion" / "kinds").iterdir()] == [f"{pictures.manifest.index_sha256}.npy"]
+    assert [path.name for path in (cache / "fastfashion" / "kinds").iterdir()] == [f"{pictures.manifest.index_sha256}-{RULES}.npy"]
 
 
 def garbage(file: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_cache_that_is_broken_or_cannot_be_written_costs_time_and_nothing_else
     packed_small: PackedSmall, tmp_path: Path, cache: Path, damage: Callable[[Path], None]
 ) -> None:
     packed = open_packed_set(without_kinds(packed_small.out, tmp_path / "set"))
-    damage(cache / "fastfashion" / "kinds" / f"{packed.open('full').manifest.index_sha256}.npy")
+    damage(cache / "fastfashion" / "kinds" / f"{packed.open('full').manifest.index_sha256}-{RULES}.npy")
     pictures, images = load(packed, np.arange(60))
     np.testing.assert_array_equal(images, load(open_packed_set(packed_small.out), np.arange(60))[1])
     assert (pictures.kind >= 0).all()

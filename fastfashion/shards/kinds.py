@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fastfashion.files import publish
+from fastfashion.jpeg_header import RULES
 
 UNKNOWN = -1  # not looked at yet
 NUM_KINDS = 3
@@ -64,7 +65,7 @@ class Kinds:
 def _cache_file(index_sha256: str) -> Path | None:
     home = os.environ.get("XDG_CACHE_HOME")
     with contextlib.suppress(RuntimeError):  # a user without a home
-        return Path(home or Path.home() / ".cache") / "fastfashion" / "kinds" / f"{index_sha256}.npy"
+        return Path(home or Path.home() / ".cache") / "fastfashion" / "kinds" / f"{index_sha256}-{RULES}.npy"
     return None
 
 
