@@ -132,7 +132,7 @@ def shard(
         print(json.dumps(result | {"out": str(request.out)}))
 
 
-@app.command(epilog="Example: fastfashion verify shards/small --repair --source fashion-product-images-small.zip")
+@app.command(epilog="Example: fastfashion verify shards/small --repair --source data/fashion-product-images-small.zip")
 def verify(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set; s3:// and the like too.", parser=location, metavar="SET")],
     source: Annotated[Path | None, Source(IN)] = None,
@@ -227,7 +227,7 @@ def splits(
     data = DataConfig(shards="", task=",".join(tasks), split_by=split_by, protocol=protocol, split_seed=seed, fold=fold)
     split = joint_split(packed.table, packed.vocab, tasks, data.split_tasks, protocol, data.protocol_seed)
     summary = write_split(out, packed.table, split)
-    print(f"{out}:", splits_text(summary), file=sys.stderr)
+    print(f"{out}: {splits_text(summary)}".replace(": \n", ":\n"), file=sys.stderr)
     if as_json:
         first = summary.get(data.split_tasks[0]) or next(iter(summary.values()))
         print(json.dumps({"out": str(out), "task": data.task, "protocol": protocol, "parts": first, "tasks": summary}))
