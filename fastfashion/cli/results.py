@@ -22,7 +22,7 @@ from fastfashion.options import (
 @app.command(epilog="Example: fastfashion evaluate runs/NAME")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
-    shards: Annotated[Path | None, Location("Where the packed set is now, if it was moved; another one with --rows unseen.", IN)] = None,
+    shards: Annotated[Path | None, Location("Where the packed set is now; another one with --rows unseen.", IN)] = None,
     rows: Annotated[str, typer.Option(help="test, or unseen: ids of --shards that the run never saw.", rich_help_panel=IN)] = "test",
     batch_size: Annotated[int, typer.Option(help="Global: over all processes.", rich_help_panel=RUN)] = 256,
     workers: Annotated[int | None, Workers(RUN)] = None,
