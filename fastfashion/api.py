@@ -123,7 +123,8 @@ def open_loader(
 
     from fastfashion import dist
     from fastfashion.load import open_loader as open_spec
-    from fastfashion.train.job import prepare_data, resolve
+    from fastfashion.train.data import prepare_data
+    from fastfashion.train.job import resolve
 
     if part not in ("train", "val"):
         raise ConfigError(f"part: expected train or val, found {part!r}")

@@ -17,7 +17,8 @@ from workers import fastfashion
 from fastfashion import dist
 from fastfashion.config import DataConfig, ModelConfig, RunConfig
 from fastfashion.shards import open_packed_set
-from fastfashion.train.job import prepare_data, resolve
+from fastfashion.train.data import prepare_data
+from fastfashion.train.job import resolve
 
 COMMANDS = ("download", "doctor", "synth", "shard", "verify", "audit", "splits", "train", "evaluate", "compare", "reproduce", "preview")
 COMMANDS += ("bench-loader", "bench-train", "bench-shard", "predict", "serve", "export")

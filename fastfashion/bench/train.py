@@ -29,7 +29,8 @@ from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.train.build import build_model
 from fastfashion.train.checkpoint import Checkpoints, Progress
 from fastfashion.train.control import Control
-from fastfashion.train.job import PACKAGES, prepare_data, resolve
+from fastfashion.train.data import prepare_data
+from fastfashion.train.job import PACKAGES, resolve
 from fastfashion.train.learner import Learner
 from fastfashion.train.loop import Training, train_epoch
 from fastfashion.train.record import Silent

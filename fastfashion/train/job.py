@@ -1,56 +1,50 @@
 """From settings to a finished run: resolve, build the parts, train, and leave the run's folder behind."""
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 
 from fastfashion import dist
-from fastfashion.catalog import LABEL_COLUMNS, ids_hash
+from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.config import ALL, DEFAULT_RECIPE, OptimConfig, RunConfig
 from fastfashion.csv_files import publish_csv
-from fastfashion.errors import ConfigError, PackedSetError, TrainingError
+from fastfashion.errors import TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, read_config, score
-from fastfashion.evaluate.opened import CONFIG, METRICS, assumed_list, corrected
-from fastfashion.evaluate.trained_on import RowsOfSet, TrainedOn, list_rows, read_trained_on, write_trained_on
+from fastfashion.evaluate.opened import CONFIG, METRICS
+from fastfashion.evaluate.trained_on import write_trained_on
 from fastfashion.files import clear_unpublished, location, publish_json
-from fastfashion.load import Batch, Loader, LoaderSpec, Plan, Skipped, choose_pictures, open_loader
+from fastfashion.load import Batch, Loader, Skipped, choose_pictures, open_loader
 from fastfashion.model import (
-    LossSettings,
     ModelDescription,
     check_first_weights,
     count_parameters,
     has_fixed_size,
-    logit_offsets,
     nearest_size,
     objective,
     save_artifact,
 )
 from fastfashion.model.weights import ambiguity, check_declared
 from fastfashion.provenance import git_commit, machine_info, package_versions
-from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.shards import open_packed_set
 from fastfashion.train.build import build_model, first_step_explained
 from fastfashion.train.checkpoint import Checkpoints, Progress, prune_finished
 from fastfashion.train.control import Control
-from fastfashion.train.folder import BEST, CHECKPOINTS, SKIPPED, STATUS, Held, is_untrained, training_in, write_status
+from fastfashion.train.data import Data, prepare_data
+from fastfashion.train.folder import BEST, CHECKPOINTS, SKIPPED, STATUS, Held, training_in, write_status
 from fastfashion.train.intro import Intro
 from fastfashion.train.learner import Learner, best_state, determinism
 from fastfashion.train.loop import Training, fit
-from fastfashion.train.record import Recorder, RunRecorder, Silent
+from fastfashion.train.record import Recorder, RunRecorder, Silent, say
 from fastfashion.train.settings import changes
 from fastfashion.train.summary import TrainSummary, finished_summary
 from fastfashion.train.texts import resumed_text
 from fastfashion.train.track import check_tracking
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PACKAGES = ("fastfashion", "torch", "timm", "nvidia-dali-cuda120", "simplejpeg", "opencv-python-headless", "numpy")
 
@@ -137,13 +131,6 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *,
         write_status(run, "finished", **known, optimizer=optimizer, summary=summary.to_dict())
         prune_finished(run / CHECKPOINTS, keep=config.train.keep_optimizer)  # only now: a kill in between loses nothing
     return summary
-
-
-def say(text: str) -> None:
-    """Tell the user, above a progress bar if there is one."""
-    from fastfashion.bars import tqdm
-
-    tqdm.write(text, file=sys.stderr)
 
 
 def _train(
@@ -243,7 +230,7 @@ def _train(
     )
 
 
-def _introduce(recorder: Recorder, run: Path, config: RunConfig, world: dist.World, data: "Data", num_parameters: int) -> None:
+def _introduce(recorder: Recorder, run: Path, config: RunConfig, world: dist.World, data: Data, num_parameters: int) -> None:
     intro = Intro(
         run=run,
         config=config,
@@ -297,93 +284,3 @@ def _start_line(run: Path, config: RunConfig, progress: Progress, step: int, wor
     known = {"machine": machine_info(), "versions": package_versions(PACKAGES)}
     changed = {"changed": {key: list(values) for key, values in before.items()}} if before else {}
     return {"kind": "start", "epoch": progress.epoch, "step": step} | where | changed | known
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """The classes of each task, the loss, and what to load for training and for validation."""
-
-    classes: dict[str, tuple[str, ...]]
-    loss: LossSettings
-    spec: LoaderSpec
-    val_spec: LoaderSpec
-    num_test: int  # rows that are left for testing
-    numbers: np.ndarray | None  # int64 (N,): the place of each row in the run's own list; None: it is the row itself
-    to_keep: TrainedOn | None  # what the run does not have in its folder yet
-
-
-def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) -> Data:
-    """Rows of a new run are those of the set's split; a run that has trained keeps its own, in their order.
-
-    Raises ConfigError where a batch is too small for so many processes, InputError where the set is not the one that `run` was trained on.
-    """
-    # Pictures are mixed in pairs, which stay together.
-    each = (2 if config.augment.mixup or config.augment.cutmix else 1) * config.train.accumulate
-    if config.train.batch_size < each * world.size:
-        raise ConfigError(
-            f"--batch-size {config.train.batch_size}: expected {each * world.size} or more, {each} for each of {world.size} processes"
-        )
-    packed = open_packed_set(location(config.data.shards))
-    data, tasks, vocab = config.data, config.data.tasks, packed.vocab
-    table = corrected(packed, data.corrections)
-    codes = vocab.codes(table, tasks)
-    rows, to_keep = _rows_to_train(config, packed, table, run) if world.is_main else (None, None)
-    rows, ids = dist.from_main(world, (rows, ids_hash(packed.table["id"].tolist())))
-    if ids_hash(packed.table["id"].tolist()) != ids:
-        raise PackedSetError(
-            f"{packed.path}: holds other ids, or in another order, than the set of rank 0; every process needs the same packed set"
-        )
-    split = rows.split
-    pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
-    plan = Plan(
-        rows=rows.train,
-        heights_px=pictures.height_px,
-        widths_px=pictures.width_px,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        augment=config.augment,
-        shard_starts=rows.shard_starts,
-        numbers=rows.numbers,
-        window_shards=config.data.window_shards if config.data.shuffle == "window" else 0,
-    )
-    spec = LoaderSpec(
-        pictures=pictures,
-        plan=plan,
-        labels=codes,
-        size=size,
-        device=world.device,
-        rank=world.rank,
-        world_size=world.size,
-        portions=config.train.accumulate,
-        backend=config.data.backend,
-        workers=config.data.workers or dist.cores_per_process(world.local_size),
-        on_bad=config.data.on_bad,
-        cache_dir=config.data.cache_dir,
-        cache_bytes=int(config.data.cache_gb * 1e9),
-    )
-    val_plan = replace(plan, rows=rows.val, augment=None)
-    val_spec = replace(spec, plan=val_plan, labels=split.labels("val", codes), portions=1)
-    classes = {task: vocab.names(task) for task in tasks}
-    offsets = {}
-    if config.optim.logit_adjust:
-        offsets = {
-            task: logit_offsets(codes[rows.train, t], len(classes[task]), config.optim.logit_adjust).to(world.device)
-            for t, task in enumerate(tasks)
-        }
-    loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights, offsets=offsets)
-    return Data(
-        num_test=len(split.rows("test")), classes=classes, loss=loss, spec=spec, val_spec=val_spec, numbers=rows.numbers, to_keep=to_keep
-    )
-
-
-def _rows_to_train(config: RunConfig, packed: PackedSet, table: "pd.DataFrame", run: Path | None) -> tuple[RowsOfSet, TrainedOn | None]:
-    """The rows, and the list of them where the run does not have it in its folder yet."""
-    if run is None or is_untrained(run):
-        kept = list_rows(packed, config.data, table)
-        return kept.on(run or packed.path, packed), kept
-    if (known := read_trained_on(run)) is not None:
-        known.check_classes(run, packed)
-        return known.on(run, packed), None
-    kept = assumed_list(run, packed, config, table)
-    say(kept.assumption(run))
-    return kept.on(run, packed), kept

@@ -34,6 +34,13 @@ TIMES = (
 )
 
 
+def say(text: str) -> None:
+    """Tell the user, above a progress bar if there is one."""
+    from fastfashion.bars import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
 class Recorder(Protocol):
     """Takes lines of metrics: `{"kind": "start" | "step" | "epoch", "epoch", "step", …, "time": {…}}`.
 

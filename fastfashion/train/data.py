@@ -1,0 +1,113 @@
+"""What a run trains and validates on: the rows of its own list or of a new split, as loaders need them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastfashion import dist
+from fastfashion.catalog import ids_hash
+from fastfashion.config import RunConfig
+from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.evaluate.opened import assumed_list, corrected
+from fastfashion.evaluate.trained_on import RowsOfSet, TrainedOn, list_rows, read_trained_on
+from fastfashion.files import location
+from fastfashion.load import LoaderSpec, Plan, choose_pictures
+from fastfashion.model import LossSettings, logit_offsets
+from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.train.folder import is_untrained
+from fastfashion.train.record import say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The classes of each task, the loss, and what to load for training and for validation."""
+
+    classes: dict[str, tuple[str, ...]]
+    loss: LossSettings
+    spec: LoaderSpec
+    val_spec: LoaderSpec
+    num_test: int  # rows that are left for testing
+    numbers: np.ndarray | None  # int64 (N,): the place of each row in the run's own list; None: it is the row itself
+    to_keep: TrainedOn | None  # what the run does not have in its folder yet
+
+
+def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) -> Data:
+    """Rows of a new run are those of the set's split; a run that has trained keeps its own, in their order.
+
+    Raises ConfigError where a batch is too small for so many processes, InputError where the set is not the one that `run` was trained on.
+    """
+    # Pictures are mixed in pairs, which stay together.
+    each = (2 if config.augment.mixup or config.augment.cutmix else 1) * config.train.accumulate
+    if config.train.batch_size < each * world.size:
+        raise ConfigError(
+            f"--batch-size {config.train.batch_size}: expected {each * world.size} or more, {each} for each of {world.size} processes"
+        )
+    packed = open_packed_set(location(config.data.shards))
+    data, tasks, vocab = config.data, config.data.tasks, packed.vocab
+    table = corrected(packed, data.corrections)
+    codes = vocab.codes(table, tasks)
+    rows, to_keep = _rows_to_train(config, packed, table, run) if world.is_main else (None, None)
+    rows, ids = dist.from_main(world, (rows, ids_hash(packed.table["id"].tolist())))
+    if ids_hash(packed.table["id"].tolist()) != ids:
+        raise PackedSetError(
+            f"{packed.path}: holds other ids, or in another order, than the set of rank 0; every process needs the same packed set"
+        )
+    split = rows.split
+    pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
+    plan = Plan(
+        rows=rows.train,
+        heights_px=pictures.height_px,
+        widths_px=pictures.width_px,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        augment=config.augment,
+        shard_starts=rows.shard_starts,
+        numbers=rows.numbers,
+        window_shards=config.data.window_shards if config.data.shuffle == "window" else 0,
+    )
+    spec = LoaderSpec(
+        pictures=pictures,
+        plan=plan,
+        labels=codes,
+        size=size,
+        device=world.device,
+        rank=world.rank,
+        world_size=world.size,
+        portions=config.train.accumulate,
+        backend=config.data.backend,
+        workers=config.data.workers or dist.cores_per_process(world.local_size),
+        on_bad=config.data.on_bad,
+        cache_dir=config.data.cache_dir,
+        cache_bytes=int(config.data.cache_gb * 1e9),
+    )
+    val_plan = replace(plan, rows=rows.val, augment=None)
+    val_spec = replace(spec, plan=val_plan, labels=split.labels("val", codes), portions=1)
+    classes = {task: vocab.names(task) for task in tasks}
+    offsets = {}
+    if config.optim.logit_adjust:
+        offsets = {
+            task: logit_offsets(codes[rows.train, t], len(classes[task]), config.optim.logit_adjust).to(world.device)
+            for t, task in enumerate(tasks)
+        }
+    loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights, offsets=offsets)
+    return Data(
+        num_test=len(split.rows("test")), classes=classes, loss=loss, spec=spec, val_spec=val_spec, numbers=rows.numbers, to_keep=to_keep
+    )
+
+
+def _rows_to_train(config: RunConfig, packed: PackedSet, table: "pd.DataFrame", run: Path | None) -> tuple[RowsOfSet, TrainedOn | None]:
+    """The rows, and the list of them where the run does not have it in its folder yet."""
+    if run is None or is_untrained(run):
+        kept = list_rows(packed, config.data, table)
+        return kept.on(run or packed.path, packed), kept
+    if (known := read_trained_on(run)) is not None:
+        known.check_classes(run, packed)
+        return known.on(run, packed), None
+    kept = assumed_list(run, packed, config, table)
+    say(kept.assumption(run))
+    return kept.on(run, packed), kept
