@@ -16,6 +16,7 @@ from fastfashion.errors import FirstStepError, LostPeerError
 from fastfashion.train import loop
 from fastfashion.train.build import first_step_explained
 from fastfashion.train.checkpoint import Progress
+from fastfashion.train.intro import _labels
 from fastfashion.train.job import train
 from fastfashion.train.loop import Glance
 from fastfashion.train.record import RunRecorder
@@ -117,12 +118,21 @@ def test_training_says_in_five_lines_what_it_is_about_to_do(packed_small: Packed
         r"(\d+) train(?: \(\d+ an epoch: rare classes repeated\))?, (\d+) val, (\d+) test; stratified split by subCategory", said[1][1]
     )
     assert counts and sum(map(int, counts.groups())) == 60
-    assert said[2][1].startswith("masterCategory 3 classes, subCategory 4 classes, ")
+    assert re.fullmatch(r"masterCategory 3, subCategory 4, articleType 5, gender 3, baseColour 3, season 2, usage \d", said[2][1])
     assert re.fullmatch(r"test_vit \(0\.\d M parameters\) from random weights, images 32 high, 32 wide", said[3][1])
     assert re.fullmatch(r"runs/x: (cpu|cuda) \(1 process\), (threads|dali), (fp32|bf16), batch 900, 2 epochs of 1 step", said[4][1])
     assert re.match(r"warning: --batch-size 900 is above the \d+ training rows: each epoch is one step of \d+", lines[first + 5])
     assert all(len(line) <= 100 for line in lines if line.startswith(("rows", "labels", "model", "run ", "epoch", "  ")))
     assert re.search(r"best accuracy 0\.\d{4} \(mean of 7 labels, weighted as the loss\) on validation, after epoch [12]", done.stderr)
+
+
+def test_seven_labels_of_the_real_set_fit_a_line_and_more_are_counted() -> None:
+    real = dict(zip(SEVEN, (7, 45, 142, 5, 46, 4, 8), strict=True))
+    assert _labels({"season": 4, "usage": 1}) == "labels season 4 classes, usage 1 class"
+    line = _labels(real)
+    assert len(line) <= 100 and all(f"{task} {num}" in line for task, num in real.items())
+    many = _labels(real | {"colourOfTheSole": 12, "heel": 3})
+    assert len(many) <= 100 and many.endswith(" more")
 
 
 def test_what_breaks_in_the_first_step_is_final_and_later_or_for_a_lost_peer_is_not() -> None:

@@ -38,11 +38,11 @@ class Intro:
         steps = f"{counted(train.epochs, 'epoch')} of {counted(plan.num_steps, 'step')}"
         where = f"{spec.device.type} ({counted(self.world.size, 'process', 'processes')}), {spec.chosen_backend}"
         return [
-            f"set     {data.shards}: {images}",
-            f"rows    {distinct:,} train{oversampled}, {self.num_val:,} val, {self.num_test:,} test; {split}",
-            _fitting("labels  ", [f"{task} {counted(num, 'class', 'classes')}" for task, num in self.classes.items()]),
-            f"model   {config.model.name} ({self.num_parameters / 1e6:.1f} M parameters) from {first}, {size}",
-            f"run     {self.run}: {where}, {train.precision}, batch {train.batch_size}, {steps}",
+            f"set    {data.shards}: {images}",
+            f"rows   {distinct:,} train{oversampled}, {self.num_val:,} val, {self.num_test:,} test; {split}",
+            _labels(self.classes),
+            f"model  {config.model.name} ({self.num_parameters / 1e6:.1f} M parameters) from {first}, {size}",
+            f"run    {self.run}: {where}, {train.precision}, batch {train.batch_size}, {steps}",
         ]
 
     def warning(self) -> str:
@@ -53,11 +53,15 @@ class Intro:
         return f"warning: --batch-size {batch_size} is above the {counted(num_rows, 'training row')}: each epoch is one step of {num_rows}"
 
 
-def _fitting(begin: str, items: list[str]) -> str:
-    """Items with commas between, as many as fit, and how many are left out."""
+def _labels(classes: dict[str, int]) -> str:
+    """Labels and how many classes each has; of many labels the numbers alone, and how many labels are left out."""
+    in_words = "labels " + ", ".join(f"{task} {counted(num, 'class', 'classes')}" for task, num in classes.items())
+    if len(in_words) <= COLUMNS:
+        return in_words
+    items = [f"{task} {num}" for task, num in classes.items()]
     for kept in range(len(items), 0, -1):
         left = f" and {len(items) - kept} more" if kept < len(items) else ""
-        line = begin + ", ".join(items[:kept]) + left
+        line = f"labels {', '.join(items[:kept])}{left}"
         if len(line) <= COLUMNS:
             break
     return line
