@@ -60,10 +60,10 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def list_children(path: Path) -> dict[Path, bool]:
-    """The same, and whether each is a folder."""
+def list_children(path: Path) -> dict[Path, bool | None]:
+    """The same, and whether each is a folder; None where that takes another look, which of a web server is a request for the file."""
     if not is_remote(path) or is_web(path):
-        return {below: below.is_dir() for below in path.iterdir()}
+        return dict.fromkeys(path.iterdir())
     here = as_remote(path).path.rstrip("/")
     infos = as_remote(path).fs.ls(here, detail=True)
     folders = {info["name"].rstrip("/") for info in infos if info["type"] == "directory"}

@@ -132,12 +132,11 @@ def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
     listing: dict[str, Path] = {}
     resolutions = []
     for entry, below in list_children(path).items():
-        files = children(entry) if below else []
-        if below and is_remote(entry) and not files:
+        if below and not children(entry):
             continue  # no folder there but an empty object that stands for one
-        if _is_resolution(entry.name) and below:
+        if _is_resolution(entry.name) and (entry.is_dir() if below is None else below):
             resolutions.append(entry.name)
-            listing |= {f"{entry.name}/{file.name}": file for file in files}
+            listing |= {f"{entry.name}/{file.name}": file for file in children(entry)}
         elif not entry.name.startswith("."):
             listing[entry.name] = entry
     if SET not in listing and not any(where.endswith(f"/{MANIFEST}") for where in listing):
