@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from conftest import make_source, smooth_picture, zip_folder
 
 from fastfashion.catalog import open_source
 from fastfashion.catalog.kinds import list_source
+from fastfashion.catalog.listing import name_in_zip
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.files import location
 from fastfashion.pack import PackRequest, PackSummary, pack
@@ -234,6 +236,43 @@ def test_names_with_backslashes_in_a_zip_are_read_as_paths(tmp_path: Path) -> No
     }
     assert source.passed_over["a name that leads out of the zip"].count == 5
     assert packed(tmp_path / "windows.zip", tmp_path / "out").kept == 4
+
+
+def without_utf8_flag(path: Path) -> None:
+    """As macOS writes names: UTF-8 that is not said to be UTF-8."""
+    data = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(signature)
+        while at >= 0:
+            data[at + flags + 1] &= ~8
+            at = data.find(signature, at + 1)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_names_in_utf_8_are_read_whether_the_zip_says_so_or_not(says_so: bool, tmp_path: Path) -> None:
+    from fastfashion.serve.inputs import find_inputs
+
+    folder = make_source(tmp_path / "set", rows=4)
+    names = {"996": "Größe", "997": "帽子", "10000": "café"}
+    table = folder / "styles.csv"
+    for old, new in names.items():
+        table.write_text(table.read_text(encoding="utf-8").replace(f"\n{old},", f"\n{new},"), encoding="utf-8")
+        (folder / "images" / f"{old}.jpg").rename(folder / "images" / f"{unicodedata.normalize('NFD', new)}.jpg")
+    archive = zip_folder(folder, tmp_path / "mac.zip")
+    if not says_so:
+        without_utf8_flag(archive)
+        with zipfile.ZipFile(archive) as opened:
+            assert "images/Größe.jpg" not in {unicodedata.normalize("NFC", name) for name in opened.namelist()}
+    summary = packed(archive, tmp_path / "out")
+    assert (summary.kept, summary.rejected, summary.images_without_row) == (4, 0, 0)
+    shown = {unicodedata.normalize("NFC", found.name.rpartition("/")[2]) for found in find_inputs([str(archive)])}  # type: ignore[union-attr]
+    assert shown == {"Größe.jpg", "帽子.jpg", "café.jpg", "10003.jpg"}
+
+
+def test_a_name_in_another_code_page_stays_as_zipfile_reads_it(tmp_path: Path) -> None:
+    for name in ("Größe.jpg", "café.jpg", "12.jpg"):
+        assert name_in_zip(zipfile.ZipInfo(name)) == name  # of code page 437, or ASCII: no flag
 
 
 def test_a_link_stored_in_a_zip_is_rejected_as_what_it_is(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Only regular files are read, each folder is looked into once, and what is no part of a source is passed over and counted (passed_over.py).
 """
 
+import contextlib
 import os
 import stat
 import zipfile
@@ -18,6 +19,7 @@ from fastfashion.remote import as_remote, list_anew, stands_for_folder
 
 TABLE_NAME = "styles.csv"
 ENCRYPTED = -1
+_UTF8 = 0x800  # flag of a zip's member: its name is UTF-8 (APPNOTE.TXT, 4.4.4, bit 11)
 UNREADABLE = "a folder that cannot be read"
 OUTSIDE = "a name that leads out of the zip"
 _KINDS = {
@@ -91,18 +93,27 @@ def list_zip(path: Path, infos: Iterable[zipfile.ZipInfo]) -> Listing:
     listing = Listing(path=path, is_zip=True)
     members: dict[str, Member] = {}
     for info in infos:
-        name = info.filename.replace("\\", "/")
+        written = name_in_zip(info)
+        name = written.replace("\\", "/")
         if name.endswith("/"):
             continue
         if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
-            listing.pass_over(OUTSIDE, info.filename)
+            listing.pass_over(OUTSIDE, written)
             continue
-        if name in members and name != info.filename:
+        if name in members and name != written:
             continue  # of two spellings the right one counts; of two members with one name the last, as in zipfile
         method = ENCRYPTED if info.flag_bits & 1 else info.compress_type
         members[name] = Member(name, info.header_offset, info.compress_size, info.file_size, method, info.CRC, _zip_problem(info))
     _take(listing, members)
     return listing
+
+
+def name_in_zip(info: zipfile.ZipInfo) -> str:
+    """A member's name; in UTF-8 also where the zip does not say that it is, as macOS writes it and zipfile takes for code page 437."""
+    if not info.flag_bits & _UTF8 and not info.filename.isascii():
+        with contextlib.suppress(UnicodeError):
+            return info.filename.encode("cp437").decode("utf-8")
+    return info.filename
 
 
 def _zip_problem(info: zipfile.ZipInfo) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastfashion.catalog.listing import name_in_zip
 from fastfashion.catalog.reader import MAX_PICTURE_BYTES
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote, location
@@ -102,7 +103,7 @@ def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterat
     if not infos:
         yield refused(shown, f"no picture in it: expected files that end in {', '.join(SUFFIXES)}")
     for info in sorted(infos, key=lambda info: info.filename):
-        name = f"{shown}/{info.filename}"
+        name = f"{shown}/{name_in_zip(info)}"
         if leads_out(info.filename):
             yield refused(name, "its name leads out of the zip; it was not read")
         else:
