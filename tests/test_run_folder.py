@@ -123,7 +123,7 @@ def test_a_start_that_fails_in_its_first_step_leaves_nothing_and_in_its_second_a
             seed(number, step, rank)
 
         monkeypatch.setattr(loop, "seed_step", failing)
-        with pytest.raises(RuntimeError, match="out of memory"):
+        with pytest.raises((RuntimeError, TrainingError), match="out of memory"):
             train(config_of(shards), tmp_path / "run", ALONE)
 
     fail_at(0)
@@ -193,7 +193,8 @@ def test_where_checkpoints_are_gone_the_best_weights_of_a_finished_run_stay(
     found = train(config_of(shards), copied, ALONE)
     assert "finished; nothing to do" in capsys.readouterr().err
     assert (copied / "best/model.safetensors").read_bytes() == best
-    for name in ("epochs", "steps", "best_epoch", "best_metric", "num_parameters", "train_rows", "val_rows"):
+    # Runs from before kept the earlier one of two epochs that are equally good.
+    for name in ("epochs", "steps", "best_metric", "num_parameters", "train_rows", "val_rows", *(["best_epoch"] if summary else [])):
         assert getattr(found, name) == known[name], name
     longer = config_of(shards, train__epochs=3)
     with pytest.raises(TrainingError, match=r"finished, and cannot be trained further with train\.epochs: 2 there, 3 now.*--weights"):

@@ -42,7 +42,7 @@ def finished_summary(run: Path, config: RunConfig) -> TrainSummary | None:
 
 
 def _from_its_files(run: Path, status: dict[str, Any], config: RunConfig) -> TrainSummary:
-    """Of a run from before status.json held a summary, whose checkpoints are gone."""
+    """Of a run from before status.json held a summary, whose checkpoints are gone; its best epoch by the rule of that time."""
     lines = [line for line in read_metrics(run) if line["kind"] == "epoch"] if (run / METRICS).is_file() else []
     best_epoch, best_metric = -1, -1.0
     for line in lines:
