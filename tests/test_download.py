@@ -108,7 +108,7 @@ def test_without_an_account_the_zip_comes_whole_and_a_second_time_nothing_is_fet
     assert (place.data / NAME).read_bytes() == archive
     assert place.files() == [NAME]  # never unpacked, nothing left over
     assert (done["images"], done["num_bytes"], done["already_there"], done["resumed_bytes"]) == (60, len(archive), False, 0)
-    assert done["out"] == f"data/{NAME}" and "60 pictures" in said
+    assert done["out"] == f"data/{NAME}" and "60 images" in said
     asked = place.kaggle.seen[0]
     assert (asked.host, asked.authorization) == (API, None)
     assert (asked.body["ownerSlug"], asked.body["datasetSlug"]) == ("paramaggarwal", "fashion-product-images-small")
