@@ -1,7 +1,8 @@
 """The one progress bar: tqdm's, for threads of one process.
 
 tqdm makes a lock for several processes with its first bar, which settles for the whole program how multiprocessing starts processes
-(findings/host.sh); `multiprocessing.set_start_method` is refused after that. A lock of our class's own leaves that, and tqdm, alone.
+(findings/tqdm-start-method.sh); `multiprocessing.set_start_method` is refused after that. A lock of our class's own leaves that, and
+tqdm, alone.
 """
 
 import threading

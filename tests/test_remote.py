@@ -162,6 +162,6 @@ def test_an_empty_path_segment_is_refused_before_anything_is_uploaded(s3: S3Serv
     assert not location("s3://shop/slashes").exists()
 
 
-def test_storage_that_denies_access_to_a_source_says_the_status(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_a_source_in_a_bucket_that_is_not_there_says_so(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"s3://no-such-bucket/set: no such file or folder"):
         pack(request(location("s3://no-such-bucket/set"), tmp_path / "out"))
