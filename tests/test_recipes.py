@@ -202,6 +202,7 @@ def test_the_loop_never_waits_for_the_gpu_outside_log_lines(packed_small: Packed
     config = config_of(packed_small, train__epochs=3, train__checkpoint_every_steps=0, train__deterministic=False)
     within(loop, "train_epoch", "error", "default")
     within(loop, "_log", "default", "error")
+    within(loop, "_show", "default", "error")  # the first few steps of a start, until the first log line
     within(RunRecorder, "show", "default", "error")  # once, before the first step
     world = dist.World(device=torch.device("cuda", 0))
     assert train(config, tmp_path / "run", world).ended == "finished"
