@@ -127,6 +127,25 @@ def test_a_quoted_field_that_swallows_rows_is_named(text: str) -> None:
         own(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'file,kind,note\nx/a1.jpg,red,"x\nfoo.png,blue,y\nq.jpg,green,"z"\n',  # names of files that have nothing in common
+        'file,kind,note\nA7.jpg,red,"x\nfoo-bar,blue,y\nq.jpg,"green",z\n',
+        '"file","kind"\n"A7.jpg","red\n"foo-bar.jpg","blue"\n',
+    ],
+)
+def test_a_quote_that_was_forgotten_shows_where_the_next_one_opens(text: str) -> None:
+    with pytest.raises(InputError, match=r"shop\.csv, line 2: a quoted field runs on to line [34].*close the quote in line 2"):
+        list(read_csv(text.encode(), "shop.csv", ["file", "kind"]))
+
+
+def test_a_field_of_several_lines_may_hold_quotes_and_end_in_spaces() -> None:
+    text = 'file;kind\nA7.jpg;"red\nsays ""hello"""  \n"foo";"blue\n"\nb;"green" shirt\n'
+    records = [fields for _, fields in read_csv(text.encode(), "shop.csv", ["file", "kind"])]
+    assert records == [["A7.jpg", 'red\nsays "hello"'], ["foo", "blue\n"], ["b", "green shirt"]]
+
+
 def test_lines_of_quotes_and_separators_alone_are_no_rows() -> None:
     """Found by hypothesis: a quoted carriage return, an empty field and a quoted comma."""
     assert [fields for _, fields in read_csv(b'id,a,b,c\n"k0","\r","",","\n', "x.csv", ["id", "a"])] == [["k0", "\r", "", ","]]

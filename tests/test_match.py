@@ -89,6 +89,7 @@ def test_absolute_paths_below_the_source_are_found_and_others_are_said_to_be_out
     files = Files(tmp_path, {"a/1.jpg": Member("a/1.jpg")}, "shop.csv", root, {})
     for text in ("/elsewhere/a/1.jpg", "../a/1.jpg", "C:\\shop\\a\\1.jpg"):
         assert "is not below" in files.find([text]).missing[0]
+    assert "an address; download the images" in files.find(["https://host/a/1.jpg"]).missing[0]
 
 
 def test_where_an_image_is_missing_what_there_is_instead_is_said() -> None:

@@ -21,7 +21,8 @@ HEADER_WITHIN = 20  # records: a header further down is not looked for
 _SPACED_QUOTE = {separator: re.compile(rf'(?:^|{re.escape(separator)}) +"') for separator in SEPARATORS}
 _SHAPE = ((re.compile(r"\d+"), "0"), (re.compile(r"[^\W\d_]+"), "a"))
 
-Record = tuple[int, list[str], list[str]]  # number of its first line, fields, the lines as they are
+# Number of its first line, fields, the lines as they are, what follows a quote that closes a field of several lines.
+Record = tuple[int, list[str], list[str], str]
 
 
 @dataclass
@@ -50,7 +51,7 @@ class CsvFile:
         """Raises InputError for a quote that is never closed, or closed after lines that look like rows themselves."""
         self.count = LineCount(total=_number_of_lines(self.text))
         shape, first = "", True
-        for number, fields, lines in _records(self.text, self.separator, self.where):
+        for number, fields, lines, after_quote in _records(self.text, self.separator, self.where):
             if not any(cell.strip() for cell in fields):
                 self.count.blank += len(lines)
                 continue
@@ -64,13 +65,18 @@ class CsvFile:
             if len(lines) > 1:
                 first_line = lines[0].split(self.separator)
                 self._refuse_swallowed_rows(number, lines, {own, shape, *map(_shape, first_line[self.key : self.key + 1])})
+                if after_quote:  # a quote was forgotten, and the one that closes the field was to open the next
+                    raise InputError(
+                        f"{self.where}, line {number}: a quoted field runs on to line {number + len(lines) - 1}, where {after_quote[:40]!r} "
+                        f"follows its quote; close the quote in line {number}, or write it twice within quotes"
+                    )
             shape = own
             yield number, fields
 
     def _refuse_swallowed_rows(self, number: int, lines: Sequence[str], shapes: set[str]) -> None:
         """A quote that was forgotten is closed by the next one, lines later: those between look like rows."""
         for after, line in enumerate(lines[1:], start=1):
-            readings = (line.split(self.separator), _quoted_fields([line], iter(()), self.separator) or [])
+            readings = (line.split(self.separator), _quoted_fields([line], iter(()), self.separator)[0] or [])
             if any(len(f) == len(self.header) and self._looks_like_key(f[self.key].strip(), shapes) for f in readings):
                 raise InputError(
                     f"{self.where}, line {number}: a quoted field runs on to line {number + len(lines) - 1}, and line {number + after} in "
@@ -106,7 +112,7 @@ def _head(text: str, separator: str, where: str) -> tuple[int, list[str]]:
     """Line number (0 where there is none) and names of the first record that is not empty."""
     try:
         records = _records(text, separator, where)
-        number, fields = next(((n, f) for n, f, _ in records if any(cell.strip() for cell in f)), (0, []))
+        number, fields = next(((n, f) for n, f, *_ in records if any(cell.strip() for cell in f)), (0, []))
     except InputError:  # an open quote in the header under this separator
         return 0, []
     names = [unicodedata.normalize("NFC", cell.strip()) for cell in fields]
@@ -133,7 +139,7 @@ def _no_header(text: str, where: str, wanted: Sequence[str], heads: dict[str, tu
         return f"{where}: expected a CSV file with the columns {names}, found {what}"
     for separator in SEPARATORS:
         try:
-            for place, (line, fields, _) in enumerate(_records(text, separator, where)):
+            for place, (line, fields, *_) in enumerate(_records(text, separator, where)):
                 if all(_place([cell.strip() for cell in fields], name) is not None for name in wanted):
                     first = next(line for line in text.splitlines() if line.strip())[:60]
                     return (
@@ -164,14 +170,14 @@ def _records(text: str, separator: str, where: str) -> Iterator[Record]:
         number += 1
         taken = [line]
         if '"' not in line:
-            yield number, _bare(line).split(separator), taken
+            yield number, _bare(line).split(separator), taken, ""
             continue
-        fields = None if spaced.search(line) else _by_csv(line, separator)
+        fields, after_quote = None if spaced.search(line) else _by_csv(line, separator), ""
         if fields is None:
-            fields = _quoted_fields(taken, lines, separator)
+            fields, after_quote = _quoted_fields(taken, lines, separator)
         if fields is None:
             raise InputError(f"{where}, line {number}: a quote is opened and never closed; close it, or write it twice within quotes")
-        yield number, fields, taken
+        yield number, fields, taken, after_quote
         number += len(taken) - 1
 
 
@@ -183,18 +189,20 @@ def _by_csv(line: str, separator: str) -> list[str] | None:
         return None
 
 
-def _quoted_fields(taken: list[str], lines: Iterator[str], separator: str) -> list[str] | None:
+def _quoted_fields(taken: list[str], lines: Iterator[str], separator: str) -> tuple[list[str] | None, str]:
     """The fields of the record that begins with the line in `taken`, to which further lines are added where a quote spans them.
 
-    None where a quote is never closed. A quote within a field that does not begin with one is a character like any other.
+    None where a quote is never closed. A quote within a field that does not begin with one is a character like any other. The text is
+    what follows the closing quote of a field of several lines.
     """
-    line, at = taken[0], 0
+    line, at, after_quote = taken[0], 0, ""
     fields: list[str] = []
     while True:
         start = at
         while line[start : start + 1] == " ":
             start += 1
         parts: list[str] = []
+        lines_before = len(taken)
         if line[start : start + 1] == '"':
             at = start + 1
             while True:
@@ -203,7 +211,7 @@ def _quoted_fields(taken: list[str], lines: Iterator[str], separator: str) -> li
                     parts.append(line[at:])
                     line, at = next(lines, ""), 0
                     if not line:
-                        return None
+                        return None, ""
                     taken.append(line)
                     continue
                 parts.append(line[at:end])
@@ -214,9 +222,11 @@ def _quoted_fields(taken: list[str], lines: Iterator[str], separator: str) -> li
                 at += 1
         end = line.find(separator, at)
         rest = line[at:end] if end >= 0 else _bare(line[at:])
+        if len(taken) > lines_before:
+            after_quote = after_quote or rest.strip()
         fields.append("".join(parts) + rest.rstrip(" ") if parts else rest)
         if end < 0:
-            return fields
+            return fields, after_quote
         at = end + 1
 
 

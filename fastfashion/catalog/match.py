@@ -27,6 +27,7 @@ from fastfashion.image import SUFFIXES, unsupported
 
 IMAGES = "images"
 _DRIVE = re.compile(r"[A-Za-z]:/")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 Index = dict[str, str | tuple[str, ...]]  # one file, or several that share a key
 
 
@@ -192,6 +193,8 @@ class Files:
 
     def _why(self, key: str, start: str) -> str:
         """What rejected.csv says, and what there is instead."""
+        if _ADDRESS.match(key):
+            return "no image: this is an address; download the images, and write their paths relative to the table"
         if self._resolve(start, key) is None or _DRIVE.match(key):
             return f"no image: {key} is not below {self._root or self._where}; write paths relative to the table"
         name = posixpath.basename(key)
