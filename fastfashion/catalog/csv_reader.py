@@ -66,9 +66,10 @@ class CsvFile:
                 first_line = lines[0].split(self.separator)
                 self._refuse_swallowed_rows(number, lines, {own, shape, *map(_shape, first_line[self.key : self.key + 1])})
                 if after_quote:  # a quote was forgotten, and the one that closes the field was to open the next
+                    end = number + len(lines) - 1
                     raise InputError(
-                        f"{self.where}, line {number}: a quoted field runs on to line {number + len(lines) - 1}, where {after_quote[:40]!r} "
-                        f"follows its quote; close the quote in line {number}, or write it twice within quotes"
+                        f"{self.where}, line {number}: a quoted field runs on to line {end}, where {after_quote[:40]!r} follows its quote; "
+                        f"close the quote in line {number}, or write it twice within quotes"
                     )
             shape = own
             yield number, fields

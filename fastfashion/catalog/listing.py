@@ -21,6 +21,7 @@ TABLE_NAME = "styles.csv"
 ENCRYPTED = -1
 _UTF8 = 0x800  # flag of a zip's member: its name is UTF-8 (APPNOTE.TXT, 4.4.4, bit 11)
 UNREADABLE = "a folder that cannot be read"
+ABOVE = "a link to a folder that holds the source"  # / would be the whole disk
 OUTSIDE = "a name that leads out of the zip"
 _KINDS = {
     stat.S_IFLNK: "a link",
@@ -153,12 +154,20 @@ def kind_of_file(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "no regular file")
 
 
+def _identities(folders: Iterable[Path]) -> Iterator[tuple[int, int]]:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # one that cannot be looked at is none that a link leads to
+            found = folder.stat()
+            yield found.st_dev, found.st_ino
+
+
 class _Walk:
     """Through a folder of this machine. Nothing is opened; a folder that two names lead to is looked into once."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
         self._seen: dict[tuple[int, int], str] = {}
+        self._above = set(_identities(listing.path.resolve().parents))
         self._links: list[tuple[str, os.stat_result]] = []  # looked into last, so that a folder's own name counts
 
     def run(self) -> None:
@@ -174,7 +183,9 @@ class _Walk:
         while todo:
             folder, found = todo.pop()
             key = (found.st_dev, found.st_ino)
-            if key in self._seen:
+            if key in self._above and folder.rpartition("/")[2] != "images":
+                self._listing.pass_over(ABOVE, folder)
+            elif key in self._seen:
                 self._listing.aliases[folder] = self._seen[key]
             else:
                 self._seen[key] = folder

@@ -17,6 +17,7 @@ from fastfashion.catalog.listing import ENCRYPTED, Member, kind_of_file
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
 from fastfashion.remote import PATIENCE_S, Patience, describe, passes, refuses, say_waiting
+from fastfashion.words import why
 
 MAX_PICTURE_BYTES = 256 << 20  # a JPEG of 100 megapixels has some 50 MiB; a zip bomb unpacks to gigabytes
 REQUESTS = 16  # on their way to object storage at once: at 50 ms a request, 320 pictures a second
@@ -56,7 +57,7 @@ class Reader:
         except UnreachableError:
             raise
         except (OSError, OverflowError, zlib.error, InputError) as error:
-            raise InputError(f"cannot read {member.name}: {error}") from error
+            raise InputError(f"cannot read {member.name}: {why(error)}") from error
 
     def read_many(self, members: Iterable[Member]) -> Iterator[bytes | InputError]:
         """The bytes of each member in turn, or why there are none. From remote places, several requests run ahead.
