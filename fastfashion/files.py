@@ -42,7 +42,7 @@ def _check_segments(text: str) -> None:
     scheme, _, rest = text.partition("://")
     if scheme in ("http", "https"):
         return
-    if scheme in ("s3", "s3a", "gs", "gcs") and rest.startswith("/"):
+    if scheme in ("s3", "s3a", "gs", "gcs") and not rest.partition("/")[0]:
         raise ConfigError(f"{text}: no bucket; expected {scheme}://bucket/folder")
     if "//" in rest.strip("/"):
         raise ConfigError(f"{text}: an empty path segment; write it with one slash, {scheme}://{re.sub('/+', '/', rest)}")

@@ -485,6 +485,7 @@ def test_an_empty_path_segment_is_refused_before_anything_is_done(address: str) 
         location(address)
 
 
-def test_an_address_without_a_bucket_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"s3:///set: no bucket; expected s3://bucket/folder"):
-        location("s3:///set")
+@pytest.mark.parametrize("address", ["s3:///set", "s3://", "s3:///"])
+def test_an_address_without_a_bucket_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{address}: no bucket; expected s3://bucket/folder"):
+        location(address)

@@ -521,6 +521,13 @@ def test_a_web_server_that_knows_no_ranges_and_a_folder_on_one_are_refused(web: 
         open_source(location(f"{web.url}/again.zip"))
 
 
+def test_a_zip_on_a_web_server_that_was_cut_is_called_so(web: WebServer, tmp_path: Path) -> None:
+    whole = zip_folder(make_source(tmp_path / "set", rows=5), tmp_path / "set.zip")
+    (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"cut\.zip: not a readable zip .*it begins as a zip, and was cut or is on a server without range"):
+        open_source(location(f"{web.url}/cut.zip"))
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [(401, "the server answers 401 Unauthorized; it asks for a login"), (403, "the server answers 403 Forbidden; access is denied")],

@@ -19,6 +19,7 @@ HEAD_BYTES = 1024
 TAR_NAMES = 40  # looked at
 WANTED = f"expected a folder or a zip with image files and a CSV table, such as {TABLE_NAME} beside images/"
 _NO_FOLDER = "a folder on a web server cannot be listed: name a zip, on a server that answers range requests, or download it"
+_DOWNLOAD = "download it, see whether it opens, and name the file"
 UNPACK = "unpack it and name the folder with --source"
 AS_FILES = "write its images into a folder and its labels into a CSV beside them, and name that folder with --source"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar")
@@ -142,9 +143,10 @@ def _read_directory(path: Path) -> list[zipfile.ZipInfo]:
 
 
 def _zip_advice(path: Path, head: bytes) -> str:
+    begins = head.startswith(b"PK\x03\x04")
     if is_web(path):
-        return _NO_FOLDER
-    if head.startswith(b"PK\x03\x04"):
+        return f"it begins as a zip, and was cut or is on a server without range requests: {_DOWNLOAD}" if begins else _NO_FOLDER
+    if begins:
         return "it begins as a zip and has no whole directory at its end, as a file that was cut: download or copy it again"
     return f"it begins with {head[:16]!r}; {WANTED}"
 
