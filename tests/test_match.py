@@ -255,3 +255,16 @@ def test_a_set_of_version_2_is_refused_by_name_and_repaired(tmp_path: Path) -> N
     tar.write_bytes(whole[:600] + b"x" + whole[601:])
     damage = [Damage(where="full/00000.tar", reason="test", resolution="full", shard=0)]
     assert repair(out, shop, damage, 1, id_column="file") == ["full/00000.tar"] and tar.read_bytes() == whole
+
+
+def test_a_set_of_version_2_with_none_as_a_class_says_how_to_add_a_resolution(tmp_path: Path) -> None:
+    """It took `None` for a class."""
+    import pyarrow.parquet as pq
+
+    shop = make_shop(tmp_path / "shop", [("a", "None"), ("b", "blue")], files={"a.png": "red", "b.png": "blue"})
+    out = tmp_path / "out"
+    shard(shop, out, na_values=["NA"])
+    pq.write_table(pq.read_table(out / "catalog.parquet").drop_columns("path"), out / "catalog.parquet")
+    with pytest.raises(PackedSetError, match=r"its 2 classes of colour would be 1\); version 2 .*: add na_values|--na-values NA"):
+        shard(shop, out)
+    assert shard(shop, out, na_values=["NA"])["packed_now"] == 0

@@ -116,9 +116,10 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
     classes = Vocab.of_table(packed, styles.labels, request.columns.no_label).classes
     if classes != (there := _read_vocab(out)):
         task = next(task for task in classes if classes[task] != there.get(task))
+        before = "" if "path" in packed else "version 2 counted only empty cells and NA as no label: add --na-values NA, or "
         raise PackedSetError(
             f"{out}: packed with other --na-values (its {len(there.get(task, ()))} classes of {task} would be {len(classes[task])}); "
-            "choose another --out or remove it"
+            f"{before}choose another --out or remove it"
         )
     found = tuple(path.name for path in children(out) if has_manifest(path))
     for name in set(found) & set(request.resolutions):

@@ -86,5 +86,6 @@ def verify_text(path: Path, result: VerifyResult) -> str:
     lines = [f"{what}: {len(result.damage)} damaged"]
     lines += [f"  {found.where}: {found.reason}" for found in result.damage]
     if any(found.shard is not None for found in result.damage):
-        lines.append(f"to pack damaged shards again: fastfashion verify {path} --repair --source ZIP_OR_FOLDER (and --table, --id-column as then)")
+        command = f"fastfashion verify {path} --repair --source ZIP_OR_FOLDER"
+        lines.append(f"to pack damaged shards again: {command} (and --table, --id-column as then)")
     return "\n".join(lines)
