@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workers import fastfashion
 
-from fastfashion.catalog import LABEL_COLUMNS, NO_LABEL, Columns, Styles, read_styles
+from fastfashion.catalog import LABEL_COLUMNS, NO_LABEL, Columns, Styles, Vocab, read_styles
+from fastfashion.catalog.corrections import correct
 from fastfashion.catalog.csv_reader import read_csv
 from fastfashion.errors import InputError
 
@@ -320,3 +321,17 @@ def test_kaggles_layout_keeps_its_ids_and_labels() -> None:
     table = read_styles("\n".join([HEADER, *GOOD, GOOD[0].replace("1,", "7.jpg,", 1)]).encode(), "my.csv").table
     assert table["id"].tolist() == ["1", "2", "7"] and table["path"].tolist() == ["1", "2", "7.jpg"]
     assert table[list(LABEL_COLUMNS)].iloc[0].tolist() == ["Apparel", "Topwear", "Tshirts", "Men", "Navy", "Summer", "Casual"]
+
+
+def test_two_byte_order_marks_are_none_of_the_headers() -> None:
+    file = read_csv(("\ufeff\ufefffile,kind\na.jpg,red\n").encode(), "shop.csv", ["file", "kind"])
+    assert file.header == ["file", "kind"]
+
+
+def test_two_spellings_of_one_accent_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    table = f"id,hue\n1,{composed}\n2,{decomposed}\n3,red\n".encode()
+    assert read_styles(table, "shop.csv", Columns(labels=("hue",))).table["hue"].tolist() == [composed, composed, "red"]
+    catalog = pd.DataFrame({"id": ["1", "2"], "path": ["1", "2"], "hue": [composed, "red"]})
+    (tmp_path / "c.csv").write_text(f"id,task,label\n2,hue,{decomposed}\n", encoding="utf-8")
+    assert correct(catalog, Vocab({"hue": (composed, "red")}), tmp_path / "c.csv")["hue"].tolist() == [composed, composed]

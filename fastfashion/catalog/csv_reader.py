@@ -98,7 +98,7 @@ def read_csv(data: bytes, where: str, wanted: Sequence[str], advice: str = "") -
     if what := no_text(data):
         raise InputError(f"{where}: expected a CSV file, found {what}")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8").lstrip("\ufeff")  # a byte order mark, or two where two programs wrote one
     except UnicodeDecodeError as error:
         raise InputError(no_utf8(data, where, error.start)) from error
     heads = {separator: _head(text, separator, where) for separator in SEPARATORS}

@@ -1,6 +1,7 @@
 """styles.csv, or a table of one's own, to a table of rows, with every line that cannot be used accounted for."""
 
 import re
+import unicodedata
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,9 @@ def _columns(
         columns["path"].append(text)
         for column, place in repeated:
             cell = "" if place is None else fields[place].strip()
-            column.append(held.setdefault(cell, cell))
+            if (label := held.get(cell)) is None:
+                label = held[cell] = unicodedata.normalize("NFC", cell)  # two spellings of one accent are one class
+            column.append(label)
         columns[NAME_COLUMN].append("" if name_at is None else fields[name_at].strip())
         columns["recovered"].append(surplus > 0)
     return columns, rejected
