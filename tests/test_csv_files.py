@@ -96,6 +96,13 @@ def test_every_line_of_predictions_as_json_has_all_keys(tmp_path: Path) -> None:
     assert [line["answers"] is None for line in lines] == [False, False, True, False]
 
 
+def test_json_lines_are_whole_for_every_reader_of_lines(tmp_path: Path) -> None:
+    names = [f"a{end}b.jpg" for end in ("\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029")]
+    empty = Answers(names=names, errors=dict.fromkeys(range(len(names)), "no image"), codes={}, probabilities={})
+    write_answers([empty], {}, "jsonl", tmp_path / "a.jsonl")
+    assert [json.loads(line)["path"] for line in (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()] == names
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a\rb.jpg", 'a"b,c.jpg'])
 def test_the_pages_csv_reads_back(name: str, tmp_path: Path) -> None:
     records = [

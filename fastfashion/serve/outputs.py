@@ -20,6 +20,7 @@ from fastfashion.serve.predictor import Answers
 
 FORMATS = ("table", "csv", "jsonl", "parquet")
 _DIGITS = 6  # of probabilities in text
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}  # JSON lets them stand, and Python's splitlines ends lines there
 _BAR = 10  # characters of a full bar
 
 
@@ -118,7 +119,7 @@ def _write_text(answers: Iterable[Answers], classes: Mapping[str, Sequence[str]]
                 writer.writerow(table.columns)
             writer.writerows(csv_rows(table, _DIGITS))
         elif form == "jsonl":
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records(one, classes))
+            file.writelines(json.dumps(record, ensure_ascii=False).translate(_LINE_ENDS) + "\n" for record in records(one, classes))
         else:
             file.writelines(line + "\n" for record in records(one, classes) for line in _lines(record))
         file.flush()
