@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from fastfashion.arguments import EmbeddedLoader, embedded, place_of, run_of
+from fastfashion.arguments import EmbeddedLoader, embedded, names_of, place_of, run_of
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.options import find_shards, find_source, parse_picture_size
@@ -55,8 +55,8 @@ def shard(
     res: int | str | Sequence[int | str] = 224,
     table: str = "",
     id_column: str = "id",
-    label_columns: Sequence[str] | None = None,
-    na_values: Sequence[str] | None = None,
+    label_columns: str | Sequence[str] | None = None,
+    na_values: str | Sequence[str] | None = None,
     quality: int = 90,
     max_rejected: int = 1000,
     max_pixels: int = 100_000_000,
@@ -66,7 +66,7 @@ def shard(
 
     `res`: the shorter side in pixels, or "full", or several of them. Goes on where an interrupted call stopped. A table of your own:
     `table`, its name within the source or any other path; `id_column`, paths or names of its images; `label_columns`, what to learn;
-    `na_values`, spellings of a cell without a label (docs/tables.md).
+    `na_values`, spellings of a cell without a label (docs/tables.md). These two may be one text with commas, as on the command line.
     """
     from fastfashion.catalog import LABEL_COLUMNS, NO_LABEL, Columns
     from fastfashion.dist import cores_per_process
@@ -79,8 +79,8 @@ def shard(
         table=table,
         columns=Columns(
             id=id_column,
-            labels=LABEL_COLUMNS if label_columns is None else tuple(label_columns),
-            no_label=NO_LABEL if na_values is None else tuple(dict.fromkeys(["", *na_values])),
+            labels=LABEL_COLUMNS if label_columns is None else names_of(label_columns),
+            no_label=NO_LABEL if na_values is None else tuple(dict.fromkeys(["", *names_of(na_values)])),
         ),
         resolutions=tuple(dict.fromkeys(map(str, [res] if isinstance(res, int | str) else res))),
         workers=workers or cores_per_process(1),
@@ -156,7 +156,7 @@ def train_run(
     out: Place = "runs",
     name: str | None = None,
     resume: Literal["auto", "never", "must"] = "auto",
-    allow_config_change: Sequence[str] = (),
+    allow_config_change: str | Sequence[str] = (),
 ) -> Result:
     """Train a classifier on a packed set, going on with a run of the same name; as `fastfashion train`.
 
@@ -173,15 +173,15 @@ def train_run(
     optional = (("data.size", size), ("train.epochs", epochs), ("train.batch_size", batch_size))
     flags |= {key: value for key, value in optional if value is not None}
     config = resolve(_config(shards, recipe, flags, settings))
-    run = Path(out) / (name or run_name(config, recipe))
+    run, allowed = Path(out) / (name or run_name(config, recipe)), names_of(allow_config_change)
     if nproc == 1:
         with dist.joined(config.train.timeout_s) as world:
             if world.is_main:  # which starts writing while others still look
-                check_run_folder(run, config, resume=resume, allowed=allow_config_change)
+                check_run_folder(run, config, resume=resume, allowed=allowed)
             return _plain(asdict(train_here(config, run, world, f"fastfashion.train_run, {run.name}")))
-    check_run_folder(run, config, resume=resume, allowed=allow_config_change)
+    check_run_folder(run, config, resume=resume, allowed=allowed)
     options = ["--shards", config.data.shards, "--out", str(run.parent), "--name", run.name, "--nproc", str(nproc), "--resume", resume]
-    options += [text for key in allow_config_change for text in ("--allow-config-change", key)]
+    options += [text for key in allowed for text in ("--allow-config-change", key)]
     chosen = {f"{section}.{key}": value for section, values in config.to_dict().items() for key, value in values.items()}
     del chosen["data.shards"]
     return _command(["train", *options, *(text for key, value in chosen.items() for text in ("--set", f"{key}={value}"))])
@@ -250,7 +250,7 @@ def predict(
     from fastfashion.serve.predictor import Predictor
 
     named = paths if isinstance(paths, Iterable) and not isinstance(paths, str) else [paths]
-    tasks = (task,) if isinstance(task, str) else task
+    tasks = names_of(task)
     predictor = Predictor(run_of(run)[0], dist.alone(device).device, workers=workers or dist.cores_per_process(1), tasks=tasks)
     answers = predictor.answer(find_inputs(str(place_of(one)) for one in named), top=top, batch_size=batch_size)
     return [record for each in answers for record in records(each, predictor.classes)]
@@ -275,7 +275,7 @@ def export(
         run=folder,
         to=to,
         out=None if out is None else Path(out),
-        tasks=(task,) if isinstance(task, str) else tuple(task),
+        tasks=names_of(task),
         int8=int8,
         shards=where,
     )

@@ -10,7 +10,7 @@ A whole command (`fastfashion verify SET --repair`) stays one: it is for a shell
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -91,6 +91,11 @@ def place_of(place: Any) -> Path:
     if hasattr(place, "vocab") and hasattr(place, "path"):
         return place.path
     raise ConfigError(f"expected a path, an address or an opened packed set, found {type(place).__name__}")
+
+
+def names_of(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Several names, which may be one text with commas, as on the command line; a text is never taken for its letters."""
+    return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else tuple(names)
 
 
 def run_of(run: Any, shards: Any = None) -> tuple[Path, Path | None]:

@@ -244,6 +244,7 @@ def test_errors_name_arguments_and_settings(packed_small: PackedSmall, tmp_path:
         (lambda: ff.shard(packed_small.source, max_rejected=-1), r"^max_rejected: expected"),
         (lambda: ff.shard(packed_small.source, max_pixels=10, max_rejected=3), r"more than max_rejected=3;.*higher max_rejected"),
         (lambda: ff.shard(packed_small.source, label_columns=["id"]), r"^label_columns: 'id'"),
+        (lambda: ff.shard(packed_small.source, label_columns="season,id"), r"^label_columns: 'id'"),
         (lambda: ff.shard(packed_small.source, run), r"choose another out$"),
         (lambda: ff.synth(res="large"), r"^res=?.*large: expected width x height"),
         (lambda: ff.train_run(packed_small.out, name="none", resume="must", **TINY), r"resume=\"must\", but there is no run"),

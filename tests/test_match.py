@@ -209,6 +209,13 @@ def test_folders_named_images_in_every_class_are_all_looked_into(tmp_path: Path)
     assert all(label == pixel for label, pixel in colours(tmp_path / "out").values())
 
 
+def test_a_text_is_one_name_and_not_its_letters(tmp_path: Path) -> None:
+    shop = make_shop(tmp_path / "shop", [("a", "NA"), ("b", "N"), ("c", "-")], files={f"{name}.png": "red" for name in "abc"})
+    done = ff.shard(shop, tmp_path / "out", res="full", id_column="file", label_columns="colour", na_values="NA, -", workers=1)
+    assert done["account"]["no_label"] == {"colour": {"NA": 1, "-": 1}}
+    assert open_packed_set(tmp_path / "out").vocab.classes == {"colour": ("N",)}
+
+
 def test_two_rows_of_one_image_are_not_both_packed(tmp_path: Path) -> None:
     shop = make_shop(tmp_path / "shop", [("a", "red"), ("a.png", "blue"), ("b.png", "blue")], files={"a.png": "red", "b.png": "blue"})
     assert shard(shop, tmp_path / "out")["kept"] == 2
@@ -265,6 +272,6 @@ def test_a_set_of_version_2_with_none_as_a_class_says_how_to_add_a_resolution(tm
     out = tmp_path / "out"
     shard(shop, out, na_values=["NA"])
     pq.write_table(pq.read_table(out / "catalog.parquet").drop_columns("path"), out / "catalog.parquet")
-    with pytest.raises(PackedSetError, match=r"its 2 classes of colour would be 1\); version 2 counted only .*: add na_values NA, or"):
+    with pytest.raises(PackedSetError, match=r"its 2 classes of colour would be 1\); version 2 counted only .*: add na_values=\"NA\", or"):
         shard(shop, out)
     assert shard(shop, out, na_values=["NA"])["packed_now"] == 0
