@@ -460,6 +460,18 @@ def test_other_label_columns_into_one_set_are_refused_by_name(tmp_path: Path) ->
     assert packed(folder, tmp_path / "out", columns=Columns.parse("id", "gender,season")).kept == 6
 
 
+def test_predict_follows_links_as_packing_does_and_passes_over_hidden_folders(tmp_path: Path) -> None:
+    from fastfashion.serve.inputs import find_inputs
+
+    for name in ("real/1.jpg", "photos/0.jpg", "photos/deep/2.jpg", "photos/.thumbnails/0.jpg", "photos/__MACOSX/0.jpg", "3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        smooth_picture(1, 20, 20).save(tmp_path / name)
+    for name, target in (("linked", "../real"), ("a", "deep"), ("me", "."), ("up", ".."), ("root", "/"), ("gone", "nowhere")):
+        (tmp_path / "photos" / name).symlink_to(target)
+    found = [found.name for found in find_inputs([str(tmp_path / "photos")])]  # type: ignore[union-attr]
+    assert found == [f"{tmp_path}/photos/{name}" for name in ("0.jpg", "deep/2.jpg", "linked/1.jpg")]
+
+
 def test_predict_reads_names_with_backslashes_too(tmp_path: Path) -> None:
     from fastfashion.serve.inputs import Picture, find_inputs
 

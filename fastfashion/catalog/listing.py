@@ -154,7 +154,8 @@ def kind_of_file(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "no regular file")
 
 
-def _identities(folders: Iterable[Path]) -> Iterator[tuple[int, int]]:
+def identities(folders: Iterable[Path]) -> Iterator[tuple[int, int]]:
+    """Device and inode of each that can be looked at: the same folder has the same under any name."""
     for folder in folders:
         with contextlib.suppress(OSError):  # one that cannot be looked at is none that a link leads to
             found = folder.stat()
@@ -167,7 +168,7 @@ class _Walk:
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
         self._seen: dict[tuple[int, int], str] = {}
-        self._above = set(_identities(listing.path.resolve().parents))
+        self._above = set(identities(listing.path.resolve().parents))
         self._links: list[tuple[str, os.stat_result]] = []  # looked into last, so that a folder's own name counts
 
     def run(self) -> None:

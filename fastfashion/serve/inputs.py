@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastfashion.catalog.listing import name_in_zip
+from fastfashion.catalog.listing import identities, name_in_zip
+from fastfashion.catalog.passed_over import is_hidden
 from fastfashion.catalog.reader import MAX_PICTURE_BYTES
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote, location
@@ -74,8 +75,7 @@ def _find(path: Path) -> Iterator[Input]:
 def _in_folder(folder: Path) -> Iterator[Picture]:
     found = 0
     unread: list[OSError] = []
-    for root, folders, names in os.walk(folder, onerror=unread.append) if not is_remote(folder) else _walk_remote(folder):
-        folders.sort()
+    for root, names in _walk(folder, unread.append) if not is_remote(folder) else _walk_remote(folder):
         for name in sorted(names):
             if is_picture(name) or is_unread(name):
                 found += 1
@@ -87,9 +87,23 @@ def _in_folder(folder: Path) -> Iterator[Picture]:
         yield refused(str(folder), f"no picture in it: expected files that end in {', '.join(SUFFIXES)}, or a packed set")
 
 
-def _walk_remote(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As os.walk, all at once."""
-    yield "", [], [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder and the names of its files, as packing walks: hidden folders are passed over, links followed, none looked into twice."""
+    seen = set(identities([folder, *folder.resolve().parents]))
+    for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        yield root, names
+        below = sorted((os.path.islink(f"{root}/{name}"), name) for name in folders if not is_hidden(name))
+        folders.clear()
+        for _, name in below:  # links last, so that a folder's own name counts
+            found = set(identities([Path(root, name)]))
+            if not found or found - seen:  # one that cannot be looked at is named by `onerror`
+                seen |= found
+                folders.append(name)
+
+
+def _walk_remote(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """All at once."""
+    yield "", [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterator[Picture]:
