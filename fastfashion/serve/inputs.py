@@ -92,7 +92,7 @@ def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[
     seen = set(identities([folder, *folder.resolve().parents]))
     for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
         yield root, names
-        below = sorted((os.path.islink(f"{root}/{name}"), name) for name in folders if not is_hidden(name))
+        below = sorted((Path(root, name).is_symlink(), name) for name in folders if not is_hidden(name))
         folders.clear()
         for _, name in below:  # links last, so that a folder's own name counts
             found = set(identities([Path(root, name)]))
