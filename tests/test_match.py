@@ -209,6 +209,20 @@ def test_folders_named_images_in_every_class_are_all_looked_into(tmp_path: Path)
     assert all(label == pixel for label, pixel in colours(tmp_path / "out").values())
 
 
+def test_two_files_of_one_stem_are_two_images_in_kaggles_columns_too(tmp_path: Path) -> None:
+    files = {"images/12.png": "red", "images/12.bmp": "green", "images/13.png": "blue"}
+    shop = make_shop(tmp_path / "shop", [], files=files)
+    labels = "Men,Apparel,Topwear,Shirts,{},Fall,2011,Casual,A shirt"
+    header = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
+    texts = {"12.png": "red", "12.bmp": "green", "13": "blue", "13.png": "white"}
+    (shop / "styles.csv").write_text("\n".join([header, *(f"{text},{labels.format(colour)}" for text, colour in texts.items())]) + "\n")
+    done = ff.shard(shop, tmp_path / "out", res="full", workers=1)
+    packed = open_packed_set(tmp_path / "out")
+    shown = {text: decode_rgb(packed.open("full").encoded(row))[0, 0].tolist() for row, text in enumerate(packed.table["path"])}
+    assert shown == {text: list(PAINT[texts[text]]) for text in ("12.png", "12.bmp", "13")} and done["rejected"] == 1
+    assert pd.read_csv(tmp_path / "out/rejected.csv")["reason"].tolist() == ["its image images/13.png is that of line 4 already"]
+
+
 def test_a_text_is_one_name_and_not_its_letters(tmp_path: Path) -> None:
     shop = make_shop(tmp_path / "shop", [("a", "NA"), ("b", "N"), ("c", "-")], files={f"{name}.png": "red" for name in "abc"})
     done = ff.shard(shop, tmp_path / "out", res="full", id_column="file", label_columns="colour", na_values="NA, -", workers=1)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastfashion.catalog.csv_reader import CsvFile, LineCount, read_csv
-from fastfashion.catalog.ids import make_ids, same_text, stem, went_through_floats
+from fastfashion.catalog.ids import make_ids, same_text, went_through_floats
 from fastfashion.catalog.recovered import Judge, is_year, join
 from fastfashion.errors import ConfigError, InputError
 
@@ -178,7 +178,7 @@ def _columns(
             torn[line] = fields
             fields = join(fields, name_at, surplus, file.separator)
         text = fields[file.key].strip() if file.key < len(fields) else ""
-        key = same_text(stem(text) if wanted.is_kaggles else text)
+        key = same_text(text)  # 12 and 12.jpg may be one image, which the packer finds out
         reason = ""
         if line in wrong:
             reason = wrong[line]
