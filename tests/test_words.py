@@ -26,7 +26,13 @@ def packed(**changes: Any) -> str:
     sizes = {"32": {"num_bytes": 100, "tar_bytes": 10240, "num_shards": 1}}
     values: dict[str, Any] = {"out": Path("set"), "num_rows": 60, "kept": 60, "rejected": 0, "images_without_row": 0, "packed_now": 0}
     return summary_text(
-        PackSummary(**(values | {"resumed": 0, "resolutions": sizes, "seconds": 0.0, "table": "t.csv", "account": Account()} | changes))
+        PackSummary(
+            **(
+                values
+                | {"resumed": 0, "resolutions": sizes, "seconds": 0.0, "table": "t.csv", "account": Account(), "passed_over": {}}
+                | changes
+            )
+        )
     )
 
 
