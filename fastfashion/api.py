@@ -136,7 +136,7 @@ def open_loader(
         raise ConfigError(
             f"this is one of {started} processes (WORLD_SIZE), and each would get all rows: call torch.distributed.init_process_group first"
         )
-    data = prepare_data(config, world if device is None else replace(world, device=torch.device(device)))
+    data = prepare_data(config, world if device is None else replace(world, device=dist.device_of(device)))
     return EmbeddedLoader(open_spec(data.spec if part == "train" else data.val_spec), inspect.signature(open_loader).parameters)
 
 
@@ -245,6 +245,10 @@ def predict(
     read `answers` is None and `error` says why.
     """
     from fastfashion import dist
+
+    for name, value in (("top", top), ("batch_size", batch_size), ("workers", workers if workers is not None else 1)):
+        if value < 1:
+            raise ConfigError(f"{name}: expected 1 or more, found {value}")
     from fastfashion.serve.inputs import find_inputs
     from fastfashion.serve.outputs import records
     from fastfashion.serve.predictor import Predictor

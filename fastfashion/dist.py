@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from fastfashion.errors import LostPeerError
+from fastfashion.errors import ConfigError, LostPeerError
 
 if TYPE_CHECKING:
     import torch
@@ -85,12 +85,28 @@ def here() -> World:
     )
 
 
-def alone(device: "str | torch.device | None" = None) -> World:
-    """This process by itself, whatever its program has formed, on a device that is the current one by default."""
+def device_of(device: "str | torch.device") -> "torch.device":
+    """A device that was asked for; raises ConfigError where torch knows none of that name, or this machine has none."""
     import torch
 
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device: expected cpu, cuda or cuda:N, found {device!r}") from error
+    if found.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: expected cpu, cuda or cuda:N, found {str(found)!r}")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found.type == "cuda" and (found.index or 0) >= count:
+        there = f"{count} of them" if count else "no GPU that torch can use (fastfashion doctor says why)"
+        raise ConfigError(f"device: {str(found)!r}, but this machine has {there}; choose another, or leave it out")
+    return found
+
+
+def alone(device: "str | torch.device | None" = None) -> World:
+    """This process by itself, whatever its program has formed, on a device that is the current one by default."""
+
     place = here()
-    return replace(place, rank=0, size=1, device=place.device if device is None else torch.device(device))
+    return replace(place, rank=0, size=1, device=place.device if device is None else device_of(device))
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from typing import Any, cast
 from fastfashion.errors import ConfigError, FastfashionError
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
+_OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # the temporary file that it writes through, in the folder of its target
 
 
 def location(text: str) -> Path:
@@ -112,6 +113,11 @@ def _settle(file: Path, mode: int) -> None:
 def unreadable(error: OSError) -> str:
     """Why a file cannot be opened, in words that follow its path: "cannot be read (permission denied)"."""
     return f"cannot be read ({(error.strerror or str(error)).lower()})"
+
+
+def is_unpublished(name: str) -> bool:
+    """Whether a file is what a process that was killed had begun to write, so that nobody will miss it."""
+    return name.endswith(".partial") or _OF_SAFETENSORS.fullmatch(name) is not None
 
 
 def clear_unpublished(path: Path) -> None:

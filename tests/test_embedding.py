@@ -253,6 +253,10 @@ def test_errors_name_arguments_and_settings(packed_small: PackedSmall, tmp_path:
             lambda: ff.train_run(packed_small.out, **TINY | {"settings": {"model.weights": "none.pth"}}),
             r'settings={"model.weights": "none.pth"}',
         ),
+        (lambda: ff.open_loader(packed_small.out, device="moon"), r"^device: expected cpu, cuda or cuda:N, found 'moon'$"),
+        (lambda: ff.predict(run, packed_small.out, device="mps"), r"^device: expected cpu, cuda or cuda:N, found 'mps'$"),
+        (lambda: ff.evaluate_run(run, device="cuda:99"), r"^device: 'cuda:99', but this machine has"),
+        (lambda: ff.predict(run, packed_small.out, top=0), r"^top: expected 1 or more, found 0"),
         (lambda: ff.export(run, "moon"), r"^to=?.*moon: expected onnx"),  # type: ignore[arg-type]
         (lambda: ff.export(run, "hub", int8=True), r'^int8: only to="onnx" has it'),
         (lambda: ff.export(run, "hub", out=packed_small.out), r"choose another out, or empty it"),

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from fastfashion import dist
 from fastfashion.catalog import JointSplit, ids_hash
+from fastfashion.catalog.styles import Columns
 from fastfashion.config import AugmentConfig, DataConfig, RunConfig
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run
@@ -411,6 +412,38 @@ def test_a_run_from_before_is_resumed_with_a_word_and_has_a_list_then(
     trained(shop.whole, run)
     assert capsys.readouterr().err.count("from before runs kept the ids") == 1
     assert read_trained_on(run) is not None and tensors_of(run) == tensors_of(whole)
+
+
+def test_a_run_from_before_is_not_taken_for_one_of_a_set_that_its_settings_do_not_name(whole: Path, shop: Shop, tmp_path: Path) -> None:
+    """Two products fewer are as many steps an epoch."""
+    run = from_before(whole, tmp_path / "run")
+    (run / "report.json").unlink(missing_ok=True)
+    near = set_of(without(shop.home / "source", tmp_path / "near_source", ["10000"]), tmp_path / "near")
+    with pytest.raises(InputError, match=r"its settings name .*whole \(60 rows.*near \(59 rows.* holds other ids"):
+        evaluate_run(EvaluateRequest(run=run, shards=near), ALONE)
+    assert read_trained_on(run) is None
+    report = evaluate_run(EvaluateRequest(run=run, shards=shop.grown, rows="unseen"), ALONE)
+    kept = read_trained_on(run)
+    assert kept is not None and kept.source.num_rows == 60 and report["split"]["num_rows"] == 10 + int((~kept.seen).sum())
+
+
+def test_a_set_that_is_asked_for_unseen_rows_need_not_have_what_the_run_had(whole: Path, shop: Shop, tmp_path: Path) -> None:
+    """No such label, none of the ids that were corrected, none of the training images."""
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text("id,task,label\n10000,season,Winter\n")
+    settings = {"data__task": "gender,season", "data__corrections": str(corrections), "train__epochs": 1, "data__oversample": 0.0}
+    run = trained(shop.whole, tmp_path / "run", **settings)
+    with pytest.raises(InputError, match="holds other ids: 2 ids of the training are missing"):
+        evaluate_run(EvaluateRequest(run=run, shards=shop.fewer), ALONE)
+    with pytest.raises(InputError, match="holds other ids: 2 ids of the training are missing"):
+        trained(shop.fewer, run, **settings)
+    bare = set_of(shop.home / "other_source", tmp_path / "bare", columns=Columns(labels=("gender",)))
+    report = evaluate_run(EvaluateRequest(run=run, shards=bare, rows="unseen"), ALONE)
+    assert list(report["tasks"]) == ["gender"] and report["tasks"]["gender"]["n"] == 60
+    text = report_text(run, report)
+    assert f"{bare} has no label season: not tested" in text
+    missing = report["split"]["train_rows"]
+    assert f"{missing} of the {missing} training rows are not in {bare}" in text and "no test row has a near-duplicate" not in text
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------------------

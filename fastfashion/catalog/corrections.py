@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 COLUMNS = ("id", "task", "label")
 
 
-def correct(table: "pd.DataFrame", vocab: Vocab, path: Path) -> "pd.DataFrame":
+def correct(table: "pd.DataFrame", vocab: Vocab, path: Path, *, of_another_set: bool = False) -> "pd.DataFrame":
     """A copy of a catalog with the labels of a corrections file; an empty label takes a label away.
 
     An id may be written as in the table that the set was packed from. Other columns of the file are for people. Compute splits from the
-    table as it was, so that they stay the same lists of rows. Raises InputError, with the line, for a line without one of the three fields
+    table as it was, so that they stay the same lists of rows. Lines whose id, task or label the catalog does not have are passed over where
+    the file was made for another set. Raises InputError, with the line, for a line without one of the three fields
     or with more than the header, an id or a task that is not in the catalog, a label that no row had, and contradictions.
     """
     corrected = {task: table[task].to_numpy(dtype=object, copy=True) for task in vocab.classes}
@@ -33,10 +34,14 @@ def correct(table: "pd.DataFrame", vocab: Vocab, path: Path) -> "pd.DataFrame":
     for number, identity, task, label in lines:
         if label not in vocab.classes.get(task, ()):  # classes are composed, but for those of sets of version 2
             label = unicodedata.normalize("NFC", label)
+        if of_another_set and (task not in vocab.classes or label not in (*NO_LABEL, *vocab.classes[task])):
+            continue
         _check(vocab, task, label, f"{path}, line {number}")
         row = finder.find(identity)
         if row is None and floats:
             row = finder.find(identity.removesuffix(".0"))
+        if row is None and of_another_set:
+            continue
         if row is None:
             raise InputError(f"{path}, line {number}: no image has the id {identity!r}")
         other, where = seen.setdefault((row, task), (label, number))

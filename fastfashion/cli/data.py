@@ -181,16 +181,19 @@ def audit(
     from fastfashion.pack.audit import audit as audit_set
     from fastfashion.pack.audit import audit_text
 
-    report = audit_set(shards, out)
-    print(audit_text(report))
-    if run:
+    found = None
+    if run:  # first: a run of another set is refused before the set is read
         from fastfashion import dist
         from fastfashion.evaluate.suspects import SuspectsRequest, find_suspects, suspects_text
 
         where = out or Path("audit")
         request = SuspectsRequest(runs=run, out=where, shards=shards, corrections=corrections, workers=workers or 0)
-        report["label_errors"] = find_suspects(request, dist.start())
-        print("", suspects_text(report["label_errors"]), sep="\n")
+        found = find_suspects(request, dist.start())
+    report = audit_set(shards, out)
+    print(audit_text(report))
+    if found is not None:
+        report["label_errors"] = found
+        print("", suspects_text(found), sep="\n")
     if out is not None:
         print(f"{out}: audit.json" + (", duplicates.png" if report["duplicates"]["groups"] else ""), file=sys.stderr)
     if as_json:

@@ -17,8 +17,8 @@ import pandas as pd
 from fastfashion.catalog import JointSplit, Vocab, correct, ids_hash
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError, PackedSetError
-from fastfashion.evaluate.trained_on import TrainedOn, list_rows, place, read_trained_on, write_trained_on
-from fastfashion.files import location, unreadable
+from fastfashion.evaluate.trained_on import SetIdentity, TrainedOn, list_rows, place, read_trained_on, write_trained_on
+from fastfashion.files import is_remote, location, unreadable
 from fastfashion.model import Classifier, load_artifact
 from fastfashion.shards import PackedSet, open_packed_set
 
@@ -77,20 +77,24 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
         raise PackedSetError(f"{error}\n{run} was trained on it: if it is elsewhere now, say where with --shards") from error
     vocab = Vocab({task: tuple(names) for task, names in description.classes.items()})
     for task, names in vocab.classes.items():
-        if packed.vocab.names(task) != names and not other_ids:
+        if not other_ids and packed.vocab.names(task) != names:
             raise ConfigError(
                 f"{packed.path}: its {len(packed.vocab.names(task))} classes of {task} are not the {len(names)} that {run} was "
                 "trained on; name the packed set of the training with --shards"
             )
-    table, notes = corrected(packed, config.data.corrections), list[str]()
-    kept = read_trained_on(run)
+    kept, notes = read_trained_on(run), list[str]()
     if kept is None:
-        kept = assumed_list(run, packed, config, table)
+        own = _own_set(run, config, packed) if other_ids else packed
+        kept = assumed_list(run, own, config, corrected(own, config.data.corrections))
         notes.append(kept.assumption(run))
         if writes:
             with suppress(OSError):  # a run of another user: it is said again the next time
                 write_trained_on(run, kept)
     rows = kept.rows_in(packed) if other_ids else kept.check(run, packed)
+    table = corrected(packed, config.data.corrections, of_another_set=other_ids)
+    if absent := [task for task in vocab.classes if task not in packed.vocab.classes]:
+        table = table.assign(**dict.fromkeys(absent, ""))
+        notes.append(f"{packed.path} has no label {', '.join(absent)}: not tested")
     unseen = np.ones(len(packed), dtype=bool)
     unseen[rows[kept.seen & (rows >= 0)]] = False
     return OpenRun(
@@ -109,9 +113,21 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
     )
 
 
-def corrected(packed: PackedSet, corrections: str) -> pd.DataFrame:
-    """The set's table with the labels of a corrections file, where one is named."""
-    return correct(packed.table, packed.vocab, Path(corrections)) if corrections else packed.table
+def corrected(packed: PackedSet, corrections: str, *, of_another_set: bool = False) -> pd.DataFrame:
+    """The set's table with the labels of a corrections file, where one is named; of one for another set those that it has."""
+    return correct(packed.table, packed.vocab, Path(corrections), of_another_set=of_another_set) if corrections else packed.table
+
+
+def _own_set(run: Path, config: RunConfig, tested: PackedSet) -> PackedSet:
+    """The set that a run without a list names in its settings, of which `tested` may hold what it never saw."""
+    try:
+        return tested if config.data.shards == str(tested.path) else open_packed_set(location(config.data.shards))
+    except PackedSetError as error:
+        raise InputError(
+            f"{run}: it is from before runs kept the ids that they were trained on, and its own set cannot be opened ({error}), so nobody "
+            f"knows what it never saw of {tested.path}; test it on its own set first, wherever that is: "
+            f"fastfashion evaluate {run} --shards SET"
+        ) from error
 
 
 def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.DataFrame) -> TrainedOn:
@@ -134,7 +150,25 @@ def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.Data
             f"{run} was trained on other rows than {packed.path} gives it now: the training ids in {run / REPORT} have the hash "
             f"{known[:12]}; name the set that it was trained on with --shards"
         )
+    _check_recorded(run, packed, kept)
     return kept
+
+
+def _check_recorded(run: Path, packed: PackedSet, kept: TrainedOn) -> None:
+    """Raises InputError where the set that a run's settings name is where it was, and holds other ids than the one that is given."""
+    named = location(read_config(run).data.shards)
+    if is_remote(named) or str(named) == str(packed.path):
+        return
+    try:
+        recorded = SetIdentity.of(open_packed_set(named))
+    except PackedSetError:
+        return  # it was moved
+    if recorded.ids_sha256 != kept.source.ids_sha256:
+        raise InputError(
+            f"{run} is from before runs kept the ids of their training; its settings name {recorded}, and {kept.source} holds other "
+            f"ids. Leave --shards out; if {recorded.path} was packed anew since, and the other is the set of the training, move "
+            f"{recorded.path} away; to test what the run never saw of it: fastfashion evaluate {run} --shards {packed.path} --rows unseen"
+        )
 
 
 def read_report(run: Path) -> dict[str, Any] | None:

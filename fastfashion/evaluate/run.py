@@ -117,10 +117,10 @@ def tested_rows(opened: OpenRun, rows: str) -> tuple[np.ndarray, np.ndarray]:
     if rows != UNSEEN:
         return opened.split.rows("test"), opened.split.labels("test", opened.codes)
     if not (opened.codes[opened.unseen] >= 0).any():
-        raise InputError(
-            f"{opened.packed.path}: --rows unseen, but {opened.path} has trained, validated or tested on all of its "
-            f"{len(opened.packed)} ids, or those it has not ({len(opened.unseen)}) have no label that it knows"
-        )
+        why = f"{opened.path} has trained, validated or tested on all of its {len(opened.packed)} ids"
+        if len(opened.unseen):
+            why = f"the {counted(len(opened.unseen), 'id')} that {opened.path} never saw have no label that it knows"
+        raise InputError(f"{opened.packed.path}: --rows unseen, but {why}")
     labels = np.full_like(opened.codes, -1)
     labels[opened.unseen] = opened.codes[opened.unseen]
     return opened.unseen, labels
@@ -137,6 +137,8 @@ def _unknown_classes(opened: OpenRun) -> dict[str, dict[str, int]]:
     """Labels of unseen rows that the run has no class for, and how many rows have each; those rows are not tested for that task."""
     found: dict[str, dict[str, int]] = {}
     for task, names in opened.vocab.classes.items():
+        if task not in opened.packed.vocab.classes:
+            continue
         labels = opened.table[task].iloc[opened.unseen]
         counts = labels[labels.isin(set(opened.packed.vocab.names(task)) - set(names))].value_counts()
         if len(counts):
@@ -173,6 +175,7 @@ def _report(opened: OpenRun, predictions: Predictions, tested: str) -> dict[str,
             "part": tested,
             "num_rows": len(split.rows("test")) if tested != UNSEEN else len(opened.unseen),
             "train_rows": len(kept.split.train),
+            "train_rows_in_set": len(split.train),
             "train_ids_sha256": ids_hash(kept.ids[kept.split.train].tolist()),
         },
         "corrections_sha256": _corrections_sha256(config),
@@ -229,7 +232,7 @@ def report_text(run: Path, report: Mapping[str, Any]) -> str:
         cells = "".join(_with_interval(values, name).rjust(26) for name in ("accuracy", "macro_f1"))
         rest = f"{values['top3_accuracy']:>8.4f}{values['calibration_error']:>13.4f}{values['chance_accuracy']:>8.4f}"
         lines.append(f"{task:<16}{cells}{rest}")
-    lines += ["", *_duplicate_lines(report["tasks"])]
+    lines += ["", *_duplicate_lines(report)]
     if report["skipped"]:
         lines += ["", f"{counted(len(report['skipped']), 'test image')} left out, not decodable: the report names them"]
     lines += ["", "interval: of the choice of test pictures; calibration: mean error of the probabilities; chance: the largest class", ""]
@@ -243,8 +246,16 @@ def _with_interval(values: Mapping[str, Any], name: str) -> str:
     return f"{values[name]:.4f} ({low:.3f}–{high:.3f})"
 
 
-def _duplicate_lines(tasks: Mapping[str, Any]) -> list[str]:
+def _duplicate_lines(report: Mapping[str, Any]) -> list[str]:
     """Accuracy on test rows with a near-duplicate in training and on the others, where there are any of the first."""
+    tasks, split = report["tasks"], report["split"]
+    if missing := split["train_rows"] - split.get("train_rows_in_set", split["train_rows"]):
+        where = f"{missing} of the {split['train_rows']} training rows are not in {report['set']['path']}"
+        there = report | {"split": split | {"train_rows": split["train_rows_in_set"]}}
+        return [
+            f"{where}: whether a test row is a near-duplicate of those is not known",
+            *(_duplicate_lines(there) if there["split"]["train_rows"] else []),
+        ]
     if not any(values["with_duplicate_in_training"]["n"] for values in tasks.values()):
         return ["no test row has a near-duplicate in training"]
     lines = ["accuracy on test rows that have a near-duplicate in training, and on the others:"]

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from fastfashion.errors import TrainingError
-from fastfashion.files import publish, publish_json, unreadable
+from fastfashion.files import is_unpublished, publish, publish_json, unreadable
 from fastfashion.model.weights import read_safetensors
 from fastfashion.words import why
 
@@ -176,8 +176,8 @@ class Checkpoints:
 
     def _clear(self) -> list[Path]:
         """Remove what a killed writer left; the checkpoints that are there, oldest first."""
-        for path in [*self.folder.glob(".step-*.partial"), *self.folder.glob("step-*.safetensors")]:
-            if path.suffix == ".partial" or not path.with_suffix(".json").is_file():
+        for path in [*self.folder.glob(".*"), *self.folder.glob("step-*.safetensors")]:
+            if is_unpublished(path.name) or (path.suffix == ".safetensors" and not path.with_suffix(".json").is_file()):
                 path.unlink()
         return self._list()
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +17,6 @@ from fastfashion.model import LossSettings, logit_offsets
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.train.folder import is_untrained
 from fastfashion.train.record import say
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +45,13 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
         )
     packed = open_packed_set(location(config.data.shards))
     data, tasks, vocab = config.data, config.data.tasks, packed.vocab
-    table = corrected(packed, data.corrections)
-    codes = vocab.codes(table, tasks)
-    rows, to_keep = _rows_to_train(config, packed, table, run) if world.is_main else (None, None)
+    rows, to_keep = _rows_to_train(config, packed, run) if world.is_main else (None, None)
     rows, ids = dist.from_main(world, (rows, ids_hash(packed.table["id"].tolist())))
     if ids_hash(packed.table["id"].tolist()) != ids:
         raise PackedSetError(
             f"{packed.path}: holds other ids, or in another order, than the set of rank 0; every process needs the same packed set"
         )
-    split = rows.split
+    split, codes = rows.split, vocab.codes(corrected(packed, data.corrections), tasks)
     pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
     plan = Plan(
         rows=rows.train,
@@ -100,14 +94,14 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
     )
 
 
-def _rows_to_train(config: RunConfig, packed: PackedSet, table: "pd.DataFrame", run: Path | None) -> tuple[RowsOfSet, TrainedOn | None]:
+def _rows_to_train(config: RunConfig, packed: PackedSet, run: Path | None) -> tuple[RowsOfSet, TrainedOn | None]:
     """The rows, and the list of them where the run does not have it in its folder yet."""
     if run is None or is_untrained(run):
-        kept = list_rows(packed, config.data, table)
+        kept = list_rows(packed, config.data, corrected(packed, config.data.corrections))
         return kept.on(run or packed.path, packed), kept
     if (known := read_trained_on(run)) is not None:
         known.check_classes(run, packed)
         return known.on(run, packed), None
-    kept = assumed_list(run, packed, config, table)
+    kept = assumed_list(run, packed, config, corrected(packed, config.data.corrections))
     say(kept.assumption(run))
     return kept.on(run, packed), kept

@@ -15,7 +15,7 @@ from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import read_config, trained_on
 from fastfashion.evaluate.opened import CONFIG, METRICS
-from fastfashion.files import hold, publish_json
+from fastfashion.files import hold, is_unpublished, publish_json
 from fastfashion.train.settings import ALLOWED, FREE, changes, changes_that_count
 
 CHECKPOINTS, BEST, STATUS, SKIPPED, LOCK = "checkpoints", "best", "status.json", "skipped.csv", ".training.lock"
@@ -90,7 +90,7 @@ def is_untrained(run: Path) -> bool:
     for path in run.iterdir():
         if path.name in (METRICS, CHECKPOINTS):
             continue
-        if path.name not in (*_BEGUN, LOCK) and not path.name.startswith(_EVENTS) and not path.name.endswith(".partial"):
+        if path.name not in (*_BEGUN, LOCK) and not path.name.startswith(_EVENTS) and not is_unpublished(path.name):
             return False
     return not has_checkpoint(run) and not _has_steps(run / METRICS)
 
@@ -177,7 +177,7 @@ def _clear(run: Path) -> None:
 
 def _is_partial(name: str) -> bool:
     """Of a file of ours; another process, such as an evaluation, may be at work on others."""
-    return name.endswith(".partial") and any(name.startswith(f".{known}.") for known in _BEGUN)
+    return is_unpublished(name) and (not name.endswith(".partial") or any(name.startswith(f".{known}.") for known in _BEGUN))
 
 
 def read_status(run: Path) -> dict[str, Any]:

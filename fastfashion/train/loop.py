@@ -8,8 +8,9 @@ Nothing in it waits for a GPU but log lines, checkpoints and validation.
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,6 +28,7 @@ from fastfashion.train.texts import epoch_text, weighted_mean
 from fastfashion.train.timing import Phases
 
 MEAN_WEIGHT = 0.02  # of a step's loss in the running mean
+_FEW = 8  # images, of whose mean loss a jump says something
 SHOWN = 16  # training pictures for TensorBoard
 
 
@@ -148,12 +150,21 @@ def _backward(job: Training, epoch: int, step: int, batches: Iterator[Batch], ph
         with learner.alone() if portion + 1 < portions else nullcontext():
             with torch.autocast(job.world.device.type, dtype=learner.precision, enabled=learner.precision != torch.float32):
                 loss = job.loss(learner.wrapped(grown(batch.images, epoch, job.config)), batch)
-            loss.backward()
+            with _strides_not_warned_of() if job.world.size > 1 and job.first_step_s is None else nullcontext():
+                loss.backward()
         losses.append(loss.detach())
         rows.append(batch.rows)
         phases.mark("forward_backward")
     job.pending.append((step, torch.stack(losses).sum(), torch.cat(rows)))
     return max(batch.num_labelled)
+
+
+@contextmanager
+def _strides_not_warned_of() -> Iterator[None]:
+    """DDP warns once, of the gradients of 1x1 convolutions in channels-last memory; a program that makes errors of warnings would end."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        yield
 
 
 def _log(job: Training, progress: Progress, norm: torch.Tensor, num_images: int, times: dict[str, float]) -> Progress:
@@ -230,7 +241,8 @@ def count_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _check_loss(job: Training, epoch: int, step: int, value: float, mean: float) -> None:
-    limit = job.config.loss_spike * max(mean, job.guessing)
+    # The mean of few images varies by chance: of one alone by as much as the loss itself.
+    limit = job.config.loss_spike * max(mean, job.guessing) * max(1.0, math.sqrt(_FEW / job.config.batch_size))
     if math.isfinite(value) and (value <= limit or not job.config.loss_spike or not mean):
         return
     what = f"became {value}"
@@ -239,7 +251,8 @@ def _check_loss(job: Training, epoch: int, step: int, value: float, mean: float)
     raise TrainingError(
         f"the loss {what} in epoch {epoch + 1}, step {step + 1}; rows of that batch: {job.rows_of(epoch, step)}. "
         f"Last good checkpoint: {job.last_good()}. "
-        "Try a lower rate (--set optim.lr=…), gradient clipping (optim.clip_norm=1), or train.precision=fp32"
+        "Try a lower rate (--set optim.lr=…), gradient clipping (optim.clip_norm=1), or train.precision=fp32; "
+        "train.loss_spike=0 switches this check off"
     )
 
 
