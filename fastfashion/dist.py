@@ -104,7 +104,6 @@ def device_of(device: "str | torch.device") -> "torch.device":
 
 def alone(device: "str | torch.device | None" = None) -> World:
     """This process by itself, whatever its program has formed, on a device that is the current one by default."""
-
     place = here()
     return replace(place, rank=0, size=1, device=place.device if device is None else device_of(device))
 

@@ -133,6 +133,19 @@ def test_a_start_that_fails_in_its_first_step_leaves_nothing_and_in_its_second_a
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "failed"
 
 
+def test_what_safetensors_leaves_when_it_is_killed_blocks_no_name_and_does_not_stay(copied: Path, shards: Path, tmp_path: Path) -> None:
+    """It writes through .tmpXXXXXX beside its target."""
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / ".tmpa1B2c3").write_bytes(b"half")
+    check_run_folder(begun, config_of(shards))
+    train(config_of(shards), begun, ALONE)
+    assert not list(begun.rglob(".tmp*")) and (begun / "best").is_dir()
+    (copied / "checkpoints/.tmpZ9y8X7").write_bytes(b"half")
+    train(config_of(shards, train__epochs=3), copied, ALONE)
+    assert not list(copied.rglob(".tmp*"))
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_processes_of_a_start_that_fails_leave_nothing_behind(size: int, shards: Path, tmp_path: Path) -> None:
     config = wrong_starts(shards, tmp_path / "home")["corrections"]

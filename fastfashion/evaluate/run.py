@@ -251,7 +251,7 @@ def _duplicate_lines(report: Mapping[str, Any]) -> list[str]:
     tasks, split = report["tasks"], report["split"]
     if missing := split["train_rows"] - split.get("train_rows_in_set", split["train_rows"]):
         where = f"{missing} of the {split['train_rows']} training rows are not in {report['set']['path']}"
-        there = report | {"split": split | {"train_rows": split["train_rows_in_set"]}}
+        there = dict(report) | {"split": split | {"train_rows": split["train_rows_in_set"]}}
         return [
             f"{where}: whether a test row is a near-duplicate of those is not known",
             *(_duplicate_lines(there) if there["split"]["train_rows"] else []),
