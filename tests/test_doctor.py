@@ -116,7 +116,7 @@ def test_each_gap_is_judged_by_what_it_costs_and_says_what_to_do(changes: dict[s
     assert list(findings) == NAMES
     report = Report(findings=list(findings.values()), facts=facts)
     assert report.works == all(finding.state != "broken" for finding in report.findings)
-    assert "must be mended" in report_text(report) or report.works
+    assert "must be fixed" in report_text(report) or report.works
 
 
 def test_the_machine_and_its_disk_are_measured(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_killed_run_publishes_nothing_and_the_next_packs_only_what_is_missing(
     child.kill()
     child.wait()
     assert published(out) == []
-    with pytest.raises(PackedSetError, match="not a packed set"):
+    with pytest.raises(PackedSetError, match="the same command resumes it"):
         open_packed_set(out)
     blocks = {int(path.stem) for path in (out / ".staging" / "blocks").glob("*.json")}
     assert len(blocks) >= 7

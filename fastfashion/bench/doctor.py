@@ -157,7 +157,7 @@ def report_text(report: Report) -> str:
             lines.append(f"{'':<20}-> {finding.advice}")
     counts = {state: sum(finding.state == state for finding in report.findings) for state in ("broken", "gap")}
     if counts["broken"]:
-        end = f"{counted(counts['broken'], 'fault')} above to cure before all works here"
+        end = f"{counted(counts['broken'], 'fault')} above must be fixed before everything works here"
     else:
         end = "all that fastfashion does works here" + (f", with {counted(counts['gap'], 'gap')}" if counts["gap"] else "")
     return "\n".join([*lines, "", end])
