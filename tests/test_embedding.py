@@ -142,6 +142,7 @@ if __name__ == "__main__":
     except ConfigError as error:
         assert "init_process_group" in str(error), error
     torch.distributed.init_process_group("gloo")
+    warnings.simplefilter("error")
     rank, before = torch.distributed.get_rank(), state()
     loader = ff.open_loader(shards, size="32x32", batch_size=8)
     rows = [batch.rows[batch.rows >= 0].tolist() for batch in loader.steps(0)]
@@ -149,7 +150,7 @@ if __name__ == "__main__":
     unchanged(before, "open_loader")
     gathered = [None, None]
     torch.distributed.all_gather_object(gathered, rows)
-    trained = ff.train_run(shards, task="season", name="together", model="test_vit", pretrained=False, size="32x32", epochs=1,
+    trained = ff.train_run(shards, task="season", name="together", model="test_resnet", pretrained=False, size="32x32", epochs=1,
                            batch_size=16, settings={"train.precision": "fp32"})
     unchanged(before, "train_run")
     if rank == 0:

@@ -1,8 +1,10 @@
 """What training says: five lines before it begins, loss and rate from its second step on, an epoch's line, where it resumes."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ from conftest import PackedSmall
 from test_faults import config_of, lines_of
 
 from fastfashion import dist
-from fastfashion.errors import FirstStepError, LostPeerError
+from fastfashion.config import TrainConfig
+from fastfashion.errors import FirstStepError, LostPeerError, TrainingError
 from fastfashion.train import loop
 from fastfashion.train.build import first_step_explained
 from fastfashion.train.checkpoint import Progress
@@ -175,3 +178,16 @@ def test_a_batch_of_one_a_process_and_a_size_that_does_not_fit_end_without_a_res
     assert size.returncode == 2 and "--size 96x64, or leave it to --size auto" in size.stderr, size.stderr
     for done in (one, size):
         assert "restarting" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("batch_size", "loss", "stops"), [(128, 5.9, False), (128, 6.1, True), (1, 13.0, False), (1, 40.0, True)])
+def test_the_loss_of_few_images_may_jump_by_chance(batch_size: int, loss: float, stops: bool) -> None:
+    """A batch of one ended a training of ResNet18 at 13.4, which is one image that was answered wrongly with confidence."""
+    job: Any = SimpleNamespace(
+        config=TrainConfig(batch_size=batch_size, loss_spike=3.0),
+        guessing=2.0,
+        rows_of=lambda epoch, step: [7],
+        last_good=lambda: "none yet",
+    )
+    with pytest.raises(TrainingError, match=r"train\.loss_spike=0 switches this check off") if stops else nullcontext():
+        loop._check_loss(job, 0, 5, loss, 1.5)

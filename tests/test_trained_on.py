@@ -290,6 +290,8 @@ def test_a_run_is_tested_on_its_own_test_ids_whatever_the_order_of_the_set(whole
     again = evaluate_run(EvaluateRequest(run=whole, shards=shop.anew), ALONE)
     assert again["tasks"]["gender"]["test_ids_sha256"] == first["tasks"]["gender"]["test_ids_sha256"]
     assert again["split"] == first["split"]
+    for score in ("accuracy", "macro_f1"):
+        assert again["tasks"]["gender"]["intervals"][score] == first["tasks"]["gender"]["intervals"][score]
     assert pd.read_parquet(whole / "predictions.parquet").set_index("id")["gender_prediction"].sort_index().equals(answers.sort_index())
     kept = read_trained_on(whole)
     assert kept is not None and first["split"]["train_ids_sha256"] == ids_hash(kept.ids[kept.split.train].tolist())

@@ -201,8 +201,11 @@ def _details(opened: OpenRun, predictions: Predictions, task: str) -> dict[str, 
     ]
     groups = opened.packed.table["duplicate_group"].to_numpy()
     twin = np.isin(groups[rows], groups[opened.split.train])
+    # The bootstrap draws by position: in the run's own order, the same set sorted anew has the same intervals.
+    places = pd.Index(opened.trained_on.ids).get_indexer(pd.Index(opened.packed.table["id"].to_numpy(dtype=object)[rows]))
+    order = np.argsort(places, kind="stable")
     return {
-        "intervals": {name: list(ends) for name, ends in bootstrap(labels, probabilities).items()},
+        "intervals": {name: list(ends) for name, ends in bootstrap(labels[order], probabilities[order]).items()},
         # Chance: what always answering the training part's largest class would score.
         "chance_accuracy": float((labels == largest).mean()),
         "temperature": float(opened.model.temperatures[t]),
