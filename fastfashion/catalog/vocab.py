@@ -58,5 +58,7 @@ class Vocab:
         import pandas as pd
 
         names = [list(self.names(task)) for task in tasks]
-        columns = [pd.Index(known, dtype=object).get_indexer(table[task].astype(object)) for task, known in zip(tasks, names, strict=True)]
+        columns = [
+            pd.Index(known, dtype=object).get_indexer(pd.Index(table[task], dtype=object)) for task, known in zip(tasks, names, strict=True)
+        ]
         return np.stack(columns, axis=1).astype(np.int64)
