@@ -128,8 +128,8 @@ def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_
     table = table_text(result).splitlines()
     for said in ("tiny", "full", "80x64", "threads 1", "64 images", "2 rounds"):
         assert said in table[0]
-    assert [line.split("  ")[0] for line in table[2:8]] == ["threads", "dali", IMAGE_FOLDER, WEBDATASET, "decode only", "resident"]
-    assert "busy" in table[8] and table[9].startswith("threads, ms a picture: read")
+    assert [line.split("  ")[0] for line in table[3:9]] == ["threads", "dali", IMAGE_FOLDER, WEBDATASET, "decode only", "resident"]
+    assert "busy" in table[9] and table[10].startswith("threads, ms an image: read")
 
 
 @pytest.mark.parametrize("threads", [1, 2])

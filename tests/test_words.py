@@ -94,7 +94,7 @@ def report(twins: dict[str, int | None], others: dict[str, int | None]) -> dict[
     values = {"accuracy": 0.5, "macro_f1": 0.5, "top3_accuracy": 1.0, "calibration_error": 0.1, "chance_accuracy": 0.5}
     values |= {"intervals": {"accuracy": [0.4, 0.6], "macro_f1": [0.4, 0.6]}}
     task = values | {"with_duplicate_in_training": twins, "without_duplicate_in_training": others}
-    split = {"num_rows": 1, "protocol": "stratified", "by": ["season"]}
+    split = {"num_rows": 1, "train_rows": 9, "protocol": "stratified", "by": ["season"]}
     return {"run": "r", "model": "m", "size": "8x8", "split": split, "tasks": {"season": task}, "skipped": [{"row": 1}]}
 
 
