@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
 EXPECTED = {  # what is said first: disk, and time with a fast network and two cores
-    "serve": "7 GB on disk (torch with CUDA's libraries, DALI, the page); about a minute with uv, four with pip",
-    "dev": "8.5 GB on disk (torch with CUDA's libraries, DALI, what tests need); one to two minutes with uv, five with pip",
+    "serve": "7 GB on disk (torch with CUDA's libraries, DALI, the page); under a minute with uv, four with pip",
+    "dev": "8 GB on disk (torch with CUDA's libraries, DALI, what tests need); under a minute with uv, four with pip",
 }
 NAMES = {  # pip's name -> uv's variable
     "index-url": "UV_DEFAULT_INDEX",

@@ -97,7 +97,10 @@ def bench(request: BenchTrainRequest) -> dict[str, Any]:
     rows = data.spec.plan.rows
     wanted = request.steps * config.train.batch_size
     if len(rows) < wanted:
-        raise ConfigError(f"--steps {request.steps}: expected at most {len(rows) // config.train.batch_size}, the set has {len(rows)} rows")
+        raise ConfigError(
+            f"--steps {request.steps}: {wanted} images of {config.train.batch_size} a batch, and the set has {len(rows)} training rows; "
+            f"choose fewer steps, or --batch-size {len(rows) // request.steps}"
+        )
     spec = replace(data.spec, plan=replace(data.spec.plan, rows=rows[:wanted]))
     model, _ = build_model(config, data.classes, spec, world)
     learner = Learner(config, model, world, 10_000 * request.steps)
