@@ -97,9 +97,10 @@ def bench(request: BenchTrainRequest) -> dict[str, Any]:
     rows = data.spec.plan.rows
     wanted = request.steps * config.train.batch_size
     if len(rows) < wanted:
+        smaller = len(rows) // request.steps
         raise ConfigError(
-            f"--steps {request.steps}: {wanted} images of {config.train.batch_size} a batch, and the set has {len(rows)} training rows; "
-            f"choose fewer steps, or --batch-size {len(rows) // request.steps}"
+            f"--steps {request.steps}: needs {wanted} images at {config.train.batch_size} a batch, and the set has {len(rows)} training "
+            "rows; choose fewer steps" + (f", or --batch-size {smaller}" if smaller > 1 else "")
         )
     spec = replace(data.spec, plan=replace(data.spec.plan, rows=rows[:wanted]))
     model, _ = build_model(config, data.classes, spec, world)
