@@ -227,11 +227,6 @@ def gather(world: World, value: Any) -> list[Any]:
     return values
 
 
-def barrier(world: World) -> None:
-    """Wait until every rank is here."""
-    gather(world, None)
-
-
 def broadcast_buffers(world: World, model: "torch.nn.Module") -> None:
     """Give every rank rank 0's buffers: batch norm's statistics drift apart, since each rank sees its own share of a batch."""
     if world.size > 1:

@@ -168,12 +168,6 @@ def _jpeg_header(data: Encoded) -> JpegHeader | None:
     return header if header.height_px and header.width_px else None
 
 
-def orientation(data: Encoded) -> int:
-    """EXIF orientation of a JPEG, 1 to 8; 1 (upright) where it does not say, or says it in damaged EXIF."""
-    header = _jpeg_header(data)
-    return header.orientation.turn if header else 1
-
-
 def _check_size(height_px: int, width_px: int, max_pixels: int) -> None:
     if height_px * width_px > max_pixels:
         raise InputError(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fastfashion.errors import InputError
-from fastfashion.image import ImageInfo, content_box, decode_rgb, encode_jpeg, fit_short_side, orientation, probe, resize
+from fastfashion.image import ImageInfo, content_box, decode_rgb, encode_jpeg, fit_short_side, probe, resize
 
 
 def encoded(picture: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
@@ -75,7 +75,7 @@ def test_a_picture_is_turned_upright_as_pillow_does(turn: int, mode: str) -> Non
     shown = by_pillow(data)
     np.testing.assert_array_equal(decode_rgb(data), shown)
     assert decode_rgb(data).flags["C_CONTIGUOUS"]
-    assert orientation(data) == turn
+    assert probe(data).turn == turn
     found = probe(data)
     assert (found.height_px, found.width_px) == shown.shape[:2] == ((61, 43) if turn >= 5 else (43, 61))
 
@@ -105,17 +105,17 @@ def test_exif_is_found_behind_other_segments_and_not_in_them() -> None:
     data = encoded(noisy_picture(), exif=exif(6))
     at = data.index(b"\xff\xe1")
     long = b"\xff\xe2" + (65_000).to_bytes(2, "big") + b"ICC_PROFILE\0\1\2" + bytes(65_000 - 16)
-    assert orientation(data[:at] + long + long + data[at:]) == 6
+    assert probe(data[:at] + long + long + data[at:]).turn == 6
     length = int.from_bytes(data[at + 2 : at + 4], "big")
     segment = data[at : at + 2 + length]
     comment = b"\xff\xfe" + (len(segment) + 2).to_bytes(2, "big") + segment
-    assert orientation(data[:at] + comment + data[at + 2 + length :]) == 1
+    assert probe(data[:at] + comment + data[at + 2 + length :]).turn == 1
 
 
 @pytest.mark.parametrize("turn", [0, 9, 700])
 def test_an_orientation_that_does_not_exist_means_upright(turn: int) -> None:
     data = encoded(noisy_picture(), exif=exif(turn))
-    assert orientation(data) == 1
+    assert probe(data).turn == 1
     np.testing.assert_array_equal(decode_rgb(data), by_pillow(encoded(noisy_picture())))
     assert (probe(data).height_px, probe(data).width_px) == (43, 61)
 

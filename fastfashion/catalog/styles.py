@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastfashion.catalog.csv_reader import CsvFile, LineCount, read_csv
@@ -89,9 +89,6 @@ class Account:
     blank_lines: int = 0
     no_label: dict[str, dict[str, int]] = field(default_factory=dict)  # label column -> spelling -> cells without a label
     float_ids: bool = False  # 26366.0 was read as 26366
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,6 @@ class Decoders:
             raise InputError(errors[0])
         return pixels
 
-    def warm_up(self) -> None:
-        """Start a worker, so that the first image need not wait for it."""
-        with self._worker():
-            pass
-
     def close(self) -> None:
         """End all workers, at once; who still waits for one gets an error for its image."""
         with self._lock:
