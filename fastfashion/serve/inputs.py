@@ -92,7 +92,7 @@ def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[
     seen = set(identities([folder, *folder.resolve().parents]))
     for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
         yield root, names
-        below = sorted((Path(root, name).is_symlink(), name) for name in folders if not is_hidden(name))
+        below = sorted((os.path.islink(Path(root, name)), name) for name in folders if not is_hidden(name))  # noqa: PTH114 - a path may be too long
         folders.clear()
         for _, name in below:  # links last, so that a folder's own name counts
             found = set(identities([Path(root, name)]))
@@ -175,8 +175,8 @@ def leads_out(name: str) -> bool:
 
 def named(name: str, read: Callable[[], bytes]) -> Picture:
     """A picture, refused where its name says that it is of a format that is not read, as packing refuses it."""
-    why = unsupported(name)
-    return Picture(name, read) if why is None else refused(name, why)
+    reason = unsupported(name)
+    return Picture(name, read) if reason is None else refused(name, reason)
 
 
 def refused(name: str, reason: str) -> Picture:
