@@ -28,8 +28,8 @@ from fastfashion.evaluate import open_run
 from fastfashion.evaluate.opened import REPORT
 from fastfashion.model import Classifier, build_classifier
 from fastfashion.serve import render
+from fastfashion.serve.auth import parse_auth
 from fastfashion.serve.cam import NoMapError, _feature_map, _pooled_alone, activation_maps, overlay
-from fastfashion.serve.guard import parse_auth
 from fastfashion.serve.limits import BusyError, Gate, Limits, check_picture, check_zip
 from fastfashion.serve.page import make_examples, results
 from fastfashion.serve.products import FILE

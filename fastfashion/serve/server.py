@@ -1,6 +1,6 @@
 """The server: the page, the HTTP API and the run's plots in one, behind one guard.
 
-request ─► Guard (password, size, room) ─► api/answer │ run/plots │ Gradio's page
+request ─► guard.py (its layers in order) ─► api/answer │ run/plots │ Gradio's page
 """
 
 import importlib.util
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from fastfashion.errors import ConfigError
 from fastfashion.serve.api import add_api
-from fastfashion.serve.guard import Guard, parse_auth
+from fastfashion.serve.asgi import App
+from fastfashion.serve.auth import parse_auth
+from fastfashion.serve.guard import guarded
 from fastfashion.serve.limits import Limits
 from fastfashion.words import why
 
@@ -75,7 +77,7 @@ def _run(request: ServeRequest, state: "State", store: Path, listening: socket.s
     server.run(sockets=[listening])
 
 
-def build_app(request: ServeRequest, state: "State", store: Path, url: str) -> Guard:
+def build_app(request: ServeRequest, state: "State", store: Path, url: str) -> App:
     """The ASGI application; `url` is where it will be."""
     import gradio as gr
     from fastapi import FastAPI
@@ -98,7 +100,7 @@ def build_app(request: ServeRequest, state: "State", store: Path, url: str) -> G
         css_paths=Path(__file__).with_name("page.css"),
         allowed_paths=[],
     )
-    return Guard(app, request.limits, store, request.auth)
+    return guarded(app, request.limits, store, request.auth)
 
 
 @contextmanager

@@ -1,0 +1,25 @@
+"""What the layers in front of the page and the HTTP API have in common: ASGI's types, and the answer that refuses."""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """The value of a request's header, b"" where it has none, the last one where it has several; `name` in lower case."""
+    return dict(scope["headers"]).get(name, b"")
+
+
+async def refuse(send: Send, status: int, text: str, *headers: Header) -> None:
+    """Answer with an error. Whoever sends no `connection: close` has the server read the rest of the body first."""
+    body = json.dumps({"error": text}, ensure_ascii=False).encode()
+    head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
