@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 PATIENCE_S = 300.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+LEAST_BYTES_PER_S, RATE_OVER_S = 1000.0, 60.0
 
 # By name, since the packages behind s3:// and https:// need not be installed: Python's, aiohttp's, botocore's and urllib3's.
 _PASSING = {
@@ -137,6 +138,29 @@ class Patience:
         self.waited_s += wait_s
         self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
         return wait_s
+
+
+class TooSlowError(TimeoutError):
+    """A server sends so little that the transfer would never end."""
+
+
+class LeastRate:
+    """Ends a transfer that brings fewer than `bytes_per_s` over any `over_s` seconds, which timeouts of a silent connection never do."""
+
+    def __init__(self, bytes_per_s: float | None = None, over_s: float | None = None) -> None:
+        self._bytes_per_s = LEAST_BYTES_PER_S if bytes_per_s is None else bytes_per_s
+        self._over_s = RATE_OVER_S if over_s is None else over_s
+        self._since_s, self._num_bytes = time.monotonic(), 0
+
+    def add(self, num_bytes: int) -> None:
+        """Count bytes that have come. Raises TooSlowError, which `passes`."""
+        self._num_bytes += num_bytes
+        seconds = time.monotonic() - self._since_s
+        if seconds < self._over_s:
+            return
+        if self._num_bytes < self._bytes_per_s * seconds:
+            raise TooSlowError(f"{self._num_bytes} bytes in {seconds:.0f} s, expected at least {self._bytes_per_s:g} a second")
+        self._since_s, self._num_bytes = time.monotonic(), 0
 
 
 def patiently(path: Path, ask: Callable[[], T], patience_s: float | None = None) -> T:
