@@ -17,9 +17,9 @@ def header(scope: Scope, name: bytes) -> bytes:
     return dict(scope["headers"]).get(name, b"")
 
 
-async def refuse(send: Send, status: int, text: str, *headers: Header) -> None:
+async def refuse(send: Send, status: int, text: str, *headers: Header, **more: Any) -> None:
     """Answer with an error. Whoever sends no `connection: close` has the server read the rest of the body first."""
-    body = json.dumps({"error": text}, ensure_ascii=False).encode()
+    body = json.dumps({"error": text, **more}, ensure_ascii=False).encode(errors="backslashreplace")
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})

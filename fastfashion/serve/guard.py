@@ -5,6 +5,7 @@ from pathlib import Path
 from fastfashion.serve.asgi import App
 from fastfashion.serve.auth import Auth
 from fastfashion.serve.bodies import Bodies
+from fastfashion.serve.errors import Errors
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.policy import Policy
 
@@ -13,4 +14,5 @@ def guarded(app: App, limits: Limits, store: Path, auth: str = "") -> App:
     """The application behind its layers; the last one here is the first that a request meets."""
     app = Bodies(app, limits, store)
     app = Auth(app, auth)
+    app = Errors(app)
     return Policy(app)
