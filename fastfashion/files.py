@@ -49,6 +49,11 @@ def _check_segments(text: str) -> None:
         raise ConfigError(f"{text}: an empty path segment; write it with one slash, {scheme}://{re.sub('/+', '/', rest)}")
 
 
+def is_address(text: str) -> bool:
+    """Whether `location` would name something on another machine."""
+    return _SCHEME.match(text) is not None
+
+
 def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
@@ -126,9 +131,14 @@ def clear_unpublished(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON has it: numbers that are not finite, which it has no word for, become null."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
+
+
 def publish_json(path: Path, value: object) -> None:
-    """The same for a JSON value, indented, in UTF-8."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """The same for a JSON value, indented, in UTF-8; numbers that are not finite become null."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
     publish(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 

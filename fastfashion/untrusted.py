@@ -4,10 +4,14 @@ A schema is a dataclass whose annotations say types and ranges: `num_rows: Count
 """
 
 import errno
+import hashlib
+import json
 import os
 import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -51,3 +55,51 @@ def parse_json(data: bytes | str, schema: type[T], where: str, refuse: type[Fast
         return msgspec.json.decode(data, type=schema)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise refuse(f"{where}: not as expected ({error}); {advice}") from error
+
+
+SEAL = "description_sha256"  # of all else that a description says
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a description of ours calls itself. From `sealed` on it holds its own checksum, which covers that of the file beside it."""
+
+    name: str
+    oldest: int
+    newest: int
+    sealed: int
+
+
+@dataclass(frozen=True)
+class _Head:
+    format: str = ""
+    version: int | None = None
+
+
+def described(form: Format, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What to write as a description of the newest version; `values` are plain JSON."""
+    said = {"format": form.name, "version": form.newest} | values
+    return said | {SEAL: _seal(said)}
+
+
+def parse_description(data: bytes, form: Format, schema: type[T], where: str, refuse: type[FastfashionError], advice: str) -> T:
+    """What `described` made, as an instance of `schema`. Raises `refuse` for another format, an unknown version, and a wrong checksum."""
+    head = parse_json(data, _Head, where, refuse, advice)
+    if head.format != form.name or head.version is None or not form.oldest <= head.version <= form.newest:
+        known = " or ".join(map(str, range(form.oldest, form.newest + 1)))
+        raise refuse(f"{where}: expected {form.name} version {known}, found {head.format!r} version {head.version}; {advice}")
+    said = parse_json(data, dict[str, Any], where, refuse, advice)
+    if (SEAL in said or head.version >= form.sealed) and said.get(SEAL) != _seal(said):
+        raise refuse(f"{where}: damaged: its checksum is not that of what it says; {advice}")
+    return parse_json(data, schema, where, refuse, advice)
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in values.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Raises OSError, and InputError for what is no regular file."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

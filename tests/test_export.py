@@ -25,10 +25,12 @@ from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run
 from fastfashion.model import load_artifact, save_artifact
+from fastfashion.model.artifact import FORMAT
 from fastfashion.serve import export as exporting
 from fastfashion.serve.export import ExportRequest, export
 from fastfashion.serve.subject import open_subject, pictures
 from fastfashion.train.job import resolve, train
+from fastfashion.untrusted import described
 
 TASKS = ["masterCategory", "season"]
 # Both have few weights; test_vit is made for one size of input, test_resnet has convolutions.
@@ -288,7 +290,7 @@ def test_reading_a_run_or_an_export_runs_no_code_from_it(run: Path, onnx_folder:
     for name in ("model.safetensors", "model.json"):
         copy = Path(shutil.copytree(run, tmp_path / f"run-{name}", ignore=shutil.ignore_patterns("checkpoints")))
         (copy / "best" / name).write_bytes(bomb)
-        with pytest.raises(InputError, match="not a readable model"):
+        with pytest.raises(InputError, match=r"damaged|not as expected"):
             export(ExportRequest(run=copy, to="hub"))
     copy = Path(shutil.copytree(run, tmp_path / "run-extra", ignore=shutil.ignore_patterns("checkpoints")))
     for name in ("model.pth", "pytorch_model.bin", "model.pkl", "__init__.py"):
@@ -304,7 +306,7 @@ def test_reading_a_run_or_an_export_runs_no_code_from_it(run: Path, onnx_folder:
         exporting.OnnxModel(tmp_path / "model.onnx")
     description = json.loads((copy / "best/model.json").read_text())
     for name in ("hf-hub:somebody/something", f"local-dir:{folder}", "../../timm"):
-        (copy / "best/model.json").write_text(json.dumps(description | {"model": name}))
+        (copy / "best/model.json").write_text(json.dumps(described(FORMAT, description | {"model": name})))
         with pytest.raises(ConfigError, match="unknown model"):
             export(ExportRequest(run=copy, to="hub"))
     assert not made.exists()

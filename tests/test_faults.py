@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
-from fastfashion.train.checkpoint import Checkpoints, Progress, read_checkpoint
+from fastfashion.train.checkpoint import FORMAT, Checkpoints, Progress, read_checkpoint
 from fastfashion.train.folder import check_run_folder
 from fastfashion.train.job import resolve
+from fastfashion.untrusted import described
 
 # A batch norm, dropout and two moments of each gradient: state and random numbers that a checkpoint could forget.
 BASE = {
@@ -308,6 +309,51 @@ def test_of_damaged_checkpoints_the_one_before_is_used(damage: Callable[[Path], 
     assert [path.stem for path in sorted(tmp_path.glob("step-*.json"))] == ["step-000000010", "step-000000020"]
 
 
+def described_parts(text: str) -> list[int]:
+    """Where digits, letters and signs of a description are: each of those that say what it is, and some of a long checksum."""
+    return [at for at, letter in enumerate(text) if not letter.isspace() and (not text[at - 8 : at + 8].isalnum() or at % 9 == 0)]
+
+
+def test_no_changed_byte_of_a_description_gives_other_weights_or_another_place(tmp_path: Path) -> None:
+    last = save_three(tmp_path)[-1].with_suffix(".json")
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    expected, text = read_checkpoint(last), last.read_text()
+    used_before = 0
+    for at in described_parts(text):
+        for flipped in (1, 2, 16):
+            for path, data in whole.items():
+                if not path.exists():
+                    path.write_bytes(data)
+            changed = bytearray(whole[last])
+            changed[at] ^= flipped
+            last.write_bytes(changed)
+            told: list[str] = []
+            with tiny_checkpoints(tmp_path, told) as checkpoints:
+                found = checkpoints.load()
+            assert found is not None
+            if found.path == last:
+                assert found.progress == expected.progress and not told
+            else:
+                used_before += 1
+                assert found.progress.step == 20 and len(told) == 1 and "going on from the one before" in told[0]
+    assert used_before > 100
+
+
+def test_a_checkpoint_from_before_descriptions_had_a_checksum_is_used_and_that_is_said(tmp_path: Path) -> None:
+    last = save_three(tmp_path)[-1].with_suffix(".json")
+    values = json.loads(last.read_text())
+    del values["description_sha256"]
+    last.write_text(json.dumps(values | {"version": 1}, indent=2))
+    told: list[str] = []
+    with tiny_checkpoints(tmp_path, told) as checkpoints:
+        found = checkpoints.load()
+    assert found is not None and found.progress == Progress(step=30, losses=(0.1, 1 / 3))
+    assert len(told) == 1 and "of an older version, which has no checksum" in told[0]
+    last.write_text(json.dumps(values | {"version": 3}))
+    with pytest.raises(TrainingError, match="expected fastfashion-checkpoint version 1 or 2, found 'fastfashion-checkpoint' version 3"):
+        read_checkpoint(last)
+
+
 def test_where_no_checkpoint_is_whole_nothing_is_thrown_away(tmp_path: Path) -> None:
     for path in save_three(tmp_path):
         flip(path)
@@ -329,8 +375,8 @@ def test_a_crafted_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, monkey
     for path in save_three(tmp_path):
         path.write_bytes(bomb)
         known = path.with_suffix(".json")
-        values = json.loads(known.read_text()) | {"num_bytes": len(bomb), "sha256": hashlib.sha256(bomb).hexdigest()}
-        known.write_text(json.dumps(values))
+        values = {"num_bytes": len(bomb), "sha256": hashlib.sha256(bomb).hexdigest(), "progress": {}}
+        known.write_text(json.dumps(described(FORMAT, values)))
         with pytest.raises(TrainingError, match=r"not a safetensors file .*run code are refused"):
             read_checkpoint(known)
     assert not (tmp_path / "exploded").exists()

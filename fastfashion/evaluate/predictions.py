@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from fastfashion import dist
+from fastfashion.errors import InputError
 from fastfashion.evaluate import metrics
 from fastfashion.load import Batch
-from fastfashion.model import Classifier
+from fastfashion.model import Classifier, no_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,13 @@ class Predictions:
         return self.rows[has], self.labels[has, t], self.probabilities[task][has]
 
 
-def predict(model: Classifier, batches: Iterable[Batch], world: dist.World, precision: torch.dtype = torch.float32) -> Predictions:
-    """Run the model over a loader's batches and gather all ranks' rows; padding is dropped."""
+def predict(
+    model: Classifier, batches: Iterable[Batch], world: dist.World, precision: torch.dtype = torch.float32, who: str = "validation"
+) -> Predictions:
+    """Run the model over a loader's batches and gather all ranks' rows; padding is dropped.
+
+    Raises InputError, which names `who` and the task, where a probability is not a number.
+    """
     rows, labels = [], []
     probabilities: dict[str, list[torch.Tensor]] = {task: [] for task in model.tasks}
     was_training = model.training
@@ -55,11 +61,12 @@ def predict(model: Classifier, batches: Iterable[Batch], world: dist.World, prec
     # Each step's rows were dealt out in order of rank; sorting by row gives an order that does not depend on the world size.
     all_rows = np.concatenate([rows for rows, _, _ in gathered])
     order = np.argsort(all_rows)
-    return Predictions(
-        rows=all_rows[order],
-        labels=np.concatenate([labels for _, labels, _ in gathered])[order],
-        probabilities={task: np.concatenate([shares[task] for _, _, shares in gathered])[order] for task in probabilities},
-    )
+    joined = {task: np.concatenate([shares[task] for _, _, shares in gathered])[order] for task in probabilities}
+    for task, values in joined.items():
+        if not np.isfinite(values).all():
+            raise InputError(no_numbers(who, task))
+    labels_of_rows = np.concatenate([labels for _, labels, _ in gathered])[order]
+    return Predictions(rows=all_rows[order], labels=labels_of_rows, probabilities=joined)
 
 
 def fit_temperatures(predictions: Predictions) -> torch.Tensor:

@@ -77,7 +77,7 @@ def predict_rows(
     with closing(open_loader(spec)) as loader:
         hidden = None if world.is_main else True  # None: where it is no terminal
         batches = tqdm(loader.steps(0), "answers", loader.num_steps, unit=" batches", disable=hidden, dynamic_ncols=True, leave=False)
-        predictions = predict(opened.model.to(world.device), batches, world)
+        predictions = predict(opened.model.to(world.device), batches, world, who=str(opened.path))
         skipped = {row: one for part in dist.gather(world, loader.skipped) for row, one in part.items()}
     assert np.array_equal(predictions.rows, np.setdiff1d(rows, list(skipped))), "a row was lost or doubled"
     return predictions, skipped

@@ -3,7 +3,7 @@
 from fastfashion.model.artifact import ModelDescription, count_parameters, load_artifact, save_artifact
 from fastfashion.model.cpu_conv import use_fast_convolutions
 from fastfashion.model.first_weights import check_first_weights
-from fastfashion.model.net import Classifier, build_classifier
+from fastfashion.model.net import Classifier, build_classifier, no_numbers, probabilities
 from fastfashion.model.objective import LossSettings, logit_offsets, objective
 from fastfashion.model.own_run import described, keep_heads
 from fastfashion.model.probe import FirstStep, check_first_step
@@ -25,7 +25,9 @@ __all__ = [
     "load_artifact",
     "logit_offsets",
     "nearest_size",
+    "no_numbers",
     "objective",
+    "probabilities",
     "save_artifact",
     "synchronise_batch_norm",
     "use_fast_convolutions",

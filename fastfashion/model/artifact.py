@@ -1,31 +1,52 @@
 """The best/ folder of a run: weights as safetensors and all that a reader needs to use them. Reading it runs no code from it."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import torch
 
 from fastfashion.config import ModelConfig, Size
-from fastfashion.errors import InputError
-from fastfashion.files import publish_folder, unreadable
+from fastfashion.errors import FastfashionError, InputError
+from fastfashion.files import publish_folder, publish_json, unreadable
 from fastfashion.model.net import Classifier, build_classifier
-from fastfashion.model.weights import DESCRIPTION, WEIGHTS, read_safetensors
+from fastfashion.model.weights import (
+    DESCRIPTION,
+    MAX_DESCRIPTION_BYTES,
+    WEIGHTS,
+    misfit,
+    not_finite,
+    read_safetensors,
+    read_shapes,
+    shapes_of,
+)
+from fastfashion.untrusted import Format, Sha256, described, file_sha256, parse_description, read_limited
 
-FORMAT_NAME = "fastfashion-model"
-FORMAT_VERSION = 2  # with temperatures and flip_average
+FORMAT = Format("fastfashion-model", oldest=2, newest=3, sealed=3)  # 2: with temperatures and flip_average; 3: with checksums
+WAY_OUT = "put best/ back from a copy, or train again"
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=10_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDescription:
     """What stands beside the weights: backbone, input size (HxW, RGB, 0 to 255), class names by task, mirrored or not."""
 
-    model: str
+    model: Name
     size: str
-    classes: dict[str, list[str]]
+    classes: dict[Name, list[str]]
     flip_average: bool
     channels_last: bool = True  # the memory layout in which it was trained; a few models fail in this one
+    sha256: Sha256 | None = field(default=None, compare=False)  # of the weights' file; None in version 2
+
+    def __post_init__(self) -> None:
+        Size.parse(self.size)
+        if not self.classes:
+            raise ValueError("classes: expected a label, found none")
+        for task, names in self.classes.items():
+            if not names or len(set(names)) != len(names):
+                raise ValueError(f"classes of {task}: expected names, each once")
 
 
 def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: ModelDescription) -> None:
@@ -33,47 +54,56 @@ def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: 
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    values = asdict(description)
-    if description.channels_last:
-        del values["channels_last"]  # the rule, which older readers know of no name for
-    text = json.dumps({"format": FORMAT_NAME, "version": FORMAT_VERSION} | values, indent=2, ensure_ascii=False)
 
     def fill(beside: Path) -> None:
         # One entry alone: safetensors 0.8.0 writes several in another order each time, and so other bytes of the same model.
         save_file(tensors, beside / WEIGHTS, metadata={"model": description.model})
-        (beside / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        publish_json(beside / DESCRIPTION, described(FORMAT, asdict(description) | {"sha256": file_sha256(beside / WEIGHTS)}))
 
     publish_folder(folder, fill)
 
 
 def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
-    """The classifier in evaluation mode, on CPU, and its description; raises InputError where the folder does not hold one."""
+    """The classifier in evaluation mode, on CPU, and its description.
+
+    Raises InputError where the folder does not hold one, or one that is damaged: nothing is built before the weights are known to fit.
+    """
+    path = folder / WEIGHTS
     try:
-        values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        found = (values.pop("format"), values.pop("version"))
-        if found != (FORMAT_NAME, FORMAT_VERSION):
-            raise ValueError(f"expected {FORMAT_NAME} version {FORMAT_VERSION}, found {found[0]} version {found[1]}")
-        description = ModelDescription(**values)
-        tensors = read_safetensors(folder / WEIGHTS)
+        known = read_limited(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES)
+        description = parse_description(known, FORMAT, ModelDescription, str(folder / DESCRIPTION), InputError, WAY_OUT)
+        if description.sha256 not in (None, file_sha256(path)):
+            raise InputError(f"{path}: damaged, or of another model: its checksum is not the one in {DESCRIPTION}; {WAY_OUT}")
+        with torch.device("meta"):
+            expected = shapes_of(_build(description).state_dict())
+        if wrong := misfit(read_shapes(path), expected):
+            raise InputError(f"{path}: does not fit {description.model} and the classes in {DESCRIPTION}: {wrong}; {WAY_OUT}")
+        tensors = read_safetensors(path)
     except FileNotFoundError as error:
         raise InputError(
             f"{folder}: no trained model here ({error.filename or error} is missing); train one, or let its training finish an epoch"
         ) from error
     except OSError as error:
         raise InputError(f"{error.filename or folder}: {unreadable(error)}") from error
+    except FastfashionError:
+        raise
     except Exception as error:
-        raise InputError(f"{folder}: not a readable model: {error}") from error
-    classes = {task: len(names) for task, names in description.classes.items()}
-    model = build_classifier(
-        ModelConfig(name=description.model, pretrained=False, flip_average=description.flip_average), classes, Size.parse(description.size)
-    )
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"{folder / WEIGHTS}: does not fit {description.model}: {error}") from error
+        raise InputError(f"{folder}: not a readable model: {error}; {WAY_OUT}") from error
+    if wrong := not_finite(tensors):
+        raise InputError(f"{path}: the tensor {wrong} holds NaN or an infinity, so the model has no answers; {WAY_OUT}")
+    for name in ("temperatures", "std"):
+        if not (tensors[name] > 0).all():
+            raise InputError(f"{path}: the tensor {name} holds a number that is not above 0, so the model has no answers; {WAY_OUT}")
+    model = _build(description)
+    model.load_state_dict(tensors)
     if not description.channels_last:
         model.lay_out(channels_last=False)
     return model.eval().requires_grad_(False), description
+
+
+def _build(description: ModelDescription) -> Classifier:
+    config = ModelConfig(name=description.model, pretrained=False, flip_average=description.flip_average)
+    return build_classifier(config, {task: len(names) for task, names in description.classes.items()}, Size.parse(description.size))
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -1,13 +1,13 @@
 """The classifier: normalisation, a timm backbone, one linear head a task."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from fastfashion.config import ModelConfig, Size
-from fastfashion.errors import ConfigError
+from fastfashion.errors import ConfigError, InputError
 from fastfashion.model.first_weights import check_first_weights, check_fit, read_weights
 from fastfashion.model.own_run import own_backbone
 from fastfashion.model.sizes import create_backbone, explain, takes
@@ -78,6 +78,19 @@ class Classifier(nn.Module):
         """Pooled features (B, F), averaged with those of the mirror image where `flip_average` is set."""
         features_BF = self.features(images_BHWC)
         return (features_BF + self.features(images_BHWC.flip(2))) / 2 if self.flip_average else features_BF
+
+
+def probabilities(logits: Mapping[str, torch.Tensor], tasks: Iterable[str], who: str) -> dict[str, torch.Tensor]:
+    """The softmax of each task's logits, float32 (B, C). Raises InputError, which names `who` and the task, where one is not a number."""
+    found = {task: logits[task].float().softmax(dim=1) for task in tasks}
+    for task, values in found.items():
+        if not torch.isfinite(values).all():
+            raise InputError(no_numbers(who, task))
+    return found
+
+
+def no_numbers(who: str, task: str) -> str:
+    return f"{who}: the model answers NaN for {task}, so its weights cannot be used; put best/ back from a copy, or train again"
 
 
 def _key(task: str) -> str:

@@ -9,9 +9,12 @@ import torch
 
 from fastfashion.config import ModelConfig
 from fastfashion.errors import ConfigError
+from fastfashion.untrusted import open_regular, read_limited
 
+Shapes = dict[str, tuple[tuple[int, ...], bool]]  # by name; and whether it holds floats
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"  # of our own models, beside the weights
+MAX_DESCRIPTION_BYTES = 1 << 26
 _HUB_CONFIG = "config.json"  # of timm's models on the Hub, beside the weights
 _DECLARED = ("model", "architecture", "arch")  # what the name of the model is called in files of ours, of timm's, and of training scripts
 
@@ -26,8 +29,41 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a file. Raises OSError with the true reason: safetensors 0.8.0 says of a file it may not open that there is none."""
     from safetensors.torch import load_file
 
-    with path.open("rb"):
+    with open_regular(path):
         return load_file(path)
+
+
+def read_shapes(path: Path) -> Shapes:
+    """The shape of each tensor of a .safetensors file, and whether it holds floats: its header alone, whose offsets are checked.
+
+    Raises OSError, InputError for what is no regular file, and SafetensorError for what is no safetensors file.
+    """
+    from safetensors import safe_open
+
+    with open_regular(path), safe_open(path, framework="pt") as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return {name: (tuple(part.get_shape()), part.get_dtype().startswith(("F", "BF"))) for name, part in parts.items()}
+
+
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> Shapes:
+    return {name: (tuple(tensor.shape), tensor.is_floating_point()) for name, tensor in tensors.items()}
+
+
+def misfit(found: Shapes, expected: Shapes) -> str:
+    """The first way in which tensors are not those of a model; "" where they are."""
+    for what, names in (("missing", expected.keys() - found.keys()), ("not part of that model", found.keys() - expected.keys())):
+        if names:
+            return f"{min(names)} is {what}" + (f", and {len(names) - 1} more" if len(names) > 1 else "")
+    for name, (shape, floats) in expected.items():
+        if found[name] != (shape, floats):
+            kinds = [f"{list(each)} of {'floats' if real else 'integers'}" for each, real in (found[name], (shape, floats))]
+            return f"{name} is {kinds[0]}, expected {kinds[1]}"
+    return ""
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The first tensor that holds NaN or an infinity; "" where none does."""
+    return next((name for name, one in tensors.items() if one.is_floating_point() and not torch.isfinite(one).all()), "")
 
 
 def declared_model(path: Path) -> str:
@@ -89,7 +125,7 @@ def _beside(path: Path) -> str:
         return ""
     for name in (DESCRIPTION, _HUB_CONFIG):
         try:
-            values = json.loads((path.parent / name).read_text(encoding="utf-8"))
+            values = json.loads(read_limited(path.parent / name, MAX_DESCRIPTION_BYTES))
         except (OSError, ValueError):
             continue  # no description: that is allowed
         if found := _first_name(values):

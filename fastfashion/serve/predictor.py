@@ -22,7 +22,7 @@ from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import read_config
 from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
-from fastfashion.model import load_artifact
+from fastfashion.model import load_artifact, probabilities
 from fastfashion.serve.decode_worker import load_encoded
 from fastfashion.serve.decoding import Decoders
 from fastfashion.serve.inputs import Input, Picture, SetInput
@@ -61,11 +61,13 @@ class Predictor:
         self.classes = {task: names for task, names in description.classes.items() if not tasks or task in tasks}
 
     def probabilities(self, images: np.ndarray | torch.Tensor) -> dict[str, torch.Tensor]:
-        """uint8 (B, H, W, 3) of the model's size to calibrated probabilities {task: float32 (B, C)}, on the model's device."""
+        """uint8 (B, H, W, 3) of the model's size to calibrated probabilities {task: float32 (B, C)}, on the model's device.
+
+        Raises InputError where one is not a number.
+        """
         tensor = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
         with torch.inference_mode():
-            logits = self.model(tensor.to(self.device))
-            return {task: logits[task].float().softmax(dim=1) for task in self.classes}
+            return probabilities(self.model(tensor.to(self.device)), self.classes, str(self.run))
 
     def embedding(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         """uint8 (B, H, W, 3) to features of unit length, float32 (B, F), on the model's device."""

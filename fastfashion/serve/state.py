@@ -23,6 +23,7 @@ from fastfashion.serve.limits import Gate, Limits, check_picture, check_zip
 from fastfashion.serve.outputs import records
 from fastfashion.serve.predictor import Answers, Predictor
 from fastfashion.serve.products import Products
+from fastfashion.serve.subject import drawn
 
 T = TypeVar("T")
 TOP, NEAREST = 3, 6
@@ -160,9 +161,10 @@ class State:
 def open_state(run: Path, device: torch.device, limits: Limits, *, shards: Path | None = None, workers: int = 1) -> State:
     """Open a run for asking; without its packed set there are no nearest products, and the page says so.
 
-    Raises InputError where there is no model.
+    Raises InputError where there is no model, or one that answers NaN.
     """
     predictor, decoders = Predictor(run, device, workers=workers), Decoders(workers)
+    predictor.probabilities(drawn(predictor.size, 2))  # a model that answers NaN is refused here, and not at every request
     products, why = None, ""
     try:
         opened = open_run(run, shards)

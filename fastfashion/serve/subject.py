@@ -18,7 +18,7 @@ from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.evaluate import OpenRun, open_run, read_config
 from fastfashion.evaluate.opened import read_report
 from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
-from fastfashion.model import Classifier, load_artifact
+from fastfashion.model import Classifier, load_artifact, probabilities
 
 BATCH_SIZE = 64
 
@@ -45,8 +45,8 @@ class Subject:
     def probabilities(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 (B, H, W, 3) to the run's own calibrated probabilities {task: float32 (B, C)}."""
         with torch.inference_mode():
-            logits = self.model(torch.tensor(images))
-            return {task: logits[task].float().softmax(dim=1).numpy() for task in self.classes}
+            found = probabilities(self.model(torch.tensor(images)), self.classes, str(self.run))
+        return {task: values.numpy() for task, values in found.items()}
 
 
 def open_subject(run: Path, tasks: Sequence[str] = (), shards: Path | None = None) -> Subject:

@@ -6,8 +6,6 @@
 A checkpoint exists once its .json does. What a kill leaves behind is cleared away when the folder is opened.
 """
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -17,36 +15,54 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import torch
 
-from fastfashion.errors import TrainingError
+from fastfashion.errors import FastfashionError, TrainingError
 from fastfashion.files import is_unpublished, publish, publish_json, unreadable
 from fastfashion.model.weights import read_safetensors
+from fastfashion.untrusted import Count, Format, Sha256, described, file_sha256, parse_description, read_limited
 from fastfashion.words import why
 
-FORMAT_NAME, FORMAT_VERSION = "fastfashion-checkpoint", 1
+FORMAT = Format("fastfashion-checkpoint", oldest=1, newest=2, sealed=2)
+MAX_DESCRIPTION_BYTES = 1 << 24
+Epoch = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]  # -1: none yet
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Where training stands. The epoch plan makes epoch and step the whole state of the data."""
 
-    epoch: int = 0  # the next step's
-    step: int = 0  # the next step's, within the epoch; the number of steps where only the validation is still to do
+    epoch: Count = 0  # the next step's
+    step: Count = 0  # the next step's, within the epoch; the number of steps where only the validation is still to do
     best_metric: float = -1.0
-    best_epoch: int = -1  # the later of equal ones
-    better_epoch: int = -1  # the last one that was better than all before it; -1 in checkpoints from before
+    best_epoch: Epoch = -1  # the later of equal ones
+    better_epoch: Epoch = -1  # the last one that was better than all before it; -1 in checkpoints from before
     mean_loss: float = 0.0  # running mean over steps; 0 before the first
     losses: tuple[float, ...] = ()  # of the steps since the last log line
-    num_rows: int = 0  # seen since the last log line, and their hash
-    rows_hash: int = 0
+    num_rows: Count = 0  # seen since the last log line, and their hash
+    rows_hash: int = 0  # below 2^64
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rows_hash < 2**64:
+            raise ValueError(f"rows_hash: expected 0 to 2^64 - 1, found {self.rows_hash}")
 
     @property
     def has_best(self) -> bool:
         """Whether this is the end of the best epoch so far: the weights then are the best ones."""
         return self.best_epoch >= 0 and (self.epoch, self.step) == (self.best_epoch + 1, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A checkpoint's .json; its own checksum covers that of the tensors, from version 2 on."""
+
+    version: int
+    num_bytes: Count
+    sha256: Sha256  # of the tensors' file
+    progress: Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +122,8 @@ class Checkpoints:
             except TrainingError as error:
                 self._say(f"warning: {error}; going on from the one before")
                 continue
+            if read_description(path).version < FORMAT.sealed:
+                self._say(f"{path}: of an older version, which has no checksum of the description; the next checkpoint has one")
             for later in found[found.index(path) + 1 :]:
                 _remove(later)
             self.last_step = _step_of(path)
@@ -122,8 +140,10 @@ class Checkpoints:
         for path in reversed(self._list()):
             known = _known(path)
             if known is not None and known.has_best and known.best_epoch == progress.best_epoch:
-                with suppress(TrainingError):
+                try:
                     self._export(read_checkpoint(path).tensors)
+                except TrainingError as error:
+                    self._say(f"warning: {error}; best/ stays as it is")
                 return
 
     def __enter__(self) -> "Checkpoints":
@@ -156,8 +176,8 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)  # its checksum is that of other bytes
             publish(data, lambda beside: save_file(tensors, beside))
-            values = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "num_bytes": data.stat().st_size, "sha256": _sha256(data)}
-            publish_json(path, values | {"progress": asdict(progress)})
+            values = {"num_bytes": data.stat().st_size, "sha256": file_sha256(data), "progress": asdict(progress)}
+            publish_json(path, described(FORMAT, values))
             if progress.has_best:
                 self._export(tensors)
             self._prune()
@@ -214,54 +234,36 @@ class Copied:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint that a .json describes; raises TrainingError, with what is wrong, where it is not whole."""
-    progress, values, data = read_description(path), _values(path), path.with_suffix(".safetensors")
+    known, data = read_description(path), path.with_suffix(".safetensors")
     found = data.stat().st_size if data.is_file() else None
-    if found != values["num_bytes"]:
-        raise TrainingError(f"{data}: expected {values['num_bytes']} bytes, found {'no such file' if found is None else found}")
+    if found != known.num_bytes:
+        raise TrainingError(f"{data}: expected {known.num_bytes} bytes, found {'no such file' if found is None else found}")
     try:
-        digest = _sha256(data)
+        digest = file_sha256(data)
     except OSError as error:
         raise TrainingError(f"{data}: {unreadable(error)}") from error
-    if digest != values["sha256"]:
-        raise TrainingError(f"{data}: damaged: expected sha256 {values['sha256'][:16]}…, found {digest[:16]}…")
+    if digest != known.sha256:
+        raise TrainingError(f"{data}: damaged: expected sha256 {known.sha256[:16]}…, found {digest[:16]}…")
     try:
-        return Checkpoint(path=path, progress=progress, tensors=read_safetensors(data))
+        return Checkpoint(path=path, progress=known.progress, tensors=read_safetensors(data))
     except Exception as error:
         raise TrainingError(f"{data}: not a safetensors file ({error}); files that would have to run code are refused") from error
 
 
-def read_description(path: Path) -> Progress:
-    """What a checkpoint's .json says of where training stood; raises TrainingError where it is not readable."""
-    values = _values(path)
+def read_description(path: Path) -> Description:
+    """What a checkpoint's .json says; raises TrainingError where it is not readable, or not what was written."""
     try:
-        progress = Progress(**values["progress"] | {"losses": tuple(values["progress"]["losses"])})
-        assert isinstance(values["num_bytes"], int) and isinstance(values["sha256"], str)
-        return progress
-    except (KeyError, TypeError, AssertionError) as error:
-        raise TrainingError(f"{path}: not readable as a checkpoint's description ({type(error).__name__}: {error})") from error
+        data = read_limited(path, MAX_DESCRIPTION_BYTES)
+    except (OSError, FastfashionError) as error:
+        raise TrainingError(f"{path}: not readable as a checkpoint's description ({why(error)})") from error
+    return parse_description(data, FORMAT, Description, str(path), TrainingError, "it cannot be used")
 
 
 def _known(path: Path) -> Progress | None:
     try:
-        return read_description(path)
+        return read_description(path).progress
     except TrainingError:
         return None
-
-
-def _values(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = (values["format"], values["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path}: not readable as a checkpoint's description ({type(error).__name__}: {error})") from error
-    if found != (FORMAT_NAME, FORMAT_VERSION):
-        raise TrainingError(f"{path}: expected {FORMAT_NAME} version {FORMAT_VERSION}, found {found[0]} version {found[1]}")
-    return values
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _step_of(path: Path) -> int:

@@ -123,6 +123,11 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *,
             with suppress(OSError):  # the disk may be what failed
                 write_status(run, "failed", reason=f"{type(error).__name__}: {error}")
             raise
+        if summary.best_epoch >= 0 and not (run / BEST).is_dir():
+            raise TrainingError(
+                f"{run}: training ended ({summary.ended}), but {BEST}/ is missing, and no checkpoint holds the weights of the best epoch, "
+                f"{summary.best_epoch + 1}; put {BEST}/ back from a copy, or train under another --name"
+            )
         known: dict[str, Any] = {"reason": summary.ended, "epochs": summary.epochs, "steps": summary.steps}
         if summary.ended not in ("finished", "early_stop"):
             write_status(run, "interrupted", **known)
@@ -159,6 +164,8 @@ def _train(
 
         checkpoints = stack.enter_context(Checkpoints(run / CHECKPOINTS, config.train.keep_checkpoints, say, export))
     progress = _restore(learner, checkpoints, world)
+    if progress.step > num_steps:
+        raise TrainingError(f"{run / CHECKPOINTS}: the last checkpoint is of step {progress.step}, but an epoch has {num_steps} steps")
     resumed_at = progress.epoch * num_steps + progress.step
     recorder: Recorder = Silent()
     if world.is_main:
