@@ -10,8 +10,9 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar, cast
 
 import msgspec
 
@@ -78,7 +79,7 @@ class _Head:
 
 def described(form: Format, values: Mapping[str, Any]) -> dict[str, Any]:
     """What to write as a description of the newest version; `values` are plain JSON."""
-    said = {"format": form.name, "version": form.newest} | values
+    said = {"format": form.name, "version": form.newest, **values}
     return said | {SEAL: _seal(said)}
 
 
@@ -102,4 +103,4 @@ def _seal(values: Mapping[str, Any]) -> str:
 def file_sha256(path: Path) -> str:
     """Raises OSError, and InputError for what is no regular file."""
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
