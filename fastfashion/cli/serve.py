@@ -64,6 +64,9 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 is any free one.", rich_help_panel=RUN)] = 7860,
     auth: Annotated[str, typer.Option(help="user:password, without which nothing is answered.", rich_help_panel=RUN)] = "",
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Name of a proxy in front, such as shop.example or *.shop.example.", rich_help_panel=RUN)
+    ] = None,
     max_mb: Annotated[int, typer.Option(help="Largest picture, in MB.", rich_help_panel=LIMITS)] = 20,
     max_pixels: Annotated[int, typer.Option(help="Most pixels of a picture.", rich_help_panel=LIMITS)] = 40_000_000,
     max_files: Annotated[int, typer.Option(help="Most pictures in a batch.", rich_help_panel=LIMITS)] = 200,
@@ -82,5 +85,14 @@ def serve(
 
     limits = Limits(picture_bytes=max_mb * 1_000_000, picture_pixels=max_pixels, batch_files=max_files, queue=max_queue)
     run_server(
-        ServeRequest(run=run, shards=shards, host=host, port=port, auth=auth, workers=workers or cores_per_process(1), limits=limits)
+        ServeRequest(
+            run=run,
+            shards=shards,
+            host=host,
+            port=port,
+            auth=auth,
+            allow_host=tuple(allow_host or ()),
+            workers=workers or cores_per_process(1),
+            limits=limits,
+        )
     )

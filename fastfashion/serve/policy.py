@@ -13,7 +13,8 @@ POLICY = (
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
     f"frame-ancestors {FRAMES}"
 )
-ADDED = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+# "no-referrer" would have a form of ours say `Origin: null`, as if a foreign page had sent it (serve/hosts.py).
+ADDED = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 
 
 class Policy:

@@ -19,6 +19,7 @@ from fastfashion.serve.api import add_api
 from fastfashion.serve.asgi import App
 from fastfashion.serve.auth import parse_auth
 from fastfashion.serve.guard import guarded
+from fastfashion.serve.hosts import HostRules, host_rules, parse_allowed
 from fastfashion.serve.limits import Limits
 from fastfashion.words import why
 
@@ -38,11 +39,13 @@ class ServeRequest:
     host: str = "127.0.0.1"
     port: int = 7860  # 0: any free one
     auth: str = ""  # user:password
+    allow_host: tuple[str, ...] = ()  # names that a proxy in front has
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         parse_auth(self.auth)
+        parse_allowed(self.allow_host)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port: expected 0 to 65535, found {self.port}")
 
@@ -66,8 +69,9 @@ def _run(request: ServeRequest, state: "State", store: Path, listening: socket.s
     import uvicorn
 
     host = "localhost" if request.host in EVERYWHERE else f"[{request.host}]" if ":" in request.host else request.host
-    url = f"http://{host}:{listening.getsockname()[1]}/"
-    app = build_app(request, state, store, url)
+    address, port = listening.getsockname()[:2]
+    url = f"http://{host}:{port}/"
+    app = build_app(request, state, store, url, host_rules(request.host, address, request.allow_host, os.environ))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=30, timeout_graceful_shutdown=3, lifespan="on"))
     if request.host not in LOOPBACK and not request.auth:
         print("anyone who reaches this machine can ask: --auth user:password keeps others out", file=sys.stderr)
@@ -77,7 +81,7 @@ def _run(request: ServeRequest, state: "State", store: Path, listening: socket.s
     server.run(sockets=[listening])
 
 
-def build_app(request: ServeRequest, state: "State", store: Path, url: str) -> App:
+def build_app(request: ServeRequest, state: "State", store: Path, url: str, hosts: HostRules) -> App:
     """The ASGI application; `url` is where it will be."""
     import gradio as gr
     from fastapi import FastAPI
@@ -100,7 +104,7 @@ def build_app(request: ServeRequest, state: "State", store: Path, url: str) -> A
         css_paths=Path(__file__).with_name("page.css"),
         allowed_paths=[],
     )
-    return guarded(app, request.limits, store, request.auth)
+    return guarded(app, request.limits, store, request.auth, hosts)
 
 
 @contextmanager

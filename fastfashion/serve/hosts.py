@@ -1,0 +1,147 @@
+"""Whose requests are answered: those of programs and of the server's own page, by a name that is the server's.
+
+A page of another site can have a visitor's browser ask any address that the browser reaches, this server's too, and with DNS rebinding
+under a name of its own. It cannot change the headers Host, Origin and Sec-Fetch-Site, which say so.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fastfashion.errors import ConfigError
+from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, refuse
+
+COLAB = ("*.googleusercontent.com", "colab.research.google.com", "*.colab.dev")  # pages that show a page of the notebook's machine
+COLAB_SIGNS = ("COLAB_RELEASE_TAG", "COLAB_BACKEND_VERSION", "COLAB_GPU")  # variables that a Colab machine sets
+_HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)(?:%[^\]]*)?\]|(?P<name>[^\[\]:/\\@?#,\s]*))(?::(?P<port>[0-9]{0,5}))?")
+_PORTS = {"http": "80", "https": "443"}
+_READS = ("GET", "HEAD")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostRules:
+    """The names that a server answers to; `names` may begin with `*.`, for all names that end so."""
+
+    is_loopback: bool  # it listens on loopback alone
+    own: str = ""  # the name that it was told to listen on
+    names: tuple[str, ...] = ()
+    any_host: bool = False  # behind a notebook hub whose name is not known here
+
+    def knows_host(self, name: str) -> bool:
+        if self.any_host or name == self.own or is_loopback(name) or self.allows(name):
+            return True
+        return not self.is_loopback and (not self.names or _address(name) is not None)
+
+    def allows(self, name: str) -> bool:
+        return any(name == one or (one.startswith("*.") and name.endswith(one[1:])) for one in self.names)
+
+
+class Hosts:
+    """Refuses what another site's page asks, and on loopback what is asked by another name. No answer is for other sites to read."""
+
+    def __init__(self, app: App, rules: HostRules) -> None:
+        self._app, self._rules = app, rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":  # Gradio's own middleware echoes origins, with credentials
+                headers = message.get("headers", [])
+                message["headers"] = [one for one in headers if not one[0].lower().startswith(b"access-control-")]
+            await send(message)
+
+        wrong = why_foreign(self._rules, scope) if scope["type"] in ("http", "websocket") else ""
+        if not wrong:
+            await self._app(scope, receive, sent)
+        elif scope["type"] == "http":
+            await refuse(send, 403, wrong)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+
+def why_foreign(rules: HostRules, scope: Scope) -> str:
+    """Why a request is another site's, "" for one that is not."""
+    values: dict[bytes, list[str]] = {}
+    for name, value in scope["headers"]:
+        values.setdefault(name, []).append(value.decode("latin-1"))
+    (host, *more_hosts), origins = values.get(b"host", [""]), values.get(b"origin", [])
+    found = split_host(host)
+    if found is None or more_hosts:
+        return f"Host: expected one name or address, found {host[:100]!r}"
+    if found[0] and not rules.knows_host(found[0]):
+        return (
+            f"this server is not called {found[0][:100]!r}: --allow-host {found[0][:100]} has it answer to that name, for a proxy in front"
+        )
+    for origin in origins:
+        if not _is_own(origin.lower(), found, rules):
+            return f"a page of {origin[:100]!r} asks, another site than this server: --allow-host NAME allows pages of that name"
+    site, mode = (values.get(name, [""])[0] for name in (b"sec-fetch-site", b"sec-fetch-mode"))
+    if not origins and site in ("cross-site", "same-site") and not (scope.get("method") in _READS and mode == "navigate"):
+        return "a page of another site asks (Sec-Fetch-Site): only links to this server and frames of it are answered"
+    return ""
+
+
+def _is_own(origin: str, host: tuple[str, str], rules: HostRules) -> bool:
+    scheme, _, rest = origin.partition("://")
+    found, usual = split_host(rest), _PORTS.get(scheme)
+    if usual is None or found is None or not found[0] or not host[0]:
+        return False
+    return (found[0], found[1] or usual) == (host[0], host[1] or usual) or rules.allows(found[0])
+
+
+def split_host(text: str) -> tuple[str, str] | None:
+    """Name and port ("" for none) of `NAME:PORT` or `[IPv6]:PORT`, in the one way that each is written; None where it is neither."""
+    found = _HOST.fullmatch(text.strip().lower())
+    if found is None:
+        return None
+    port = (found["port"] or "").lstrip("0")
+    if found["ipv6"] is None:
+        return found["name"].removesuffix("."), port
+    address = _address(found["ipv6"])
+    return None if address is None else (str(address), port)
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host is this machine and no other: what resolves so by definition, and 0.0.0.0, which Linux takes for it."""
+    address = _address(name)
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    if address is not None:
+        return address.is_loopback or address.is_unspecified
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def parse_allowed(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of --allow-host as browsers send them; raises ConfigError for what is none."""
+    parsed = []
+    for text in names:
+        wildcard, rest = ("*.", text[2:]) if text.startswith("*.") else ("", text)
+        try:
+            found = split_host(f"[{rest}]" if rest.count(":") > 1 and not rest.startswith("[") else rest.encode("idna").decode())
+        except UnicodeError:
+            found = None
+        if found is None or not found[0] or found[1] or "*" in found[0]:
+            raise ConfigError(f"--allow-host: expected a name as shop.example, or *.shop.example, without scheme or port, found {text!r}")
+        parsed.append(wildcard + found[0])
+    return tuple(parsed)
+
+
+def host_rules(host: str, address: str, allowed: Sequence[str], environment: Mapping[str, str]) -> HostRules:
+    """The rules of a server that was told to listen on `host`, which is `address`, started in that environment."""
+    names = [*parse_allowed(allowed), *(COLAB if any(sign in environment for sign in COLAB_SIGNS) else ())]
+    hub, _ = split_host(environment.get("JUPYTERHUB_PUBLIC_URL", "").partition("://")[2].partition("/")[0]) or ("", "")
+    names += [hub] if hub else []
+    listens = ipaddress.ip_address(address)
+    return HostRules(
+        is_loopback=is_loopback(address) and not listens.is_unspecified,
+        own=host.lower(),
+        names=tuple(names),
+        any_host=not hub and "JUPYTERHUB_SERVICE_PREFIX" in environment,
+    )
