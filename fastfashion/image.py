@@ -150,8 +150,11 @@ def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_
         return None  # strict decoding also refuses harmless oddities: Pillow decides, and refuses truncation
     mode = _mode(header)
     if not icc.is_srgb(header.icc, mode):
-        stored = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if mode == "L" else pixels)
-        pixels = np.asarray(icc.to_srgb(stored, header.icc))
+        lines = max(1, image_pillow.BAND_PIXELS // pixels.shape[1])
+        for top in range(0, len(pixels), lines):
+            band = pixels[top : top + lines]
+            stored = Image.fromarray(np.ascontiguousarray(band[..., 0]) if mode == "L" else band)
+            band[...] = np.asarray(icc.to_srgb(stored, header.icc))
     return _upright(pixels, turn)
 
 

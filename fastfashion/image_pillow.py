@@ -20,6 +20,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _BITS_TAG, _WHITE_IS_TAG, _SAMPLES_TAG = 258, 262, 339  # TIFF 6.0
 _UNSIGNED, _SIGNED = 1, 2
 _ROUNDED = 1 / 512  # half a grey level: what arithmetic may leave beyond 0 and 1
+BAND_PIXELS = 1 << 18
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -72,48 +73,64 @@ def _identified(raw: bytes) -> Image.Image:
 
 
 def to_rgb(opened: Opened) -> np.ndarray:
-    """Pixels, uint8 (H, W, 3), in sRGB and over white, not turned yet. Raises whatever Pillow does where they do not decode."""
-    picture = _eight_bits(opened)
-    picture.load()
-    see_through = picture.mode in _WITH_ALPHA or "transparency" in picture.info
-    gray = picture.mode in ("1", "L", "LA", "La")
+    """Pixels, uint8 (H, W, 3), in sRGB and over white, not turned yet. Raises whatever Pillow does where they do not decode.
+
+    Each step of a conversion is a copy: it is done in bands, so that memory holds the decoded image, the pixels and little more.
+    """
+    key, layers = opened.png.key if opened.png else None, [opened.picture]
+    if opened.picture.format == "TIFF":
+        layers = [_eight_bits_tiff(opened.picture)]
+    elif opened.png and key and len(key) == 3:
+        layers.append(_low_bytes(opened.png))
+    for layer in layers:
+        layer.load()
+    width, height = layers[0].size
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    lines = max(1, BAND_PIXELS // width)
+    for top in range(0, height, lines):
+        box = (0, top, width, min(top + lines, height))
+        band = _eight_bits([layer.crop(box) if lines < height else layer for layer in layers], key)
+        pixels[top : box[3]] = np.asarray(_band_rgb(band, opened.profile))
+    return pixels
+
+
+def _band_rgb(band: Image.Image, profile: bytes | None) -> Image.Image:
+    see_through = band.mode in _WITH_ALPHA or "transparency" in band.info
+    gray = band.mode in ("1", "L", "LA", "La")
     alpha = None
     if see_through:
-        whole = picture.convert("RGBA")
+        whole = band.convert("RGBA")
         alpha = whole.getchannel("A")
-        picture = whole.getchannel("R") if gray else whole.convert("RGB")
-    elif picture.mode not in ("RGB", "L", "CMYK"):
-        picture = picture.convert("L" if gray else "RGB")
-    picture = icc.to_srgb(picture, opened.profile).convert("RGB")
+        band = whole.getchannel("R") if gray else whole.convert("RGB")
+    elif band.mode not in ("RGB", "L", "CMYK"):
+        band = band.convert("L" if gray else "RGB")
+    band = icc.to_srgb(band, profile).convert("RGB")
     if alpha:
-        picture.putalpha(alpha)
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return np.asarray(picture)
+        band.putalpha(alpha)
+        band = Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
+    return band
 
 
-def _eight_bits(opened: Opened) -> Image.Image:
-    """The image with 8 bits a sample, by the range of its samples: Pillow would clip them to 255."""
-    picture = opened.picture
-    if opened.png and opened.png.key:
-        return _keyed(picture, opened.png, opened.png.key)
-    if picture.format == "TIFF":
-        return _eight_bits_tiff(picture)
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture
+def _eight_bits(bands: list[Image.Image], key: tuple[int, ...] | None) -> Image.Image:
+    """A band with 8 bits a sample, by the range of its samples: Pillow would clip them to 255.
 
-
-def _keyed(picture: Image.Image, png: png_chunks.PngFile, key: tuple[int, ...]) -> Image.Image:
-    """A PNG of 16 bits with a transparent colour, which Pillow compares after it has dropped half of each sample."""
+    `key` is the transparent colour of a PNG of 16 bits, which Pillow compares after it has dropped half of each sample.
+    """
+    if key is None:
+        return Image.fromarray((np.asarray(bands[0]) >> 8).astype(np.uint8)) if bands[0].mode.startswith("I;16") else bands[0]
     if len(key) == 1:
-        wide = np.asarray(picture)
+        wide = np.asarray(bands[0])
         return Image.merge("LA", [Image.fromarray(plane.astype(np.uint8)) for plane in (wide >> 8, 255 * (wide != key[0]))])
-    low = _identified(png.data)
-    # The same bytes read with the other end first: Pillow keeps what it takes for the high byte of each sample.
-    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # type: ignore[attr-defined]
-    high_bytes, low_bytes = np.asarray(picture), np.asarray(low)
+    high_bytes, low_bytes = (np.asarray(band) for band in bands)
     differs = ((high_bytes != np.array(key) >> 8) | (low_bytes != np.array(key) & 255)).any(axis=-1)
     return Image.fromarray(np.dstack([high_bytes, np.where(differs, 255, 0).astype(np.uint8)]))
+
+
+def _low_bytes(png: png_chunks.PngFile) -> Image.Image:
+    """The same PNG of 16 bits read with the other end first: Pillow keeps what it takes for the high byte of each sample."""
+    low = _identified(png.data)
+    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # type: ignore[attr-defined]
+    return low
 
 
 def _eight_bits_tiff(picture: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from odd_images import drawn, gray_drawn, odd_images, saved, three, turned
 from odd_writers import ADOBE_GAMMA, ADOBE_XYZ, P3_XYZ, SRGB_XYZ, exif_block, gray_profile, lab_to_srgb, png, png_chunk, rgb_profile, tiff
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
-from fastfashion import icc, png_chunks
+from fastfashion import icc, image_pillow, png_chunks
 from fastfashion.errors import InputError
 from fastfashion.image import Kind, decode_rgb, kind, probe
 from fastfashion.load import crops
@@ -241,3 +241,10 @@ def test_the_compiled_loader_leaves_rare_frames_to_us_whatever_an_index_says(nam
     lying = np.array([Kind.COLOR], np.int8)
     assert crops.load_crops([data], boxes, sizes, flips, out, np.zeros(3), lying) == {}
     np.testing.assert_array_equal(out[0], decode_rgb(data))
+
+
+@pytest.mark.parametrize("name", odd_images())
+def test_an_image_that_is_converted_in_bands_has_the_same_pixels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = decode_rgb(odd_images()[name].data)
+    monkeypatch.setattr(image_pillow, "BAND_PIXELS", 7 * whole.shape[1])
+    np.testing.assert_array_equal(decode_rgb(odd_images()[name].data), whole)
