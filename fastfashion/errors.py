@@ -13,6 +13,10 @@ class InputError(FastfashionError):
     """The data handed in (a CSV, a zip, a folder of pictures) cannot be used."""
 
 
+class RemoteError(FastfashionError):
+    """A remote place refuses, does not answer, or sends something else than was asked for: that says nothing about what it holds."""
+
+
 class PackedSetError(FastfashionError):
     """A packed set is missing, incomplete, damaged, or of another format version."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fastfashion.errors import ConfigError, FastfashionError
+from fastfashion.remote import is_remote as is_remote
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # the temporary file that it writes through, in the folder of its target
@@ -31,7 +32,9 @@ def location(text: str) -> Path:
     try:
         from upath import UPath
 
-        found: Any = UPath(text)
+        from fastfashion.web import session
+
+        found: Any = UPath(text, get_client=session) if text.startswith(("http://", "https://")) else UPath(text)
         assert found.fs  # imports the package behind the scheme
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{text}: cannot be reached ({error}); pip install 'fastfashion[remote]' brings s3:// and https://") from error
@@ -52,10 +55,6 @@ def _check_segments(text: str) -> None:
 def is_address(text: str) -> bool:
     """Whether `location` would name something on another machine."""
     return _SCHEME.match(text) is not None
-
-
-def is_remote(path: Path) -> bool:
-    return not isinstance(path, Path)
 
 
 def publish(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,25 +1,33 @@
-"""Remote places: listing them anew, what an error of theirs says, and how long to wait for them."""
+"""Remote places: reading and listing them, what an error of theirs says, and how long to wait for them."""
 
+import contextlib
 import errno
+import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urljoin
 
-from fastfashion.files import is_remote
+from fastfashion.errors import FastfashionError, RemoteError
 
 T = TypeVar("T")
 
 PATIENCE_S = 300.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
-LEAST_BYTES_PER_S, RATE_OVER_S = 1000.0, 60.0
+LEAST_BYTES_PER_S, RATE_OVER_S = 1000.0, 60.0  # a tenth of a slow line; a server that sends a byte a second is none
+MOST_BYTES = 256 << 20  # of a body of which nobody said how long it may be, such as an image
+LISTING_BYTES = 64 << 20  # of a web server's index page: 300,000 files and more
 
 # By name, since the packages behind s3:// and https:// need not be installed: Python's, aiohttp's, botocore's and urllib3's.
 _PASSING = {
     *("ConnectionError", "TimeoutError", "gaierror", "ClientConnectionError", "ClientPayloadError"),
     *("HTTPClientError", "IncompleteRead", "ResponseParserError"),
 }
+_BROKEN = {"ClientPayloadError", "ServerDisconnectedError", "IncompleteRead", "ResponseStreamingError", "TooSlowError"}  # in mid-answer
 _PASSING_CODES = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.ENETUNREACH, errno.EHOSTUNREACH}
 _PASSING_STATUS = {408, 429}  # and 500 to 599
 _STATUS_ADVICE = {
@@ -28,6 +36,14 @@ _STATUS_ADVICE = {
     404: "there is nothing at this address",
     429: "it answers too many requests at once: wait a while and run the same command again",
 }
+
+
+class UnexpectedBodyError(Exception):
+    """A server sends something else than was asked for: more bytes, or compressed ones. Asking again would bring the same."""
+
+
+def is_remote(path: Path) -> bool:
+    return not isinstance(path, Path)
 
 
 def as_remote(path: Path) -> Any:
@@ -46,6 +62,96 @@ def list_anew(path: Path) -> None:
         as_remote(path).fs.invalidate_cache()
 
 
+_most: ContextVar[int] = ContextVar("most bytes of a body", default=MOST_BYTES)
+
+
+@contextlib.contextmanager
+def at_most(num_bytes: int) -> Iterator[None]:
+    """How many bytes the whole files may have that this thread asks a web server for within it; of parts, as many as were asked for."""
+    token = _most.set(num_bytes)
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+def most_bytes() -> int:
+    """That number: fsspec's own thread works in the context of who asked."""
+    return _most.get()
+
+
+def ask(path: Path, what: Callable[[], T]) -> T:
+    """What `what` returns of a remote place, asked patiently.
+
+    Raises FileNotFoundError only where the place says that there is nothing, RemoteError with the reason and what to do for all else.
+    """
+    try:
+        return patiently(path, what)
+    except (FastfashionError, NotADirectoryError):
+        raise
+    except Exception as error:  # every file system has its own
+        if is_missing(error):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+        raise RemoteError(f"{path}: cannot be read ({describe(error)})") from error
+
+
+def read(path: Path, max_bytes: int) -> bytes:
+    """All bytes of a remote file. Raises RemoteError where it has more than `max_bytes`, about as many of which are read; and as `ask`."""
+    data = ask(path, lambda: _fetch(path, max_bytes))
+    if len(data) > max_bytes:
+        raise RemoteError(f"{path}: more than {max_bytes} bytes, the most that such a file may have")
+    return data
+
+
+def read_range(path: Path, start: int, num_bytes: int) -> bytes:
+    """A part of a remote file; fewer bytes where the file ends before. Raises as `ask`."""
+    return ask(path, lambda: bytes(as_remote(path).fs.cat_file(as_remote(path).path, start=start, end=start + num_bytes)))[:num_bytes]
+
+
+def _fetch(path: Path, max_bytes: int) -> bytes:
+    place = as_remote(path)
+    if is_web(path):  # not every server knows ranges
+        with at_most(max_bytes):
+            return bytes(place.fs.cat_file(place.path))
+    try:
+        return bytes(place.fs.cat_file(place.path, start=0, end=max_bytes + 1))
+    except OSError as error:
+        if status_of(error) == 416:  # an empty file has no such range
+            return b""
+        raise
+
+
+def open_stream(path: Path, max_bytes: int) -> BinaryIO:
+    """A remote file, read from its beginning to its end, in one request where it is on a web server. Raises as `ask`."""
+
+    def opened() -> BinaryIO:
+        with at_most(max_bytes):
+            file: BinaryIO = as_remote(path).fs.open(as_remote(path).path, "rb", **({"block_size": 0} if is_web(path) else {}))
+            return file
+
+    return ask(path, opened)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file, here or remote. Raises RemoteError where a remote place does not say."""
+    if not is_remote(path):
+        return path.is_file()
+    try:
+        return bool(_info(path)["type"] == "file")
+    except FileNotFoundError:
+        return False
+
+
+def size_of(path: Path) -> int:
+    """How many bytes a file has, here or remote; 0 where a web server does not say. Raises as `ask`, or OSError."""
+    return (_info(path)["size"] or 0) if is_remote(path) else path.stat().st_size
+
+
+def _info(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = ask(path, lambda: as_remote(path).fs.info(as_remote(path).path))
+    return found
+
+
 def children(path: Path) -> list[Path]:
     """Files and folders directly below a folder. Empty objects that stand for a folder of object storage are not among them."""
     return list(list_children(path))
@@ -53,20 +159,22 @@ def children(path: Path) -> list[Path]:
 
 def is_folder(path: Path) -> bool:
     """Whether there is a folder; beside an empty object of the same name, object storage says that there is a file."""
-    if path.is_dir():
-        return True
+    if not is_remote(path):
+        return path.is_dir()
     try:
-        return is_remote(path) and not is_web(path) and bool(children(path))
+        return bool(children(path))
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
 def list_children(path: Path) -> dict[Path, bool | None]:
     """The same, and whether each is a folder; None where that takes another look, which of a web server is a request for the file."""
-    if not is_remote(path) or is_web(path):
+    if not is_remote(path):
         return dict.fromkeys(path.iterdir())
+    if is_web(path):
+        return dict.fromkeys(_linked(path))
     here = as_remote(path).path.rstrip("/")
-    infos = as_remote(path).fs.ls(here, detail=True)
+    infos = ask(path, lambda: as_remote(path).fs.ls(here, detail=True))
     folders = {info["name"].rstrip("/") for info in infos if info["type"] == "directory"}
     found = {
         info["name"].rstrip("/").rpartition("/")[2]: info["type"] == "directory"
@@ -74,6 +182,21 @@ def list_children(path: Path) -> dict[Path, bool | None]:
         if info["name"].rstrip("/") != here and not (info["type"] != "directory" and stands_for_folder(info, folders))
     }
     return {path / name: folder for name, folder in found.items()}
+
+
+def _linked(path: Path) -> list[Path]:
+    """What the index page of a folder on a web server links to directly below it.
+
+    fsspec reads all of the page, and with patterns that take forever on some pages; this one looks at each byte a few times at most.
+    """
+    here = str(path).rstrip("/") + "/"
+    page = read(path, LISTING_BYTES).decode("utf-8", errors="replace")
+    links = (urljoin(here, (link[1] or link[2]).partition("?")[0].partition("#")[0]) for link in _LINK.finditer(page))
+    names = dict.fromkeys(link.removeprefix(here).rstrip("/") for link in links if link.startswith(here))
+    return [path / name for name in names if name and "/" not in name and name not in (".", "..")]
+
+
+_LINK = re.compile(r"""href="([^"<>]{1,2000})"|href='([^'<>]{1,2000})'""", re.IGNORECASE)
 
 
 def stands_for_folder(info: dict[str, Any], folders: set[str]) -> bool:
@@ -95,9 +218,21 @@ def status_of(error: BaseException | None) -> int | None:
     return None
 
 
+def is_missing(error: BaseException) -> bool:
+    """Whether a place says that there is nothing. fsspec says so of a web server that does not answer, or answers 503, too."""
+    status, cause = status_of(error), error.__cause__
+    if status is not None or not isinstance(cause, Exception):
+        return isinstance(error, FileNotFoundError) and status in (None, 404, 410)
+    return isinstance(error, FileNotFoundError) and not passes(cause) and not isinstance(cause, UnexpectedBodyError)
+
+
 def describe(error: Exception) -> str:
     """What an error says, with the status and what to do about it where it has one."""
     status = status_of(error)
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception) and not is_missing(error):
+        error = error.__cause__
+    if isinstance(error, UnexpectedBodyError):
+        return str(error)
     said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if status is None:
         return said
@@ -120,7 +255,9 @@ def passes(error: Exception) -> bool:
 def refuses(error: Exception) -> bool:
     """Whether asking again would bring the same answer: no access, or nothing there."""
     status = status_of(error)
-    return isinstance(error, PermissionError) or (status is not None and 400 <= status < 500 and status not in _PASSING_STATUS)
+    if isinstance(error, PermissionError | UnexpectedBodyError):
+        return True
+    return status is not None and 400 <= status < 500 and status not in _PASSING_STATUS
 
 
 class Patience:
@@ -164,7 +301,7 @@ class LeastRate:
 
 
 def patiently(path: Path, ask: Callable[[], T], patience_s: float | None = None) -> T:
-    """What `ask` returns, which is asked again where a server answers 429 or 5xx. Every other error is raised at once.
+    """What `ask` returns, which is asked again where a server answers 429 or 5xx, or breaks off. Every other error is raised at once.
 
     That includes a host that does not answer: at the first contact it is more likely a wrong name than one that comes back.
     """
@@ -174,7 +311,8 @@ def patiently(path: Path, ask: Callable[[], T], patience_s: float | None = None)
             return ask()
         except Exception as error:
             status = status_of(error)
-            wait_s = patience.next_wait_s(error) if status is not None and passes(error) else None
+            broken = any(kind.__name__ in _BROKEN for kind in type(error).__mro__)
+            wait_s = patience.next_wait_s(error) if broken or (status is not None and passes(error)) else None
             if wait_s is None:
                 raise
             if patience.waited_s == wait_s:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, BinaryIO, TypeVar, cast
 import msgspec
 
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.files import is_remote
+from fastfashion.remote import is_remote, read
 
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -42,7 +42,12 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_limited(path: Path, max_bytes: int) -> bytes:
-    """All bytes of a file. Raises InputError where it has more than `max_bytes`, or is no regular file; OSError as `open`."""
+    """All bytes of a file, here or remote.
+
+    Raises InputError where it has more than `max_bytes`, or is no regular file; OSError as `open`; of a remote one as `remote.read`.
+    """
+    if is_remote(path):
+        return read(path, max_bytes)
     with open_regular(path) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:

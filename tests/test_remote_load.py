@@ -620,4 +620,4 @@ def test_storage_that_lets_nobody_in_is_an_error_in_one_line(s3: S3Server, tmp_p
     command = [sys.executable, "-m", "fastfashion", "train", "--shards", "s3://shop/set", "--no-pretrained"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "error: object storage: NoCredentialsError" in done.stderr and "Traceback" not in done.stderr
+    assert "error: s3://shop/set: cannot be read (NoCredentialsError" in done.stderr and "Traceback" not in done.stderr

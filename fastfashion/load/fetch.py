@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from fastfashion.errors import PackedSetError
-from fastfashion.remote import PATIENCE_S, Patience, describe, passes, say_waiting
+from fastfashion.remote import (
+    PATIENCE_S,
+    LeastRate,
+    Patience,
+    UnexpectedBodyError,
+    at_most,
+    describe,
+    is_missing,
+    is_web,
+    passes,
+    say_waiting,
+)
 from fastfashion.shards.layout import ShardEntry, hash_file, shard_name
 
 POLL_S = 0.02
-SILENCE_S = 60.0  # of a web server in mid-file, after which it is asked again
-
 _OURS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE}  # of the disk that is written to
 
 
@@ -39,7 +48,11 @@ class Source:
         address: Any = self._folder / shard_name(entry.number)
         found: list[str] = []
         for _ in range(2):
-            self._transfer_patiently(address, to)
+            try:
+                self._transfer_patiently(address, to, entry.num_bytes)
+            except UnexpectedBodyError as error:
+                found.append(str(error))
+                continue
             num_bytes, sha256 = hash_file(to, on_bytes=lambda num_bytes: self.pause(0))
             if sha256 == entry.sha256:
                 return
@@ -53,18 +66,18 @@ class Source:
         if self.closed.wait(seconds):
             raise Closed(f"{self._folder}: no more shards are fetched, the cache was closed")
 
-    def _transfer_patiently(self, address: Any, to: Path) -> None:
+    def _transfer_patiently(self, address: Any, to: Path, num_bytes: int) -> None:
         """Storage that does not answer is asked again, after longer and longer waits of `patience_s` in all."""
         patience = Patience(self._patience_s)
         while True:
             try:
-                self._transfer(address, to)
+                self._transfer(address, to, num_bytes)
                 self._told = False
                 return
             except Exception as error:
-                if isinstance(error, Closed) or getattr(error, "errno", None) in _OURS:
+                if isinstance(error, Closed | UnexpectedBodyError) or getattr(error, "errno", None) in _OURS:
                     raise
-                if isinstance(error, FileNotFoundError):
+                if is_missing(error):
                     raise PackedSetError(f"{address}: the shard is gone; {self._check}") from error
                 if not passes(error):
                     raise PackedSetError(f"{address}: cannot be fetched ({describe(error)}); {self._check}") from error
@@ -77,21 +90,25 @@ class Source:
                     say_waiting(address, error, patience)
             self.pause(wait_s)
 
-    def _transfer(self, address: Any, to: Path) -> None:
-        """Copy a file here; left half-way when the source is closed, where fsspec speaks with the storage asynchronously."""
-        storage = address.fs
+    def _transfer(self, address: Any, to: Path, num_bytes: int) -> None:
+        """Copy a file here; left half-way when the source is closed, where fsspec speaks with the storage asynchronously.
+
+        Raises UnexpectedBodyError as soon as there are more than `num_bytes`.
+        """
+        storage, counted = address.fs, _counted(address, num_bytes)
         if not storage.async_impl:
-            storage.get_file(address.path, str(to))
+            storage.get_file(address.path, str(to), callback=counted)
             return
         ended = threading.Event()
 
         async def copy() -> None:
             try:
-                await storage._get_file(address.path, str(to), **_options(storage))
+                await storage._get_file(address.path, str(to), callback=counted)
             finally:
                 ended.set()
 
-        task = asyncio.run_coroutine_threadsafe(copy(), storage.loop)
+        with at_most(num_bytes):
+            task = asyncio.run_coroutine_threadsafe(copy(), storage.loop)
         try:
             while not wait([task], timeout=POLL_S).done:
                 self.pause(0)
@@ -102,10 +119,19 @@ class Source:
         task.result()
 
 
-def _options(storage: Any) -> dict[str, Any]:
-    """aiohttp would end a transfer after five minutes, however well it goes."""
-    if "http" not in storage.protocol:
-        return {}
-    import aiohttp
+def _counted(address: Path, num_bytes: int) -> Any:
+    """For fsspec to tell what comes of a file: at once how long a storage says that it is, which of a web server may be an error page."""
+    from fsspec.callbacks import Callback  # type: ignore[import-untyped]
 
-    return {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)}
+    rate = LeastRate()
+
+    class Counted(Callback):  # type: ignore[misc, unused-ignore]
+        def set_size(self, size: int | None) -> None:
+            if size is not None and size > num_bytes and not is_web(address):
+                raise UnexpectedBodyError(f"{size} bytes")
+
+        def relative_update(self, inc: int = 1) -> None:
+            if inc:
+                rate.add(inc)
+
+    return Counted()

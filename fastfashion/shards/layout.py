@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.errors import ConfigError, PackedSetError, RemoteError
 from fastfashion.files import publish
+from fastfashion.remote import ask, is_remote, open_stream
+from fastfashion.untrusted import open_regular, read_limited
 from fastfashion.words import why
 
 FORMAT_NAME = "fastfashion-packed-set"
@@ -24,7 +26,19 @@ MANIFEST = "manifest.json"
 FULL = "full"
 STAGING, STAGED_PLAN = ".staging", "plan.json"  # what a packing run that is not finished leaves beside the resolutions
 
+LONGEST_BYTES = 1 << 40  # of a file of which nothing says how long it may be
 READ_BYTES = 1 << 20  # at once, where a file may be larger than memory
+MOST_BYTES = {SET: 1 << 20, MANIFEST: 64 << 20, VOCAB: 16 << 20}  # a manifest of 40 million images has 11 MB
+
+
+def most_index_bytes(num_rows: int) -> int:
+    """Of an index file: a row has eight numbers."""
+    return (1 << 20) + 128 * num_rows
+
+
+def most_catalog_bytes(num_bytes: int) -> int:
+    """Of a catalog, by what set.json says: somebody may have corrected labels in it since."""
+    return (1 << 20) + 2 * num_bytes
 
 
 def check_resolution(name: str) -> str:
@@ -42,15 +56,19 @@ def index_name(number: int) -> str:
     return f"{number:05d}.idx"
 
 
-def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None) -> tuple[int, str]:
-    """Size in bytes and sha256 of a file, read in blocks; `on_bytes` is told the size of each."""
-    digest, num_bytes = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-            num_bytes += len(block)
-            on_bytes(len(block))
-    return num_bytes, digest.hexdigest()
+def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None, max_bytes: int = LONGEST_BYTES) -> tuple[int, str]:
+    """Size in bytes and sha256 of a file, read in blocks; `on_bytes` is told the size of each. No block is read past `max_bytes`."""
+
+    def read() -> tuple[int, str]:
+        digest, num_bytes = hashlib.sha256(), 0
+        with open_stream(path, max_bytes + 2 * READ_BYTES) if is_remote(path) else open_regular(path) as file:
+            while num_bytes <= max_bytes and (block := file.read(READ_BYTES)):
+                digest.update(block)
+                num_bytes += len(block)
+                on_bytes(len(block))
+        return num_bytes, digest.hexdigest()
+
+    return ask(path, read) if is_remote(path) else read()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +167,10 @@ def _signature(signed: bytes) -> bytes:
 
 def _read_signed(path: Path) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
+        data = read_limited(path, MOST_BYTES[path.name])
         values = json.loads(data)
+    except RemoteError:
+        raise
     except FileNotFoundError:
         raise PackedSetError(f"{path}: missing; it was not packed to its end, run fastfashion shard again") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -8,16 +8,32 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastfashion.catalog import Vocab
-from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.errors import ConfigError, PackedSetError, RemoteError
 from fastfashion.files import is_remote, unreadable
-from fastfashion.remote import children, is_folder, list_anew
+from fastfashion.remote import children, is_file, is_folder, list_anew, read_range, size_of
 from fastfashion.shards.kinds import NUM_KINDS, Kinds
-from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, SET, STAGED_PLAN, STAGING, VOCAB, Manifest, SetFiles, shard_name
+from fastfashion.shards.layout import (
+    CATALOG,
+    FULL,
+    INDEX,
+    MANIFEST,
+    MOST_BYTES,
+    SET,
+    STAGED_PLAN,
+    STAGING,
+    VOCAB,
+    Manifest,
+    SetFiles,
+    most_catalog_bytes,
+    most_index_bytes,
+    shard_name,
+)
+from fastfashion.untrusted import read_limited
 from fastfashion.words import why
 
 if TYPE_CHECKING:
@@ -82,14 +98,14 @@ class Resolution:
 
     def read(self, row: int) -> np.ndarray:
         """What `encoded` gives, from object storage too, at the price of a request: for looking at a few pictures."""
-        source: Any = self.folder / shard_name(int(self.shard[row]))
+        source = self.folder / shard_name(int(self.shard[row]))
         if self.local is not None or not is_remote(source):
             return self.encoded(row)
         start = int(self.offset[row])
         try:
-            data = source.fs.cat_file(source.path, start=start, end=start + int(self.num_bytes[row]))
-        except OSError as error:
-            raise PackedSetError(f"{self.where(row)}: cannot be read ({why(error)}); check the set with fastfashion verify") from error
+            data = read_range(source, start, int(self.num_bytes[row]))
+        except FileNotFoundError as error:
+            raise PackedSetError(f"{self.where(row)}: the shard is gone; check the set with fastfashion verify") from error
         return np.frombuffer(data, dtype=np.uint8)
 
     def map_shard(self, number: int) -> np.ndarray:
@@ -181,7 +197,7 @@ class PackedSet:
     def _read_index(self, folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
         """int64 (N,) each; `kind` only where the index has it."""
         path = folder / INDEX
-        data = read_bytes(path)
+        data = read_bytes(path, most_index_bytes(len(self.table)))
         if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
             raise PackedSetError(f"{path}: damaged: its checksum is not the one in {MANIFEST}; pack the set again")
         index = parse_parquet(path, data, INDEX_COLUMNS)
@@ -218,32 +234,36 @@ def open_packed_set(path: Path) -> PackedSet:
     list_anew(path)
     if not is_folder(path):
         raise PackedSetError(f"{path}: no such folder; expected a packed set, {how_to_make}")
-    names = [folder.name for folder in children(path) if (folder / MANIFEST).is_file()]
+    names = [folder.name for folder in children(path) if is_file(folder / MANIFEST)]
     resolutions = tuple(sorted(names, key=resolution_order))
-    if not resolutions or not (path / CATALOG).is_file() or not (path / VOCAB).is_file():
+    if not resolutions or not is_file(path / CATALOG) or not is_file(path / VOCAB):
         refuse_interrupted(path)
         raise PackedSetError(
             f"{path}: not a packed set: expected {CATALOG}, {VOCAB} and at least one resolution with a {MANIFEST}; {how_to_make}"
         )
     for name in resolutions:
         Manifest.read(path / name / MANIFEST)
-    num_rows = SetFiles.read(path / SET).num_rows
+    told = SetFiles.read(path / SET)
+    text = read_bytes(path / VOCAB, MOST_BYTES[VOCAB])
     try:
-        classes = json.loads(read_bytes(path / VOCAB))
+        classes = json.loads(text)
         vocab = Vocab({task: tuple(names) for task, names in classes.items()})
     except (ValueError, AttributeError, TypeError) as error:
         raise PackedSetError(f"{path / VOCAB}: not readable ({why(error)}); pack the set again") from error
-    table = parse_parquet(path / CATALOG, read_bytes(path / CATALOG), (*CATALOG_COLUMNS, *vocab.classes))
-    if len(table) != num_rows:
-        raise PackedSetError(f"{path / CATALOG}: expected {num_rows} rows as in {SET}, found {len(table)}; pack the set again")
+    catalog = read_bytes(path / CATALOG, most_catalog_bytes(told.files[CATALOG].num_bytes))
+    table = parse_parquet(path / CATALOG, catalog, (*CATALOG_COLUMNS, *vocab.classes))
+    if len(table) != told.num_rows:
+        raise PackedSetError(f"{path / CATALOG}: expected {told.num_rows} rows as in {SET}, found {len(table)}; pack the set again")
     return PackedSet(path=path, table=table, vocab=vocab, resolutions=resolutions)
 
 
 def refuse_interrupted(path: Path) -> None:
     """Raises PackedSetError where a packing run into this folder has not finished, with what resumes it."""
     try:
-        plan = json.loads((path / STAGING / STAGED_PLAN).read_text(encoding="utf-8"))
+        plan = json.loads(read_limited(path / STAGING / STAGED_PLAN, MOST_BYTES[SET]))
         source, resolutions = str(plan["source"]), " ".join(f"--res {name}" for name in plan["resolutions"])
+    except RemoteError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return
     raise PackedSetError(
@@ -254,7 +274,7 @@ def refuse_interrupted(path: Path) -> None:
 
 def _size(path: Path | None) -> int | None:
     try:
-        return path.stat().st_size if path is not None else None
+        return size_of(path) if path is not None else None
     except FileNotFoundError:  # such as a link to nowhere
         return None
 
@@ -264,9 +284,10 @@ def resolution_order(name: str) -> tuple[bool, int, str]:
     return name == FULL, len(name), name
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """All bytes of a file of a set. Raises PackedSetError where there are none to be had, and as `read_limited`."""
     try:
-        return path.read_bytes()
+        return read_limited(path, max_bytes)
     except PermissionError as error:
         raise PackedSetError(f"{path}: {unreadable(error)}") from error
     except OSError as error:

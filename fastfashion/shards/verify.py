@@ -4,6 +4,7 @@ set.json ─► catalog, vocab, rejected     ┐
 manifest ─► index, tars, their indices   ┴─► read, hash, compare ─► Damage, Damage, …
 """
 
+import contextlib
 import io
 import os
 import threading
@@ -21,10 +22,11 @@ import pyarrow.parquet as pq
 
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import is_remote
-from fastfashion.remote import children, is_folder, list_anew, list_children
+from fastfashion.remote import children, is_folder, list_anew, list_children, read, read_range, size_of
 from fastfashion.shards.layout import (
     CATALOG,
     INDEX,
+    LONGEST_BYTES,
     MANIFEST,
     REJECTED,
     SET,
@@ -34,6 +36,8 @@ from fastfashion.shards.layout import (
     check_resolution,
     hash_file,
     index_name,
+    most_catalog_bytes,
+    most_index_bytes,
     shard_name,
 )
 from fastfashion.shards.reader import INDEX_COLUMNS, parse_parquet, read_bytes, refuse_interrupted
@@ -113,7 +117,7 @@ def verify(
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         read = list(pool.map(lambda check: _compare(path, check, count), checks))
     damage = told.damage + [check.damage(reason) for check, (_, reason) in zip(checks, read, strict=True) if reason]
-    damage = _name_pictures(path, damage)
+    damage = _name_pictures(path, told, damage)
     damage += _contradictions(path, told, {found.where for found in damage})
     damage += _foreign(listing, told, {check.where for check in checks})
     return VerifyResult(
@@ -147,7 +151,7 @@ def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
 
 def _size(file: Path) -> int:
     try:
-        return file.stat().st_size
+        return size_of(file)
     except OSError:  # such as a link to nowhere
         return 0
 
@@ -193,7 +197,7 @@ def _checks(told: _Told) -> Iterator[_Check]:
 def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tuple[int, str | None]:
     """Bytes read, and what is wrong."""
     try:
-        num_bytes, sha256 = hash_file(path / check.where, on_bytes)
+        num_bytes, sha256 = hash_file(path / check.where, on_bytes, LONGEST_BYTES if check.num_bytes is None else check.num_bytes)
     except FileNotFoundError:
         return 0, "missing"
     except OSError as error:
@@ -205,7 +209,7 @@ def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tupl
     return num_bytes, None
 
 
-def _name_pictures(path: Path, damage: list[Damage]) -> list[Damage]:
+def _name_pictures(path: Path, told: _Told, damage: list[Damage]) -> list[Damage]:
     """Say of damaged tars which pictures are hit, where an index that is whole tells where they lie."""
     wheres = {found.where for found in damage}
     tables: dict[str, pd.DataFrame | None] = {}
@@ -216,33 +220,39 @@ def _name_pictures(path: Path, damage: list[Damage]) -> list[Damage]:
             named.append(found)
             continue
         if name not in tables:
-            tables[name] = None if {f"{name}/{INDEX}", f"{name}/{MANIFEST}", CATALOG} & wheres else _places(path, name)
+            tables[name] = None if {f"{name}/{INDEX}", f"{name}/{MANIFEST}", CATALOG} & wheres else _places(path, told, name)
         table = tables[name]
         hit = "" if table is None else "; " + _pictures_hit(path / found.where, table[table["shard"] == number])
         named.append(replace(found, reason=found.reason + hit))
     return named
 
 
-def _places(path: Path, resolution: str) -> pd.DataFrame | None:
+def _places(path: Path, told: _Told, resolution: str) -> pd.DataFrame | None:
     """Where the pictures of a resolution lie, with their ids; None where that is not told as the format asks."""
+    files = (path / resolution / INDEX, INDEX_COLUMNS), (path / CATALOG, ("id",))
     try:
-        index, catalog = (
-            parse_parquet(file, read_bytes(file), columns)
-            for file, columns in ((path / resolution / INDEX, INDEX_COLUMNS), (path / CATALOG, ("id",)))
-        )
+        index, catalog = (parse_parquet(file, read_bytes(file, _most_bytes(told, file)), columns) for file, columns in files)
         return index.astype(np.int64).assign(id=catalog["id"].to_numpy()).sort_values("offset")
     except (TypeError, ValueError):
         return None
+
+
+def _most_bytes(told: _Told, table: Path) -> int:
+    if told.set_files is None:
+        return 0
+    is_index = table.name == INDEX
+    return most_index_bytes(told.set_files.num_rows) if is_index else most_catalog_bytes(told.set_files.files[CATALOG].num_bytes)
 
 
 def _pictures_hit(tar: Path, pictures: pd.DataFrame) -> str:
     """Which pictures have another CRC than the index says."""
     hit = []
     try:
-        with tar.open("rb") as file:
+        with contextlib.nullcontext() if is_remote(tar) else tar.open("rb") as file:
             for identity, offset, size, crc32 in pictures[["id", "offset", "size", "crc32"]].itertuples(index=False):
-                file.seek(offset)
-                if zlib.crc32(file.read(size)) != crc32:
+                if file is not None:
+                    file.seek(offset)
+                if zlib.crc32(read_range(tar, offset, size) if file is None else file.read(size)) != crc32:
                     hit.append((identity, offset))
     except (OSError, ValueError) as error:
         return f"its pictures cannot be read ({why(error)})"
@@ -257,7 +267,7 @@ def _contradictions(path: Path, told: _Told, damaged: set[str]) -> Iterator[Dama
     """Files that are whole, but not of the same set."""
     num_rows = told.set_files.num_rows if told.set_files else None
     if num_rows is not None and CATALOG not in damaged:
-        yield from _count_rows(path, _Check(where=CATALOG), num_rows, SET)
+        yield from _count_rows(path, told, _Check(where=CATALOG), num_rows, SET)
     for name, manifest in told.manifests.items():
         if manifest is None:
             continue
@@ -271,17 +281,17 @@ def _contradictions(path: Path, told: _Told, damaged: set[str]) -> Iterator[Dama
             yield check.damage(f"expected {manifest.num_rows} rows in its shards, found {in_shards}")
         elif f"{name}/{INDEX}" not in damaged:
             index = _Check(where=f"{name}/{INDEX}", resolution=name)
-            miscounted = list(_count_rows(path, index, manifest.num_rows, MANIFEST))
+            miscounted = list(_count_rows(path, told, index, manifest.num_rows, MANIFEST))
             yield from miscounted
             if not miscounted and not is_remote(path) and (reason := wrong_kinds(path, name, damaged)):
                 yield index.damage(reason)
 
 
-def _count_rows(path: Path, check: _Check, expected: int, teller: str) -> Iterator[Damage]:
+def _count_rows(path: Path, told: _Told, check: _Check, expected: int, teller: str) -> Iterator[Damage]:
     try:
         file = path / check.where
         # whole, where it is remote: a web server need not be able to start in the midst of a file
-        found = pq.read_metadata(io.BytesIO(file.read_bytes()) if is_remote(file) else file).num_rows
+        found = pq.read_metadata(io.BytesIO(read(file, _most_bytes(told, file))) if is_remote(file) else file).num_rows
     except (OSError, ValueError, pa.ArrowException) as error:
         yield check.damage(f"not a readable table ({why(error)})")
         return
