@@ -1,6 +1,10 @@
-"""Writing CSV files that every reader gets back as they were, whatever ids, paths and class names hold."""
+"""Writing CSV files that every reader gets back as they were, whatever ids, paths and class names hold, and no spreadsheet calculates.
+
+A cell that a spreadsheet would take for a formula gets an apostrophe before it, as OWASP advises (CSV Injection); a number stays.
+"""
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -9,6 +13,25 @@ from fastfashion.files import publish
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# Zero or more apostrophes, so that a cell which has one already gets a second and is told apart when it is read back.
+_FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20\x00-\x1f\x7f-\x9f]")
+_NUMBER = re.compile(r"'*[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+def escaped(cell: object) -> object:
+    """The cell as it is written: text that begins with = + - @ (also full-width) or a control character, and is no number, behind an '."""
+    return f"'{cell}" if isinstance(cell, str) and _would_be_formula(cell) else cell
+
+
+def unescaped(cell: str) -> str:
+    """What `escaped` was given."""
+    return cell[1:] if cell.startswith("'") and _would_be_formula(cell) else cell
+
+
+def _would_be_formula(text: str) -> bool:
+    return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
 
 
 class _LineFeeds:
@@ -21,23 +44,29 @@ class _LineFeeds:
         self._file.write(record[:-2] + "\n")
 
 
-def csv_writer(file: TextIO) -> Any:
-    """A csv.writer for a file opened with newline="".
+class CsvWriter:
+    """A csv.writer for a file opened with newline=""; `raw` writes cells that begin like a formula as they are.
 
     With lineterminator="\\n" Python before 3.13 leaves a field with a carriage return unquoted, which ends the line for most readers: it
     quotes only what is in the terminator (found with 3.11 and 3.12).
     """
-    return csv.writer(_LineFeeds(file), lineterminator="\r\n")
+
+    def __init__(self, file: TextIO, *, raw: bool = False) -> None:
+        self._writer: Any = csv.writer(_LineFeeds(file), lineterminator="\r\n")
+        self._raw = raw
+
+    def write(self, rows: Iterable[Iterable[object]]) -> None:
+        self._writer.writerows(rows if self._raw else (map(escaped, row) for row in rows))
 
 
-def publish_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def publish_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, raw: bool = False) -> None:
     """Publish a table, comma-separated, in UTF-8."""
 
     def write(beside: Path) -> None:
         with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv_writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
+            writer = CsvWriter(file, raw=raw)
+            writer.write([header])
+            writer.write(rows)
 
     publish(path, write)
 

@@ -11,6 +11,7 @@ import typer
 from fastfashion.config import ALL
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import is_remote, location
+from fastfashion.terminal import make_safe
 from fastfashion.words import os_error_text, why
 
 SHARDS_HOME = Path("shards")
@@ -117,6 +118,10 @@ def Workers(panel: str | None = None, *, what: str = "Loader threads a process; 
     return typer.Option("--workers", help=what, rich_help_panel=panel)
 
 
+def Raw(panel: str | None = None) -> Any:
+    return typer.Option("--raw", help="In CSV, leave cells such as =1+1 as they are, for programs.", rich_help_panel=panel)
+
+
 def Json(panel: str | None = None) -> Any:
     return typer.Option("--json", help="One JSON object in the last line of stdout.", rich_help_panel=panel)
 
@@ -172,6 +177,7 @@ def parse_picture_size(text: str) -> tuple[int, int]:
 
 def run_command(app: typer.Typer) -> None:
     """Run a typer app: errors that users can cure (the disk's among them) print as text and exit with 2, Ctrl-C exits with 130."""
+    make_safe()
     try:
         app()
     except SystemExit as ending:

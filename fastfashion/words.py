@@ -2,6 +2,8 @@
 
 import errno
 
+from fastfashion.terminal import printable
+
 _REASONS = {
     errno.ENOENT: "no such file or folder",
     errno.EACCES: "permission denied",
@@ -47,7 +49,7 @@ def os_error_text(error: OSError) -> str:
     """The same as a message of its own: where, what, and what to do."""
     if error.errno is None:
         return str(error)
-    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    names = [printable(str(name)) for name in (error.filename, error.filename2) if name is not None]
     where = f"{' to '.join(names)}: " if names else ""
     cure = _CURES.get(error.errno, "")
     return f"{where}{why(error)}" + (f"; {cure}" if cure else "")

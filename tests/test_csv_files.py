@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastfashion.catalog.csv_reader import read_csv
-from fastfashion.csv_files import csv_rows, csv_writer, publish_csv
+from fastfashion.csv_files import CsvWriter, csv_rows, escaped, publish_csv, unescaped
 from fastfashion.serve.outputs import write_answers
 from fastfashion.serve.page import write_csv
 from fastfashion.serve.predictor import Answers
@@ -20,7 +20,31 @@ from fastfashion.serve.predictor import Answers
 # Anything but NUL (which no path and no table can hold) and halves of surrogate pairs (which UTF-8 cannot).
 TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=8)
 NASTY = st.sampled_from(
-    ["a\rb", "\r", "a\r\nb", "\n", '"', '""', ",", " a", "a ", "", "NA", "nan", "-1.0", "#", "=1+1", "'", "\ufeff", ";", "\t"]
+    [
+        "a\rb",
+        "\r",
+        "a\r\nb",
+        "\n",
+        '"',
+        '""',
+        ",",
+        " a",
+        "a ",
+        "",
+        "NA",
+        "nan",
+        "-1.0",
+        "#",
+        "=1+1",
+        "'",
+        "\ufeff",
+        ";",
+        "\t",
+        "'=1",
+        "''-x",
+        "'-1",
+        "-",
+    ]
 )
 CELL = TEXT | NASTY
 
@@ -37,7 +61,7 @@ def by_pandas(text: str) -> list[list[str]]:
 @given(st.lists(st.tuples(CELL, CELL, CELL), max_size=5))
 def test_any_table_reads_back_with_csv_and_with_pandas(rows: list[tuple[str, str, str]]) -> None:
     file = io.StringIO(newline="")
-    csv_writer(file).writerows([("id", "task", "label"), *rows])
+    CsvWriter(file, raw=True).write([("id", "task", "label"), *rows])
     expected = [["id", "task", "label"], *map(list, rows)]
     assert by_csv(file.getvalue()) == by_pandas(file.getvalue()) == expected
 
@@ -45,11 +69,33 @@ def test_any_table_reads_back_with_csv_and_with_pandas(rows: list[tuple[str, str
 @given(st.lists(st.tuples(st.from_regex(r"[a-z]\d{1,3}", fullmatch=True), CELL, CELL), min_size=1, max_size=5))
 def test_our_own_reader_reads_what_we_write(rows: list[tuple[str, str, str]]) -> None:
     file = io.StringIO(newline="")
-    csv_writer(file).writerows([("id", "task", "label"), *rows])
+    CsvWriter(file, raw=True).write([("id", "task", "label"), *rows])
     found = [fields for _, fields in read_csv(file.getvalue().encode(), "own.csv", ["id", "task", "label"])]
     for ours, written in zip(found, rows, strict=True):
         padded = [*ours, "", ""][:3]  # empty fields at the end are forgiven
         assert [cell.strip(" ") for cell in padded] == [cell.strip(" ") for cell in written]
+
+
+ESCAPED = {
+    "=1+1": "'=1+1", "+1+1": "'+1+1", "-1+1": "'-1+1", "@SUM(1)": "'@SUM(1)", "\t=1": "'\t=1", "\r=1": "'\r=1", "\n=1": "'\n=1",
+    "\x1b[31m": "'\x1b[31m", "\x7f": "'\x7f", "\x9b1m": "'\x9b1m", "＝1": "'＝1", "－": "'－",
+    "-": "'-", "+": "'+", "+49 123": "'+49 123", "-1,5": "'-1,5", "-0x1": "'-0x1", "-1\n": "'-1\n", "-inf": "'-inf", "-١": "'-١",
+    "-1.5": "-1.5", "+3": "+3", "-.5e-3": "-.5e-3", "-5.": "-5.", "1+1": "1+1", "a=1": "a=1", " =1": " =1", "'": "'", "'a": "'a",
+    "'=1": "''=1", "''=1": "'''=1", "'-1": "'-1", "'-1x": "''-1x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", ESCAPED)
+def test_a_cell_that_begins_like_a_formula_is_behind_an_apostrophe(cell: str, tmp_path: Path) -> None:
+    publish_csv(tmp_path / "a.csv", [cell, "n"], [[cell, -7]])
+    assert by_csv((tmp_path / "a.csv").read_bytes().decode()) == [[ESCAPED[cell], "n"], [ESCAPED[cell], "-7"]]
+    publish_csv(tmp_path / "a.csv", [cell, "n"], [[cell, -7]], raw=True)
+    assert by_csv((tmp_path / "a.csv").read_bytes().decode()) == [[cell, "n"], [cell, "-7"]]
+
+
+@given(CELL)
+def test_an_escaped_cell_reads_back(cell: str) -> None:
+    assert unescaped(str(escaped(cell))) == cell
 
 
 def test_published_tables_end_lines_with_a_line_feed_and_quote_no_more_than_they_must(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from fastfashion.catalog.csv_reader import read_csv
 from fastfashion.catalog.ids import RowFinder, went_through_floats
 from fastfashion.catalog.styles import NO_LABEL
 from fastfashion.catalog.vocab import Vocab
+from fastfashion.csv_files import unescaped
 from fastfashion.errors import InputError
 from fastfashion.words import why
 
@@ -67,7 +68,7 @@ def _read(path: Path) -> list[tuple[int, str, str, str]]:
                 f"{path}, line {number}: expected {len(file.header)} fields ({', '.join(file.header)}), found {len(fields)}; an empty "
                 "label needs its separator before it, and quotes belong around a field with a separator in it"
             )
-        identity, task, label = (fields[place].strip() for place in places)
+        identity, task, label = (unescaped(fields[place].strip()).strip() for place in places)
         lines.append((number, identity, task, label))
     return lines
 

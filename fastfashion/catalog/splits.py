@@ -202,7 +202,7 @@ def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
     return Split(**{part: np.flatnonzero(part_of_row == part) for part in PERCENT})
 
 
-def write_split(path: Path, table: "pd.DataFrame", split: JointSplit) -> dict[str, dict[str, dict[str, int | str]]]:
+def write_split(path: Path, table: "pd.DataFrame", split: JointSplit, *, raw: bool = False) -> dict[str, dict[str, dict[str, int | str]]]:
     """Write `id,split`, in the split's own order, or `id,split,task` where tasks differ in the rows that they are tested on.
 
     Returns, by task and part, count and hash (of the ids joined by newlines).
@@ -214,7 +214,7 @@ def write_split(path: Path, table: "pd.DataFrame", split: JointSplit) -> dict[st
     lines = ((identity, part, task) for task, parts in shown.items() for part, named in parts.items() for identity in named)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        publish_csv(path, ["id", "split"] if one else ["id", "split", "task"], (line[:2] if one else line for line in lines))
+        publish_csv(path, ["id", "split"] if one else ["id", "split", "task"], (line[:2] if one else line for line in lines), raw=raw)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({why(error)}); choose another --out") from error
     return {

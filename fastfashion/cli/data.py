@@ -18,6 +18,7 @@ from fastfashion.options import (
     OutFile,
     OutFolder,
     Protocol,
+    Raw,
     Shards,
     Size,
     Source,
@@ -170,6 +171,7 @@ def audit(
     run: Annotated[list[Path] | None, typer.Option(help="Judge labels by this run, too; again and again.", rich_help_panel=IN)] = None,
     corrections: Annotated[Path | None, Corrections(IN)] = None,
     out: Annotated[Path | None, OutFolder("Folder for audit.json and a sheet of the largest duplicate groups.", OUT)] = None,
+    raw: Annotated[bool, Raw(OUT)] = False,
     workers: Annotated[int | None, Workers(RUN)] = None,
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
@@ -187,7 +189,7 @@ def audit(
         from fastfashion.evaluate.suspects import SuspectsRequest, find_suspects, suspects_text
 
         where = out or Path("audit")
-        request = SuspectsRequest(runs=run, out=where, shards=shards, corrections=corrections, workers=workers or 0)
+        request = SuspectsRequest(runs=run, out=where, shards=shards, corrections=corrections, workers=workers or 0, raw=raw)
         found = find_suspects(request, dist.start())
     report = audit_set(shards, out)
     print(audit_text(report))
@@ -209,6 +211,7 @@ def splits(
     seed: Annotated[int, typer.Option(help="Of the stratified protocol.", rich_help_panel=IN)] = 0,
     fold: Annotated[int, typer.Option(help="Of the folds protocol: which one is tested, 0 to 4.", rich_help_panel=IN)] = 0,
     out: Annotated[Path, OutFile("CSV to write: id,split, in the split's own order.", OUT)] = Path("splits.csv"),
+    raw: Annotated[bool, Raw(OUT)] = False,
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
@@ -229,7 +232,7 @@ def splits(
         print(left_out, file=sys.stderr)
     data = DataConfig(shards="", task=",".join(tasks), split_by=split_by, protocol=protocol, split_seed=seed, fold=fold)
     split = joint_split(packed.table, packed.vocab, tasks, data.split_tasks, protocol, data.protocol_seed)
-    summary = write_split(out, packed.table, split)
+    summary = write_split(out, packed.table, split, raw=raw)
     print(f"{out}: {splits_text(summary)}".replace(": \n", ":\n"), file=sys.stderr)
     if as_json:
         first = summary.get(data.split_tasks[0]) or next(iter(summary.values()))

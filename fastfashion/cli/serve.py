@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fastfashion.cli.app import IN, OUT, RUN, app
-from fastfashion.options import Debug, Json, Location, OutFile, Tasks, Workers, parse_tasks
+from fastfashion.options import Debug, Json, Location, OutFile, Raw, Tasks, Workers, parse_tasks
 from fastfashion.words import counted
 
 LIMITS = "Limits"
@@ -23,6 +23,7 @@ def predict(
     task: Annotated[list[str] | None, Tasks("Only these labels", OUT)] = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, jsonl or parquet; by --out's name.", rich_help_panel=OUT)] = "auto",
     out: Annotated[Path | None, OutFile("File to write; stdout by default.", OUT)] = None,
+    raw: Annotated[bool, Raw(OUT)] = False,
     batch_size: Annotated[int, typer.Option(help="Pictures a step of the model.", min=1, rich_help_panel=RUN)] = 256,
     workers: Annotated[int | None, Workers(RUN)] = None,
     as_json: Annotated[bool, Json(RUN)] = False,
@@ -42,7 +43,7 @@ def predict(
     predictor = Predictor(run, world.device, workers=workers or dist.cores_per_process(1), tasks=parse_tasks(task))
     started = time.perf_counter()
     answers = predictor.answer(find_inputs(paths), top=top, batch_size=batch_size)
-    counts = write_answers(answers, predictor.classes, chosen, out)
+    counts = write_answers(answers, predictor.classes, chosen, out, raw=raw)
     seconds = time.perf_counter() - started
     read = counts.pictures - counts.errors
     said = f"{read} of {counted(counts.pictures, 'image')} answered in {seconds:.1f} s"

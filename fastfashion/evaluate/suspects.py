@@ -34,6 +34,7 @@ class SuspectsRequest:
     shards: Path | None = None  # where the packed set lies now, if it was moved
     corrections: Path | None = None  # already known, on top of those of the first run
     workers: int = 0
+    raw: bool = False  # cells of suspects.csv as they are, for programs
 
 
 def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]
     table = pd.concat(tables).sort_values("margin", ascending=False, kind="stable")
     table.insert(0, "id", packed.table["id"].to_numpy()[table["row"]])
     request.out.mkdir(parents=True, exist_ok=True)
-    publish_csv(request.out / SUSPECTS, COLUMNS, csv_rows(table[COLUMNS], digits=4))
+    publish_csv(request.out / SUSPECTS, COLUMNS, csv_rows(table[COLUMNS], digits=4), raw=request.raw)
     for task, of_task in table.groupby("task"):
         shown = of_task.head(SHOWN)
         columns = ("id", "label", "suggestion", "probability")

@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from fastfashion.catalog import Vocab, split_rows
+from fastfashion.csv_files import unescaped
 from fastfashion.errors import FastfashionError, InputError, PackedSetError
 from fastfashion.files import publish, publish_json
 from fastfashion.shards import PackedSet, open_packed_set
@@ -73,7 +74,7 @@ def _rejected(path: Path) -> dict[str, Any]:
             reasons = pd.read_csv(file, dtype=str, keep_default_na=False)["reason"]
     except (OSError, KeyError, ValueError) as error:
         raise PackedSetError(f"{path}: expected id,line,reason, not readable ({why(error)}); pack the set again") from error
-    return {"rows": len(reasons), "reasons": dict(Counter(reasons).most_common())}
+    return {"rows": len(reasons), "reasons": dict(Counter(map(unescaped, reasons)).most_common())}
 
 
 def _sizes(table: pd.DataFrame) -> dict[str, Any]:

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from fastfashion.bars import tqdm
-from fastfashion.csv_files import csv_rows, csv_writer
+from fastfashion.csv_files import CsvWriter, csv_rows
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish
 from fastfashion.serve.predictor import Answers
+from fastfashion.terminal import as_it_is, printable
 
 FORMATS = ("table", "csv", "jsonl", "parquet")
 _DIGITS = 6  # of probabilities in text
-_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}  # JSON lets them stand, and Python's splitlines ends lines there
 _BAR = 10  # characters of a full bar
 
 
@@ -44,11 +44,16 @@ def choose_format(asked: str, out: Path | None) -> str:
     return form
 
 
-def write_answers(answers: Iterable[Answers], classes: Mapping[str, Sequence[str]], form: str, out: Path | None) -> Counts:
-    """Write answers to a file, which appears when all is in it, with a bar on a terminal; or to stdout as they come."""
+def write_answers(
+    answers: Iterable[Answers], classes: Mapping[str, Sequence[str]], form: str, out: Path | None, *, raw: bool = False
+) -> Counts:
+    """Write answers to a file, which appears when all is in it, with a bar on a terminal; or to stdout as they come.
+
+    `raw` leaves cells of CSV as they are that a spreadsheet would take for formulas.
+    """
     counts = Counts()
     if out is None:
-        _write_text(_count(answers, counts), classes, form, sys.stdout)
+        _write_text(_count(answers, counts), classes, form, as_it_is(sys.stdout) if raw else sys.stdout, raw)
         return counts
 
     def write(beside: Path) -> None:
@@ -58,7 +63,7 @@ def write_answers(answers: Iterable[Answers], classes: Mapping[str, Sequence[str
                 _write_parquet(counted, classes, beside)
                 return
             with beside.open("w", newline="", encoding="utf-8") as file:
-                _write_text(counted, classes, form, file)
+                _write_text(counted, classes, form, file, raw)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     publish(out, write)
@@ -111,15 +116,15 @@ def records(answers: Answers, classes: Mapping[str, Sequence[str]]) -> Iterator[
         }
 
 
-def _write_text(answers: Iterable[Answers], classes: Mapping[str, Sequence[str]], form: str, file: TextIO) -> None:
+def _write_text(answers: Iterable[Answers], classes: Mapping[str, Sequence[str]], form: str, file: TextIO, raw: bool) -> None:
     for number, one in enumerate(answers):
         if form == "csv":
-            table, writer = frame(one, classes), csv_writer(file)
+            table, writer = frame(one, classes), CsvWriter(file, raw=raw)
             if number == 0:
-                writer.writerow(table.columns)
-            writer.writerows(csv_rows(table, _DIGITS))
+                writer.write([table.columns])
+            writer.write(csv_rows(table, _DIGITS))
         elif form == "jsonl":
-            file.writelines(json.dumps(record, ensure_ascii=False).translate(_LINE_ENDS) + "\n" for record in records(one, classes))
+            file.writelines(printable(json.dumps(record, ensure_ascii=False)) + "\n" for record in records(one, classes))
         else:
             file.writelines(line + "\n" for record in records(one, classes) for line in _lines(record))
         file.flush()
@@ -127,14 +132,14 @@ def _write_text(answers: Iterable[Answers], classes: Mapping[str, Sequence[str]]
 
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     """A picture's lines in the table for people."""
-    yield record["path"]
+    yield printable(record["path"])
     if record["error"] is not None:
-        yield f"  error: {record['error']}"
+        yield f"  error: {printable(record['error'])}"
         return
     width = max(map(len, record["answers"]), default=0)
     for task, best in record["answers"].items():
         bar = "█" * math.ceil(best[0]["probability"] * _BAR)
-        cells = [f"{one['label']} {100 * one['probability']:.0f} %" for one in best]
+        cells = [f"{printable(one['label'])} {100 * one['probability']:.0f} %" for one in best]
         yield f"  {task:<{width}}  {bar:<{_BAR}}  {cells[0]:<28}" + "   ".join(cells[1:])
 
 

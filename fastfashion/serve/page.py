@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastfashion.csv_files import csv_writer
+from fastfashion.csv_files import CsvWriter
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate.opened import REPORT, read_report
 from fastfashion.evaluate.run import PLOTS
@@ -146,12 +146,12 @@ def write_csv(store: Path, records: Sequence[Mapping[str, Any]], tasks: Sequence
     folder.mkdir(parents=True)
     path = folder / "answers.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv_writer(file)
-        writer.writerow(["path", *(name for task in tasks for name in (task, f"{task}_probability")), "error"])
+        writer = CsvWriter(file)
+        writer.write([["path", *(name for task in tasks for name in (task, f"{task}_probability")), "error"]])
         for record in records:
             best = [record["answers"][task][0] if record["answers"] else {"label": "", "probability": ""} for task in tasks]
             cells = [value for one in best for value in (one["label"], one["probability"])]
-            writer.writerow([record["path"], *cells, record["error"] or ""])
+            writer.write([[record["path"], *cells, record["error"] or ""]])
     return path
 
 
