@@ -1,25 +1,40 @@
 """The HTTP API as programs meet it: who may ask, what is refused, and the one shape of error."""
 
 import asyncio
+import base64
+import io
 import json
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import torch
+from conftest import PackedSmall, smooth_picture
+from serving import ServedRun, make_run
 
 from fastfashion.errors import ConfigError
+from fastfashion.serve.api import api_routes
 from fastfashion.serve.asgi import App, Message, Receive, Scope, Send
 from fastfashion.serve.errors import Errors
 from fastfashion.serve.hosts import HostRules, Hosts, host_rules, parse_allowed
+from fastfashion.serve.limits import Limits
+from fastfashion.serve.state import open_state
 
 Pairs = dict[str, str] | list[tuple[str, str]]
 
 
-def ask(app: App, method: str = "GET", path: str = "/", headers: Pairs | None = None, **scope: Any) -> tuple[int, dict[str, str], Any]:
+def ask(app: App, method: str = "GET", path: str = "/", headers: Pairs | None = None, body: bytes = b"") -> tuple[int, dict[str, str], Any]:
     """Status, headers and body of an application's answer, without a network."""
     sent: list[Message] = []
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -27,7 +42,7 @@ def ask(app: App, method: str = "GET", path: str = "/", headers: Pairs | None = 
     pairs = headers.items() if isinstance(headers, dict) else headers or []
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs]
     asked = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": raw, "client": ("192.0.2.1", 1234)}
-    asyncio.run(app(asked | scope, receive, send))
+    asyncio.run(app(asked, receive, send))
     found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], found, json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
 
@@ -226,3 +241,221 @@ def test_a_websocket_of_a_foreign_page_is_closed() -> None:
 def test_a_host_that_is_no_name_is_refused_at_the_start(name: str) -> None:
     with pytest.raises(ConfigError, match="--allow-host: expected a name"):
         parse_allowed([name])
+
+
+@pytest.fixture(scope="module")
+def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_run(tmp_path_factory.mktemp("runs") / "random", packed_small.out)
+    (folder / "plots").mkdir()
+    smooth_picture(2, 30, 20).save(folder / "plots" / "confusion_season.png")
+    (folder / "plots" / "link.png").symlink_to(packed_small.source / "images")
+    (folder / "plots" / "stolen.png").symlink_to(__file__)
+    (folder / "plots" / "circle.png").symlink_to("circle.png")
+    os.mkfifo(folder / "plots" / "pipe.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRun]:
+    pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'fastfashion[serve]'")
+    nowhere = tmp_path_factory.mktemp("no") / "set"  # so that it starts at once
+    served = ServedRun(run, "--shards", str(nowhere), "--max-mb", "1", "--allow-host", "shop.example")
+    yield served
+    served.close()
+
+
+def curl(url: str, data: bytes | None = None, headers: dict[str, str] | None = None, method: str | None = None) -> tuple[int, Any, Any]:
+    """Status, headers and JSON of a real answer, whose errors all have the one shape."""
+    asked = urllib.request.Request(url, data, headers or {}, method=method)
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as response:
+            status, found, body = response.status, response.headers, response.read()
+    except urllib.error.HTTPError as error:
+        status, found, body = error.code, error.headers, error.read()
+    if status >= 400 and method != "HEAD":
+        assert found["content-type"] == "application/json" and isinstance(json.loads(body)["error"], str)
+    return status, found, json.loads(body) if found["content-type"] == "application/json" and body else body
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    smooth_picture(1, 60, 80).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def form(*parts: tuple[str, str, bytes]) -> bytes:
+    """A multipart body: field name, file name or "" for none, content."""
+    body = b""
+    for name, file, content in parts:
+        named = f'; filename="{file}"' if file else ""
+        body += f'--XyZ\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'.encode() + content + b"\r\n"
+    return body + b"--XyZ--\r\n"
+
+
+JPEG, FORM_HEADER, JSON_HEADER = jpeg(), {"content-type": "multipart/form-data; boundary=XyZ"}, {"content-type": "application/json"}
+BASE64 = base64.b64encode(JPEG).decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (JPEG, {"content-type": "image/jpeg"}),
+        (JPEG, {"content-type": "application/x-www-form-urlencoded"}),  # curl's and urllib's own
+        (JPEG, {"content-type": "application/json"}),
+        (form(("file", "x.jpg", JPEG)), FORM_HEADER),
+        (form(("other", "", b"y"), ("anything", "../x.jpg", JPEG)), FORM_HEADER),
+        (json.dumps({"image": BASE64, "more": [1]}).encode(), JSON_HEADER),
+        (b" \n" + json.dumps({"image": base64.encodebytes(JPEG).decode()}).encode(), {}),
+        (json.dumps({"image": "data:image/jpeg;base64," + BASE64}).encode(), JSON_HEADER),
+        (json.dumps({"image": base64.urlsafe_b64encode(JPEG).decode().rstrip("=")}).encode(), JSON_HEADER),
+        (b"data:image/jpeg;base64," + BASE64.encode(), {"content-type": "text/plain"}),
+    ],
+)
+def test_an_image_is_found_in_whatever_body_it_comes(server: ServedRun, body: bytes, headers: dict[str, str]) -> None:
+    status, _, found = curl(f"{server.url}api/answer?top=2", body, headers)
+    assert status == 200 and found["answers"] == curl(f"{server.url}api/answer?top=2", JPEG)[2]["answers"]
+
+
+def test_top_is_taken_from_a_form_and_from_json_too(server: ServedRun) -> None:
+    for body, headers in (
+        (form(("f", "x.jpg", JPEG), ("top", "", b"1")), FORM_HEADER),
+        (json.dumps({"image": BASE64, "top": 1}).encode(), {}),
+    ):
+        assert [len(best) for best in curl(f"{server.url}api/answer", body, headers)[2]["answers"].values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "said"),
+    [
+        (form(), FORM_HEADER, 415, "found 0"),
+        (form(("image", "", b"text")), FORM_HEADER, 415, "found 0"),
+        (form(("a", "a.jpg", JPEG), ("b", "b.jpg", JPEG)), FORM_HEADER, 415, "found 2"),
+        (form(*[(f"f{i}", "a.jpg", b"") for i in range(50)]), FORM_HEADER, 415, "Too many files"),
+        (form(("image", "", b"x" * 70_000)), FORM_HEADER, 415, "maximum size"),
+        (b"no boundary", {"content-type": "multipart/form-data"}, 415, "boundary"),
+        (b"--other", FORM_HEADER, 415, "cannot be read"),
+        (b"image=%40x.jpg&top=3", {"content-type": "application/x-www-form-urlencoded"}, 415, "text, not an image"),
+        (b"hello", {"content-type": "text/plain"}, 415, "text, not an image"),
+        (b"null", JSON_HEADER, 415, "text, not an image"),
+        (JPEG, {"content-encoding": "gzip"}, 415, "'gzip'"),
+        (b"{", JSON_HEADER, 415, '{"image"'),
+        (b"[" * 100_000, JSON_HEADER, 415, '{"image"'),
+        (b'{"image": 3}', JSON_HEADER, 415, "$.image"),
+        (b'{"img": "x"}', JSON_HEADER, 415, "`image`"),
+        (b'{"image": "@@"}', JSON_HEADER, 415, "base64"),
+        (b'{"image": "A\xff"}', JSON_HEADER, 415, '{"image"'),
+        (b'{"image": "data:image/jpeg,x"}', JSON_HEADER, 415, "not base64"),
+        (b'{"image": "http://127.0.0.1/x.jpg"}', JSON_HEADER, 415, "not fetched"),
+        (b'{"image": "file:///etc/passwd"}', JSON_HEADER, 415, "not fetched"),
+        (b'{"image": "", "top": "2"}', JSON_HEADER, 400, "empty file"),
+        (b'{"image": "AAAA", "top": 1e999}', JSON_HEADER, 415, '{"image"'),
+        (b'{"image": "AAAA", "top": [1]}', JSON_HEADER, 400, "top: expected 1 to 100"),
+        (b"", {}, 400, "empty file"),
+        (b"\0" * 1_000_001, {}, 413, "more than the 1 MB"),
+        (form(("f", "x.jpg", b"\0" * 1_000_001)), FORM_HEADER, 413, "more than the 1 MB"),
+        (form(("f", "x.jpg", b"\0" * 1_100_000)), FORM_HEADER, 413, "more than the 1 MB"),
+        (json.dumps({"image": "A" * 1_333_344}).encode(), JSON_HEADER, 413, "more than the 1 MB"),
+        (json.dumps({"image": "A" * 1_500_000}).encode(), JSON_HEADER, 413, "more than the 1 MB"),
+    ],
+)
+def test_a_body_without_an_image_is_refused_with_the_right_call(
+    server: ServedRun, body: bytes, headers: dict[str, str], status: int, said: str
+) -> None:
+    found = curl(f"{server.url}api/answer", body, headers)
+    assert found[0] == status and said in found[2]["error"]
+    assert status != 415 or f"curl --data-binary @image.jpg '{server.url}api/answer'" in found[2]["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        *(
+            (f"api/answer?top={top}", 400, "top: expected 1 to 100")
+            for top in ("0", "101", "-1", "1.5", "x", "", "%D9%A3", "1%00", "9" * 5000)
+        ),
+        *((f"run/plots/{name}", 404, "no such plot") for name in ("a" * 300 + ".png", "a%00.png", "..%2f..%2fconfig.json", "", "%ff.png")),
+        *((f"run/plots/{name}", 404, "no such plot") for name in ("stolen.png", "link.png", "circle.png", "x/y.png")),
+        ("run/plots/pipe.png", 400, "not a regular file"),
+        ("api", 404, "POST /api/answer"),
+        ("api/", 404, "POST /api/answer"),
+        ("api/answers", 404, "POST /api/answer"),
+        ("api/answer/", 404, "POST /api/answer"),
+        ("api/" + "x/" * 5000, 404, "POST /api/answer"),
+        ("gradio_api/nothing", 404, ""),
+        ("no/such/page", 404, ""),
+    ],
+)
+def test_absurd_parameters_and_names_are_refused_with_the_reason(server: ServedRun, path: str, status: int, said: str) -> None:
+    found = curl(server.url + path, JPEG if path.startswith("api/answer?") else None)
+    assert found[0] == status and said in found[2]["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "api/answer", 405, "POST, OPTIONS"),
+        ("HEAD", "api/answer", 405, "POST, OPTIONS"),
+        ("PUT", "api/answer", 405, "POST, OPTIONS"),
+        ("OPTIONS", "api/answer", 204, "POST, OPTIONS"),
+        ("POST", "api/model", 405, "GET, HEAD, OPTIONS"),
+        ("HEAD", "api/model", 200, None),
+        ("PROPFIND", "api/model", 405, "GET, HEAD, OPTIONS"),
+        ("OPTIONS", "api/model", 204, "GET, HEAD, OPTIONS"),
+        ("DELETE", "run/plots/confusion_season.png", 405, "GET, HEAD, OPTIONS"),
+        ("HEAD", "run/plots/confusion_season.png", 200, None),
+        ("GET", "run/plots/confusion_season.png", 200, None),
+    ],
+)
+def test_a_method_that_an_address_has_not_is_a_405_with_those_it_has(
+    server: ServedRun, method: str, path: str, status: int, allow: str | None
+) -> None:
+    found = curl(server.url + path, method=method)
+    assert found[0] == status and found[1]["allow"] == allow
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Content-Length: x",
+        "Content-Length: -1",
+        "Content-Length: " + "9" * 5000,
+        "Content-Length: 1\r\nContent-Length: 2",
+        "Content-Length: 1\r\nTransfer-Encoding: gzip",
+        "Host: again.example",
+        "top: \x01",
+    ],
+)
+def test_heads_that_are_no_http_are_refused_and_the_next_is_answered(server: ServedRun, head: str) -> None:
+    where = urlsplit(server.url)
+    with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=20) as connection:
+        connection.sendall(f"POST /api/answer HTTP/1.1\r\nHost: {where.netloc}\r\n{head}\r\n\r\nx".encode())
+        assert b" 4" in connection.recv(65536).partition(b"\r\n")[0]
+    assert curl(f"{server.url}api/model")[0] == 200
+
+
+def test_a_foreign_page_cannot_drive_the_real_server_and_the_proxys_name_can(server: ServedRun) -> None:
+    """The page framework's addresses, an event stream among them, as well as the API's."""
+    for path in (
+        "api/answer",
+        "api/model",
+        "config",
+        "gradio_api/queue/join",
+        "gradio_api/queue/data?session_hash=x",
+        "gradio_api/upload",
+        "",
+    ):
+        for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"host": "evil.example:7860"}):
+            assert curl(server.url + path, headers=headers)[0] == 403, path
+    for headers in ({"origin": server.url.rstrip("/")}, {"origin": "https://shop.example"}, {"host": "shop.example"}):
+        status, found, _ = curl(f"{server.url}config", headers=headers)
+        assert status == 200 and not [name for name in found if name.lower().startswith("access-control-")]
+
+
+def test_a_model_that_answers_nan_is_an_error_and_no_broken_json(run: Path, tmp_path: Path) -> None:
+    starlette: Any = pytest.importorskip("starlette.applications")
+    state = open_state(run, torch.device("cpu"), Limits(), shards=tmp_path / "nowhere")
+    state.predictor.model.heads["season"].weight.data.fill_(float("nan"))
+    app = Errors(starlette.Starlette(routes=api_routes(state)))
+    status, _, found = ask(app, "POST", "/api/answer", body=JPEG)
+    state.close()
+    assert status in (400, 500) and "NaN" in found["error"]

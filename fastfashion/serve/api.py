@@ -1,75 +1,134 @@
-"""The HTTP API: one image's answers, what the model is, and the run's plots."""
+"""The HTTP API: one image's answers, what the model is, and the run's plots. docs/http.md describes it."""
 
 import asyncio
+import os
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate.run import PLOTS
+from fastfashion.serve.asgi import Receive, Scope, Send, refuse
+from fastfashion.serve.errors import RefusedError
+from fastfashion.serve.image_body import read_image
 from fastfashion.serve.limits import BusyError
+from fastfashion.untrusted import read_limited
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
     from fastfashion.serve.state import State
 
-READ_S = 60.0  # for a picture to come in
+    Endpoint = Callable[[Request], Awaitable[Response]]
+
+READ_S = 60.0  # for an image to come in
 RETRY_AFTER_S = 2
-MAX_TOP = 100
+TOP, MAX_TOP = "3", 100
+MAX_PLOT_BYTES = 20_000_000
+ADDRESSES = "there are POST /api/answer, GET /api/model and GET /run/plots/NAME.png"
 
 
-def add_api(app: Any, state: "State") -> None:
-    """Add the routes that programs use to a FastAPI application."""
-    from fastapi import Request
-    from fastapi.responses import FileResponse, JSONResponse
+def api_routes(state: "State") -> "list[Route]":
+    """The routes that programs use; every other address below /api/ is a 404 that names them."""
     from starlette.concurrency import run_in_threadpool
-    from starlette.requests import ClientDisconnect
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
 
-    def refuse(status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        return JSONResponse({"error": text}, status, headers=headers)
-
-    async def answer(request: Request) -> JSONResponse:
+    async def answer(request: "Request") -> "Response":
         started = time.perf_counter()
-        top = request.query_params.get("top", "3")
-        if not (top.isdecimal() and 1 <= int(top) <= MAX_TOP):
-            return refuse(400, f"top: expected 1 to {MAX_TOP}, found {top!r}")
-        try:
-            with state.gate.enter():  # before the body is read, so that no more of them are in memory
-                async with asyncio.timeout(READ_S):
-                    data = await _read(request, state.limits.picture_bytes)
-                answers = await run_in_threadpool(state.answer, data, int(top))
-        except BusyError as error:
-            return refuse(503, str(error), {"retry-after": str(RETRY_AFTER_S)})
-        except _TooLargeError as error:
-            return refuse(413, str(error))
-        except FastfashionError as error:
-            return refuse(400, str(error))
-        except (TimeoutError, ClientDisconnect):
-            return refuse(408, f"the picture did not come within {READ_S} s")
+        top = request.query_params.get("top")
+        if top is not None:
+            _parse_top(top)
+        with state.gate.enter():  # before the body is read, so that no more of them are in memory
+            async with asyncio.timeout(READ_S):
+                found = await read_image(request, state.limits.picture_bytes)
+            wanted = _parse_top(top or found.top or TOP)
+            answers = await run_in_threadpool(state.answer, found.image, wanted)
         return JSONResponse({"answers": answers, "milliseconds": round(1000 * (time.perf_counter() - started), 1)})
 
-    async def model() -> JSONResponse:
+    async def model(_: "Request") -> "Response":
         known = state.predictor.description
         return JSONResponse({"run": state.run.resolve().name, "model": known.model, "size": known.size, "classes": known.classes})
 
-    async def plot(name: str) -> Any:
-        path = state.run / PLOTS / name
-        if "/" in name or path.suffix != ".png" or not path.is_file():
-            return refuse(404, "no such plot")
-        return FileResponse(path, media_type="image/png")
+    async def plot(request: "Request") -> "Response":
+        return Response(await run_in_threadpool(_read_plot, state.run, request.path_params["name"]), media_type="image/png")
 
-    app.add_api_route("/api/answer", answer, methods=["POST"], response_model=None)
-    app.add_api_route("/api/model", model, methods=["GET"], response_model=None)
-    app.add_api_route("/run/plots/{name}", plot, methods=["GET"], response_model=None)
+    async def unknown(_: "Request") -> "Response":
+        raise RefusedError(404, f"no such address: {ADDRESSES}")
+
+    get, post = ("GET", "HEAD"), ("POST",)
+    table: list[tuple[str, tuple[str, ...], Endpoint]] = [
+        ("/api/answer", post, answer),
+        ("/api/model", get, model),
+        ("/run/plots/{name:path}", get, plot),
+        ("/api/{rest:path}", (), unknown),
+        ("/api", (), unknown),
+    ]
+    return [Route(path, _Endpoint(methods, endpoint)) for path, methods, endpoint in table]
 
 
-class _TooLargeError(InputError):
-    """A body of more bytes than a picture may have."""
+class _Endpoint:
+    """An ASGI application that calls a function for the methods it is meant for, and answers its exceptions; no methods: all of them."""
+
+    def __init__(self, methods: tuple[str, ...], endpoint: "Endpoint") -> None:
+        self._methods, self._endpoint = methods, endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.requests import Request
+        from starlette.responses import Response
+
+        method, allow = scope["method"], ", ".join([*self._methods, "OPTIONS"])
+        if method == "OPTIONS" and self._methods:
+            await Response(status_code=204, headers={"allow": allow})(scope, receive, send)
+            return
+        if self._methods and method not in self._methods:
+            await refuse(send, 405, f"{method[:20]} is not for this address, {self._methods[0]} is", (b"allow", allow.encode()))
+            return
+        try:
+            response = await self._endpoint(Request(scope, receive))
+        except Exception as error:
+            status, text = _status(error)
+            retry = [(b"retry-after", str(RETRY_AFTER_S).encode())] if status == 503 else []
+            await refuse(send, status, text, *retry)
+        else:
+            await response(scope, receive, send)
 
 
-async def _read(request: Any, max_bytes: int) -> bytes:
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > max_bytes:
-            raise _TooLargeError(f"more than the {max_bytes / 1e6:.0f} MB that a picture may have here")
-    return bytes(data)
+def _status(error: Exception) -> tuple[int, str]:
+    """Status and text for an exception; raises it where it is a fault of the server."""
+    from starlette.requests import ClientDisconnect
+
+    if isinstance(error, RefusedError):
+        return error.status, str(error)
+    if isinstance(error, BusyError):
+        return 503, str(error)
+    if isinstance(error, CancelledError):
+        return 503, "the server is ending"
+    if isinstance(error, TimeoutError | ClientDisconnect):
+        return 408, f"the image did not come within {READ_S:.0f} s"
+    if isinstance(error, InputError):
+        return 400, str(error)
+    if isinstance(error, FastfashionError):
+        return 500, str(error)
+    raise error
+
+
+def _read_plot(run: Path, name: str) -> bytes:
+    """A plot by its name, which is looked for and never becomes a path; no link of a run from elsewhere leads out of it."""
+    path = next((one for one in (run / PLOTS).glob("*.png") if one.name == name), None)
+    if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(run)):
+        with suppress(OSError):
+            return read_limited(path, MAX_PLOT_BYTES)
+    raise RefusedError(404, "no such plot of this run")
+
+
+def _parse_top(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 9 else 0
+    if not 1 <= number <= MAX_TOP:
+        raise RefusedError(400, f"top: expected 1 to {MAX_TOP}, found {text[:40]!r}")
+    return number

@@ -4,11 +4,20 @@ import json
 from http import HTTPStatus
 from typing import Any
 
+from fastfashion.errors import FastfashionError
 from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, refuse
 
 MAX_BYTES = 65_536  # of an error's own body that are looked at
 OWN = "an error of the server itself, which its log describes: report it with the request that led to it"
 _REPLACED = (b"content-type", b"content-length", b"content-encoding")
+
+
+class RefusedError(FastfashionError):
+    """A request that is answered with this status."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Errors:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastfashion.errors import ConfigError
-from fastfashion.serve.api import add_api
+from fastfashion.serve.api import api_routes
 from fastfashion.serve.asgi import App
 from fastfashion.serve.auth import parse_auth
 from fastfashion.serve.guard import guarded
@@ -89,7 +89,7 @@ def build_app(request: ServeRequest, state: "State", store: Path, url: str, host
     from fastfashion.serve.page import build_page, theme
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    add_api(app, state)
+    app.router.routes += api_routes(state)
     gr.mount_gradio_app(
         app,
         build_page(state, store, url),
