@@ -144,10 +144,11 @@ def test_what_cannot_be_read_is_a_line_with_an_error(predictor: Predictor, odd_f
     assert "HTML" in errors[f"{odd_folder}/page.jpg"] and errors[f"{odd_folder}/empty.jpeg"] == "empty file"
     assert "does not decode" in errors[f"{odd_folder}/cut.jpg"]
     assert errors[f"{tmp_path}/evil.zip/b.jpg"] is None and "leads out" in errors[f"{tmp_path}/evil.zip/../../b.jpg"]
-    assert all("not a readable zip" in errors[f"{tmp_path}/{name}.zip"] for name in ("broken", "newer"))
+    assert "not a readable zip" in errors[f"{tmp_path}/broken.zip"]
+    assert "version 9.9 of the zip format" in errors[f"{tmp_path}/newer.zip/../../b.jpg"] and errors[f"{tmp_path}/newer.zip/b.jpg"] is None
     assert "no picture in it" in errors[f"{tmp_path}/nothing"]
     assert errors[f"{tmp_path}/nowhere.jpg"] == "no such file"
-    assert len(errors) == 11
+    assert len(errors) == 12
 
 
 @pytest.mark.parametrize("form", FORMATS)

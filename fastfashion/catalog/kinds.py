@@ -1,6 +1,5 @@
 """What a source is, in words: a folder and a zip are read, of everything else the way out is said."""
 
-import asyncio
 import itertools
 import stat
 import tarfile
@@ -10,10 +9,13 @@ from pathlib import Path
 
 from fastfashion.catalog.listing import TABLE_NAME, Listing, kind_of_file, list_folder, list_zip
 from fastfashion.catalog.passed_over import SET
+from fastfashion.catalog.ranges import ChangedError, Version, read_part, tried_again
+from fastfashion.catalog.zip_directory import read_entries
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
 from fastfashion.image import SUFFIXES, unsupported
-from fastfashion.remote import as_remote, describe, is_folder, is_web, list_anew, patiently, status_of
+from fastfashion.remote import describe, is_folder, is_web, list_anew, patiently, status_of
+from fastfashion.untrusted import open_regular
 
 HEAD_BYTES = 1024
 TAR_NAMES = 40  # looked at
@@ -49,8 +51,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
 def list_source(path: Path) -> Listing:
     """The files of a folder or a zip, here or remote. Raises InputError that says what `path` is, where it is neither."""
     if is_web(path):
-        head = _fetch_head(path)
-        return _list_zip(path, head)
+        return _list_zip(path, *_fetch_head(path))
     if is_remote(path):
         return _list_stored(path)
     try:
@@ -59,7 +60,7 @@ def list_source(path: Path) -> Listing:
             return list_folder(path)
         if not stat.S_ISREG(mode):
             raise InputError(f"{path}: {kind_of_file(mode)}; {WANTED}")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(HEAD_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
@@ -67,7 +68,7 @@ def list_source(path: Path) -> Listing:
         raise InputError(f"{path}: no such file or folder; {WANTED}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return _list_zip(path, head)
+    return _list_zip(path, head, None)
 
 
 def _list_stored(path: Path) -> Listing:
@@ -75,7 +76,7 @@ def _list_stored(path: Path) -> Listing:
     list_anew(path)
     try:
         there, is_file = patiently(path, lambda: (path.exists(), path.is_file()))
-        head = patiently(path, lambda: _head(path)) if is_file else b""
+        head, version = patiently(path, lambda: read_part(path, 0, HEAD_BYTES)) if is_file else (b"", None)
         is_file = is_file and not (head == b"" and is_folder(path))
         listing = None if is_file or not there else patiently(path, lambda: list_folder(path))
     except InputError:
@@ -84,62 +85,37 @@ def _list_stored(path: Path) -> Listing:
         raise InputError(f"{path}: cannot be read: {describe(error)}") from error
     if not there:
         raise InputError(f"{path}: no such file or folder; {WANTED}")
-    return listing or _list_zip(path, head)
+    return listing or _list_zip(path, head, version)
 
 
-def _fetch_head(path: Path) -> bytes:
+def _fetch_head(path: Path) -> tuple[bytes, Version]:
     try:
-        return patiently(path, lambda: _head(path))
+        return patiently(path, lambda: read_part(path, 0, HEAD_BYTES))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file on this server (404); check the address") from None
     except Exception as error:
         raise InputError(f"{path}: cannot be read: {describe(error)}") from error
 
 
-def _head(path: Path) -> bytes:
-    """The first bytes of a remote file; no more are read of a server that sends the whole file instead."""
-    storage, name = as_remote(path).fs, as_remote(path).path
-    if not is_web(path):
-        try:
-            return bytes(storage.cat_file(name, start=0, end=HEAD_BYTES))
-        except OSError as error:
-            if status_of(error) == 416:  # an empty file has no such range
-                return b""
-            raise
-
-    async def read() -> bytes:
-        session = await storage.set_session()
-        options = storage.kwargs | {"headers": {**storage.kwargs.get("headers", {}), "Range": f"bytes=0-{HEAD_BYTES - 1}"}}
-        async with session.get(storage.encode_url(name), **options) as answer:
-            if answer.status == 416:
-                return b""
-            storage._raise_not_found_for_status(answer, name)
-            return bytes(await answer.content.read(HEAD_BYTES))
-
-    return asyncio.run_coroutine_threadsafe(read(), storage.loop).result()
-
-
-def _list_zip(path: Path, head: bytes) -> Listing:
+def _list_zip(path: Path, head: bytes, version: Version | None) -> Listing:
+    """`version`: of a remote zip."""
     if not head:
         raise InputError(f"{path}: the file is empty; expected a zip, download or copy it again")
     if not head.startswith(b"PK") and (what := what_file(path, head)):
         raise InputError(f"{path}: {what}")
     try:
-        infos = patiently(path, lambda: _read_directory(path))
-    except Exception as error:  # zipfile meets damage with half a dozen types, and every remote file system has its own
+        entries = tried_again(lambda: list(read_entries(path, version)), zipfile.BadZipFile) if version else [*read_entries(path)]
+    except ChangedError:
+        raise
+    except Exception as error:  # damage, and every remote file system has its own
         if is_remote(path) and status_of(error) is not None:
             raise InputError(f"{path}: cannot be read: {describe(error)}") from error
         raise InputError(f"{path}: not a readable zip ({type(error).__name__}: {error}); {_zip_advice(path, head)}") from error
-    if not any(not info.is_dir() for info in infos):
+    if not entries:
         raise InputError(f"{path}: the zip holds no file; {WANTED}")
-    if any(info.filename == "xl/workbook.xml" for info in infos):
+    if any(entry.name == "xl/workbook.xml" for entry in entries):
         raise InputError(f"{path}: an Excel workbook; save the sheet as CSV beside the images, and name their folder with --source")
-    return list_zip(path, infos)
-
-
-def _read_directory(path: Path) -> list[zipfile.ZipInfo]:
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        return archive.infolist()
+    return list_zip(path, entries, version)
 
 
 def _zip_advice(path: Path, head: bytes) -> str:

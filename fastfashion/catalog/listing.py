@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastfashion.catalog.passed_over import HIDDEN, SET, Rules, is_hidden, what_folder
+from fastfashion.catalog.ranges import Version
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
 from fastfashion.remote import as_remote, list_anew, stands_for_folder
 
 TABLE_NAME = "styles.csv"
 ENCRYPTED = -1
-_UTF8 = 0x800  # flag of a zip's member: its name is UTF-8 (APPNOTE.TXT, 4.4.4, bit 11)
 UNREADABLE = "a folder that cannot be read"
 ABOVE = "a link to a folder that holds the source"  # / would be the whole disk
 OUTSIDE = "a name that leads out of the zip"
@@ -59,6 +59,7 @@ class Listing:
 
     path: Path
     is_zip: bool
+    version: Version | None = None  # of a remote zip
     files: dict[str, Member] = field(default_factory=dict)  # by name; those with a problem too
     passed_over: dict[str, PassedOver] = field(default_factory=dict)  # by reason: files and folders that were left out
     aliases: dict[str, str] = field(default_factory=dict)  # folder that is another name of a listed one (a link) -> that one
@@ -89,40 +90,20 @@ def list_folder(path: Path) -> Listing:
     return listing
 
 
-def list_zip(path: Path, infos: Iterable[zipfile.ZipInfo]) -> Listing:
+def list_zip(path: Path, entries: Iterable[Member], version: Version | None) -> Listing:
     """The files that a zip's directory names. A backslash counts as /, as some programs on Windows write it."""
-    listing = Listing(path=path, is_zip=True)
+    listing = Listing(path=path, is_zip=True, version=version)
     members: dict[str, Member] = {}
-    for info in infos:
-        written = name_in_zip(info)
-        name = written.replace("\\", "/")
-        if name.endswith("/"):
-            continue
+    for entry in entries:
+        name = (written := entry.name).replace("\\", "/")
         if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
             listing.pass_over(OUTSIDE, written)
             continue
         if name in members and name != written:
             continue  # of two spellings the right one counts; of two members with one name the last, as in zipfile
-        method = ENCRYPTED if info.flag_bits & 1 else info.compress_type
-        members[name] = Member(name, info.header_offset, info.compress_size, info.file_size, method, info.CRC, _zip_problem(info))
+        members[name] = entry._replace(name=name)
     _take(listing, members)
     return listing
-
-
-def name_in_zip(info: zipfile.ZipInfo) -> str:
-    """A member's name; in UTF-8 also where the zip does not say that it is, as macOS writes it and zipfile takes for code page 437."""
-    if not info.flag_bits & _UTF8 and not info.filename.isascii():
-        with contextlib.suppress(UnicodeError):
-            return info.filename.encode("cp437").decode("utf-8")
-    return info.filename
-
-
-def _zip_problem(info: zipfile.ZipInfo) -> str:
-    """A link is stored as the path that it leads to."""
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if info.create_system != 3 or kind in (0, stat.S_IFREG):  # 3: its upper bits are a mode of Unix
-        return ""
-    return f"{_KINDS.get(kind, 'no regular file')} in the zip, which holds no data: write the zip with the files themselves"
 
 
 def _take(listing: Listing, members: dict[str, Member]) -> None:

@@ -1,5 +1,7 @@
 """The bytes of members of a source: read here, or fetched with patience from a remote place."""
 
+import bz2
+import lzma
 import os
 import stat
 import struct
@@ -11,23 +13,27 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from fastfashion.catalog.listing import ENCRYPTED, Member, kind_of_file
+from fastfashion.catalog.ranges import UnreachableError, Version, read_part, tried_again
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
 from fastfashion.remote import PATIENCE_S, Patience, describe, passes, refuses, say_waiting
+from fastfashion.untrusted import open_regular
 from fastfashion.words import why
 
 MAX_PICTURE_BYTES = 256 << 20  # a JPEG of 100 megapixels has some 50 MiB; a zip bomb unpacks to gigabytes
 REQUESTS = 16  # on their way to object storage at once: at 50 ms a request, 320 pictures a second
 UNKNOWN_PATIENCE_S = 10.0  # with an error that says neither that it passes nor that it stays
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and the extra field (APPNOTE.TXT 4.3.7)
-_EXTRA_BYTES = 64  # a guess at the extra field, so that header and picture come with one read
+_EXTRA_BYTES = 64  # a guess at the extra field, so that header and image come with one read
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_LZMA_MIN_DICT = 4096
 
 
-class UnreachableError(InputError):
-    """A remote place does not answer any more. That says nothing about the picture, so a run stops rather than leave it out."""
+class DamagedError(InputError):
+    """What is in a zip is not what its directory says."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Reader:
 
     path: Path
     is_zip: bool
+    version: Version | None = None  # of a remote zip: every part has to be of it
     _file: list[BinaryIO] = field(default_factory=list, repr=False, compare=False)
     _told: list[bool] = field(default_factory=list, repr=False, compare=False)  # that a server is waited for: by one of many threads
 
@@ -52,11 +59,11 @@ class Reader:
             if self.is_zip:
                 return self._read_zipped(member)
             if is_remote(self.path):
-                return self._fetch(member.name, None, None)
+                return _patiently(self.path / member.name, 0, None, Version(member.size), self._told)
             return _read_file(self.path / member.name, max_bytes)
         except UnreachableError:
             raise
-        except (OSError, OverflowError, zlib.error, InputError) as error:
+        except (OSError, OverflowError, InputError) as error:
             raise InputError(f"cannot read {member.name}: {why(error)}") from error
 
     def read_many(self, members: Iterable[Member]) -> Iterator[bytes | InputError]:
@@ -88,40 +95,51 @@ class Reader:
             return error
 
     def _read_zipped(self, member: Member) -> bytes:
-        """zipfile reads the whole central directory first, and takes 12 µs a picture where this takes 2."""
-        if member.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        """zipfile reads the whole central directory first, and takes 12 µs an image where this takes 2."""
+        if member.method not in _METHODS:
             how = "encrypted" if member.method == ENCRYPTED else f"compressed by method {member.method}"
-            raise InputError(f"it is {how}; expected stored or deflated, write the zip anew")
+            raise InputError(f"it is {how}; expected stored, deflated, bzip2 or LZMA, write the zip anew")
+        if not is_remote(self.path):
+            return _unpacked(self._packed(member, set()), member)
+        came: set[int] = set()
+        try:
+            return tried_again(lambda: _unpacked(self._packed(member, came), member), DamagedError)
+        except DamagedError as error:
+            if len(came) > 1:
+                raise UnreachableError(
+                    f"{self.path}: {member.name} comes with other bytes each time ({error}); download the zip first, or run the same "
+                    "command again later"
+                ) from error
+            raise  # it is so in the zip
+
+    def _packed(self, member: Member, came: set[int]) -> bytes:
+        """A member as it is in the zip, behind its header; a hash of what came is added to those of earlier tries."""
         guess = _LOCAL_HEADER.size + len(member.name.encode(errors="replace")) + _EXTRA_BYTES + member.packed
-        head = self._fetch("", member.offset, member.offset + guess)
-        if len(head) < _LOCAL_HEADER.size or not head.startswith(b"PK\x03\x04"):
-            raise InputError(f"no file header at byte {member.offset} of the zip; download it again")
-        start = _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack_from(head)[1:])
-        data = head[start : start + member.packed]
-        if start + member.packed > guess:  # an extra field longer than guessed
-            data = self._fetch("", member.offset + start, member.offset + start + member.packed)
-        if member.method == zipfile.ZIP_DEFLATED:  # a byte more than there should be tells of a bomb
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
-        if len(data) != member.size:
-            raise InputError(f"{len(data)} bytes instead of {member.size}; download the zip again")
-        if zlib.crc32(data) != member.crc32:
-            raise InputError("Bad CRC-32; download the zip again")
+        data = head = self._fetch(member.offset, member.offset + guess)
+        begins = head.startswith(b"PK\x03\x04") and len(head) >= _LOCAL_HEADER.size
+        if begins:
+            start = _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack_from(head)[1:])
+            data = head[start : start + member.packed]
+            if start + member.packed > guess:  # an extra field longer than guessed
+                data = self._fetch(member.offset + start, member.offset + start + member.packed)
+        came.add(hash(data))
+        if not begins:
+            raise DamagedError(f"no file header at byte {member.offset} of the zip; download it again")
         return data
 
-    def _fetch(self, name: str, start: int | None, end: int | None) -> bytes:
-        """Bytes of a file below `path`, or of `path` itself, from `start` to `end`; fewer where it ends before."""
+    def _fetch(self, start: int, end: int) -> bytes:
+        """Bytes of the zip from `start` to `end`; fewer where it ends before."""
         if is_remote(self.path):
-            return _patiently(self.path / name if name else self.path, start, end, self._told)
-        assert start is not None and end is not None
+            return _patiently(self.path, start, end, self.version, self._told)
         if not self._file:
-            self._file.append(self.path.open("rb", buffering=0))
+            self._file.append(open_regular(self.path))
         data = os.pread(self._file[0].fileno(), end - start, start)
         while len(data) < end - start and (more := os.pread(self._file[0].fileno(), end - start - len(data), start + len(data))):
             data += more  # Linux gives 2 GiB at most in one go, and a table may have more
         return data
 
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "is_zip": self.is_zip, "_file": [], "_told": []}
+        return {"path": self.path, "is_zip": self.is_zip, "version": self.version, "_file": [], "_told": []}
 
 
 def _read_file(path: Path, max_bytes: float) -> bytes:
@@ -134,17 +152,53 @@ def _read_file(path: Path, max_bytes: float) -> bytes:
     return path.read_bytes()
 
 
-def _patiently(path: Any, start: int | None, end: int | None, told: list[bool]) -> bytes:
+def _unpacked(packed: bytes, member: Member) -> bytes:
+    """The bytes of a member. Raises DamagedError for whatever is wrong with it: a byte more than there should be tells of a bomb."""
+    most = member.size + 1
+    try:
+        if member.method == zipfile.ZIP_DEFLATED:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most)
+        elif member.method == zipfile.ZIP_BZIP2:
+            data = bz2.BZ2Decompressor().decompress(packed, most)
+        elif member.method == zipfile.ZIP_LZMA:
+            data = _lzma(packed, member.size).decompress(packed[_LZMA_HEAD.size :], most)
+        else:
+            data = packed
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, MemoryError, struct.error) as error:
+        raise DamagedError(f"damaged in the zip ({error or type(error).__name__}); download the zip again") from error
+    if len(data) != member.size:
+        raise DamagedError(f"{len(data)} bytes instead of {member.size}; download the zip again")
+    if zlib.crc32(data) != member.crc32:
+        raise DamagedError("Bad CRC-32; download the zip again")
+    return data
+
+
+_LZMA_HEAD = struct.Struct("<2xHBL")  # version, length of what follows, properties, bytes of the dictionary (APPNOTE.TXT 5.8.8)
+
+
+def _lzma(packed: bytes, size: int) -> lzma.LZMADecompressor:
+    """With no more memory for its dictionary than the image has bytes, whatever the stream asks for."""
+    _, properties, dict_bytes = _LZMA_HEAD.unpack_from(packed)
+    lc, lp, pb = properties % 9, properties // 9 % 5, properties // 45
+    dict_bytes = max(_LZMA_MIN_DICT, min(dict_bytes, size))
+    return lzma.LZMADecompressor(
+        lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": dict_bytes, "lc": lc, "lp": lp, "pb": pb}]
+    )
+
+
+def _patiently(path: Path, start: int, end: int | None, version: Version | None, told: list[bool]) -> bytes:
     """Bytes of a remote file; a request that fails is repeated, as networks are, unless the answer is a refusal."""
     patience: Patience | None = None
     while True:
         try:
-            data = bytes(path.fs.cat_file(path.path, start=start, end=end))
+            data, _ = read_part(path, start, end, version)
             told.clear()
-            break
+            return data
+        except UnreachableError:
+            raise
         except Exception as error:  # every file system has its own: aiohttp's and botocore's are no OSError
             missing = isinstance(error, FileNotFoundError)
-            if missing and start is None:  # one image of a folder, not the zip that holds all
+            if missing and end is None:  # one image of a folder, not the zip that holds all
                 raise
             patience = patience or Patience(PATIENCE_S if passes(error) else UNKNOWN_PATIENCE_S)
             wait_s = None if missing or refuses(error) else patience.next_wait_s(error)
@@ -156,6 +210,3 @@ def _patiently(path: Any, start: int | None, end: int | None, told: list[bool]) 
                 told.append(True)
                 say_waiting(path, error, patience)
             time.sleep(wait_s)
-    if start is not None and end is not None and len(data) > end - start:
-        raise UnreachableError(f"{path}: the server sends all of it where a part was asked for (no range requests); download it first")
-    return data

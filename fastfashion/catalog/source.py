@@ -6,22 +6,35 @@ A Reader needs no list of files: a worker gets it, and the Members of its own ro
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from fastfashion.catalog.kinds import list_source, why_no_image, why_no_table
 from fastfashion.catalog.listing import TABLE_NAME, UNREADABLE, Listing, Member, PassedOver, remote_infos
 from fastfashion.catalog.match import Files, table_seen_from
+from fastfashion.catalog.ranges import changed, stamp
 from fastfashion.catalog.reader import Reader
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote, location
 from fastfashion.image import SUFFIXES, unsupported
 from fastfashion.remote import as_remote
 
-# What a file system reports that changes when a file is replaced, under the names that S3, GCS, HTTP, Hugging Face and memory use.
-_STAMPS = ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "mtime", "updated", "blob_id", "created")
+
+class State(NamedTuple):
+    """Digests of what file systems say of a source's files. A replaced file has another inode and another time of its change.
+
+    One of the two alone may differ for files that nobody touched: a FUSE mount may number its files anew, a hard link counts as a change.
+    """
+
+    images: str  # sizes and times (or entity tags) of the images
+    by_inode: str  # of the table too, with inodes
+    by_change: str  # the same with times of their change
+
+
+_UNSEEN = State("", "", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +49,7 @@ class Source:
     passed_over: Mapping[str, PassedOver] = field(default_factory=dict)  # by reason: files and folders below it that were left out
     unread: tuple[str, ...] = ()  # images of formats that are not read
     aliases: Mapping[str, str] = field(default_factory=dict)  # folder that is another name of a listed one -> that one
+    state: State = _UNSEEN  # when it was opened
 
     @property
     def table(self) -> str:
@@ -81,15 +95,17 @@ class Source:
         return {reason: {"count": entry.count, "first": entry.first} for reason, entry in self.passed_over.items()}
 
     def fingerprint(self) -> str:
-        """Changes when a file of the source is replaced: sha256 of sizes and times of change (or entity tags)."""
-        names = sorted(self.files)
-        if not is_remote(self.path):
-            stamps = [_stamp(file) for file in ([self.path] if self.is_zip else map(self.path.joinpath, names))]
-        else:
-            here = as_remote(self.path)
-            infos = [here.fs.info(here.path)] if self.is_zip else map(remote_infos(self.path).__getitem__, names)
-            stamps = [" ".join([str(info["size"]), *(str(info[name]) for name in _STAMPS if name in info)]) for info in infos]
-        return hashlib.sha256("\n".join(stamps).encode()).hexdigest()
+        """Changes when an image of the source is replaced: sha256 of sizes and times of change (or entity tags), as it was opened."""
+        return self.state.images
+
+    def check_unchanged(self) -> None:
+        """Raises ChangedError where a file of the source is another one than when it was opened."""
+        try:
+            now = _look(self)
+        except InputError as error:
+            raise changed(self.path, str(error)) from error
+        if now.by_inode != self.state.by_inode and now.by_change != self.state.by_change:
+            raise changed(self.path)
 
 
 def open_source(path: Path, table: str = "") -> Source:
@@ -99,30 +115,64 @@ def open_source(path: Path, table: str = "") -> Source:
     archive holds several copies of the table (Kaggle's do), the one nearest the top counts. Names that lead out of the zip (`../x`, `/x`,
     `C:\\x`) are ignored. Raises InputError where there is no table, or no image.
     """
+    before = _here(path)
     listing = list_source(path)
     name, outside = _find_table(listing, table)
     files = {n: member for n, member in listing.files.items() if n.lower().endswith(SUFFIXES)}
     if not files:
         raise InputError(f"{path}: no image ({', '.join(SUFFIXES)}); {why_no_image(listing, name)}")
     located = path if is_remote(path) else path.resolve()
-    return Source(
+    source = Source(
         path=located,
         table_member=listing.files.get(name, Member(name)),
         files=files,
-        reader=Reader(located, listing.is_zip),
+        reader=Reader(located, listing.is_zip, listing.version),
         table_file=outside,
         passed_over=listing.passed_over,
         unread=tuple(sorted(n for n in listing.files if unsupported(n))),
         aliases=listing.aliases,
     )
+    return replace(source, state=_look(source, listing, before))
 
 
-def _stamp(file: Path) -> str:
+def _look(source: Source, listing: Listing | None = None, before: tuple[str, str, str] | None = None) -> State:
+    """What the file systems say now; of a zip, its `listing` and what was said `before` that was read, where they are at hand."""
+    path, names = source.path, sorted(source.files)
+    if source.is_zip and is_remote(path):
+        listing = listing or list_source(path)
+        directory = hashlib.sha256(repr(sorted(listing.files.values())).encode(errors="backslashreplace")).hexdigest()
+        images = [(str(listing.version), directory, directory)]
+    elif source.is_zip:
+        images = [before or _here(path)]
+    elif is_remote(path):
+        infos = remote_infos(path)
+        images = [_there(infos.get(name)) for name in names]
+    else:
+        images = [_here(path / name) for name in names]
+    table = source.table_file or (None if source.is_zip else path / source.table)
+    tables = [] if table is None else [_there(as_remote(table).fs.info(as_remote(table).path)) if is_remote(table) else _here(table)]
+    return State(
+        _digest(plain for plain, *_ in images),
+        _digest(f"{plain} {inode}" for plain, inode, _ in images + tables),
+        _digest(f"{plain} {change}" for plain, _, change in images + tables),
+    )
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _here(file: Path) -> tuple[str, str, str]:
+    """Size and time, inode, time of change."""
     try:
-        found = file.stat()
-    except OSError as error:  # such as a link to nowhere: its row is rejected
-        return str(error.errno)
-    return f"{found.st_size} {found.st_mtime_ns}"
+        found = file.stat() if not is_remote(file) else None
+    except (OSError, ValueError) as error:  # such as a link to nowhere: its row is rejected
+        return str(error), "", ""
+    return (f"{found.st_size} {found.st_mtime_ns}", str(found.st_ino), str(found.st_ctime_ns)) if found else ("", "", "")
+
+
+def _there(info: dict[str, Any] | None) -> tuple[str, str, str]:
+    return "gone" if info is None else stamp(info), "", ""
 
 
 def _find_table(listing: Listing, wanted: str) -> tuple[str, Path | None]:

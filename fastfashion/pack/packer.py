@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastfashion.catalog import Rejected
+from fastfashion.catalog.ranges import ChangedError, UnreachableError
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.pack.block import Job
@@ -54,8 +55,9 @@ def _pack_missing(request: PackRequest, plan: Plan, staging: Staging, engine: En
     run = _Run(request, plan, staging, progress)
     with _disk_full_explained(run):
         try:
-            resumed = run.resume()
-            run.finish(engine.run(run.job, (plan.block(number) for number in run.missing()), run.tick))
+            with _unchanged(plan, staging):
+                resumed = run.resume()
+                run.finish(engine.run(run.job, (plan.block(number) for number in run.missing()), run.tick))
         finally:
             engine.close()  # nobody writes any more
             staging.remove_partials()
@@ -137,6 +139,23 @@ class _Run:
         images, num_bytes, _ = self._told
         per_picture = num_bytes / max(1, images) + len(self.job.resolutions) * TAR_BYTES
         return int((len(self._plan.rows) - sum(record.num_rows for record in self._records.values())) * per_picture)
+
+
+@contextlib.contextmanager
+def _unchanged(plan: Plan, staging: Staging) -> Iterator[None]:
+    """Raises ChangedError, and keeps nothing of what was packed, where the source is not what it was when the table was read."""
+    try:
+        try:
+            yield
+        except UnreachableError:
+            raise
+        except InputError:  # too many rows are left out, perhaps as their images were replaced
+            plan.source.check_unchanged()
+            raise
+        plan.source.check_unchanged()
+    except ChangedError:
+        staging.remove()
+        raise
 
 
 @contextlib.contextmanager

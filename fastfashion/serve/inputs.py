@@ -9,14 +9,14 @@ so when it is read, so that it has its line among the answers.
 import os
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastfashion.catalog.listing import identities, name_in_zip
+from fastfashion.catalog.listing import identities
 from fastfashion.catalog.passed_over import is_hidden
-from fastfashion.catalog.reader import MAX_PICTURE_BYTES
+from fastfashion.catalog.reader import MAX_PICTURE_BYTES, Reader
+from fastfashion.catalog.zip_directory import read_entries
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote, location
 from fastfashion.image import SUFFIXES, unsupported
@@ -107,34 +107,21 @@ def _walk_remote(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterator[Picture]:
-    """The pictures of a zip, by name below `shown`. A name that leads out of the zip belongs to nobody's picture, and is refused."""
+    """The images of a zip, by name below `shown`, read one at a time. A name that leads out of the zip is nobody's image, and refused."""
     try:
-        archive = zipfile.ZipFile(path.open("rb"))
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        entries = [entry for entry in read_entries(path) if is_picture(entry.name) or is_unread(entry.name)]
+    except (zipfile.BadZipFile, OSError, InputError) as error:
         yield refused(shown, f"not a readable zip ({why(error)})")
         return
-    infos = [info for info in archive.infolist() if is_picture(info.filename) or is_unread(info.filename)]
-    if not infos:
+    if not entries:
         yield refused(shown, f"no picture in it: expected files that end in {', '.join(SUFFIXES)}")
-    for info in sorted(infos, key=lambda info: info.filename):
-        name = f"{shown}/{name_in_zip(info)}"
-        if leads_out(info.filename):
+    reader = Reader(path, is_zip=True)
+    for entry in sorted(entries):
+        name = f"{shown}/{entry.name}"
+        if leads_out(entry.name) and not entry.problem:
             yield refused(name, "its name leads out of the zip; it was not read")
         else:
-            yield named(name, lambda info=info: _read_member(archive, info, max_bytes))  # type: ignore[misc]
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
-    if info.file_size > max_bytes:
-        raise InputError(f"{info.file_size} bytes, more than a picture may have ({max_bytes})")
-    try:
-        with archive.open(info) as file:
-            data = file.read(max_bytes + 1)  # what a header says of its size need not be true
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"cannot be read from the zip: {error}") from error
-    if len(data) > max_bytes:
-        raise InputError(f"more than {max_bytes} bytes, which is more than a picture may have")
-    return data
+            yield named(name, lambda entry=entry: reader.read(entry, max_bytes))  # type: ignore[misc]
 
 
 def read_file(path: Path, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fastfashion.catalog.ranges import UnreachableError
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import read_config
@@ -95,7 +96,7 @@ class Predictor:
         try:
             while batch := list(islice(pictures, batch_size)):
                 ahead.append(self._start(pool, decoders.fit, batch))
-                if len(ahead) > PREFETCH:
+                while len(ahead) > PREFETCH or (ahead and all(task.done() for task in ahead[0].tasks)):
                     yield self._finish(ahead.popleft(), top)
             while ahead:
                 yield self._finish(ahead.popleft(), top)
@@ -174,6 +175,8 @@ def load_pictures(pictures: Sequence[Picture], out: np.ndarray, fit: Fit = load_
     for place, picture in enumerate(pictures):
         try:
             encoded.append(picture.read())
+        except UnreachableError:
+            raise
         except (InputError, OSError) as error:
             errors[place] = str(error)
             encoded.append(b"")

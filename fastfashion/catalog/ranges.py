@@ -1,0 +1,204 @@
+"""Parts of one version of a remote file: what a source on a web server or on object storage is read through.
+
+The first answer says which version that is: its length, and its strong ETag or else its time of change. Every later answer has to be of
+the same one, and of the very bytes that were asked for; one that is not is asked for again.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from fastfashion.errors import InputError
+from fastfashion.remote import Patience, as_remote, is_web, status_of
+
+T = TypeVar("T")
+TRIES = 4  # of what came wrong: once, and three times again
+_CHUNK_BYTES = 1 << 20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_STAMPS = ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "mtime", "updated", "blob_id", "created")
+
+
+class UnreachableError(InputError):
+    """A remote place does not answer any more, or not with what was asked for. That says nothing about the image, so a run stops."""
+
+
+class ChangedError(UnreachableError):
+    """A source is not what it was when it was opened."""
+
+
+class WrongAnswerError(Exception):
+    """An answer that is not what was asked for; another try may bring it."""
+
+
+class Version(NamedTuple):
+    """Which bytes a remote file has: the same here means the same bytes, as far as the place can tell."""
+
+    size: int
+    tag: str = ""  # strong ETag, or time of change; empty where there is neither
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The head of an answer, before its body is read."""
+
+    whole: bool  # all of the file where a part may have been asked for
+    content_range: str
+    length: int | None
+    tag: str
+    read: Callable[[int], Awaitable[bytes]]
+
+
+def read_part(path: Path, start: int, end: int | None, known: Version | None = None) -> tuple[bytes, Version]:
+    """Bytes of a remote file from `start` to `end` (None: all of it), fewer where it ends before, and the version that they are of.
+
+    Raises ChangedError where it is not `known`, UnreachableError where the answer is wrong each time, and what its file system raises.
+    """
+    if known is not None and end is not None and start >= (end := min(end, known.size)):
+        return b"", known
+    try:
+        return tried_again(lambda: _read(path, start, end, known), WrongAnswerError)
+    except WrongAnswerError as error:
+        raise UnreachableError(f"{path}: {error}, {TRIES} times; download it first, or run the same command again later") from error
+
+
+def tried_again(ask: Callable[[], T], wrong: type[Exception]) -> T:
+    """What `ask` returns, which is asked three times more where it raises `wrong`."""
+    patience = Patience()
+    for _ in range(TRIES - 1):
+        try:
+            return ask()
+        except wrong as error:
+            time.sleep(patience.next_wait_s(error) or 0)
+    return ask()
+
+
+def changed(path: Path, what: str = "") -> ChangedError:
+    return ChangedError(
+        f"{path}: the source changed while it was read{what and f' ({what})'}; nothing was published. Run the same command again when "
+        "nobody writes there any more"
+    )
+
+
+def stamp(info: dict[str, Any]) -> str:
+    """What a file system reports that changes when a file is replaced: as S3, GCS, HTTP, Hugging Face and memory name it."""
+    return " ".join([str(info["size"]), *(str(info[name]) for name in _STAMPS if name in info)])
+
+
+def _read(path: Path, start: int, end: int | None, known: Version | None) -> tuple[bytes, Version]:
+    storage, name = as_remote(path).fs, as_remote(path).path
+    transport = _from_web if is_web(path) else _from_s3 if "s3" in storage.protocol else None
+    if transport is None:
+        version = known
+        if version is None:
+            info = storage.info(name)
+            version = Version(info["size"], stamp(info))
+        data = bytes(storage.cat_file(name, start=None if end is None else start, end=end))
+        if len(data) != min(version.size, version.size if end is None else end) - start:
+            if (now := storage.info(name)["size"]) != version.size:
+                raise changed(path, f"{version.size} bytes at first, {now} now")
+            raise WrongAnswerError(f"the storage gives {len(data)} bytes of {version.size}")
+        return data, version
+    asked = "" if end is None else f"bytes={start}-{end - 1}"
+    reading = transport(storage, name, asked, lambda answer: _checked(path, answer, start, end, known))
+    return asyncio.run_coroutine_threadsafe(reading, storage.loop).result()
+
+
+async def _checked(path: Path, answer: _Answer, start: int, end: int | None, known: Version | None) -> tuple[bytes, Version]:
+    """The body of an answer whose head is right."""
+    size, expected, first, last = answer.length, end, start, None
+    if not answer.whole:
+        found = _CONTENT_RANGE.fullmatch(answer.content_range)
+        if found is None:
+            raise WrongAnswerError(f"the server does not say which bytes it sends (Content-Range: {answer.content_range[:40]!r})")
+        first, last = int(found[1]), int(found[2])
+        size = int(found[3]) if found[3] != "*" else known.size if known else None
+    if known is not None and ((size is not None and size != known.size) or (known.tag and answer.tag != known.tag)):
+        raise changed(path, _difference(known, Version(known.size if size is None else size, answer.tag)))
+    if end is None or (size is not None and size < end):
+        expected = size
+    if expected is None:
+        raise WrongAnswerError("the server does not say how long it is (no Content-Length)")
+    if answer.whole and end is not None and known is not None and (start or end < known.size):
+        raise WrongAnswerError("the server sends all of it where a part was asked for (no range requests)")
+    if last is not None and (first, last + 1) != (start, expected):
+        raise WrongAnswerError(f"the server sends {answer.content_range[:60]!r} where bytes {start} to {expected} were asked for")
+    data = await _body(answer, expected - start + (not answer.whole or end is None))
+    if len(data) != expected - start and not (answer.whole and size is None):
+        more = len(data) > expected - start
+        raise WrongAnswerError(f"the server sends {'more than ' * more}{len(data) - more} bytes instead of {expected - start}")
+    return data, Version(-1 if size is None else size, answer.tag)
+
+
+async def _body(answer: _Answer, most: int) -> bytes:
+    """Its first `most` bytes."""
+    pieces, left = [], most
+    while left > 0 and (piece := await answer.read(min(_CHUNK_BYTES, left))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
+def _difference(known: Version, found: Version) -> str:
+    if known.size != found.size:
+        return f"{known.size} bytes at first, {found.size} now"
+    return f"{known.tag or 'no version'} at first, {found.tag or 'no version'} now"
+
+
+Take = Callable[[_Answer], Awaitable[tuple[bytes, Version]]]
+
+
+async def _from_web(storage: Any, name: str, asked: str, take: Take) -> tuple[bytes, Version]:
+    session = await storage.set_session()
+    headers = {**storage.kwargs.get("headers", {}), "Accept-Encoding": "identity"} | ({"Range": asked} if asked else {})
+    async with session.get(storage.encode_url(name), **(storage.kwargs | {"headers": headers})) as answer:
+        if answer.status == 416:  # an empty file has no range at all
+            return await take(_Answer(True, "", _total(answer.headers.get("Content-Range", "")), _tag(answer.headers), answer.content.read))
+        storage._raise_not_found_for_status(answer, name)
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise WrongAnswerError("the server sends it compressed, which was not asked for")
+        return await take(
+            _Answer(
+                whole=answer.status != 206,
+                content_range=answer.headers.get("Content-Range", ""),
+                length=answer.content_length,
+                tag=_tag(answer.headers),
+                read=answer.content.read,
+            )
+        )
+
+
+def _tag(headers: Any) -> str:
+    """A strong ETag, or else a time of change: weak ones do not tell bytes apart."""
+    etag: str = headers.get("ETag", "W/")
+    return str(headers.get("Last-Modified", "")) if etag.startswith("W/") else etag
+
+
+def _total(content_range: str) -> int:
+    """Of "bytes */0"."""
+    total = content_range.rpartition("/")[2]
+    return int(total) if total.isdecimal() else 0
+
+
+async def _from_s3(storage: Any, name: str, asked: str, take: Take) -> tuple[bytes, Version]:
+    bucket, key, version_id = storage.split_path(name)
+    more = ({"Range": asked} if asked else {}) | ({"VersionId": version_id} if version_id else {})
+    try:
+        answer = await storage._call_s3("get_object", Bucket=bucket, Key=key, **more)
+    except OSError as error:
+        if status_of(error) != 416:
+            raise
+
+        async def nothing(num_bytes: int) -> bytes:
+            return b""
+
+        return await take(_Answer(True, "", 0, "", nothing))
+    try:
+        tag = answer.get("ETag") or str(answer.get("LastModified", ""))
+        content_range = answer.get("ContentRange", "")
+        return await take(_Answer(not content_range, content_range, answer.get("ContentLength"), tag, answer["Body"].read))
+    finally:
+        answer["Body"].close()
