@@ -27,7 +27,10 @@ _PASSING = {
     *("ConnectionError", "TimeoutError", "gaierror", "ClientConnectionError", "ClientPayloadError"),
     *("HTTPClientError", "IncompleteRead", "ResponseParserError"),
 }
-_BROKEN = {"ClientPayloadError", "ServerDisconnectedError", "IncompleteRead", "ResponseStreamingError", "TooSlowError"}  # in mid-answer
+_BROKEN = {  # in mid-answer
+    *("ClientPayloadError", "ServerDisconnectedError", "IncompleteRead", "ResponseStreamingError"),
+    *("TooSlowError", "FSTimeoutError"),
+}
 _PASSING_CODES = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.ENETUNREACH, errno.EHOSTUNREACH}
 _PASSING_STATUS = {408, 429}  # and 500 to 599
 _STATUS_ADVICE = {
@@ -212,7 +215,7 @@ def status_of(error: BaseException | None) -> int | None:
         metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}  # botocore's
         named = (getattr(error, "status", None), getattr(error, "status_code", None), getattr(response, "status_code", None))
         for status in (*named, metadata.get("HTTPStatusCode")):
-            if isinstance(status, int):
+            if isinstance(status, int) and status:  # aiohttp's TooManyRedirects has 0
                 return status
         error = error.__cause__
     return None
@@ -229,10 +232,13 @@ def is_missing(error: BaseException) -> bool:
 def describe(error: Exception) -> str:
     """What an error says, with the status and what to do about it where it has one."""
     status = status_of(error)
-    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception) and not is_missing(error):
+    wraps = type(error).__name__ == "FSTimeoutError" or (isinstance(error, FileNotFoundError) and not is_missing(error))
+    if wraps and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, UnexpectedBodyError):
         return str(error)
+    if type(error).__name__ == "TooManyRedirects":
+        return "the server redirects from one address to the next without end"
     said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if status is None:
         return said
