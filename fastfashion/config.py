@@ -286,8 +286,11 @@ def _cast(key: str, kind: Any, value: Any) -> Any:
     try:
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
-        return kind(value)
-    except (KeyError, TypeError, ValueError):
+        found = kind(value)
+        if kind is not str and (isinstance(value, bool) or not -(2**63) <= found < 2**63 or (isinstance(value, float) and found != value)):
+            raise ValueError  # no number, none that this setting can have, or half of one; nan is in no range
+        return found
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key}: expected {getattr(kind, '__name__', kind)}, found {value!r}") from None
 
 

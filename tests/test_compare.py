@@ -16,8 +16,11 @@ SECOND = ["Bags", "Bags", "Shoes", "Belts", "Belts", "Belts"]
 
 def run(folder: Path, predictions: list[str], ids: str = "abcdef", digest: str = "1", task: str = "subCategory") -> Path:
     folder.mkdir()
-    split = {"protocol": "reference", "seed": 42, "by": [task]}
-    (folder / "report.json").write_text(json.dumps({"split": split, "tasks": {task: {"test_ids_sha256": digest}}}))
+    split = {"protocol": "reference", "seed": 42, "by": [task], "num_rows": 6, "train_rows": 9}
+    scores = dict.fromkeys(("accuracy", "macro_f1", "balanced_accuracy", "top3_accuracy", "calibration_error", "chance_accuracy"), 0.5)
+    twins = {key: {"n": 0, "accuracy": None} for key in ("with_duplicate_in_training", "without_duplicate_in_training")}
+    values = {"n": 5, **scores, **twins, "intervals": {}, "classes": [], "test_ids_sha256": digest * 64}
+    (folder / "report.json").write_text(json.dumps({"split": split, "tasks": {task: values}}))
     columns = {"id": list(ids), f"{task}_label": LABELS, f"{task}_prediction": predictions}
     pd.DataFrame(columns).to_parquet(folder / "predictions.parquet")
     return folder

@@ -25,7 +25,7 @@ from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run
 from fastfashion.model import load_artifact, save_artifact
-from fastfashion.model.artifact import FORMAT
+from fastfashion.model.description import FORMAT
 from fastfashion.serve import export as exporting
 from fastfashion.serve.export import ExportRequest, export
 from fastfashion.serve.subject import open_subject, pictures

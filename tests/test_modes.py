@@ -38,7 +38,7 @@ def kept_model(folder: Path) -> Path:
     description = ModelDescription(model="test_resnet", size="32x32", classes={"a": ["x", "y", "z"]}, flip_average=False)
     save_artifact(folder / "best", classifier.state_dict(), description)
     (folder / "config.json").write_text(json.dumps({"data": {"shards": "none"}}))
-    (folder / "report.json").write_text('{"tasks": {}}')
+    (folder / "report.json").write_text('{"tasks": {}, "split": {"protocol": "x", "seed": 0, "by": [], "num_rows": 0, "train_rows": 0}}')
     return folder
 
 

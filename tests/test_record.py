@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fastfashion.config import DataConfig, RunConfig
-from fastfashion.errors import ConfigError, TrainingError
+from fastfashion.errors import ConfigError, InputError
 from fastfashion.train.record import RunRecorder
 from fastfashion.train.track import check_tracking
 
@@ -81,7 +81,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     record(run, [step_line(1), step_line(2)], config())
     text = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([text[0][:20], text[1]]) + "\n")
-    with pytest.raises(TrainingError, match=r"metrics\.jsonl:1: not a line of metrics"):
+    with pytest.raises(InputError, match=r"metrics\.jsonl:1: not a line of metrics"):
         record(run, [], config(), step=2)
 
 

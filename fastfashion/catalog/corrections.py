@@ -11,12 +11,14 @@ from fastfashion.catalog.styles import NO_LABEL
 from fastfashion.catalog.vocab import Vocab
 from fastfashion.csv_files import unescaped
 from fastfashion.errors import InputError
+from fastfashion.untrusted import read_limited
 from fastfashion.words import why
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("id", "task", "label")
+MAX_BYTES = 1 << 28
 
 
 def correct(table: "pd.DataFrame", vocab: Vocab, path: Path, *, of_another_set: bool = False) -> "pd.DataFrame":
@@ -55,7 +57,7 @@ def correct(table: "pd.DataFrame", vocab: Vocab, path: Path, *, of_another_set: 
 def _read(path: Path) -> list[tuple[int, str, str, str]]:
     """Line number, id, task and label of each line."""
     try:
-        data = path.read_bytes()
+        data = read_limited(path, MAX_BYTES)
     except OSError as error:
         expected = f"expected a CSV with the columns {', '.join(COLUMNS)}"
         raise InputError(f"{path}: not readable ({why(error)}); {expected}") from error

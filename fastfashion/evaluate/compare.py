@@ -3,7 +3,8 @@
 predictions.parquet of each ─► join on id ─► McNemar's test, interval of each difference
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from fastfashion.evaluate.metrics import task_metrics
 from fastfashion.evaluate.opened import REPORT, read_report
 from fastfashion.evaluate.run import PREDICTIONS
 from fastfashion.evaluate.trained_on import SetIdentity
+from fastfashion.files import unreadable
+from fastfashion.untrusted import open_regular
+
+MOST_GROWTH = 100  # times as many bytes as the file has; of real predictions 2 to 5
 
 
 def compare(first: Path, second: Path) -> dict[str, Any]:
@@ -27,11 +32,11 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     or were tested by different labels.
     """
     reports = [_tested(run) for run in (first, second)]
-    tables = [pd.read_parquet(run / PREDICTIONS) for run in (first, second)]
     tasks = [task for task in reports[0]["tasks"] if task in reports[1]["tasks"]]
     if not tasks:
         names = [", ".join(report["tasks"]) for report in reports]
         raise InputError(f"{first} and {second} have no task in common: expected one of {names[0]}, found {names[1]}")
+    tables = [_predictions(run, report, tasks) for run, report in zip((first, second), reports, strict=True)]
     both = tables[0].merge(tables[1], on="id", suffixes=("_1", "_2"), validate="one_to_one")
     found = {task: _compare_task(_common((first, second), reports, both, task), tables, task) for task in tasks}
     return {"runs": [str(first), str(second)], "sets": [_set_of(report) for report in reports], "tasks": found}
@@ -69,6 +74,40 @@ def _tested(run: Path) -> dict[str, Any]:
     if report is None:
         raise InputError(f"{run}: {REPORT} is missing; test the run first: fastfashion evaluate {run}")
     return report
+
+
+def _predictions(run: Path, report: Mapping[str, Any], tasks: Sequence[str]) -> pd.DataFrame:
+    """The id, and the label and prediction of each task, of the rows that a run was tested on. Raises InputError for another table.
+
+    Columns and sizes are checked by the footer before a row is read: a small file of many equal rows would fill memory.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, again = run / PREDICTIONS, f"test the run again: fastfashion evaluate {run}"
+    texts = [f"{task}_{what}" for task in tasks for what in ("label", "prediction")]
+    try:
+        with open_regular(path) as data, pq.ParquetFile(data, read_dictionary=texts) as file:
+            footer, num_bytes = file.metadata, os.fstat(data.fileno()).st_size
+            for name in ("id", *texts):
+                kind = file.schema_arrow.field(name).type if name in file.schema_arrow.names else "no such column"
+                if kind not in (pa.string(), pa.large_string(), pa.null(), pa.dictionary(pa.int32(), pa.string())):
+                    raise InputError(f"{path}: {name}: expected a column of text, found {kind}; {again}")
+            expected = report["split"]["num_rows"] - len(report.get("skipped", ()))
+            if footer.num_rows != expected or footer.num_rows > num_bytes:  # each has an id of its own, and so a byte
+                raise InputError(f"{path}: expected the {expected} rows of {REPORT}, found {footer.num_rows} in {num_bytes} bytes; {again}")
+            sizes = [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)]
+            if sum(sizes) > MOST_GROWTH * num_bytes + (1 << 24):
+                raise InputError(f"{path}: its {num_bytes} bytes hold {sum(sizes)}, more than predictions can be packed; {again}")
+            table = file.read(["id", *texts]).to_pandas()
+    except OSError as error:
+        raise InputError(f"{path}: {unreadable(error)}; {again}") from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as Parquet ({' '.join(str(error).split())}); {again}") from error
+    no_answer = [name for name in texts if name.endswith("_prediction") and table[name].isna().any()]
+    if no_answer or table["id"].isna().any() or not table["id"].is_unique:
+        raise InputError(f"{path}: expected an id, once, and a prediction in each row, found others; {again}")
+    return table.astype(dict.fromkeys(texts, object))
 
 
 def _compare_task(both: pd.DataFrame, tables: list[pd.DataFrame], task: str) -> dict[str, Any]:

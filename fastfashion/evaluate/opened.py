@@ -3,9 +3,9 @@
 Writes nothing into a run but the list of ids of one from before there were such lists.
 """
 
-import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,16 @@ import pandas as pd
 from fastfashion.catalog import JointSplit, Vocab, correct, ids_hash
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.evaluate.schemas import MetricsLine, Report, Settings
 from fastfashion.evaluate.trained_on import SetIdentity, TrainedOn, list_rows, place, read_trained_on, write_trained_on
-from fastfashion.files import is_remote, location, unreadable
+from fastfashion.files import is_address, location, unreadable
 from fastfashion.model import Classifier, load_artifact
 from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.untrusted import open_regular, parse_json, read_limited
 
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
+MAX_CONFIG_BYTES, MAX_REPORT_BYTES, MAX_LINE_BYTES = 1 << 20, 1 << 28, 1 << 20
+_NOT_FINITE = re.compile(rb"(?<=: )(?:NaN|-?Infinity)(?=[,}])")  # in lines from before these were written as null
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,27 +54,29 @@ class OpenRun:
 def read_config(run: Path) -> RunConfig:
     """The resolved settings of a run; raises InputError where the folder is no run."""
     try:
-        return RunConfig.from_dict(json.loads((run / CONFIG).read_text(encoding="utf-8")))
+        values = parse_json(read_limited(run / CONFIG, MAX_CONFIG_BYTES), Settings, str(run / CONFIG), InputError, "no run's settings")
+        return RunConfig.from_dict(values)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{run}: not a run: {CONFIG} is missing; expected a folder such as runs/NAME that fastfashion train made"
         ) from None
     except OSError as error:
         raise InputError(f"{run / CONFIG}: {unreadable(error)}") from error
-    except (ValueError, AttributeError) as error:
+    except ConfigError as error:
         raise InputError(f"{run / CONFIG}: not readable as a run's settings: {error}") from error
 
 
 def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, writes: bool = True) -> OpenRun:
     """Open a run with the set that it was trained on, or, where `other_ids` allows, with any set.
 
-    Raises InputError, PackedSetError or ConfigError where the folder is no run, or run and packed set do not fit. The list of ids of a run
+    Raises InputError, PackedSetError or ConfigError where the folder is no run, or run and packed set do not fit, and where the set is at an
+    address that the run's settings alone name: no run makes this machine contact an address of its own. The list of ids of a run
     from before there were any is written into its folder, unless another rank `writes`.
     """
     config = read_config(run)
     model, description = load_artifact(run / "best")
     try:
-        packed = open_packed_set(shards or location(config.data.shards))
+        packed = open_packed_set(shards or _named_set(run, config))
     except PackedSetError as error:
         if shards is not None:
             raise
@@ -83,6 +89,8 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
                 "trained on; name the packed set of the training with --shards"
             )
     kept, notes = read_trained_on(run), list[str]()
+    if kept is not None and list(kept.classes.items()) != list(vocab.classes.items()):
+        raise InputError(f"{run}: best/ and trained_on.json have other labels or classes, so they are not of one run")
     if kept is None:
         own = _own_set(run, config, packed) if other_ids else packed
         kept = assumed_list(run, own, config, corrected(own, config.data.corrections))
@@ -118,11 +126,21 @@ def corrected(packed: PackedSet, corrections: str, *, of_another_set: bool = Fal
     return correct(packed.table, packed.vocab, Path(corrections), of_another_set=of_another_set) if corrections else packed.table
 
 
+def _named_set(run: Path, config: RunConfig) -> Path:
+    """Where a run's settings say that its set is, on this machine. Raises InputError where that is an address."""
+    if is_address(config.data.shards):
+        raise InputError(
+            f"{run}: its settings name the packed set {config.data.shards}, which was not contacted: a run's own address is opened only "
+            f"where you name it. If you trust it: --shards {config.data.shards}"
+        )
+    return location(config.data.shards)
+
+
 def _own_set(run: Path, config: RunConfig, tested: PackedSet) -> PackedSet:
     """The set that a run without a list names in its settings, of which `tested` may hold what it never saw."""
     try:
-        return tested if config.data.shards == str(tested.path) else open_packed_set(location(config.data.shards))
-    except PackedSetError as error:
+        return tested if config.data.shards == str(tested.path) else open_packed_set(_named_set(run, config))
+    except (PackedSetError, InputError) as error:
         raise InputError(
             f"{run}: it is from before runs kept the ids that they were trained on, and its own set cannot be opened ({error}), so nobody "
             f"knows what it never saw of {tested.path}; test it on its own set first, wherever that is: "
@@ -143,8 +161,8 @@ def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.Data
                 f"{run} was trained on other rows than {packed.path} gives it now: its epochs had {line['step'] // (line['epoch'] + 1)} "
                 f"steps, of this set they have {steps}; name the set that it was trained on with --shards"
             )
-    report = read_report(run) or {}
-    known = report.get("split", {}).get("train_ids_sha256")
+    report = read_report(run)
+    known = None if report is None else report["split"].get("train_ids_sha256")
     if known is not None and known != ids_hash(kept.ids[kept.split.train].tolist()):
         raise InputError(
             f"{run} was trained on other rows than {packed.path} gives it now: the training ids in {run / REPORT} have the hash "
@@ -156,11 +174,11 @@ def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.Data
 
 def _check_recorded(run: Path, packed: PackedSet, kept: TrainedOn) -> None:
     """Raises InputError where the set that a run's settings name is where it was, and holds other ids than the one that is given."""
-    named = location(read_config(run).data.shards)
-    if is_remote(named) or str(named) == str(packed.path):
+    named = read_config(run).data.shards
+    if is_address(named) or named == str(packed.path):
         return
     try:
-        recorded = SetIdentity.of(open_packed_set(named))
+        recorded = SetIdentity.of(open_packed_set(location(named)))
     except PackedSetError:
         return  # it was moved
     if recorded.ids_sha256 != kept.source.ids_sha256:
@@ -174,19 +192,39 @@ def _check_recorded(run: Path, packed: PackedSet, kept: TrainedOn) -> None:
 def read_report(run: Path) -> dict[str, Any] | None:
     """What `evaluate_run` returned; None where the run was not tested. Raises InputError where the file is cut, or no report."""
     path = run / REPORT
+    advice = f"test the run again: fastfashion evaluate {run}"
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        data = read_limited(path, MAX_REPORT_BYTES)
+        parse_json(data, Report, f"{path}: not readable as a report", InputError, advice)
+        return parse_json(data, dict[str, Any], str(path), InputError, advice)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise InputError(f"{path}: {unreadable(error)}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not readable ({error}); test the run again: fastfashion evaluate {run}") from error
-    if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
-        raise InputError(f"{path}: expected a report with tasks, found none; test the run again: fastfashion evaluate {run}")
-    return report
 
 
-def read_metrics(run: Path) -> list[Mapping[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
+def read_metrics(run: Path, notes: list[str] | None = None) -> list[Mapping[str, Any]]:
+    """The lines of a run's metrics.jsonl; that half a last line was skipped is added to `notes`. Raises what `metrics_lines` raises."""
+    return [line for _, line in metrics_lines(run / METRICS, [] if notes is None else notes)]
+
+
+def metrics_lines(path: Path, notes: list[str]) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
+    """Each line as it is, and what it says. A last line without its end, as a run leaves that was killed, is skipped, and `notes` say so.
+
+    Raises InputError, with the line's number, where one is damaged.
+    """
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise InputError(f"{path}: {unreadable(error)}") from error
+    with file:
+        for number, data in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+            if not data.endswith(b"\n") and len(data) < MAX_LINE_BYTES:
+                notes.append(f"{path}:{number}: half a line, as a killed run leaves, was skipped")
+                return
+            where, advice = f"{path}:{number}: not a line of metrics", "correct or remove that line"
+            text = _NOT_FINITE.sub(b"null", data)
+            line = parse_json(text, MetricsLine, where, InputError, advice)
+            if line["kind"] == "epoch" and not line.get("val"):
+                raise InputError(f"{where}: an epoch without val; {advice}")
+            yield data, parse_json(text, dict[str, Any], where, InputError, advice)

@@ -3,8 +3,7 @@
 run/best + config.json ─► test rows ─► predict (every rank its share) ─► gather ─► metrics ─► report.json, predictions.parquet, plots/
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,9 +24,10 @@ from fastfashion.evaluate.opened import METRICS, REPORT, OpenRun, open_run, read
 from fastfashion.evaluate.predictions import Predictions, predict, score
 from fastfashion.evaluate.sheet import write_sheet
 from fastfashion.evaluate.trained_on import SetIdentity
-from fastfashion.files import publish, publish_json
+from fastfashion.files import plain, publish, publish_json
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_pictures, open_loader
 from fastfashion.shards import PackedSet
+from fastfashion.untrusted import file_sha256
 from fastfashion.words import counted
 
 PREDICTIONS, PLOTS = "predictions.parquet", "plots"
@@ -95,14 +95,16 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
     predictions, skipped = predict_rows(opened, rows, labels, request, world)
     if unseen:
         predictions = _with_labels(opened, predictions)
-    report = _report(opened, predictions, request.rows)
+    notes = list(opened.notes)
+    history = read_metrics(opened.path, notes) if (opened.path / METRICS).is_file() else []
+    report = plain(_report(replace(opened, notes=tuple(notes)), predictions, request.rows))
     report["skipped"] = [asdict(one) for _, one in sorted(skipped.items())]
     if world.is_main:
         out = report_folder(request.run, request.rows)
         out.mkdir(exist_ok=True)
         table = predictions_table(opened.packed, opened.vocab, predictions)
         publish(out / PREDICTIONS, lambda beside: table.to_parquet(beside, index=False))
-        _draw(opened, predictions, out / PLOTS, _what(opened, request.rows))
+        _draw(opened, predictions, out / PLOTS, _what(opened, request.rows), history)
         publish_json(out / REPORT, report)  # the last: where it is, all is
     return report
 
@@ -185,7 +187,7 @@ def _report(opened: OpenRun, predictions: Predictions, tested: str) -> dict[str,
 
 def _corrections_sha256(config: RunConfig) -> str | None:
     """Of the file: corrections change the labels that a run is tested by, too."""
-    return hashlib.sha256(Path(config.data.corrections).read_bytes()).hexdigest() if config.data.corrections else None
+    return file_sha256(Path(config.data.corrections)) if config.data.corrections else None
 
 
 def _details(opened: OpenRun, predictions: Predictions, task: str) -> dict[str, Any]:
@@ -291,11 +293,11 @@ def predictions_table(packed: PackedSet, vocab: Vocab, predictions: Predictions)
     return pd.DataFrame(columns)
 
 
-def _draw(opened: OpenRun, predictions: Predictions, folder: Path, what: str) -> None:
+def _draw(opened: OpenRun, predictions: Predictions, folder: Path, what: str, history: Sequence[Mapping[str, Any]]) -> None:
     run = opened.path
     folder.mkdir(exist_ok=True)
-    if (run / METRICS).is_file():
-        plots.plot_training(folder / "training.png", read_metrics(run), title=f"{run.name}: training")
+    if history:
+        plots.plot_training(folder / "training.png", history, title=f"{run.name}: training")
     for task in predictions.probabilities:
         confusion, names = _confusion(predictions, task), opened.vocab.names(task)
         title = f"{run.name}: {task}, {what}"

@@ -7,26 +7,29 @@ A set is the ids that it holds: neither their order, nor the folder's name, nor 
 """
 
 import hashlib
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fastfashion.catalog import JointSplit, joint_split, oversampled
 from fastfashion.config import DataConfig
-from fastfashion.errors import ConfigError, InputError
+from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import publish, publish_json, unreadable
 from fastfashion.shards import PackedSet
+from fastfashion.untrusted import Count, Format, Sha256, described, file_sha256, parse_description, read_limited
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DESCRIPTION, ROWS = "trained_on.json", "trained_on.safetensors"
-FORMAT_NAME, FORMAT_VERSION = "fastfashion-trained-on", 1
+FORMAT = Format("fastfashion-trained-on", oldest=1, newest=2, sealed=2)
+MAX_DESCRIPTION_BYTES = 1 << 28
+_MOST_TIMES = 100  # that oversampling makes an epoch longer: less than the root of the number of classes
 _SEPARATOR = "\0"  # no file name has it, and so no id
 _SHOWN = 3  # ids in a message
 
@@ -36,8 +39,8 @@ class SetIdentity:
     """Which packed set: two of equal `ids_sha256` are the same."""
 
     path: str  # where it was
-    num_rows: int
-    ids_sha256: str  # of all ids, sorted, with line feeds between
+    num_rows: Count
+    ids_sha256: Sha256  # of all ids, sorted, with line feeds between
 
     @classmethod
     def of(cls, packed: PackedSet) -> "SetIdentity":
@@ -46,6 +49,27 @@ class SetIdentity:
 
     def __str__(self) -> str:
         return f"{self.path} ({self.num_rows} rows, ids {self.ids_sha256[:12]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Description:
+    """trained_on.json."""
+
+    set: SetIdentity
+    assumed: bool
+    lists: dict[Literal["val", "test"], dict[str, str]]  # the name of each task's rows in the other file
+    classes: dict[str, tuple[str, ...]]
+    train_counts: dict[str, tuple[Count, ...]]
+    sha256: Sha256  # of the other file
+
+    def __post_init__(self) -> None:
+        tasks = list(self.classes)
+        for what, of in (("val", self.lists.get("val", {})), ("test", self.lists.get("test", {})), ("train_counts", self.train_counts)):
+            if not tasks or list(of) != tasks:
+                raise ValueError(f"{what}: expected the labels {', '.join(tasks)}, found {', '.join(of) or 'none'}")
+        for task, names in self.classes.items():
+            if len(names) != len(self.train_counts[task]):
+                raise ValueError(f"train_counts of {task}: expected {len(names)}, one a class, found {len(self.train_counts[task])}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,9 +221,9 @@ def write_trained_on(run: Path, kept: TrainedOn) -> None:
     parts = {part: {task: names[id(rows)] for task, rows in getattr(kept.split, part).items()} for part in ("val", "test")}
     counts: dict[str, Any] = {"train": len(kept.split.train)}
     counts |= {part: {task: len(rows) for task, rows in getattr(kept.split, part).items()} for part in ("val", "test")}
-    known = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "set": asdict(kept.source), "assumed": kept.assumed, "rows": counts}
-    known |= {"lists": parts, "classes": kept.classes, "train_counts": kept.train_counts, "sha256": _sha256(run / ROWS)}
-    publish_json(run / DESCRIPTION, known)
+    known = {"set": asdict(kept.source), "assumed": kept.assumed, "rows": counts, "lists": parts}
+    known |= {"classes": kept.classes, "train_counts": kept.train_counts, "sha256": file_sha256(run / ROWS)}
+    publish_json(run / DESCRIPTION, described(FORMAT, known))
 
 
 def read_trained_on(run: Path) -> TrainedOn | None:
@@ -209,46 +233,57 @@ def read_trained_on(run: Path) -> TrainedOn | None:
     path = run / DESCRIPTION
     way_out = f"put it back from a copy; without both {DESCRIPTION} and {ROWS} the run's rows are computed from its set, unchecked"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = (values["format"], values["version"])
-        if found != (FORMAT_NAME, FORMAT_VERSION):
-            raise InputError(f"{path}: expected {FORMAT_NAME} version {FORMAT_VERSION}, found {found[0]} version {found[1]}")
-        if _sha256(run / ROWS) != values["sha256"]:
+        known = parse_description(read_limited(path, MAX_DESCRIPTION_BYTES), FORMAT, _Description, str(path), InputError, way_out)
+        if file_sha256(run / ROWS) != known.sha256:
             raise InputError(f"{run / ROWS}: damaged: its checksum is not the one in {DESCRIPTION}; {way_out}")
-        return _from_files(values, load_file(run / ROWS))
+        return _from_files(known, load_file(run / ROWS))
     except (FileNotFoundError, NotADirectoryError):
         if path.is_file():
             raise InputError(f"{run / ROWS}: missing; {way_out}") from None
         return None
     except OSError as error:
         raise InputError(f"{error.filename or path}: {unreadable(error)}") from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not readable as a run's list of ids ({type(error).__name__}: {error}); {way_out}") from error
+    except FastfashionError:
+        raise
+    except Exception as error:  # safetensors has errors of its own
+        raise InputError(f"{run / ROWS}: not readable as a run's list of ids ({type(error).__name__}: {error}); {way_out}") from error
 
 
-def _from_files(values: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> TrainedOn:
-    parts = {name: tensor.astype(np.int64) for name, tensor in tensors.items() if name.startswith("part_")}
-    train = tensors["train"].astype(np.int64)
+def _from_files(known: _Description, tensors: Mapping[str, np.ndarray]) -> TrainedOn:
+    """Raises ValueError or KeyError where the two files contradict each other, or a row is none of the list."""
+    ids = np.array(tensors["ids"].tobytes().decode().split(_SEPARATOR), dtype=object)
+    if len(set(ids)) != len(ids):
+        raise ValueError("ids: an id is there twice")
+    parts = {name: _rows(name, tensors[name], len(ids)) for of in known.lists.values() for name in of.values()}
+    train = _rows("train", tensors["train"], len(ids))
+    times = _rows("times", tensors["times"], math.isqrt(len(train)) + 2) if "times" in tensors else np.ones(len(train), dtype=np.int64)
+    if len(times) != len(train) or not len(train) <= times.sum() <= _MOST_TIMES * len(train):
+        raise ValueError(f"times: expected how often each of {len(train)} training rows is in an epoch, found {len(times)} other numbers")
+    starts = _rows("shard_starts", tensors["shard_starts"], len(ids))
+    if not len(starts) or starts[0] != 0 or (np.diff(starts) <= 0).any():
+        raise ValueError("shard_starts: expected ascending rows from 0 on")
     return TrainedOn(
-        source=SetIdentity(**values["set"]),
-        ids=np.array(tensors["ids"].tobytes().decode().split(_SEPARATOR), dtype=object),
+        source=known.set,
+        ids=ids,
         split=JointSplit(
-            train=train, **{part: {task: parts[name] for task, name in values["lists"][part].items()} for part in ("val", "test")}
+            train=train,
+            val={task: parts[name] for task, name in known.lists["val"].items()},
+            test={task: parts[name] for task, name in known.lists["test"].items()},
         ),
-        times=tensors["times"].astype(np.int64) if "times" in tensors else np.ones(len(train), dtype=np.int64),
-        shard_starts=tensors["shard_starts"],
-        classes={task: tuple(names) for task, names in values["classes"].items()},
-        train_counts={task: tuple(counts) for task, counts in values["train_counts"].items()},
-        assumed=values["assumed"],
+        times=times,
+        shard_starts=starts,
+        classes=known.classes,
+        train_counts=known.train_counts,
+        assumed=known.assumed,
     )
+
+
+def _rows(name: str, values: np.ndarray, below: int) -> np.ndarray:
+    """int64 (n,), each from 0 to below `below`."""
+    if values.ndim != 1 or values.dtype.kind not in "iu" or (len(values) and not 0 <= int(values.min()) <= int(values.max()) < below):
+        raise ValueError(f"{name}: expected whole numbers from 0 to {below - 1}")
+    return values.astype(np.int64)
 
 
 def _small(rows: np.ndarray, below: int) -> np.ndarray:
     return rows.astype(np.uint16 if below <= 1 << 16 else np.uint32)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

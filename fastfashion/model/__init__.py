@@ -1,11 +1,12 @@
 """Floor 4: the classifier, its loss, and the folder it is kept in."""
 
-from fastfashion.model.artifact import ModelDescription, count_parameters, load_artifact, save_artifact
+from fastfashion.model.artifact import count_parameters, load_artifact, save_artifact
 from fastfashion.model.cpu_conv import use_fast_convolutions
+from fastfashion.model.description import ModelDescription, described
 from fastfashion.model.first_weights import check_first_weights
 from fastfashion.model.net import Classifier, build_classifier, no_numbers, probabilities
 from fastfashion.model.objective import LossSettings, logit_offsets, objective
-from fastfashion.model.own_run import described, keep_heads
+from fastfashion.model.own_run import keep_heads
 from fastfashion.model.probe import FirstStep, check_first_step
 from fastfashion.model.sizes import has_fixed_size, nearest_size
 from fastfashion.model.sync_bn import synchronise_batch_norm

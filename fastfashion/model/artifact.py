@@ -1,52 +1,18 @@
 """The best/ folder of a run: weights as safetensors and all that a reader needs to use them. Reading it runs no code from it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
-import msgspec
 import torch
 
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.files import publish_folder, publish_json, unreadable
+from fastfashion.model.description import FORMAT, WAY_OUT, ModelDescription, read_description
 from fastfashion.model.net import Classifier, build_classifier
-from fastfashion.model.weights import (
-    DESCRIPTION,
-    MAX_DESCRIPTION_BYTES,
-    WEIGHTS,
-    misfit,
-    not_finite,
-    read_safetensors,
-    read_shapes,
-    shapes_of,
-)
-from fastfashion.untrusted import Format, Sha256, described, file_sha256, parse_description, read_limited
-
-FORMAT = Format("fastfashion-model", oldest=2, newest=3, sealed=3)  # 2: with temperatures and flip_average; 3: with checksums
-WAY_OUT = "put best/ back from a copy, or train again"
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=10_000)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelDescription:
-    """What stands beside the weights: backbone, input size (HxW, RGB, 0 to 255), class names by task, mirrored or not."""
-
-    model: Name
-    size: str
-    classes: dict[Name, list[str]]
-    flip_average: bool
-    channels_last: bool = True  # the memory layout in which it was trained; a few models fail in this one
-    sha256: Sha256 | None = field(default=None, compare=False)  # of the weights' file; None in version 2
-
-    def __post_init__(self) -> None:
-        Size.parse(self.size)
-        if not self.classes:
-            raise ValueError("classes: expected a label, found none")
-        for task, names in self.classes.items():
-            if not names or len(set(names)) != len(names):
-                raise ValueError(f"classes of {task}: expected names, each once")
+from fastfashion.model.weights import DESCRIPTION, WEIGHTS, misfit, not_finite, read_safetensors, read_shapes, shapes_of
+from fastfashion.untrusted import described, file_sha256
 
 
 def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: ModelDescription) -> None:
@@ -70,10 +36,7 @@ def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
     """
     path = folder / WEIGHTS
     try:
-        known = read_limited(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES)
-        description = parse_description(known, FORMAT, ModelDescription, str(folder / DESCRIPTION), InputError, WAY_OUT)
-        if description.sha256 not in (None, file_sha256(path)):
-            raise InputError(f"{path}: damaged, or of another model: its checksum is not the one in {DESCRIPTION}; {WAY_OUT}")
+        description = read_description(folder)
         with torch.device("meta"):
             expected = shapes_of(_build(description).state_dict())
         if wrong := misfit(read_shapes(path), expected):

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from fastfashion.config import ModelConfig
-from fastfashion.errors import ConfigError
+from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.files import unreadable
-from fastfashion.model.weights import WEIGHTS, read_safetensors, weights_file
+from fastfashion.model.weights import WEIGHTS, not_finite, read_pickled, read_safetensors, weights_file
 
 HUB_TIMEOUT_S = 10
 
@@ -41,10 +41,12 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a .safetensors file, or of a .pth/.bin file read without running any code from it."""
     try:
         if path.suffix == ".safetensors":
-            return read_safetensors(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+            return _checked(read_safetensors(path), path)
+        weights = read_pickled(path)
     except OSError as error:
         raise ConfigError(f"--weights {path}: {unreadable(error)}") from error
+    except FastfashionError:
+        raise
     except Exception as error:
         raise ConfigError(
             f"--weights {path}: not readable as a state dict of tensors ({type(error).__name__}); "
@@ -53,7 +55,17 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(weights, dict) and isinstance(weights.get(key), dict):
             weights = weights[key]
-    return weights
+    return _checked(weights, path)
+
+
+def _checked(weights: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The tensors among what was read, if there are any and all are finite numbers."""
+    tensors = {name: one for name, one in weights.items() if torch.is_tensor(one)} if isinstance(weights, Mapping) else {}
+    if not tensors or not all(isinstance(name, str) for name in tensors):
+        raise ConfigError(f"--weights {path}: expected a state dict of tensors by name, found {type(weights).__name__}")
+    if wrong := not_finite(tensors):
+        raise ConfigError(f"--weights {path}: the tensor {wrong} holds NaN or an infinity; nothing can be trained from it")
+    return tensors
 
 
 def check_fit(weights: Mapping[str, torch.Tensor], backbone: nn.Module, config: ModelConfig) -> None:

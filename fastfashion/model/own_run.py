@@ -1,11 +1,12 @@
 """A run's own weights as the first ones of another: its backbone, and the heads of labels whose classes are the same."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from fastfashion.errors import ConfigError
+from fastfashion.model.description import described
 from fastfashion.model.weights import DESCRIPTION, read_safetensors, weights_file
 
 if TYPE_CHECKING:
@@ -21,23 +22,15 @@ def own_backbone(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return {name.removeprefix(BACKBONE): tensor for name, tensor in weights.items() if name.startswith(BACKBONE)}
 
 
-def described(given: str) -> dict[str, Any]:
-    """What is written beside a run's weights, "model" and "classes" among it; empty where `given` is no run's."""
-    try:
-        values = json.loads((weights_file(given).parent / DESCRIPTION).read_text(encoding="utf-8"))
-        return values if isinstance(values["classes"], dict) and isinstance(values["model"], str) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
 def keep_heads(model: "Classifier", classes: Mapping[str, Sequence[str]], given: str) -> str:
     """Give the model the heads of the run that `given` is, of labels with the same classes in any order; says what was done.
 
     classes: the names of each label's classes, in the model's order. Says nothing where `given` is no run's.
     """
-    known = described(given).get("classes", {})
-    if not known:
+    description = described(given)
+    if description is None:
         return ""
+    known = description.classes
     tensors = read_safetensors(weights_file(given))
     kept, anew = [], []
     for task, names in classes.items():
@@ -50,7 +43,10 @@ def keep_heads(model: "Classifier", classes: Mapping[str, Sequence[str]], given:
         head = model.head(task)
         with torch.no_grad():
             for name, parameter in head.named_parameters():
-                parameter.copy_(tensors[f"{model.head_key(task)}.{name}"][rows])
+                tensor = tensors.get(f"{model.head_key(task)}.{name}")
+                if tensor is None or tensor.shape != parameter.shape:
+                    raise ConfigError(f"--weights {given}: it has no head of {len(names)} classes of {task}, as {DESCRIPTION} says")
+                parameter.copy_(tensor[rows])
         kept.append(task)
     parts = [f"heads kept: {', '.join(kept)}"] if kept else []
     parts += [f"begun anew: {', '.join(anew)}"] if anew else []

@@ -1,6 +1,7 @@
 """Files of weights: tensors and what the file says of itself. Reading one runs no code from it."""
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ Shapes = dict[str, tuple[tuple[int, ...], bool]]  # by name; and whether it hold
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"  # of our own models, beside the weights
 MAX_DESCRIPTION_BYTES = 1 << 26
+MOST_COPIES = 8  # of a model in a file: weights, their average, the optimiser's two moments, in double precision
 _HUB_CONFIG = "config.json"  # of timm's models on the Hub, beside the weights
 _DECLARED = ("model", "architecture", "arch")  # what the name of the model is called in files of ours, of timm's, and of training scripts
 
@@ -66,18 +68,47 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
     return next((name for name, one in tensors.items() if one.is_floating_point() and not torch.isfinite(one).all()), "")
 
 
+def read_pickled(path: Path) -> Any:
+    """What is in a .pth or .bin file, read without running code from it. Raises ConfigError for tensors that grow when they are read."""
+    with open_regular(path) as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+                    raise ConfigError(f"--weights {path}: its tensors are compressed, which torch.save never does; save them again")
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _check_bytes(config: ModelConfig) -> None:
+    """Raises ConfigError where a file of first weights is far larger than a checkpoint of the model, optimiser and all, can be."""
+    import timm
+
+    path = weights_file(config.weights)
+    if not path.is_file() or not timm.is_model(_plain(config.name)):
+        return  # which is said elsewhere
+    with torch.device("meta"):
+        needed = 4 * sum(one.numel() for one in timm.create_model(_plain(config.name)).state_dict().values())
+    if path.stat().st_size > MOST_COPIES * needed + (1 << 26):
+        raise ConfigError(
+            f"--weights {config.weights}: {path.stat().st_size / 1e6:.0f} MB, more than {MOST_COPIES} times the {needed / 1e6:.0f} MB of "
+            f"{config.name}; expected weights of that model"
+        )
+
+
 def declared_model(path: Path) -> str:
     """The model that a .safetensors, .pth or .bin file, or a description beside it, says the weights are for; "" where none does."""
     try:
         if path.suffix == ".safetensors":
             return _first_name(_metadata(path)) or _beside(path)
-        return _first_name(torch.load(path, map_location="cpu", weights_only=True)) or _beside(path)
+        return _first_name(read_pickled(path)) or _beside(path)
     except Exception:
         return ""  # who reads the tensors says what is wrong with the file
 
 
 def check_declared(config: ModelConfig) -> None:
-    """Raises ConfigError where first weights say that they are another model's, even if all their tensors would fit."""
+    """Raises ConfigError where first weights say that they are another model's, even if all their tensors would fit, or are too many."""
+    if config.weights:
+        _check_bytes(config)
     declared = declared_model(weights_file(config.weights)) if config.weights else ""
     if declared and _plain(declared) != _plain(config.name):
         raise ConfigError(

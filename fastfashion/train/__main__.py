@@ -106,7 +106,8 @@ def train(
     if model is None and weights is not None:
         from fastfashion.model import described
 
-        flags["model.name"] = described(str(weights)).get("model")  # a run's weights are of its own model
+        known = described(str(weights))  # a run's weights are of its own model
+        flags["model.name"] = None if known is None else known.model
     given = {key: value for key, value in flags.items() if value is not None}
     config = RunConfig(data=DataConfig(shards=str(find_shards(shards)))).with_recipe(recipe_name, given | parse_settings(settings or []))
     from fastfashion.train.folder import discard_untrained, missing

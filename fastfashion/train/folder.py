@@ -9,14 +9,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate import read_config, trained_on
 from fastfashion.evaluate.opened import CONFIG, METRICS
-from fastfashion.files import hold, is_unpublished, publish_json
+from fastfashion.files import hold, is_unpublished, publish_json, unreadable
 from fastfashion.train.settings import ALLOWED, FREE, changes, changes_that_count
+from fastfashion.untrusted import Count, parse_json, read_limited
 
 CHECKPOINTS, BEST, STATUS, SKIPPED, LOCK = "checkpoints", "best", "status.json", "skipped.csv", ".training.lock"
 RESUME = ("auto", "never", "must")
@@ -180,13 +181,28 @@ def _is_partial(name: str) -> bool:
     return is_unpublished(name) and (not name.endswith(".partial") or any(name.startswith(f".{known}.") for known in _BEGUN))
 
 
-def read_status(run: Path) -> dict[str, Any]:
-    """What status.json says; empty where there is none, or it is no status."""
+class Status(TypedDict, total=False):
+    """What status.json says, as far as we read it."""
+
+    state: str
+    optimizer: str
+    reason: str
+    epochs: Count
+    steps: Count
+    summary: dict[str, str | int | float]
+
+
+def read_status(run: Path) -> Status:
+    """Empty where there is none. Raises TrainingError where it is no status: nobody then knows whether the run is finished."""
+    path = run / STATUS
     try:
-        values = json.loads((run / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
+        data = read_limited(path, 1 << 20)
+    except FileNotFoundError:
+        return Status()
+    except OSError as error:
+        raise TrainingError(f"{path}: {unreadable(error)}") from error
+    advice = "put it back from a copy, or remove it: the run then resumes from its checkpoints, and without any trains anew"
+    return parse_json(data, Status, str(path), TrainingError, advice)
 
 
 def write_status(run: Path, state: str, **values: Any) -> None:

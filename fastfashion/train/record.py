@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from fastfashion.config import RunConfig
-from fastfashion.errors import TrainingError
-from fastfashion.evaluate.opened import METRICS
-from fastfashion.files import publish
+from fastfashion.evaluate.opened import METRICS, metrics_lines
+from fastfashion.files import plain, publish
 from fastfashion.train.track import open_trackers
 
 WIDE = 110  # columns: less than that has no room for a bar
@@ -81,7 +80,8 @@ class RunRecorder:
         from fastfashion.bars import tqdm
 
         done, self._epochs = epoch * num_steps + step, config.train.epochs
-        _drop_later(run / METRICS, epoch, done)
+        for note in _drop_later(run / METRICS, epoch, done):
+            self.say(note)
         self._file = (run / METRICS).open("a", encoding="utf-8")
         self._events = SummaryWriter(str(run), purge_step=done + 1)
         if not done:
@@ -94,7 +94,7 @@ class RunRecorder:
         self._total, self._said_at, self._opened_at, self._opened_step = total, -LINE_S, time.monotonic(), done
 
     def write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(with_all_keys(line)) + "\n")
+        self._file.write(json.dumps(plain(with_all_keys(line))) + "\n")
         self._file.flush()
         if line["kind"] == "start":
             return
@@ -155,21 +155,14 @@ def with_all_keys(line: Mapping[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(KEYS) | dict(line) | {"time": times}
 
 
-def _drop_later(path: Path, epoch: int, done: int) -> None:
-    """Leave the lines of what was done before; raises TrainingError where one is no line of metrics."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]  # a run that was killed while it wrote leaves half a line
-    kept = []
-    for number, line in enumerate(whole.splitlines(keepends=True), 1):
-        try:
-            values = json.loads(line)
-            before = {"start": True, "step": values["step"] <= done, "epoch": values["epoch"] < epoch}[values["kind"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError(
-                f"{path}:{number}: not a line of metrics ({type(error).__name__}: {error}); mend or remove the line"
-            ) from error
-        kept += [line] if before else []
-    publish(path, lambda beside: beside.write_text("".join(kept), encoding="utf-8"))
+def _drop_later(path: Path, epoch: int, done: int) -> list[str]:
+    """Leave the lines of what was done before; returns what to say. Raises InputError where one is no line of metrics."""
+    kept, notes = [], list[str]()
+    for text, line in metrics_lines(path, notes) if path.is_file() else ():
+        if {"start": True, "step": line["step"] <= done, "epoch": line["epoch"] < epoch}[line["kind"]]:
+            kept.append(text)
+    publish(path, lambda beside: beside.write_bytes(b"".join(kept)))
+    return notes
 
 
 def _flatten(prefix: str, value: Any) -> list[tuple[str, float]]:

@@ -4,10 +4,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fastfashion.config import RunConfig
+from fastfashion.errors import TrainingError
 from fastfashion.evaluate.opened import METRICS, read_config, read_metrics
 from fastfashion.model import count_parameters, load_artifact
-from fastfashion.train.folder import BEST, has_checkpoint, is_finished, read_status
+from fastfashion.train.folder import BEST, STATUS, Status, has_checkpoint, is_finished, read_status
 from fastfashion.train.settings import changes, changes_that_count
 
 
@@ -35,19 +38,23 @@ def finished_summary(run: Path, config: RunConfig) -> TrainSummary | None:
     if not is_finished(run) or changes_that_count(changes(read_config(run), config)):
         return None
     status = read_status(run)
-    known = status.get("summary")
-    if isinstance(known, dict) and known.keys() == {each.name for each in fields(TrainSummary)}:
-        return TrainSummary(**known | {"run": str(run), "resumed_at_step": known["steps"]})
+    known = status.get("summary", {})
+    if known.keys() == {each.name for each in fields(TrainSummary)}:
+        try:
+            return msgspec.convert(known | {"run": str(run), "resumed_at_step": known["steps"]}, TrainSummary)
+        except msgspec.ValidationError as error:
+            raise TrainingError(f"{run / STATUS}: its summary is not as expected ({error}); put the file back from a copy") from error
     return None if has_checkpoint(run) else _from_its_files(run, status, config)
 
 
-def _from_its_files(run: Path, status: dict[str, Any], config: RunConfig) -> TrainSummary:
+def _from_its_files(run: Path, status: Status, config: RunConfig) -> TrainSummary:
     """Of a run from before status.json held a summary, whose checkpoints are gone; its best epoch by the rule of that time."""
     lines = [line for line in read_metrics(run) if line["kind"] == "epoch"] if (run / METRICS).is_file() else []
     best_epoch, best_metric = -1, -1.0
     for line in lines:
         chosen = [line["val"][task] for task in config.data.split_tasks if task in line["val"]] or list(line["val"].values())
-        metric = sum(float(scores.get(config.train.select, line["epoch"])) for scores in chosen) / len(chosen)
+        scores = [each.get(config.train.select) for each in chosen]
+        metric = sum(float(line["epoch"] if score is None else score) for score in scores) / len(scores)
         if metric > best_metric:
             best_epoch, best_metric = line["epoch"], metric
     return TrainSummary(
