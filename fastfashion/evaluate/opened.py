@@ -69,9 +69,9 @@ def read_config(run: Path) -> RunConfig:
 def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, writes: bool = True) -> OpenRun:
     """Open a run with the set that it was trained on, or, where `other_ids` allows, with any set.
 
-    Raises InputError, PackedSetError or ConfigError where the folder is no run, or run and packed set do not fit, and where the set is at an
-    address that the run's settings alone name: no run makes this machine contact an address of its own. The list of ids of a run
-    from before there were any is written into its folder, unless another rank `writes`.
+    Raises InputError, PackedSetError or ConfigError where the folder is no run, or run and packed set do not fit, and where the set is at
+    an address that the run's settings alone name: no run makes this machine contact an address of its own. The list of ids of a run from
+    before there were any is written into its folder, unless another rank `writes`.
     """
     config = read_config(run)
     model, description = load_artifact(run / "best")
