@@ -6,6 +6,8 @@ import io
 import json
 import os
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,9 +20,10 @@ import torch
 from conftest import PackedSmall, smooth_picture
 from serving import ServedRun, make_run
 
-from fastfashion.errors import ConfigError
+from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.serve.api import api_routes
 from fastfashion.serve.asgi import App, Message, Receive, Scope, Send
+from fastfashion.serve.auth import FORGET_S, MAX_ADDRESSES, Auth, Failures, find_auth
 from fastfashion.serve.errors import Errors
 from fastfashion.serve.hosts import HostRules, Hosts, host_rules, parse_allowed
 from fastfashion.serve.limits import Limits
@@ -29,7 +32,9 @@ from fastfashion.serve.state import open_state
 Pairs = dict[str, str] | list[tuple[str, str]]
 
 
-def ask(app: App, method: str = "GET", path: str = "/", headers: Pairs | None = None, body: bytes = b"") -> tuple[int, dict[str, str], Any]:
+def ask(
+    app: App, method: str = "GET", path: str = "/", headers: Pairs | None = None, body: bytes = b"", client: str = "192.0.2.1"
+) -> tuple[int, dict[str, str], Any]:
     """Status, headers and body of an application's answer, without a network."""
     sent: list[Message] = []
 
@@ -41,7 +46,7 @@ def ask(app: App, method: str = "GET", path: str = "/", headers: Pairs | None = 
 
     pairs = headers.items() if isinstance(headers, dict) else headers or []
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs]
-    asked = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": raw, "client": ("192.0.2.1", 1234)}
+    asked = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": raw, "client": (client, 1234)}
     asyncio.run(app(asked, receive, send))
     found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], found, json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
@@ -241,6 +246,110 @@ def test_a_websocket_of_a_foreign_page_is_closed() -> None:
 def test_a_host_that_is_no_name_is_refused_at_the_start(name: str) -> None:
     with pytest.raises(ConfigError, match="--allow-host: expected a name"):
         parse_allowed([name])
+
+
+def basic(text: str) -> dict[str, str]:
+    return {"authorization": "Basic " + base64.b64encode(text.encode()).decode()}
+
+
+def test_an_address_that_guesses_passwords_waits_and_no_other_does() -> None:
+    app, wrong, right = Auth(fine, "shop:secret"), basic("shop:guess"), basic("shop:secret")
+    assert [ask(app, headers=wrong)[0] for _ in range(5)] == [401] * 5
+    for headers in (wrong, right):  # the right one would tell a guesser that it is
+        status, found, body = ask(app, headers=headers)
+        assert status == 429 and 1 <= int(found["retry-after"]) <= 60 and "wrong passwords" in body["error"]
+    assert ask(app)[0] == 401  # a browser that asks what it needs
+    assert ask(app, headers=right, client="192.0.2.2")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("guesser", "other", "status"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", 429),  # one client has all of a /64
+        ("2001:db8::1", "2001:db8:0:1::1", 200),
+        ("::ffff:192.0.2.9", "192.0.2.9", 429),
+        ("", "", 429),
+        ("unknown", "unknown", 429),
+    ],
+)
+def test_an_address_is_what_one_client_has(guesser: str, other: str, status: int) -> None:
+    app = Auth(fine, "shop:secret")
+    for _ in range(5):
+        ask(app, headers=basic("x:y"), client=guesser)
+    assert ask(app, headers=basic("shop:secret"), client=other)[0] == status
+
+
+def test_waits_double_to_a_minute_are_forgotten_and_take_bounded_memory() -> None:
+    now = [1000.0]
+    failures = Failures(lambda: now[0])
+    waits = []
+    for _ in range(14):
+        failures.add("a")
+        waits.append(failures.wait_s("a"))
+        now[0] += waits[-1]
+        assert failures.wait_s("a") == 0
+    assert waits == [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+    now[0] += FORGET_S
+    assert failures.wait_s("a") == 0
+    failures.add("a")
+    assert failures.wait_s("a") == 0  # as new
+    for number in range(2 * MAX_ADDRESSES):
+        failures.add(str(number))
+    assert len(failures._failed) == MAX_ADDRESSES
+
+
+def test_a_right_password_forgets_the_wrong_ones_before_it() -> None:
+    app = Auth(fine, "shop:secret")
+    for _ in range(3):
+        assert [ask(app, headers=basic("x:y"))[0] for _ in range(4)] == [401] * 4
+        assert ask(app, headers=basic("shop:secret"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "header", ["Basic", "Basic !", "Basic " + "A" * 9999, "Bearer c2hvcDpzZWNyZXQ=", "basic\xe9", "Basic c2hvcDpzZWNyZXQ= x"]
+)
+def test_odd_authorizations_are_wrong_passwords(header: str) -> None:
+    assert ask(Auth(fine, "shop:secret"), headers=[("authorization", header)])[0] == 401
+
+
+def test_a_password_comes_from_an_option_a_file_or_the_environment(tmp_path: Path) -> None:
+    said: list[str] = []
+    file = tmp_path / "auth"
+    file.write_bytes("\ufeffshop:sécret\r\nmore\n".encode())
+    for mode, expected in ((0o600, 0), (0o640, 0), (0o644, 1)):
+        file.chmod(mode)
+        assert find_auth(None, file, {"FASTFASHION_AUTH": "x"}, said.append) == "shop:sécret"
+        assert len(said) == expected
+    file.chmod(0o602)
+    with pytest.raises(ConfigError, match="may write to it: chmod 600"):
+        find_auth(None, file, {}, said.append)
+    environment = {"FASTFASHION_AUTH": "a:b", "HOME": "/"}
+    assert find_auth(None, None, environment, said.append) == "a:b" and environment == {"HOME": "/"}  # processes of ours do not have it
+    assert find_auth("c:d", None, {"FASTFASHION_AUTH": "a:b"}, said.append) == "c:d"
+    assert find_auth(None, None, {}, said.append) == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"shop", b"shop:\n", b":x", b"\nshop:secret", b"\xff:x", b"a:" + b"b" * 5000, None])
+def test_a_password_that_is_none_ends_the_start(content: bytes | None, tmp_path: Path) -> None:
+    """An option, a variable or a file that is there and empty is a mistake, and not a server without a password."""
+    file = tmp_path / "auth"
+    os.mkfifo(file) if content is None else file.write_bytes(content)
+    file.chmod(0o600)
+    with pytest.raises(FastfashionError, match="auth"):
+        find_auth(None, file, {}, lambda _: None)
+    if content is not None and b"\xff" not in content and b"\n" not in content and len(content) < 100:
+        for auth, environment in ((content.decode(), {}), (None, {"FASTFASHION_AUTH": content.decode()})):
+            with pytest.raises(ConfigError, match="expected user:password"):
+                find_auth(auth, None, environment, lambda _: None)
+
+
+def test_the_command_refuses_an_empty_password_and_says_who_sees_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fastfashion", "serve"]
+    environment = os.environ | {"FASTFASHION_AUTH": ""}
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2 and "FASTFASHION_AUTH: expected user:password" in done.stderr
+    found = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"})
+    assert "process list" in found.stdout
 
 
 @pytest.fixture(scope="module")

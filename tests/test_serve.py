@@ -148,13 +148,14 @@ def test_many_at_once_lose_nothing(server: ServedRun) -> None:
 
 def test_a_password_stands_before_everything(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns(FILE))
-    served = ServedRun(tmp_path / "run", "--auth", "shop:s3cret:ü", "--shards", str(tmp_path / "nowhere"))
+    (tmp_path / "auth").write_text("shop:s3cret:ü\n", encoding="utf-8")
+    served = ServedRun(tmp_path / "run", "--auth-file", str(tmp_path / "auth"), "--shards", str(tmp_path / "nowhere"))
     try:
         right = {"authorization": "Basic " + base64.b64encode("shop:s3cret:ü".encode()).decode()}
         wrong = {"authorization": "Basic " + base64.b64encode(b"shop:other").decode()}
         for path, data in (("", None), ("config", None), ("api/model", None), ("api/answer", jpeg()), ("gradio_api/upload", b"x")):
             assert ask(served.url + path, data)[0] == 401
-            assert ask(served.url + path, data, wrong)[0] == 401
+            assert ask(served.url + path, data, wrong | {"x-forwarded-for": f"192.0.2.{len(path)}"})[0] == 401
         assert ask(f"{served.url}api/answer", jpeg(), right)[0] == 200
         page = ask(served.url, None, right)[1]
         assert "What is in this picture?" in page

@@ -1,6 +1,7 @@
 """Commands that answer with a trained model: for files, and on a page."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -64,7 +65,12 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.", rich_help_panel=RUN)
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 is any free one.", rich_help_panel=RUN)] = 7860,
-    auth: Annotated[str, typer.Option(help="user:password, without which nothing is answered.", rich_help_panel=RUN)] = "",
+    auth: Annotated[
+        str | None, typer.Option(help="user:password to ask for. The process list shows it: prefer --auth-file.", rich_help_panel=RUN)
+    ] = None,
+    auth_file: Annotated[
+        Path | None, typer.Option(help="File whose first line is user:password; or set FASTFASHION_AUTH to it.", rich_help_panel=RUN)
+    ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Name of a proxy in front, such as shop.example or *.shop.example.", rich_help_panel=RUN)
     ] = None,
@@ -80,6 +86,7 @@ def serve(
     Nothing on the page comes from elsewhere. The first start looks at the training set once, for the nearest products.
     """
     from fastfashion.dist import cores_per_process
+    from fastfashion.serve.auth import find_auth
     from fastfashion.serve.limits import Limits
     from fastfashion.serve.server import ServeRequest
     from fastfashion.serve.server import serve as run_server
@@ -91,7 +98,7 @@ def serve(
             shards=shards,
             host=host,
             port=port,
-            auth=auth,
+            auth=find_auth(auth, auth_file, os.environ, lambda text: print(text, file=sys.stderr)),
             allow_host=tuple(allow_host or ()),
             workers=workers or cores_per_process(1),
             limits=limits,

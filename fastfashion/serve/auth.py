@@ -1,23 +1,50 @@
-"""Name and password of those who may ask."""
+"""Name and password of those who may ask: where they come from, and who guesses them gets slower."""
 
 import base64
 import hmac
+import ipaddress
+import math
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
 
 from fastfashion.errors import ConfigError
 from fastfashion.serve.asgi import App, Receive, Scope, Send, header, refuse
+from fastfashion.untrusted import read_limited
+
+VARIABLE = "FASTFASHION_AUTH"
+FREE, MAX_WAIT_S, FORGET_S, MAX_ADDRESSES = 5, 60.0, 900.0, 4096
+MAX_FILE_BYTES = 4096
+REALM = (b"www-authenticate", b'Basic realm="fastfashion", charset="UTF-8"')
 
 
 class Auth:
-    """Lets nobody through who does not know `user:password`."""
+    """Lets nobody through who does not know `user:password`; an address that sent wrong ones waits before the next is looked at."""
 
     def __init__(self, app: App, auth: str) -> None:
-        self._app, self._auth = app, auth.encode()
+        self._app, self._auth, self._failures = app, auth.encode(), Failures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._auth and not self._knows(header(scope, b"authorization")):
-            await refuse(send, 401, "name and password, please", (b"www-authenticate", b'Basic realm="fastfashion", charset="UTF-8"'))
+        if not self._auth or scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        given, address = header(scope, b"authorization"), _network((scope.get("client") or ("",))[0])
+        wait_s = self._failures.wait_s(address) if given else 0
+        if not wait_s and self._knows(given):
+            self._failures.forget(address)
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif wait_s:
+            seconds = math.ceil(wait_s)
+            text = f"too many wrong passwords came from this address: try again in {seconds} s"
+            await refuse(send, 429, text, (b"retry-after", str(seconds).encode()))
+        else:
+            if given:
+                self._failures.add(address)
+            await refuse(send, 401, "expected a name and a password: curl --user NAME:PASSWORD", REALM)
 
     def _knows(self, header: bytes) -> bool:
         kind, _, value = header.partition(b" ")
@@ -28,9 +55,78 @@ class Auth:
         return hmac.compare_digest(given, self._auth)
 
 
-def parse_auth(text: str) -> str:
+class Failures:
+    """How often addresses failed lately. After FREE times each more doubles the wait, from 1 s to MAX_WAIT_S.
+
+    Of at most MAX_ADDRESSES, those that failed last; FORGET_S after its last failure an address is as new.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._failed = clock, OrderedDict[str, tuple[int, float]]()  # address -> how often, when last
+
+    def wait_s(self, address: str) -> float:
+        """Seconds until the next password of the address is looked at, 0 for now."""
+        count, last = self._failed.get(address, (0, 0.0))
+        passed = self._clock() - last
+        if passed > FORGET_S:
+            self.forget(address)
+            return 0
+        wait_s = min(MAX_WAIT_S, 2.0 ** (count - FREE)) if count >= FREE else 0
+        return max(0.0, wait_s - passed)
+
+    def add(self, address: str) -> None:
+        count, _ = self._failed.pop(address, (0, 0.0))
+        self._failed[address] = (min(count + 1, FREE + 10), self._clock())
+        if len(self._failed) > MAX_ADDRESSES:
+            self._failed.popitem(last=False)
+
+    def forget(self, address: str) -> None:
+        self._failed.pop(address, None)
+
+
+def _network(address: str) -> str:
+    """What one client has: an IPv4 address, or the 64 bits that an IPv6 client chooses its addresses in."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:64]
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+
+
+def find_auth(auth: str | None, file: Path | None, environment: MutableMapping[str, str], say: Callable[[str], None]) -> str:
+    """`user:password` of --auth, the first line of a file, or FASTFASHION_AUTH, which is taken out of the environment; "" for none.
+
+    Raises ConfigError for what is no such pair, or a file that others may write; says so where they may read it.
+    """
+    variable = environment.pop(VARIABLE, None)
+    if auth is not None and file is not None:
+        raise ConfigError("--auth and --auth-file: give one of them")
+    if file is not None:
+        return _read_auth(file, say)
+    for where, found in (("--auth", auth), (VARIABLE, variable)):
+        if found is not None:
+            return parse_auth(found, where, may_be_empty=False)
+    return ""
+
+
+def _read_auth(file: Path, say: Callable[[str], None]) -> str:
+    try:
+        lines = read_limited(file, MAX_FILE_BYTES).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: expected user:password in UTF-8 ({error})") from error
+    mode = file.stat().st_mode
+    if mode & stat.S_IWOTH:
+        raise ConfigError(f"{file}: anyone on this machine may write to it: chmod 600 {file}")
+    if mode & stat.S_IROTH:
+        say(f"{file}: anyone on this machine may read it: chmod 600 {file}")
+    return parse_auth(lines[0] if lines else "", f"{file}, first line", may_be_empty=False)
+
+
+def parse_auth(text: str, where: str = "--auth", *, may_be_empty: bool = True) -> str:
     """`user:password` as it is; raises ConfigError for anything else."""
     user, colon, password = text.partition(":")
-    if text and not (user and colon and password):
-        raise ConfigError("--auth: expected user:password, both of at least one character")
+    if not (user and colon and password) and (text or not may_be_empty):
+        raise ConfigError(f"{where}: expected user:password, both of at least one character")
     return text

@@ -38,7 +38,7 @@ class ServeRequest:
     shards: Path | None = None
     host: str = "127.0.0.1"
     port: int = 7860  # 0: any free one
-    auth: str = ""  # user:password
+    auth: str = field(default="", repr=False)  # user:password
     allow_host: tuple[str, ...] = ()  # names that a proxy in front has
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
@@ -74,7 +74,7 @@ def _run(request: ServeRequest, state: "State", store: Path, listening: socket.s
     app = build_app(request, state, store, url, host_rules(request.host, address, request.allow_host, os.environ))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=30, timeout_graceful_shutdown=3, lifespan="on"))
     if request.host not in LOOPBACK and not request.auth:
-        print("anyone who reaches this machine can ask: --auth user:password keeps others out", file=sys.stderr)
+        print("anyone who reaches this machine can ask: --auth-file FILE keeps others out", file=sys.stderr)
     print(f"{url} answers; Ctrl-C ends it", file=sys.stderr, flush=True)
     if state.products is not None:
         state.products.start(state.run_model)
