@@ -59,7 +59,9 @@ def packed(source: Path, out: Path, meanwhile: Callable[[], object] | None = Non
     return pack(PackRequest(source=source, out=out, resolutions=("full", "16"), rows_per_shard=5, **more), progress)
 
 
-def refused(source: Path, out: Path, error: type[Exception], words: str, meanwhile: Callable[[], object] | None = None, **more: Any) -> None:
+def refused(
+    source: Path, out: Path, error: type[Exception], words: str, meanwhile: Callable[[], object] | None = None, **more: Any
+) -> None:
     with pytest.raises(error, match=words):
         packed(source, out, meanwhile, **more)
     assert not [path for path in out.rglob("*") if path.suffix == ".json" and ".staging" not in path.parts], "nothing is published"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from fastfashion.errors import InputError
-from fastfashion.remote import Patience, as_remote, is_web, status_of
+from fastfashion.remote import LeastRate, Patience, as_remote, is_web, status_of
 
 T = TypeVar("T")
 TRIES = 4  # of what came wrong: once, and three times again
@@ -135,8 +135,9 @@ async def _checked(path: Path, answer: _Answer, start: int, end: int | None, kno
 
 async def _body(answer: _Answer, most: int) -> bytes:
     """Its first `most` bytes."""
-    pieces, left = [], most
+    pieces, left, rate = [], most, LeastRate()
     while left > 0 and (piece := await answer.read(min(_CHUNK_BYTES, left))):
+        rate.add(len(piece))
         pieces.append(piece)
         left -= len(piece)
     return b"".join(pieces)
@@ -153,13 +154,11 @@ Take = Callable[[_Answer], Awaitable[tuple[bytes, Version]]]
 
 async def _from_web(storage: Any, name: str, asked: str, take: Take) -> tuple[bytes, Version]:
     session = await storage.set_session()
-    headers = {**storage.kwargs.get("headers", {}), "Accept-Encoding": "identity"} | ({"Range": asked} if asked else {})
+    headers = {**storage.kwargs.get("headers", {})} | ({"Range": asked} if asked else {})
     async with session.get(storage.encode_url(name), **(storage.kwargs | {"headers": headers})) as answer:
         if answer.status == 416:  # an empty file has no range at all
             return await take(_Answer(True, "", _total(answer.headers.get("Content-Range", "")), _tag(answer.headers), answer.content.read))
         storage._raise_not_found_for_status(answer, name)
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise WrongAnswerError("the server sends it compressed, which was not asked for")
         return await take(
             _Answer(
                 whole=answer.status != 206,
