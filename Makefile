@@ -1,4 +1,4 @@
-# make demo | make test | make lint | make clean. Needs Python >= 3.11 and the package index, nothing else.
+# make demo | make test | make lint | make fuzz | make clean. Needs Python >= 3.11 and the package index, nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,8 +7,10 @@ BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 NEEDED := pyproject.toml constraints.txt fastfashion/load/_native.c tools/install.py
 DEMO := demo
+FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 0
 
-.PHONY: install base demo test lint clean python
+.PHONY: install base demo test lint fuzz clean python
 
 install: $(DEV)
 
@@ -41,6 +43,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The native decoder under AddressSanitizer and UndefinedBehaviorSanitizer, which come with gcc.
+fuzz: install
+	$(BIN)/python tools/fuzz_native.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
