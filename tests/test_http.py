@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from serving import ServedRun, make_run
 
 from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.serve.api import api_routes
-from fastfashion.serve.asgi import App, Message, Receive, Scope, Send
+from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, content_length
 from fastfashion.serve.auth import FORGET_S, MAX_ADDRESSES, Auth, Failures, find_auth
 from fastfashion.serve.errors import Errors
 from fastfashion.serve.hosts import HostRules, Hosts, host_rules, parse_allowed
@@ -50,6 +51,13 @@ def ask(
     asyncio.run(app(asked, receive, send))
     found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], found, json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0", 0), ("12", 12), ("9" * 5000, 2**63), ("-1", 2**63), ("x", 2**63), ("\xb2", 2**63), ("", 0)]
+)
+def test_an_absurd_content_length_is_too_much(text: str, expected: int) -> None:
+    assert content_length({"headers": [(b"content-length", text.encode("latin-1"))]}) == expected
 
 
 def answering(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> App:
@@ -558,6 +566,22 @@ def test_a_foreign_page_cannot_drive_the_real_server_and_the_proxys_name_can(ser
     for headers in ({"origin": server.url.rstrip("/")}, {"origin": "https://shop.example"}, {"host": "shop.example"}):
         status, found, _ = curl(f"{server.url}config", headers=headers)
         assert status == 200 and not [name for name in found if name.lower().startswith("access-control-")]
+
+
+@pytest.mark.parametrize("kind", ["    curl", "```python", "```js"])
+def test_the_calls_of_the_documentation_answer(server: ServedRun, kind: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "http.md").read_text(encoding="utf-8").replace("http://127.0.0.1:7860/", server.url)
+    (tmp_path / "image.jpg").write_bytes(JPEG)
+    name = {"    curl": "curl", "```python": sys.executable, "```js": "node"}[kind]
+    program = shutil.which(name) or pytest.skip(f"no {name} here")
+    if name == "curl":
+        commands = [["sh", "-c", f"{program} -sf {line.strip()[4:]}"] for line in text.splitlines() if line.startswith(kind)]
+        assert len(commands) == 2
+    else:
+        code = text.partition(kind)[2].partition("```")[0]
+        commands = [[program, "-c", code] if name != "node" else [program, "--input-type=module", "-e", code]]
+    for command in commands:
+        assert "season" in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_model_that_answers_nan_is_an_error_and_no_broken_json(run: Path, tmp_path: Path) -> None:

@@ -17,6 +17,12 @@ def header(scope: Scope, name: bytes) -> bytes:
     return dict(scope["headers"]).get(name, b"")
 
 
+def content_length(scope: Scope) -> int:
+    """The announced bytes of a body, 0 where none are; more than any limit where it is no number, or an absurd one."""
+    text = header(scope, b"content-length")
+    return int(text) if text.isdigit() and len(text) < 19 else 2**63 if text else 0
+
+
 async def refuse(send: Send, status: int, text: str, *headers: Header, **more: Any) -> None:
     """Answer with an error. Whoever sends no `connection: close` has the server read the rest of the body first."""
     body = json.dumps({"error": text, **more}, ensure_ascii=False).encode(errors="backslashreplace")

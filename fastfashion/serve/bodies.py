@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, header, refuse
+from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, content_length, refuse
 from fastfashion.serve.limits import Limits
 
 
@@ -18,7 +18,7 @@ class Bodies:
             return
         limit = self._limits.request_bytes
         too_large = f"a request of more than {limit / 1e6:.0f} MB: send fewer pictures at once, or smaller ones"
-        if int(header(scope, b"content-length") or b"0") > limit:
+        if content_length(scope) > limit:
             await refuse(send, 413, too_large)
             return
         if scope["path"].endswith("/upload") and _folder_bytes(self._store) > self._limits.stored_bytes:

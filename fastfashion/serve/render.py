@@ -169,15 +169,15 @@ def api_text(url: str, task: str, limits: str) -> str:
         f"print(answers['{task}'][0])"
     )
     return _wrap(
-        "<h2>POST api/answer</h2><p>The body is one encoded picture: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF. "
-        "<code>top</code> is how many classes a label has in the answer (3).</p>"
+        "<h2>POST api/answer</h2><p>The body is one encoded image: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; a form with one file, or JSON "
+        '<code>{"image": "BASE64"}</code>. <code>top</code> is how many classes a label has in the answer (3).</p>'
         f"<pre tabindex=0>{escape(curl)}</pre><p>answers</p><pre tabindex=0>{escape(answer)}</pre>"
         f"<p>In Python, with nothing to install:</p><pre tabindex=0>{escape(python)}</pre>"
-        '<p>Otherwise <code>{"error": "…"}</code> with status 400 (not a picture that can be answered), 413 (too large) '
-        "or 503 (too many are waiting: ask again after the seconds in <code>Retry-After</code>).</p>"
+        '<p>Otherwise <code>{"error": "…"}</code> with the reason and status 400 (an image that cannot be answered), 413 (too large), '
+        "415 (no image in the body) or 503 (too many wait: ask again after the seconds in <code>Retry-After</code>), among others.</p>"
         "<h2>GET api/model</h2><p>answers the run's name, its backbone, the size of its input, and the classes of each label.</p>"
         f"<h2>Limits</h2><p>{escape(limits)}</p>"
-        "<p class=muted>Where the server asks for a name and a password: <code>curl --user NAME:PASSWORD …</code></p>"
+        "<p class=muted>Where the server asks for a password: <code>curl --user NAME:PASSWORD …</code></p>"
     )
 
 
