@@ -72,7 +72,10 @@ def _run(request: ServeRequest, state: "State", store: Path, listening: socket.s
     address, port = listening.getsockname()[:2]
     url = f"http://{host}:{port}/"
     app = build_app(request, state, store, url, host_rules(request.host, address, request.allow_host, os.environ))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=30, timeout_graceful_shutdown=3, lifespan="on"))
+    options = uvicorn.Config(
+        app, log_level="warning", use_colors=False, timeout_keep_alive=30, timeout_graceful_shutdown=3, lifespan="on"
+    )  # colours would be shown as text
+    server = uvicorn.Server(options)
     if request.host not in LOOPBACK and not request.auth:
         print("anyone who reaches this machine can ask: --auth-file FILE keeps others out", file=sys.stderr)
     print(f"{url} answers; Ctrl-C ends it", file=sys.stderr, flush=True)
