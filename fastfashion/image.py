@@ -193,6 +193,8 @@ def _upright(image: np.ndarray, turn: int) -> np.ndarray:
 def _unreadable(data: Encoded, error: Exception) -> str:
     if len(data) == 0:
         return "empty file"
+    if isinstance(error, MemoryError):
+        return "does not decode: it takes more memory than there is for it"
     if bytes(data[:200]).lstrip()[:1] == b"<":
         return "not a picture: begins like an HTML or XML page"
     if isinstance(error, Image.UnidentifiedImageError):

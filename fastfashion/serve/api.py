@@ -44,11 +44,12 @@ def api_routes(state: "State") -> "list[Route]":
         top = request.query_params.get("top")
         if top is not None:
             _parse_top(top)
-        with state.gate.enter():  # before the body is read, so that no more of them are in memory
+        length = request.headers.get("content-length", "")
+        async with state.admit(int(length) if length.isdecimal() else None) as place:  # before the body is read, which waits outside
             async with asyncio.timeout(READ_S):
                 found = await read_image(request, state.limits.picture_bytes)
             wanted = _parse_top(top or found.top or TOP)
-            answers = await run_in_threadpool(state.answer, found.image, wanted)
+            answers = await state.answer(found.image, wanted, place)
         return JSONResponse({"answers": answers, "milliseconds": round(1000 * (time.perf_counter() - started), 1)})
 
     async def model(_: "Request") -> "Response":

@@ -2,29 +2,43 @@
 
 It imports neither torch nor pandas, so that it starts quickly and is small. `serve/decoding.py` starts it and says what to do:
 
-    JSON {"work": "fit" | "decode", …}, then each image's bytes  ─►  JSON {"errors": {place: text}, "shape": […]}, then pixels
+    JSON {"work": "fit" | "decode", …}, then each image's bytes  ─►  JSON {"errors": {place: text}, "shape": […], "kept": …}, then pixels
                                                                     JSON {"failed": text}
+
+What decoding may take is asked with each request; the kernel refuses more, which is that image's error or the end of this process.
 """
 
 import contextlib
 import json
+import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from fastfashion import image
 from fastfashion.errors import InputError
 from fastfashion.load.crops import load_crops
 
 READY = b"ready"
+KEPT_BYTES = 32 << 20  # that the allocator may keep of what was freed; more than it is told to (decoding.py)
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, nice: int = 0) -> None:
     """Answer at this socket until the other side is closed, which it is when the parent ends, however it ends."""
+    os.nice(nice)
+    with contextlib.suppress(ImportError):  # Pillow has it from 11.3 on
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each has a stack and buffers of its own
+    Image.init()
+    used = data_bytes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a program may have handed it down ignored, or blocked
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
@@ -33,19 +47,39 @@ def main(descriptor: int) -> None:
         pipe.send_bytes(READY)
         while True:
             asked = json.loads(pipe.recv_bytes())
+            limit_memory(used + KEPT_BYTES + asked["memory"])
             encoded = [pipe.recv_bytes() for _ in range(asked["count"])]
             # The kernel ends a decoder that hangs, whoever still waits for it: SIGALRM's default is to end the process.
             signal.setitimer(signal.ITIMER_REAL, asked["timeout_s"])
             try:
                 errors, pixels = work(asked, encoded)
+            except MemoryError:
+                pipe.send_bytes(
+                    json.dumps({"failed": f"takes more than the {asked['memory'] / 1e6:.0f} MB that its header asks for"}).encode()
+                )
+                return  # what it holds is not known
             except Exception as error:  # whatever a library comes up with; the parent finds out which image it was
                 pipe.send_bytes(json.dumps({"failed": f"does not decode: {type(error).__name__}: {error}"}).encode())
                 continue
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send_bytes(json.dumps({"errors": errors, "shape": pixels.shape}).encode())
+            pipe.send_bytes(json.dumps({"errors": errors, "shape": pixels.shape, "kept": data_bytes() - used}).encode())
             if pixels.size:
                 pipe.send_bytes(np.ascontiguousarray(pixels).data.cast("B"))
+
+
+def data_bytes() -> int:
+    """Memory that may be written and is nobody else's, what RLIMIT_DATA counts; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Have the kernel refuse more. Not on macOS, which knows no such limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (num_bytes if most == resource.RLIM_INFINITY else min(num_bytes, most), most))
 
 
 def work(asked: dict[str, Any], encoded: Sequence[bytes]) -> tuple[dict[int, str], np.ndarray]:
@@ -74,7 +108,7 @@ def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = im
             errors[place] = str(error)
             continue
         if info.height_px * info.width_px > max_pixels:
-            errors[place] = f"{info.width_px}x{info.height_px} pixels, more than the {max_pixels} that are decoded here: shrink the picture"
+            errors[place] = too_many_pixels(info.height_px, info.width_px, max_pixels)
         sizes[place], kinds[place] = (info.height_px, info.width_px), info.kind
     good = [place for place in range(len(encoded)) if place not in errors]
     whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
@@ -87,6 +121,10 @@ def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = im
         out[:] = 0
         out[good] = filled
     return errors
+
+
+def too_many_pixels(height_px: int, width_px: int, max_pixels: int) -> str:
+    return f"{width_px}x{height_px} pixels, more than the {max_pixels} that are decoded here: shrink the image"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastfashion.errors import ConfigError, FastfashionError, InputError
+from fastfashion.serve.decode_cost import COPIES, FIXED, MOST_A_PIXEL
 
 _END_OF_DIRECTORY = struct.Struct("<4s4H2LH")  # of a zip (APPNOTE.TXT 4.3.16)
 _ENTRY_BYTES = 46  # of the directory, at least, each
@@ -24,16 +25,22 @@ class Limits:
     """Of a server; what is above is answered with an error."""
 
     picture_bytes: int = 20_000_000
-    picture_pixels: int = 40_000_000  # of one picture: 120 MB while it is decoded
+    picture_pixels: int = 40_000_000  # of one picture
     batch_files: int = 200  # pictures in a batch, the members of its zips too
     request_bytes: int = 200_000_000  # of one request, whatever is in it
     stored_bytes: int = 2_000_000_000  # of uploads that have not been thrown away yet
-    queue: int = 64  # requests that wait
+    queue: int = 64  # requests that wait, of large images and of all others each
+    waiting_bytes: int = 100_000_000  # of large bodies that wait to be decoded; the next are read once there is room
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
                 raise ConfigError(f"{name}: expected 1 or more, found {value}")
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Memory that decoding may take, one image or all large ones together: what `picture_pixels` take in any format."""
+        return MOST_A_PIXEL * self.picture_pixels + COPIES * self.picture_bytes + FIXED
 
 
 def check_picture(data: bytes, limits: Limits) -> None:
@@ -63,20 +70,38 @@ def check_zip(path: Path, limits: Limits) -> None:
 
 
 class Gate:
-    """Counts those who wait for the model, and turns the next away where they are too many."""
+    """Counts those who wait for the model, and turns the next away where they are too many; large images are counted apart."""
 
     def __init__(self, limit: int) -> None:
-        self._limit, self._waiting, self._lock = limit, 0, threading.Lock()
+        self._limit, self._waiting, self._lock = limit, {True: 0, False: 0}, threading.Lock()
 
     @contextmanager
-    def enter(self) -> Iterator[None]:
+    def enter(self, is_large: bool = False) -> Iterator["Place"]:
         """Raises BusyError."""
-        with self._lock:
-            if self._waiting >= self._limit:
-                raise BusyError(f"{self._limit} requests are waiting already: ask again in a moment")
-            self._waiting += 1
+        place = Place(self, is_large)
+        self.count(is_large, 1)
         try:
-            yield
+            yield place
         finally:
-            with self._lock:
-                self._waiting -= 1
+            self.count(place.is_large, -1)
+
+    def count(self, is_large: bool, change: int) -> None:
+        with self._lock:
+            if change > 0 and self._waiting[is_large] >= self._limit:
+                raise BusyError(f"{self._limit} requests are waiting already: ask again in a moment")
+            self._waiting[is_large] += change
+
+
+@dataclass
+class Place:
+    """Of somebody who waits."""
+
+    gate: Gate
+    is_large: bool
+
+    def move(self, is_large: bool) -> None:
+        """To where it belongs, once the image is known; raises BusyError."""
+        if is_large != self.is_large:
+            self.gate.count(is_large, 1)
+            self.gate.count(self.is_large, -1)
+            self.is_large = is_large

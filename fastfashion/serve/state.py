@@ -1,12 +1,15 @@
 """What the page and the HTTP API ask: one model on one thread, so that memory stays flat however many ask at once.
 
-request ─► gate (too many waiting: BusyError) ─► check ─► decode, in a process that may die ─► the model's thread ─► Look
+request ─► gate (too many waiting: BusyError) ─► room for its bytes ─► line of small or of large images ─► check, decode, in a process that
+may die ─► the model's thread ─► Look
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from asyncio import wrap_future
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +20,14 @@ import torch
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate import open_run
 from fastfashion.serve.cam import NoMapError, activation_maps, overlay
-from fastfashion.serve.decoding import Decoders
+from fastfashion.serve.decode_cost import cost
+from fastfashion.serve.decoding import LARGE_BYTES, Decoders, Memory, is_large
 from fastfashion.serve.inputs import Picture, in_zip, named, read_file, refused
-from fastfashion.serve.limits import Gate, Limits, check_picture, check_zip
+from fastfashion.serve.limits import Gate, Limits, Place, check_picture, check_zip
 from fastfashion.serve.outputs import records
 from fastfashion.serve.predictor import Answers, Predictor
 from fastfashion.serve.products import Products
+from fastfashion.serve.room import Room
 from fastfashion.serve.subject import drawn
 
 T = TypeVar("T")
@@ -60,34 +65,56 @@ class State:
     no_products: str  # why there are none
     decoders: Decoders = field(default_factory=lambda: Decoders(1))
     gate: Gate = field(init=False)
+    waiting: Room = field(init=False)  # for the bytes of large bodies
     _model: ThreadPoolExecutor = field(init=False, repr=False)
+    _lines: dict[bool, ThreadPoolExecutor] = field(init=False, repr=False)  # whether large -> a thread for each process that decodes
 
     def __post_init__(self) -> None:
-        self.gate = Gate(self.limits.queue)
+        self.gate, self.waiting = Gate(self.limits.queue), Room(self.limits.waiting_bytes)
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
+        counts = {False: self.decoders.workers, True: max(1, self.decoders.large)}
+        self._lines = {large: ThreadPoolExecutor(count, thread_name_prefix="decode") for large, count in counts.items()}
 
     def run_model(self, work: Callable[[], T]) -> T:
         """On the model's thread, in turn; raises CancelledError once the server ends."""
-        try:
-            waiting = self._model.submit(work)
-        except RuntimeError as error:
-            raise CancelledError from error
-        return waiting.result()
+        return self._on_model(work).result()
+
+    def _on_model(self, work: Callable[[], T]) -> Future[T]:
+        return _submit(self._model, work)
+
+    def _decoding(self, data: bytes, place: Place | None = None) -> Future[np.ndarray]:
+        """uint8 (1, H, W, 3) of an image once it is decoded, in line with others that are as large; raises BusyError."""
+        size = self.predictor.size
+        large = is_large(cost(data, size.height_px, size.width_px), data)
+        if place:
+            place.move(large)
+        return _submit(self._lines[large], lambda: self._decode(data))
 
     def close(self) -> None:
-        self._model.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._model, *self._lines.values()):
+            pool.shutdown(wait=False, cancel_futures=True)
         self.decoders.close()
 
-    def answer(self, data: bytes, top: int) -> dict[str, list[dict[str, Any]]]:
-        """The best classes of one encoded picture, by task; who calls this has passed the gate. Raises InputError."""
-        pixels = self._decode(data)
-        return self._best(self.run_model(lambda: self.predictor.probabilities(pixels)), top)
+    @asynccontextmanager
+    async def admit(self, num_bytes: int | None) -> AsyncIterator[Place]:
+        """A place for a request whose body has so many bytes, and room to read it if they are many. Raises BusyError."""
+        most = 2 * self.limits.picture_bytes  # as base64 in JSON
+        num_bytes = most if num_bytes is None else min(num_bytes, most)
+        large = num_bytes > LARGE_BYTES
+        with self.gate.enter(large) as place:
+            async with self.waiting.taking(num_bytes) if large else nullcontext():
+                yield place
+
+    async def answer(self, data: bytes, top: int, place: Place) -> dict[str, list[dict[str, Any]]]:
+        """The best classes of one encoded image, by task; no thread waits for its turn. Raises InputError or BusyError."""
+        pixels = await wrap_future(self._decoding(data, place))
+        return await wrap_future(self._on_model(lambda: self._best(self.predictor.probabilities(pixels), top)))
 
     def look(self, data: bytes, top: int = TOP, num_nearest: int = NEAREST) -> Look:
         """The same, with where the model looked and what is near. Raises InputError or BusyError."""
-        with self.gate.enter():
+        with self.gate.enter() as place:
             started = time.perf_counter()
-            pixels = self._decode(data)
+            pixels = self._decoding(data, place).result()
             return self.run_model(lambda: self._look(pixels, top, num_nearest, started))
 
     def _look(self, pixels: np.ndarray, top: int, num_nearest: int, started: float) -> Look:
@@ -118,7 +145,7 @@ class State:
         errors: dict[int, str] = {}
         for place, picture in enumerate(pictures):
             try:
-                images[place] = self._decode(picture.read())[0]
+                images[place] = self._decoding(picture.read()).result()[0]
             except (InputError, OSError) as error:
                 errors[place] = str(error)
         probabilities = self.run_model(lambda: self.predictor.probabilities(images))
@@ -158,12 +185,21 @@ class State:
         return next(iter(records(answers, self.predictor.classes)))["answers"]
 
 
+def _submit(pool: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T]:
+    """Raises CancelledError once the server ends."""
+    try:
+        return pool.submit(work)
+    except RuntimeError as error:
+        raise CancelledError from error
+
+
 def open_state(run: Path, device: torch.device, limits: Limits, *, shards: Path | None = None, workers: int = 1) -> State:
     """Open a run for asking; without its packed set there are no nearest products, and the page says so.
 
     Raises InputError where there is no model, or one that answers NaN.
     """
-    predictor, decoders = Predictor(run, device, workers=workers), Decoders(workers)
+    memory = Memory(one_bytes=limits.decoding_bytes, all_bytes=limits.decoding_bytes)
+    predictor, decoders = Predictor(run, device, workers=workers), Decoders(workers, large=max(1, workers // 2), memory=memory)
     predictor.probabilities(drawn(predictor.size, 2))  # a model that answers NaN is refused here, and not at every request
     products, why = None, ""
     try:
