@@ -13,6 +13,7 @@ import io
 import mmap
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -65,6 +66,10 @@ def main() -> int:
         return fuzz(asked, *asked.child)
     with tempfile.TemporaryDirectory(prefix="fastfashion-fuzz-") as folder:
         home = Path(folder)
+        compiler = os.environ.get("CC", "gcc")
+        if shutil.which(compiler) is None or not Path(runtime().split(":")[0]).is_file():
+            print(f"error: {compiler} with AddressSanitizer's libasan.so is not here: install gcc, or name one with CC", file=sys.stderr)
+            return 2
         (home / "seeds").write_bytes(pickle.dumps(make_seeds()))
         (home / "counter").write_bytes(bytes(16))
         return watch(asked, build(asked.native, home), home)
