@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,8 +18,9 @@ from typing import Any
 
 import pytest
 from conftest import make_source, smooth_picture, zip_folder
+from odd_zips import Entry, odd_zip
 
-from fastfashion.catalog import open_source
+from fastfashion.catalog import Columns, open_source
 from fastfashion.catalog.kinds import list_source
 from fastfashion.catalog.zip_directory import read_entries
 from fastfashion.errors import ConfigError, InputError, PackedSetError
@@ -293,6 +295,17 @@ def test_a_name_in_another_code_page_stays_as_zipfile_reads_it(tmp_path: Path) -
         archive.writestr("Gr__e.jpg", b"")
     (tmp_path / "old.zip").write_bytes((tmp_path / "old.zip").read_bytes().replace(b"Gr__e", "Größe".encode("cp437")))
     assert [entry.name for entry in read_entries(tmp_path / "old.zip")] == ["Größe.jpg"]
+
+
+def test_one_odd_entry_of_a_zip_is_one_rejected_row(tmp_path: Path) -> None:
+    image = (make_source(tmp_path / "set", rows=1) / "images" / "10000.jpg").read_bytes()
+    _, good, said = odd_zip(image, [])
+    table = "id,label\n" + "".join(f"{name},a\n" for name in [*good, *said])
+    (tmp_path / "odd.zip").write_bytes(odd_zip(image, [Entry(data=table.encode(), name=b"styles.csv")])[0])
+    summary = packed(tmp_path / "odd.zip", tmp_path / "out", columns=Columns(labels=("label",)))
+    assert (summary.kept, summary.rejected) == (len(good), len(said))
+    found = reasons(tmp_path / "out")
+    assert {name: found[name] for name, words in said.items() if not re.search(words, found[name])} == {}
 
 
 def test_a_link_stored_in_a_zip_is_rejected_as_what_it_is(tmp_path: Path) -> None:

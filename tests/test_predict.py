@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,16 +15,20 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PackedSmall, smooth_picture
+from odd_zips import Entry, odd_zip, write_zip
 from PIL import Image
 from serving import TASKS, make_run
 
 from fastfashion import dist
+from fastfashion.catalog.reader import Reader
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import predict as predict_batches
 from fastfashion.load import open_loader
 from fastfashion.serve.inputs import Picture, SetInput, find_inputs
+from fastfashion.serve.limits import Limits
 from fastfashion.serve.outputs import FORMATS, choose_format, frame, records, write_answers
-from fastfashion.serve.predictor import Answers, Predictor, load_encoded, load_pictures
+from fastfashion.serve.predictor import PREFETCH, Answers, Predictor, load_encoded, load_pictures
+from fastfashion.serve.state import State
 from fastfashion.shards import open_packed_set
 
 CPU = torch.device("cpu")
@@ -149,6 +154,50 @@ def test_what_cannot_be_read_is_a_line_with_an_error(predictor: Predictor, odd_f
     assert "no picture in it" in errors[f"{tmp_path}/nothing"]
     assert errors[f"{tmp_path}/nowhere.jpg"] == "no such file"
     assert len(errors) == 12
+
+
+@pytest.fixture(scope="module")
+def odd_zip_of(odd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[str, str]]:
+    data, good, said = odd_zip((odd_folder / "b.jpg").read_bytes(), [])
+    path = tmp_path_factory.mktemp("odd zip") / "odd.zip"
+    path.write_bytes(data)
+    return path, good, said
+
+
+def check_odd(errors: dict[str, str | None], odd_zip_of: tuple[Path, list[str], dict[str, str]]) -> None:
+    _, good, said = odd_zip_of
+    assert errors.keys() == {*good, *said}
+    assert {name: errors[name] for name in good} == dict.fromkeys(good)
+    assert {name: errors[name] for name, words in said.items() if not re.search(words, errors[name] or "")} == {}
+
+
+def test_one_odd_entry_of_a_zip_is_one_line_of_predict(predictor: Predictor, odd_zip_of: tuple[Path, list[str], dict[str, str]]) -> None:
+    table = all_rows(predictor, [str(odd_zip_of[0])])
+    errors = {path.removeprefix(f"{odd_zip_of[0]}/"): error for path, error in zip(table["path"], table["error"], strict=True)}
+    check_odd({path: None if pd.isna(error) else error for path, error in errors.items()}, odd_zip_of)
+
+
+def test_one_odd_entry_of_a_zip_is_one_line_of_the_page(predictor: Predictor, odd_zip_of: tuple[Path, list[str], dict[str, str]]) -> None:
+    state = State(run=predictor.run, predictor=predictor, limits=Limits(), products=None, no_products="")
+    with closing(state):
+        records = [line.record for line in state.batch([odd_zip_of[0]])]
+    check_odd({record["path"].removeprefix("odd.zip/"): record["error"] for record in records}, odd_zip_of)
+
+
+def test_a_zip_of_65000_images_answers_after_a_few_are_read(
+    predictor: Predictor, odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [Entry(data=b"x", name=b"%05d.jpg" % number, offset=0) for number in range(65_000)]
+    entries[0] = Entry(data=(odd_folder / "b.jpg").read_bytes(), name=b"00000.jpg")
+    (tmp_path / "many.zip").write_bytes(write_zip(entries))
+    read: list[str] = []
+    told = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda self, member, most: (read.append(member.name), told(self, member, most))[1])
+    answers = predictor.answer(find_inputs([str(tmp_path / "many.zip")]), batch_size=4)
+    first = next(answers)
+    assert first.names[0].endswith("many.zip/00000.jpg") and sorted(first.errors) == [1, 2, 3]
+    assert len(read) <= 4 * (PREFETCH + 1)
+    answers.close()
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -119,7 +119,7 @@ def _name(written: bytes, flags: int) -> tuple[str, str]:
     with contextlib.suppress(UnicodeDecodeError):
         return written.decode("utf-8"), ""
     if flags & _UTF8:
-        return written.decode("utf-8", "backslashreplace"), "its name is no UTF-8, as the zip says that it is; write the zip anew"
+        return written.decode("utf-8", "replace"), "its name is no UTF-8, as the zip says that it is; write the zip anew"
     return written.decode("cp437"), ""
 
 
