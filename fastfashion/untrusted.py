@@ -55,7 +55,7 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def parse_json(data: bytes | str, schema: type[T], where: str, refuse: type[FastfashionError], advice: str) -> T:
+def parse_json(data: bytes | bytearray | str, schema: type[T], where: str, refuse: type[FastfashionError], advice: str) -> T:
     """JSON as an instance of `schema`. Raises `refuse` with the place and what was expected: numbers are finite, unknown fields pass."""
     try:
         return msgspec.json.decode(data, type=schema)

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastfashion.errors import InputError
 from fastfashion.serve.errors import RefusedError
@@ -19,6 +19,7 @@ SLACK_BYTES = 65_536  # of a form's heads and a JSON document, around an image
 FORM = re.compile(rb"[\w.%+*\[\]-]{1,100}=[\x20-\x7e\r\n\t]*")  # the start of a form without files
 TEXT = re.compile(rb"[\x20-\x7e\r\n\t]*")
 BASE64 = re.compile(rb'\s{0,64}[{["]|data:')  # the start of JSON, or of a data: URL
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
 SNIFFED_BYTES = 512
 _ONE_AT_A_TIME = threading.Lock()  # base64 takes three times its size while it is decoded
 
@@ -36,7 +37,7 @@ class JsonBody:
     """The JSON that is taken."""
 
     image: str  # base64, or a data: URL
-    top: Any = None  # any, so that a wrong one is refused as in an address
+    top: int | float | str | bool | None = None  # so that a wrong one is refused as in an address; no lists, which take much memory
 
 
 async def read_image(request: "Request", max_bytes: int) -> Asked:
@@ -72,9 +73,10 @@ def _from_text(body: bytearray, max_bytes: int, call: str) -> Asked:
         if body[:5] == b"data:":
             return Asked(image=_from_base64(body.decode("latin-1"), max_bytes, call))
         try:
-            found = parse_json(bytes(body), JsonBody, "the JSON", InputError, 'send {"image": "the image in base64"}')
+            found = parse_json(body, JsonBody, "the JSON", InputError, 'send {"image": "the image in base64"}')
         except InputError as error:
             raise RefusedError(415, f"{error}, or {call}") from error
+        body.clear()
         return Asked(image=_from_base64(found.image, max_bytes, call), top=None if found.top is None else str(found.top))
 
 
@@ -85,10 +87,10 @@ def _from_base64(text: str, max_bytes: int, call: str) -> bytes:
             raise RefusedError(415, f"image: a data: URL that is not base64: {call}")
     elif "://" in text[:16]:
         raise RefusedError(415, f"image: an address is not fetched from here: {call}")
-    plain = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
+    plain = text.encode("ascii", "replace").translate(URL_SAFE, b" \t\r\n=")
     try:
-        image = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
+        image = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except binascii.Error as error:
         raise RefusedError(415, f"image: expected base64 ({error}), or {call}") from error
     if len(image) > max_bytes:
         raise _too_large(max_bytes)
