@@ -21,6 +21,7 @@ from serving import make_run
 from fastfashion import terminal
 from fastfashion.catalog import correct
 from fastfashion.cli import main
+from fastfashion.serve.asgi import json_body
 from fastfashion.shards import open_packed_set
 
 ODD = CONTROLS.replace("\n", "").replace("\r", "")  # a path may hold them, a table's cell is one line here
@@ -198,6 +199,14 @@ def test_other_peoples_lines_pass_the_same_stream(monkeypatch: pytest.MonkeyPatc
     assert controls(said) == set()
     assert all(f"{word} \\u001b[31m" in said for word in ("logged", "and"))
     assert "pair \\ud83d and" in said
+
+
+def test_json_of_the_http_api_holds_no_control_characters_and_reads_back() -> None:
+    value = {"error": f"half of a pair \ud83d, {CONTROLS}", "classes": ["Ä", ODD]}
+    text = json_body(value).decode()
+    assert controls(text) == set()
+    assert "Ä" in text
+    assert json.loads(text) == value
 
 
 def test_a_name_within_a_line_has_no_line_ends_either() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate.run import PLOTS
-from fastfashion.serve.asgi import Receive, Scope, Send, refuse
+from fastfashion.serve.asgi import Receive, Scope, Send, json_body, refuse
 from fastfashion.serve.errors import RefusedError
 from fastfashion.serve.image_body import read_image
 from fastfashion.serve.limits import BusyError
@@ -36,8 +36,11 @@ ADDRESSES = "there are POST /api/answer, GET /api/model and GET /run/plots/NAME.
 def api_routes(state: "State") -> "list[Route]":
     """The routes that programs use; every other address below /api/ is a 404 that names them."""
     from starlette.concurrency import run_in_threadpool
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
     from starlette.routing import Route
+
+    def _json(value: object) -> "Response":
+        return Response(json_body(value), media_type="application/json")
 
     async def answer(request: "Request") -> "Response":
         started = time.perf_counter()
@@ -50,11 +53,11 @@ def api_routes(state: "State") -> "list[Route]":
                 found = await read_image(request, state.limits.picture_bytes)
             wanted = _parse_top(top or found.top or TOP)
             answers = await state.answer(found.image, wanted, place)
-        return JSONResponse({"answers": answers, "milliseconds": round(1000 * (time.perf_counter() - started), 1)})
+        return _json({"answers": answers, "milliseconds": round(1000 * (time.perf_counter() - started), 1)})
 
     async def model(_: "Request") -> "Response":
         known = state.predictor.description
-        return JSONResponse({"run": state.run.resolve().name, "model": known.model, "size": known.size, "classes": known.classes})
+        return _json({"run": state.run.resolve().name, "model": known.model, "size": known.size, "classes": known.classes})
 
     async def plot(request: "Request") -> "Response":
         return Response(await run_in_threadpool(_read_plot, state.run, request.path_params["name"]), media_type="image/png")

@@ -4,6 +4,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from fastfashion.terminal import printable
+
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -23,9 +25,14 @@ def content_length(scope: Scope) -> int:
     return int(text) if text.isdigit() and len(text) < 19 else 2**63 if text else 0
 
 
+def json_body(value: Any) -> bytes:
+    """JSON that a terminal may show: control characters of names are escapes, C1's and DEL too, which JSON lets pass."""
+    return printable(json.dumps(value, ensure_ascii=False, allow_nan=False)).encode()
+
+
 async def refuse(send: Send, status: int, text: str, *headers: Header, **more: Any) -> None:
     """Answer with an error. Whoever sends no `connection: close` has the server read the rest of the body first."""
-    body = json.dumps({"error": text, **more}, ensure_ascii=False).encode(errors="backslashreplace")
+    body = json_body({"error": text, **more})
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
