@@ -25,6 +25,17 @@ class ConfigError(FastfashionError):
     """An option or a setting is unknown, out of range, or does not fit the others."""
 
 
+class DiskFullError(FastfashionError, OSError):
+    """A disk, or a quota, has no room for a file: its `errno` says which. Nothing was published under the file's name."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.errno = number
+
+    def __reduce__(self) -> tuple[type["DiskFullError"], tuple[str, int | None]]:  # for other processes, which OSError's would lose it for
+        return type(self), (str(self), self.errno)
+
+
 class TrainingError(FastfashionError):
     """Training cannot go on: the loss is not finite, or a run directory does not fit."""
 

@@ -11,14 +11,15 @@ import re
 import shutil
 import socket
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.remote import is_remote as is_remote
+from fastfashion.scratch import scratch
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # the temporary file that it writes through, in the folder of its target
@@ -57,24 +58,27 @@ def is_address(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
-def publish(path: Path, write: Callable[[Path], object]) -> None:
+def publish(path: Path, write: Callable[[Path], object], num_bytes: int | None = None) -> None:
     """Let `write` fill a file, and make it appear at `path` whole, with the umask's mode; on an exception nothing is left.
 
-    On a disk it is written beside, flushed, and renamed. On object storage it is written to a temporary file and uploaded.
+    On a disk it is written beside, flushed, and renamed. On object storage it is written to a temporary file and uploaded. Raises
+    DiskFullError, with the `num_bytes` that it needs where they are known.
     """
     if is_remote(path):
         remote: Any = path
-        with tempfile.TemporaryDirectory(prefix="fastfashion-") as folder:
-            write(Path(folder) / path.name)
-            remote.fs.put_file(str(Path(folder) / path.name), remote.path)
+        with scratch() as folder:
+            with room_for(folder / path.name, num_bytes, folder / path.name):
+                write(folder / path.name)
+            remote.fs.put_file(str(folder / path.name), remote.path)
         return
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a process that lingers cannot disturb the one after it
     try:
-        with beside.open("wb") as empty:
-            mode = stat.S_IMODE(os.fstat(empty.fileno()).st_mode)
-        write(beside)
-        _settle(beside, mode)
-        beside.replace(path)
+        with room_for(path, num_bytes, beside):
+            with beside.open("wb") as empty:
+                mode = stat.S_IMODE(os.fstat(empty.fileno()).st_mode)
+            write(beside)
+            _settle(beside, mode)
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -89,8 +93,9 @@ def publish_folder(path: Path, fill: Callable[[Path], object]) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     beside.mkdir(parents=True)
     mode = stat.S_IMODE(beside.stat().st_mode) & 0o666  # no file of ours is a program
-    for file in _filled(beside, fill):
-        _settle(file, mode)
+    with room_for(path):
+        for file in _filled(beside, fill):
+            _settle(file, mode)
     if path.exists():
         path.rename(old)
     beside.rename(path)

@@ -2,6 +2,7 @@
 
 import errno
 
+from fastfashion.errors import FastfashionError
 from fastfashion.terminal import printable
 
 _REASONS = {
@@ -13,6 +14,7 @@ _REASONS = {
     errno.EISDIR: "it is a folder, where a file is expected",
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than this process may write",
     errno.EROFS: "the disk is read-only",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ELOOP: "links that lead in a circle",
@@ -40,14 +42,14 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def why(error: BaseException) -> str:
     """What went wrong with a file, without the number that the system gives it; of other errors their own text."""
-    if not isinstance(error, OSError) or error.errno is None:
+    if not isinstance(error, OSError) or isinstance(error, FastfashionError) or error.errno is None:
         return str(error)
     return _REASONS.get(error.errno) or (error.strerror or str(error)).lower()
 
 
 def os_error_text(error: OSError) -> str:
     """The same as a message of its own: where, what, and what to do."""
-    if error.errno is None:
+    if error.errno is None or isinstance(error, FastfashionError):
         return str(error)
     names = [printable(str(name)) for name in (error.filename, error.filename2) if name is not None]
     where = f"{' to '.join(names)}: " if names else ""

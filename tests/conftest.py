@@ -3,10 +3,12 @@
 import csv
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +123,17 @@ def zip_folder(folder: Path, path: Path, prefix: str = "", compression: int = zi
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of every file below a folder, by relative path."""
     return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.rglob("*") if f.is_file()}
+
+
+@contextmanager
+def no_file_above(num_bytes: int) -> Iterator[None]:
+    """A harmless full disk: EFBIG. Python ignores SIGXFSZ, and what is limited may be raised again."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def psnr_db(a: np.ndarray, b: np.ndarray) -> float:

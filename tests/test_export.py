@@ -4,8 +4,10 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import PackedSmall, smooth_picture
+from conftest import PackedSmall, digests, no_file_above, smooth_picture
 from PIL import Image
 from typer.testing import CliRunner
 from workers import free_port
@@ -22,10 +24,11 @@ from workers import free_port
 from fastfashion import dist
 from fastfashion.cli import app
 from fastfashion.config import DataConfig, RunConfig
-from fastfashion.errors import ConfigError, InputError
+from fastfashion.errors import ConfigError, DiskFullError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run
 from fastfashion.model import load_artifact, save_artifact
 from fastfashion.model.description import FORMAT
+from fastfashion.scratch import PREFIX, sweep
 from fastfashion.serve import export as exporting
 from fastfashion.serve.export import ExportRequest, export
 from fastfashion.serve.subject import open_subject, pictures
@@ -312,3 +315,48 @@ def test_reading_a_run_or_an_export_runs_no_code_from_it(run: Path, onnx_folder:
     assert not made.exists()
     pickle.loads(bomb)  # it would have gone off
     assert made.exists()
+
+
+def leftovers(*folders: Path) -> list[str]:
+    return [path.name for folder in folders for path in folder.iterdir() if path.name.startswith((PREFIX, "tmp", "fastfashion"))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_export_that_is_ended_leaves_nothing_or_the_next_one_clears_it(number: signal.Signals, run: Path, tmp_path: Path) -> None:
+    temporary, out = tmp_path / "tmp", tmp_path / "out"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "fastfashion", "export", str(run), "--to", "hub", "--task", "season", "--out", str(out)]
+    process = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(temporary)}, stderr=subprocess.DEVNULL)
+    while not leftovers(tmp_path)[1:]:  # beside OUT, where it works; "tmp" is ours
+        assert process.poll() is None, "it was over before it could be ended"
+        time.sleep(0.002)
+    process.send_signal(number)
+    assert process.wait(60) == (143 if number == signal.SIGTERM else -9)
+    assert (len(leftovers(tmp_path)) == 1) == (number == signal.SIGTERM)
+    assert not out.exists()
+    assert len(leftovers(temporary)) == (number == signal.SIGKILL)  # what other packages made there is in a folder of ours
+    sweep(temporary)  # as the next command does
+    export(ExportRequest(run=run, to="hub", out=out, tasks=("season",)))
+    assert leftovers(tmp_path, temporary) == ["tmp"] and {"config.json", "export.json"} <= {path.name for path in out.iterdir()}
+
+
+def test_an_onnx_export_writes_nothing_into_the_folder_for_temporary_files(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    made = []
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *given, make=tempfile.mkdtemp, **named: made.append(make(*given, **named)) or made[-1])
+    export(ExportRequest(run=run, to="onnx", out=tmp_path / "out", tasks=("season",), int8=True))
+    assert list((tmp_path / "tmp").iterdir()) == [] and [path.name for path in tmp_path.iterdir()] in (["tmp", "out"], ["out", "tmp"])
+    assert len(made) > 1 and not [folder for folder in made if folder.startswith(str(tmp_path / "tmp"))]
+
+
+def test_an_export_that_does_not_fit_says_how_much_is_needed_and_leaves_what_was_there(run: Path, tmp_path: Path) -> None:
+    request = ExportRequest(run=run, to="hub", out=tmp_path / "out", tasks=("season",))
+    export(request)
+    before = digests(tmp_path)
+    with no_file_above(20_000), pytest.raises(DiskFullError, match=rf"{tmp_path}/out: .* MB are needed, .* MB are free; "):
+        export(request)
+    assert digests(tmp_path) == before

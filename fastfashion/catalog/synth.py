@@ -21,6 +21,7 @@ import numpy as np
 
 from fastfashion.catalog.synth_data import Kind, read_kinds
 from fastfashion.catalog.synth_draw import Picture, row_generator, write_picture
+from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError
 
 Labels = dict[str, str]  # one line of styles.csv by column, in the order of the columns
@@ -101,9 +102,9 @@ def write_synth(
         (beside / "images").mkdir(parents=True)
         table, pictures = _make_table(rows, (width_px, height_px), seed)
         lines = [",".join(COLUMNS), *(",".join(labels.values()) for labels in table), ""]
-        (beside / "styles.csv").write_text("\n".join(lines), encoding="utf-8", newline="\n")
         # closed before the folder is removed: no process may still be writing then
-        with closing(_draw_all(beside / "images", seed, pictures, workers)) as drawn:
+        with room_for(out), closing(_draw_all(beside / "images", seed, pictures, workers)) as drawn:
+            (beside / "styles.csv").write_text("\n".join(lines), encoding="utf-8", newline="\n")
             for written in drawn:
                 sizes += written
                 if on_progress is not None:

@@ -9,6 +9,7 @@ import typer
 
 from fastfashion.cli.app import IN, OUT, RUN, app
 from fastfashion.options import Debug, Json, Location, OutFolder, Tasks, parse_tasks
+from fastfashion.scratch import scratch, signals_raise, temporary_files_in
 
 
 @app.command(epilog="Example: fastfashion export runs/NAME --to onnx --int8")
@@ -29,10 +30,11 @@ def export(
     It is compared with the run on test pictures, and published only where it answers the same. A timm model has one head: a run
     with several becomes a folder a head.
     """
-    from fastfashion.serve.export import ExportRequest, export_text
-    from fastfashion.serve.export import export as export_run
+    with signals_raise(), scratch() as work, temporary_files_in(work):  # before torch and timm are imported, which leave folders there
+        from fastfashion.serve.export import ExportRequest, export_text
+        from fastfashion.serve.export import export as export_run
 
-    summary = export_run(ExportRequest(run=run, to=to, out=out, tasks=parse_tasks(task), int8=int8, shards=shards))
+        summary = export_run(ExportRequest(run=run, to=to, out=out, tasks=parse_tasks(task), int8=int8, shards=shards))
     print(export_text(summary))
     if as_json:
         print(json.dumps(asdict(summary)))

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from fastfashion.errors import PackedSetError
 from fastfashion.pack.block import Block, Job, Tick, pack_block
+from fastfashion.scratch import signals_raise
 
 ATTEMPTS = 2  # of a block whose process dies: one restart
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -138,16 +139,9 @@ def own_process() -> Iterator[None]:
 
     In somebody else's program neither allocator nor signal handlers are ours to change; there, workers end with their parent.
     """
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
     keep_freed_memory()
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with signals_raise():
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _serve(pipe: Connection) -> None:

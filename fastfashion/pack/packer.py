@@ -6,7 +6,6 @@ A resolution appears complete or not at all. What an interrupted run has packed 
 """
 
 import contextlib
-import errno
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 
 from fastfashion.catalog import Rejected
 from fastfashion.catalog.ranges import ChangedError, UnreachableError
+from fastfashion.disk import disk_full
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.pack.block import Job
@@ -26,6 +26,7 @@ from fastfashion.pack.request import PackRequest, PackSummary, descending
 from fastfashion.pack.staging import Record, Staging, lock
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import FULL, REJECTED
+from fastfashion.words import why
 
 TAR_BYTES = 2560  # of a sample beside its picture: two headers, the labels, padding
 
@@ -163,13 +164,13 @@ def _disk_full_explained(run: _Run) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if (number := disk_full(error)) is None:
             raise
         free = shutil.disk_usage(run.staging.root).free if not is_remote(run.staging.root) else 0
         raise PackedSetError(
-            f"{run.staging.root.parent}: the disk is full: about {run.bytes_needed() / 1e6:.0f} MB more are needed, {free / 1e6:.0f} MB "
-            "are free; nothing was published. Free some space and run the same command, which goes on from what is packed, or choose "
-            "another --out"
+            f"{run.staging.root.parent}: {why(OSError(number, ''))}: about {run.bytes_needed() / 1e6:.0f} MB more are needed, "
+            f"{free / 1e6:.0f} MB are free; nothing was published. Free some space and run the same command, which resumes from what is "
+            "packed, or choose another --out"
         ) from error
 
 

@@ -5,20 +5,19 @@
 Nothing is published that does not answer as the run does.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastfashion.bars import tqdm
-from fastfashion.errors import ConfigError, InputError
+from fastfashion.disk import room_for
+from fastfashion.errors import ConfigError, DiskFullError, InputError
 from fastfashion.evaluate import OpenRun
 from fastfashion.files import publish, publish_json
+from fastfashion.scratch import scratch, sweep, temporary_files_in
 from fastfashion.serve import card
 from fastfashion.serve.hub import HubModel, write_hub
 from fastfashion.serve.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
@@ -84,12 +83,15 @@ def export(request: ExportRequest) -> ExportSummary:
         raise ConfigError(
             f"--int8 measures on pictures of the packed set, which is not to be had ({subject.without_set}); name it with --shards"
         )
+    for place in (out, *out.absolute().parents[:3]):
+        sweep(place)  # what exports that were killed left: also before there was an OUT
     _check_out(out)
     images, source = _pictures(subject)
     folders: dict[str, str] = {}
     int8 = None
-    with tempfile.TemporaryDirectory(prefix="fastfashion-export-") as scratch:
-        beside = Path(scratch) / "out"
+    num_bytes = 4 * sum(weight.numel() for weight in subject.model.parameters())
+    with room_for(out, num_bytes), scratch(_working_place(out)) as work, temporary_files_in(work):
+        beside = work / "out"
         beside.mkdir()
         if request.to == "hub":
             folders = {task: "." if len(subject.classes) == 1 else _folder_name(task) for task in subject.classes}
@@ -98,7 +100,7 @@ def export(request: ExportRequest) -> ExportSummary:
         else:
             differences = [_write_onnx(subject, beside / ONNX, images)]
             if request.int8:
-                int8 = _write_int8(subject, beside, Path(scratch))
+                int8 = _write_int8(subject, beside, work)
             (beside / "README.md").write_text(card.onnx_card(subject, int8), encoding="utf-8")
             if request.to == "space":
                 write_app(beside)
@@ -124,6 +126,11 @@ def export(request: ExportRequest) -> ExportSummary:
             beside, out, files, {key: value for key, value in asdict(summary).items() if key not in OURS} | _about(subject, request.to)
         )
     return summary
+
+
+def _working_place(out: Path) -> Path:
+    """On the disk of OUT: what is written there is only renamed in the end."""
+    return next(place for place in (out, *out.absolute().parents) if place.is_dir())
 
 
 def _about(subject: Subject, to: str) -> dict[str, Any]:
@@ -155,11 +162,11 @@ def _write_hub(subject: Subject, task: str, folder: Path, images: np.ndarray) ->
     return _check(subject, lambda batch: {task: model.probabilities(batch)}, [task], images)
 
 
-def _write_int8(subject: Subject, beside: Path, scratch: Path) -> dict[str, dict[str, float]]:
+def _write_int8(subject: Subject, beside: Path, work: Path) -> dict[str, dict[str, float]]:
     assert subject.opened is not None
     full = OnnxModel(beside / ONNX)
     calibration = (images for images, _ in _shown("calibration", subject.opened, "train", CALIBRATION))
-    write_int8(beside / ONNX, beside / INT8, calibration, scratch / "prepared.onnx")
+    write_int8(beside / ONNX, beside / INT8, calibration, work / "prepared.onnx")
     columns = {task: subject.opened.tasks.index(task) for task in subject.classes}
     losses = int8_loss(full, OnnxModel(beside / INT8), _shown("int8, test", subject.opened, "test", MEASURED), columns)
     return {task: asdict(loss) for task, loss in losses.items()}
@@ -207,8 +214,10 @@ def _publish(beside: Path, out: Path, files: list[str], about: dict[str, Any]) -
         for name in files:
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            publish(target, partial(shutil.copyfile, beside / name))
+            publish(target, (beside / name).replace)
         publish_json(out / EXPORT, about)
+    except DiskFullError:
+        raise
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({why(error)}); choose another --out") from error
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastfashion.disk import disk_full
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.model import Classifier
 from fastfashion.serve.subject import Subject
@@ -92,6 +93,8 @@ def write_onnx(subject: Subject, path: Path) -> None:
                 optimize=True,
             )
     except Exception as error:  # the exporter's own; of many kinds
+        if disk_full(error):
+            raise
         raise ConfigError(f"{subject.backbone} cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
     assert program is not None
     proto = program.model_proto

@@ -1,15 +1,16 @@
 """Writing shards: a plain USTAR tar and its DALI/WebDataset index, streamed, hashed as written, published whole."""
 
+import contextlib
 import hashlib
 import os
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fastfashion.files import is_remote, publish
+from fastfashion.scratch import scratch
 from fastfashion.shards.layout import ShardEntry, index_name, shard_name
 
 MAX_NAME_BYTES = 100  # of a member, what USTAR has room for
@@ -51,8 +52,8 @@ class ShardWriter:
         self.entry: ShardEntry | None = None
 
     def __enter__(self) -> "ShardWriter":
-        self._temporary = tempfile.TemporaryDirectory(prefix="fastfashion-") if is_remote(self._folder) else None
-        here = Path(self._temporary.name) if self._temporary else self._folder
+        self._temporary = contextlib.ExitStack()
+        here = self._temporary.enter_context(scratch()) if is_remote(self._folder) else self._folder
         # with the process id, so that a process that lingers when its run was killed cannot disturb the next run
         self._partial = here / f".{shard_name(self._number)}.{os.getpid()}.partial"
         self._file = self._partial.open("wb", buffering=0)  # unbuffered: closing writes nothing, so it cannot fail on a full disk
@@ -95,8 +96,7 @@ class ShardWriter:
         finally:
             self._file.close()
             self._partial.unlink(missing_ok=True)
-            if self._temporary:
-                self._temporary.cleanup()
+            self._temporary.close()
 
     def _publish(self) -> None:
         """Index first: where the tar is, all of the shard is."""
@@ -109,7 +109,7 @@ class ShardWriter:
         index = (f"v1.2 {len(self._index)}\n" + "\n".join(self._index) + "\n").encode()
         publish(self._folder / index_name(self._number), lambda beside: beside.write_bytes(index))
         tar = self._folder / shard_name(self._number)
-        if self._temporary:
+        if is_remote(tar):
             remote: Any = tar
             remote.fs.put_file(str(self._partial), remote.path)
         else:

@@ -175,7 +175,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)  # its checksum is that of other bytes
-            publish(data, lambda beside: save_file(tensors, beside))
+            publish(data, lambda beside: save_file(tensors, beside), sum(tensor.nbytes for tensor in tensors.values()))
             values = {"num_bytes": data.stat().st_size, "sha256": file_sha256(data), "progress": asdict(progress)}
             publish_json(path, described(FORMAT, values))
             if progress.has_best:

@@ -14,6 +14,7 @@ from fastfashion import dist
 from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.config import ALL, DEFAULT_RECIPE, OptimConfig, RunConfig
 from fastfashion.csv_files import publish_csv
+from fastfashion.disk import room_for
 from fastfashion.errors import TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, read_config, score
 from fastfashion.evaluate.opened import CONFIG, METRICS
@@ -117,7 +118,7 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *,
             clear_unpublished(run / name)
         write_status(run, "running")
         try:
-            with ExitStack() as stack:
+            with room_for(run), ExitStack() as stack:
                 summary = _train(config, run, world, command, stack, signals, held)
         except BaseException as error:
             with suppress(OSError):  # the disk may be what failed

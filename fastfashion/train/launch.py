@@ -7,12 +7,13 @@ torchrun -m fastfashion.train … ────┘  (its world has size 1)
 
 import os
 import sys
-import tempfile
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 from fastfashion.dist import cores_per_process, env_int
 from fastfashion.errors import ConfigError, LostPeerError
+from fastfashion.scratch import scratch
 from fastfashion.words import counted
 
 USER_ERROR = 2  # exit status of errors that a user can cure: another try would end the same
@@ -67,25 +68,28 @@ def launch(nproc: int, arguments: Sequence[str], max_restarts: int) -> int:
 
 def _launch_once(nproc: int, arguments: Sequence[str]) -> tuple[int, bool]:
     """Exit status, and whether a signal to this process was what ended the workers."""
+    with scratch() as logs:  # for workers' errors; one that torch makes would stay
+        return _launch_in(logs, nproc, arguments)
+
+
+def _launch_in(logs: Path, nproc: int, arguments: Sequence[str]) -> tuple[int, bool]:
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logs = tempfile.TemporaryDirectory(prefix="fastfashion-")  # for workers' errors; one that torch makes would stay
     config = LaunchConfig(
         *(1, 1, nproc),
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=logs.name),
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
     )
     signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # handed on to the workers, which save and end
     if hasattr(config, "signals_to_handle"):
         config.signals_to_handle = signals
     try:
-        with logs:
-            elastic_launch(config, sys.executable)("-m", "fastfashion.train", *arguments)
+        elastic_launch(config, sys.executable)("-m", "fastfashion.train", *arguments)
     except ChildFailedError as error:
         # The workers have printed their own errors; that the others lost a peer is no reason.
         codes = [failure.exitcode for failure in error.failures.values()]

@@ -1,0 +1,87 @@
+"""A private folder to work in, which goes away with its owner: at its end, or, where that was killed, when the next one starts there."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX, LOCK = ".fastfashion-work-", ".lock"  # the lock is held as long as the owner lives
+NEW_S = 600.0  # a folder without a lock is one that is being made, or its maker was killed between the two
+
+
+@contextlib.contextmanager
+def scratch(where: Path | None = None) -> Iterator[Path]:
+    """A new folder in `where`, by default in the folder for temporary files; what killed processes left there is removed first."""
+    where = Path(tempfile.gettempdir()) if where is None else where
+    sweep(where)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))
+    lock = -1
+    try:
+        lock = os.open(folder / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def sweep(where: Path) -> None:
+    """Remove the folders of this user in `where` whose owners are no more."""
+    for folder in where.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # it goes away meanwhile, or is none of ours
+            if _is_left(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_left(folder: Path) -> bool:
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        return False
+    try:
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return time.time() - found.st_mtime > NEW_S
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """For what other packages write through `tempfile`, which they leave there when they are killed."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """For commands: SIGTERM and SIGHUP end what is under way as an exception, as Ctrl-C does, so that nothing is left behind.
+
+    In somebody else's program signal handlers are not ours to change; what a signal leaves there, the next start removes.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    wanted = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}  # nohup
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
