@@ -22,6 +22,7 @@ ON_BAD = ("stop", "skip")
 OPTIMIZERS = ("adamw", "adam", "sgd")  # sgd: Nesterov's momentum, 0.9
 PRECISIONS = ("auto", "fp32", "bf16")
 TRACKERS = ("wandb", "mlflow")
+BATCH_PIXELS = 1 << 28  # of a batch that is answered: 256 images of 1024x1024
 
 
 def _check(ok: bool, what: str, expected: str, found: object) -> None:
@@ -41,6 +42,10 @@ class Size:
 
     def __str__(self) -> str:
         return f"{self.height_px}x{self.width_px}"
+
+    def batch(self, wanted: int) -> int:
+        """Up to `wanted` images, no more than BATCH_PIXELS together: a run says which size its images have."""
+        return max(1, min(wanted, BATCH_PIXELS // (self.height_px * self.width_px)))
 
     @classmethod
     def parse(cls, text: str) -> "Size":
@@ -287,8 +292,9 @@ def _cast(key: str, kind: Any, value: Any) -> Any:
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
         found = kind(value)
-        if kind is not str and (isinstance(value, bool) or not -(2**63) <= found < 2**63 or (isinstance(value, float) and found != value)):
-            raise ValueError  # no number, none that this setting can have, or half of one; nan is in no range
+        most = 2**63 if kind is int else math.inf
+        if kind is not str and (isinstance(value, bool) or not -most < found < most or (isinstance(value, float) and found != value)):
+            raise ValueError  # no number, one without end, or half of one; nan is in no range
         return found
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key}: expected {getattr(kind, '__name__', kind)}, found {value!r}") from None

@@ -87,12 +87,14 @@ def _predictions(run: Path, report: Mapping[str, Any], tasks: Sequence[str]) -> 
     path, again = run / PREDICTIONS, f"test the run again: fastfashion evaluate {run}"
     texts = [f"{task}_{what}" for task in tasks for what in ("label", "prediction")]
     try:
-        with open_regular(path) as data, pq.ParquetFile(data, read_dictionary=texts) as file:
-            footer, num_bytes = file.metadata, os.fstat(data.fileno()).st_size
+        with open_regular(path) as data:
+            columns, num_bytes = pq.read_schema(data), os.fstat(data.fileno()).st_size
             for name in ("id", *texts):
-                kind = file.schema_arrow.field(name).type if name in file.schema_arrow.names else "no such column"
+                kind = columns.field(name).type if name in columns.names else "no such column"
                 if kind not in (pa.string(), pa.large_string(), pa.null(), pa.dictionary(pa.int32(), pa.string())):
                     raise InputError(f"{path}: {name}: expected a column of text, found {kind}; {again}")
+            file = pq.ParquetFile(data, read_dictionary=texts)  # a word in many rows is one word in memory
+            footer = file.metadata
             expected = report["split"]["num_rows"] - len(report.get("skipped", ()))
             if footer.num_rows != expected or footer.num_rows > num_bytes:  # each has an id of its own, and so a byte
                 raise InputError(f"{path}: expected the {expected} rows of {REPORT}, found {footer.num_rows} in {num_bytes} bytes; {again}")

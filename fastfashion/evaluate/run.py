@@ -62,7 +62,7 @@ def predict_rows(
     pictures, _ = choose_pictures(opened.packed, data.resolution, str(opened.size))
     spec = LoaderSpec(
         pictures=pictures,
-        plan=Plan(rows=rows, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=request.batch_size),
+        plan=Plan(rows=rows, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=opened.size.batch(request.batch_size)),
         labels=labels,
         size=opened.size,
         device=world.device,

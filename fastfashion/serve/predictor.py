@@ -81,6 +81,7 @@ class Predictor:
 
         Raises PackedSetError where a packed set cannot be opened; what is wrong with a single picture is in its line.
         """
+        batch_size = self.size.batch(batch_size)
         for is_file, group in groupby(inputs, key=lambda one: isinstance(one, Picture)):
             if is_file:
                 yield from self._answer_pictures((one for one in group if isinstance(one, Picture)), top, batch_size)

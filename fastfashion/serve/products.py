@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from fastfashion import image
-from fastfashion.errors import FastfashionError
+from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate import OpenRun
 from fastfashion.files import publish
 from fastfashion.load import open_loader
-from fastfashion.model.artifact import WEIGHTS
+from fastfashion.model.weights import WEIGHTS, read_shapes
 from fastfashion.serve.decoding import Decoders
 from fastfashion.serve.predictor import Predictor
 from fastfashion.shards.tiles import sharp_enough
@@ -97,7 +97,7 @@ class Products:
     def _prepare(self, run_model: Runner) -> None:
         path, key = self._predictor.run / FILE, self._key()
         try:
-            kept = _read(path, key, self.rows)
+            kept = _read(path, key, self.rows, self._predictor.model.head(self._opened.tasks[0]).in_features)
             if kept is None:
                 kept = self._make(run_model)
                 self._keep(path, key, *kept)
@@ -136,17 +136,20 @@ class Products:
         return known.hexdigest()
 
 
-def _read(path: Path, key: str, rows: np.ndarray) -> Kept | None:
+def _read(path: Path, key: str, rows: np.ndarray, num_features: int) -> Kept | None:
     """The rows that decoded of those asked for, and their features; None where none are kept for this. Reading safetensors runs no code."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file() or os.path.getsize(path) == 0:  # noqa: PTH202
         return None
     try:
+        shapes = read_shapes(path)
+        if shapes != {"rows": (shapes["rows"][0][:1], False), "features": ((*shapes["rows"][0][:1], num_features), True)}:
+            return None
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("key") != key:
                 return None
             features, kept = file.get_tensor("features"), file.get_tensor("rows").numpy()
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, LookupError, InputError):
         return None
-    return (kept, features) if len(kept) == len(features) and np.isin(kept, rows).all() else None
+    return (kept, features) if np.isin(kept, rows).all() and torch.isfinite(features).all() else None
