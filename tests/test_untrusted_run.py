@@ -341,7 +341,7 @@ def test_a_run_that_is_not_as_it_should_be_is_one_line_for_whoever_reads_that_pa
 
 def test_nothing_of_the_table_is_refused_where_nothing_was_done(run: Path, whole: Whole, tmp_path: Path) -> None:
     for what in sorted({what for _, commands, _ in CASES.values() for what in commands}, key=lambda what: what == "resume"):
-        command(what, run, whole, tmp_path / "out")
+        command(what, run, whole, tmp_path / what)
 
 
 @pytest.mark.parametrize("case", ["many classes", "NaN in weights", "a damaged line of metrics"])
