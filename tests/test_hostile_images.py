@@ -1,8 +1,10 @@
 """Every hostile image is pixels or one InputError: from the header, from the decoders in a worker, and from the native one."""
 
+import csv
 import io
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from hostile import cut_short, encoded, frame, hostile_jpegs, hostile_others, ho
 from PIL import Image, features
 
 from fastfashion import image
+from fastfashion.catalog.styles import Columns
 from fastfashion.errors import InputError
 from fastfashion.load.crops import load_crops
+from fastfashion.pack import PackRequest, pack
 from fastfashion.serve.decoding import Decoders
 
 MAX_PIXELS = 1_000_000
@@ -121,3 +125,18 @@ def test_what_a_header_says_is_refused_before_any_pixel_where_it_is_too_much(hei
         image.probe(data, height_px * width_px - 1)
     with pytest.raises(InputError, match="more than --max-pixels"):
         image.decode_rgb(data, max_pixels=height_px * width_px - 1)
+
+
+def test_a_source_of_hostile_images_is_packed_without_them_and_each_is_listed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "images").mkdir(parents=True)
+    for number, data in enumerate(HOSTILE.values()):
+        (source / "images" / f"{number}.jpg").write_bytes(data)
+    (source / "table.csv").write_text("id,kind\n" + "".join(f"{number},a\n" for number in range(len(HOSTILE))))
+    columns = Columns.parse("id", "kind")
+    done = pack(PackRequest(source=source, out=tmp_path / "set", columns=columns, resolutions=("full",), max_pixels=MAX_PIXELS))
+    assert (done.kept, done.rejected) == (len(READABLE), len(HOSTILE) - len(READABLE))
+    with (tmp_path / "set" / "rejected.csv").open(newline="", encoding="utf-8") as file:
+        reasons = {list(HOSTILE)[int(line["id"])]: line["reason"] for line in csv.DictReader(file)}
+    assert set(reasons) == set(HOSTILE) - READABLE
+    assert all(reasons.values())
