@@ -57,7 +57,9 @@ class Kaggle:
 
     archive: bytes = b""
     etag: str | None = '"first"'
-    length: int | None = None  # what it says the archive has, where that is a lie
+    length: int | str | None = None  # what it says the archive has, where that is a lie; 0: it does not say
+    moved: dict[str, str] = field(default_factory=dict)  # path of the storage -> where it redirects to
+    content_range: str = ""  # of the rest, where that is a lie
     status: int = 200  # of the request to Kaggle
     page: bytes = b""  # a web page in place of an answer
     accepts: tuple[str, ...] | None = None  # values of the Authorization header; None: anybody
@@ -107,12 +109,16 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._note(None)
         assert self.host == STORAGE
+        if place := self.kaggle.moved.get(self.path.partition("?")[0]):
+            self._send(302, b"", {"Location": place})
+            return
         data, status = self.kaggle.archive, 200
         headers = {"Content-Type": "application/zip", "Accept-Ranges": "bytes"} | ({"ETag": self.kaggle.etag} if self.kaggle.etag else {})
         asked = self.headers.get("Range")
         if asked and self.headers.get("If-Range") in (None, self.kaggle.etag):
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            headers["Content-Range"] = self.kaggle.content_range or headers["Content-Range"]
             data, status = data[start:], 206
         if self.kaggle.length != 0:
             headers["Content-Length"] = str(self.kaggle.length or len(data))
@@ -151,6 +157,23 @@ def silent_after(num_bytes: int, ended: threading.Event) -> Callable[[Handler, b
     def fault(handler: Handler, data: bytes) -> None:
         handler.wfile.write(data[:num_bytes])
         ended.wait(60)
+
+    return fault
+
+
+def drip(handler: Handler, data: bytes) -> None:
+    """A byte at a time, a little apart."""
+    for at in range(len(data)):
+        handler.wfile.write(data[at : at + 1])
+        time.sleep(0.01)
+
+
+def without_end(num_bytes: int) -> Callable[[Handler, bytes], None]:
+    """More and more, until the other end closes; `num_bytes` is where even that ends."""
+
+    def fault(handler: Handler, data: bytes) -> None:
+        for _ in range(0, num_bytes, 1 << 16):
+            handler.wfile.write(bytes(1 << 16))
 
     return fault
 

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,10 +17,23 @@ from typing import Any
 
 import pytest
 from conftest import make_source, zip_folder
-from kaggle_server import API, STORAGE, Kaggle, client_environment, cut_after, serve, silent_after, slowly, write_certificate
+from kaggle_server import (
+    API,
+    STORAGE,
+    Kaggle,
+    client_environment,
+    cut_after,
+    drip,
+    serve,
+    silent_after,
+    slowly,
+    without_end,
+    write_certificate,
+)
+from odd_zips import Entry, write_zip
 
-from fastfashion.catalog.download import Downloaded, Progress, download
-from fastfashion.errors import FastfashionError
+from fastfashion.catalog.download import CHUNK_BYTES, SPARE_BYTES, Downloaded, Progress, download
+from fastfashion.errors import FastfashionError, InputError
 
 NAME = "fashion-product-images-small.zip"
 
@@ -286,6 +300,74 @@ def test_a_disk_that_fills_up_all_the_same_keeps_the_part(place: Place, archive:
     assert place.part.stat().st_size == limit
     resumed, _ = place.download()
     assert resumed["resumed_bytes"] == limit and (place.data / NAME).read_bytes() == archive
+
+
+@pytest.mark.parametrize("length", ["many", "-5", "1e9", "0x10", "12,13"])
+def test_a_length_that_is_no_number_is_told_and_nothing_is_left(length: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastfashion.catalog.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    place.kaggle.length = length
+    said = place.refuses()
+    assert f"{length!r} bytes, which is no number" in said or ("does not get on" in said and length in said)
+    assert [name for name in place.files() if "part" in name] == []
+
+
+def test_a_body_of_unknown_length_leaves_the_disk_its_reserve(place: Place, archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage, room = shutil.disk_usage(place.folder), 3_000_000
+    monkeypatch.setattr("fastfashion.catalog.download.shutil.disk_usage", lambda path: usage._replace(free=SPARE_BYTES + room))
+    place.kaggle.length, place.kaggle.faults = 0, [without_end(100_000_000)]
+    came: list[int] = []
+    with pytest.raises(InputError, match=r"does not say how long .*67\.1 MB were to stay free, and what came is removed; make room"):
+        download("small", place.data, progress=Progress(on_bytes=came.append))
+    assert room < sum(came) <= room + CHUNK_BYTES and place.files() == []
+    assert place.fetch()[0].images == 60  # one that ends within the room comes whole
+    assert (place.data / NAME).read_bytes() == archive
+
+
+def test_a_byte_now_and_then_is_no_download(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastfashion.catalog.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("fastfashion.remote.RATE_OVER_S", 0.3)
+    place.kaggle.faults = [drip] * 20
+    said = place.refuses()
+    assert "does not get on" in said and "expected at least 1000 a second" in said and len(said.splitlines()) == 3
+    assert not (place.data / NAME).exists() and place.part.stat().st_size < 1000
+    assert len([seen for seen in place.kaggle.seen if seen.host == API]) == 4
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("http://storage.googleapis.com/a.zip", "redirects to http://storage.googleapis.com, where anybody on the way"),
+        ("http://127.0.0.1:9/a.zip", "redirects to http://127.0.0.1:9, where anybody on the way"),
+        ("file:///etc/hostname", "redirects to an address that is none of the web"),
+        ("ftp://storage.googleapis.com/a.zip", "redirects to an address that is none of the web"),
+        ("https://storage.googleapis.com/paramaggarwal/fashion-product-images-small.zip", "from one address to the next without end"),
+    ],
+)
+def test_a_redirect_that_is_not_followed_ends_at_once(to: str, said: str, place: Place) -> None:
+    place.kaggle.moved = {"/paramaggarwal/fashion-product-images-small.zip": to}
+    found = place.refuses()
+    assert said in found and "\n" not in found
+    assert len([seen for seen in place.kaggle.seen if seen.host == API]) == 1 and place.files() == []
+
+
+def test_a_redirect_over_https_is_followed_without_credentials(place: Place, archive: bytes) -> None:
+    place.kaggle.moved = {"/paramaggarwal/fashion-product-images-small.zip": f"https://{STORAGE}/elsewhere.zip"}
+    place.fetch()
+    assert (place.data / NAME).read_bytes() == archive
+    assert [seen.authorization for seen in place.kaggle.seen] == [None] * 3
+
+
+def test_a_rest_of_another_archive_is_not_appended(place: Place, archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastfashion.catalog.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    place.kaggle.faults = [cut_after(400_000)]
+    place.kaggle.content_range = f"bytes 400000-{len(archive) + 6}/{len(archive) + 7}"
+    assert "where the rest was asked for" in place.refuses()
+
+
+def test_a_zip_whose_files_overlap_is_not_read_through(place: Place) -> None:
+    image = Entry(data=bytes(3000), name=b"images/1.jpg")
+    place.kaggle.archive = write_zip([image, *(Entry(data=b"", packed_size=3000, size=3000, name=b"%d" % n, offset=0) for n in range(9))])
+    assert "its files overlap" in place.refuses() and place.files() == []
 
 
 def test_a_damaged_file_that_is_there_already_is_told_and_left_alone(place: Place, archive: bytes) -> None:

@@ -15,20 +15,21 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from fastfashion.catalog.kaggle_api import Archive, CutError, KaggleSet, network_reason, open_archive
+from fastfashion.catalog.kaggle_api import Archive, CutError, KaggleSet, SlowError, failed, network_reason, open_archive
 from fastfashion.catalog.source import open_source
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.files import hold, publish, publish_json
+from fastfashion.remote import LeastRate, TooSlowError
 
 SETS = {
     "small": KaggleSet(owner="paramaggarwal", name="fashion-product-images-small"),
     "full": KaggleSet(owner="paramaggarwal", name="fashion-product-images-dataset"),
 }
 TIMEOUT_S = 60.0
-RETRY_WAITS_S = (0.5, 2.0, 8.0)  # between tries that bring nothing; one that brings bytes starts the row again
-CHUNK_BYTES = 1 << 16  # as much is lost at a cut
+RETRY_WAITS_S = (0.5, 2.0, 8.0)  # between tries that bring next to nothing; one that brings a chunk starts the row again
+CHUNK_BYTES = 1 << 16
 SPARE_BYTES = 64 << 20  # that a disk should have left when the file is there
 
 
@@ -128,7 +129,7 @@ def _fetch(place: _Place) -> int:
             _transfer(place, archive, start)
             return resumed
         except CutError as cut:
-            if place.num_bytes > before:
+            if place.num_bytes >= before + CHUNK_BYTES and not isinstance(cut, SlowError):
                 waits = iter(RETRY_WAITS_S)
             before = place.num_bytes
             wait_s = next(waits, None)
@@ -172,7 +173,7 @@ def _start_of(place: _Place, archive: Archive) -> int:
 
 
 def _transfer(place: _Place, archive: Archive, start: int) -> None:
-    """Append what is missing. Raises CutError where the connection ends before; InputError where the disk does."""
+    """Append what is missing. Raises CutError where the connection ends before or is too slow; InputError where the disk ends."""
     import requests
     import urllib3
 
@@ -183,28 +184,48 @@ def _transfer(place: _Place, archive: Archive, start: int) -> None:
     try:
         if start:
             response = archive.rest(start, place.timeout_s)
-            start = _granted_start(response, start)
+            start = _granted_start(response, start, archive.size)
         place.progress.on_start("download", start, archive.size)
         with response, place.part.open("r+b" if start else "wb") as file:
             file.seek(start)
-            for data in response.raw.stream(CHUNK_BYTES, decode_content=False):
-                file.write(data)
-                place.progress.on_bytes(len(data))
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            _receive(place, response.raw, file, None if archive.size is None else archive.size - start)
+    except TooSlowError as error:
+        raise SlowError(str(error)) from error
+    except requests.RequestException as error:
+        raise failed(error, place.wanted) from error
+    except urllib3.exceptions.HTTPError as error:
         raise CutError(network_reason(error)) from error
     except OSError as error:
         raise InputError(
             f"{place.out.parent}: {error.strerror or error}; {_size(place.num_bytes)} are here and stay: mend that, and run this again"
         ) from error
     if archive.size is not None and place.num_bytes != archive.size:
-        if place.num_bytes > archive.size:
+        num_bytes = place.num_bytes
+        if num_bytes > archive.size:
             place.clear()
-        raise CutError(f"the server sent {place.num_bytes} of {archive.size} bytes")
+        raise CutError(f"the server sent {num_bytes} of {archive.size} bytes")
 
 
-def _granted_start(response: Any, asked: int) -> int:
+def _receive(place: _Place, body: Any, file: BinaryIO, expected: int | None) -> None:
+    """Write a body as it comes, until it has more bytes than `expected`, or, where that is not known, than the disk has room for."""
+    read, rate = getattr(body, "read1", body.read), LeastRate()  # urllib3 before 2 has no read1, and waits for whole chunks
+    left = shutil.disk_usage(place.out.parent).free - SPARE_BYTES if expected is None else expected
+    while left >= 0 and (data := read(CHUNK_BYTES, decode_content=False)):
+        rate.add(len(data))
+        file.write(data)
+        left -= len(data)
+        place.progress.on_bytes(len(data))
+    if expected is None and left < 0:
+        place.clear()
+        raise InputError(
+            f"{place.out.parent}: the server does not say how long {place.out.name} is, and it is longer than the disk has room for: "
+            f"{_size(SPARE_BYTES)} were to stay free, and what came is removed; make room, or name a folder on another disk with --out"
+        )
+
+
+def _granted_start(response: Any, asked: int, size: int | None) -> int:
     """Where the bytes of an answer to a request for the rest begin."""
-    if response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {asked}-"):
+    if response.status_code == 206 and response.headers.get("Content-Range", "") == f"bytes {asked}-{(size or 0) - 1}/{size}":
         return asked
     if response.status_code == 200:
         return 0
@@ -237,6 +258,8 @@ def _check_members(place: _Place) -> None:
     try:
         with zipfile.ZipFile(place.part) as archive:
             infos = archive.infolist()
+            if sum(info.compress_size for info in infos) > place.num_bytes:
+                raise InputError("its files overlap, so that reading them might never end")
             place.progress.on_start("check", 0, sum(info.compress_size for info in infos))
             for info in infos:
                 name = info.filename

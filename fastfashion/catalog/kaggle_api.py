@@ -25,6 +25,10 @@ class CutError(Exception):
     """The network, or Kaggle for the moment, failed; another try may do better."""
 
 
+class SlowError(CutError):
+    """So few bytes came in a minute that the rest would never come."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class KaggleSet:
     """A data set on Kaggle."""
@@ -57,9 +61,9 @@ class Archive:
         request = self.response.request.copy()  # of the place that Kaggle sent us to, with its headers
         request.headers["Range"] = f"bytes={start}-"
         request.headers["If-Range"] = self.version or ""
-        with requests.Session() as session:
+        with _guarded(timeout_s), requests.Session() as session:
             settings = session.merge_environment_settings(request.url, {}, True, None, None)
-            return session.send(request, timeout=(CONNECT_S, timeout_s), **settings)
+            return session.send(request, **settings)
 
 
 def open_archive(wanted: KaggleSet, timeout_s: float) -> Archive:
@@ -70,12 +74,14 @@ def open_archive(wanted: KaggleSet, timeout_s: float) -> Archive:
     import requests
 
     try:
-        with _silence(), _patience(timeout_s):
+        with _silence(), _guarded(timeout_s):
             response = _ask(wanted)
     except requests.HTTPError as error:
         raise _explain(error, wanted) from error
     except requests.RequestException as error:
-        raise CutError(network_reason(error)) from error
+        raise failed(error, wanted) from error
+    except InputError:
+        raise
     except Exception as error:  # whatever the package meets in its own settings and files
         raise InputError(
             f"the kaggle package cannot be used here ({type(error).__name__}: {error}); see whether its files in ~/.kaggle, "
@@ -85,6 +91,9 @@ def open_archive(wanted: KaggleSet, timeout_s: float) -> Archive:
         response.close()
         raise _refusal(wanted, response, "it answered with a web page")
     etag, length = response.headers.get("ETag", "W/"), response.headers.get("Content-Length")
+    if length is not None and not (length.isascii() and length.isdecimal()):
+        response.close()
+        raise _refusal_of_answer(wanted, f"it says that the archive has {length[:40]!r} bytes, which is no number")
     return Archive(
         response=response,
         size=None if length is None else int(length),
@@ -141,6 +150,22 @@ def network_reason(error: Exception) -> str:
     return f"{type(error).__name__}: {_one_line(getattr(inner, 'reason', None) or inner)}"
 
 
+def failed(error: Any, wanted: KaggleSet) -> Exception:
+    """What an exception of requests means: a redirect that cannot be followed is no matter of the network."""
+    import requests
+
+    schemas = (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, requests.exceptions.MissingSchema)
+    if isinstance(error, schemas):
+        return _refusal_of_answer(wanted, "it redirects to an address that is none of the web")
+    if isinstance(error, requests.TooManyRedirects):
+        return _refusal_of_answer(wanted, "it redirects from one address to the next without end")
+    return CutError(network_reason(error))
+
+
+def _refusal_of_answer(wanted: KaggleSet, what: str) -> InputError:
+    return InputError(f"{wanted.slug}: Kaggle's answer cannot be used ({what}); try again later, or download {wanted.url} in a browser")
+
+
 def _one_line(what: object) -> str:
     return " ".join(str(what).split())[:TEXT_CHARS]
 
@@ -185,18 +210,24 @@ def _silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _patience(timeout_s: float) -> Iterator[None]:
-    """Requests that are sent without a time limit meanwhile get one, and keep it while their body is read."""
+def _guarded(timeout_s: float) -> Iterator[None]:
+    """Requests sent meanwhile, those of redirects too, go over https, and have a time limit, which they keep while their body is read."""
     import requests
 
     send = requests.Session.send
 
-    def timed(self: Any, request: Any, **settings: Any) -> Any:
+    def guarded(self: Any, request: Any, **settings: Any) -> Any:
+        scheme, _, rest = request.url.partition("://")
+        if scheme.lower() == "http":  # of other schemes requests knows nothing
+            raise InputError(
+                f"Kaggle redirects to http://{rest.partition('/')[0][:TEXT_CHARS]}, where anybody on the way could change what comes; "
+                "see whether a proxy or a portal of your network is in between, and try again"
+            )
         if settings.get("timeout") is None:
             settings["timeout"] = (CONNECT_S, timeout_s)
         return send(self, request, **settings)
 
-    requests.Session.send = timed  # type: ignore[method-assign]
+    requests.Session.send = guarded  # type: ignore[method-assign]
     try:
         yield
     finally:
