@@ -113,6 +113,7 @@ OPEN_PROXIED = host_rules("::", "::", ("shop.example",), {})
 COLAB = host_rules("127.0.0.1", "127.0.0.1", (), {"COLAB_RELEASE_TAG": "release-colab_20261101"})
 HUB = host_rules("127.0.0.1", "127.0.0.1", (), {"JUPYTERHUB_SERVICE_PREFIX": "/user/me/"})
 NAMED_HUB = host_rules("127.0.0.1", "127.0.0.1", (), {"JUPYTERHUB_SERVICE_PREFIX": "/", "JUPYTERHUB_PUBLIC_URL": "https://hub.example/x"})
+OPEN_HUB = host_rules("0.0.0.0", "0.0.0.0", (), {"JUPYTERHUB_SERVICE_PREFIX": "/", "JUPYTERHUB_PUBLIC_URL": "https://hub.example/x"})
 NAMED = host_rules("myhost", "127.0.1.1", (), {})
 
 
@@ -167,6 +168,7 @@ async def fine(scope: Scope, receive: Receive, send: Send) -> None:
         (HUB, "hub.example", 200),
         (NAMED_HUB, "hub.example", 200),
         (NAMED_HUB, "evil.example", 403),
+        (OPEN_HUB, "pod-7.example", 200),
         (NAMED, "myhost:7860", 200),
         (NAMED, "otherhost:7860", 403),
     ],

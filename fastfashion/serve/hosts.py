@@ -8,30 +8,37 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from fastfashion.errors import ConfigError
 from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, refuse
 
 COLAB = ("*.googleusercontent.com", "colab.research.google.com", "*.colab.dev")  # pages that show a page of the notebook's machine
-COLAB_SIGNS = ("COLAB_RELEASE_TAG", "COLAB_BACKEND_VERSION", "COLAB_GPU")  # variables that a Colab machine sets
 _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)(?:%[^\]]*)?\]|(?P<name>[^\[\]:/\\@?#,\s]*))(?::(?P<port>[0-9]{0,5}))?")
 _PORTS = {"http": "80", "https": "443"}
 _READS = ("GET", "HEAD")
+
+
+class Others(Enum):
+    """Which hosts a server answers to beside loopback and the names it knows."""
+
+    NONE = "none"  # it listens on loopback
+    ADDRESSES = "addresses"  # it was told all of its names
+    ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostRules:
     """The names that a server answers to; `names` may begin with `*.`, for all names that end so."""
 
-    is_loopback: bool  # it listens on loopback alone
+    others: Others
     own: str = ""  # the name that it was told to listen on
     names: tuple[str, ...] = ()
-    any_host: bool = False  # behind a notebook hub whose name is not known here
 
     def knows_host(self, name: str) -> bool:
-        if self.any_host or name == self.own or is_loopback(name) or self.allows(name):
+        if name == self.own or is_loopback(name) or self.allows(name):
             return True
-        return not self.is_loopback and (not self.names or _address(name) is not None)
+        return self.others is Others.ALL or (self.others is Others.ADDRESSES and _address(name) is not None)
 
     def allows(self, name: str) -> bool:
         return any(name == one or (one.startswith("*.") and name.endswith(one[1:])) for one in self.names)
@@ -135,13 +142,13 @@ def parse_allowed(names: Sequence[str]) -> tuple[str, ...]:
 
 def host_rules(host: str, address: str, allowed: Sequence[str], environment: Mapping[str, str]) -> HostRules:
     """The rules of a server that was told to listen on `host`, which is `address`, started in that environment."""
-    names = [*parse_allowed(allowed), *(COLAB if any(sign in environment for sign in COLAB_SIGNS) else ())]
-    hub, _ = split_host(environment.get("JUPYTERHUB_PUBLIC_URL", "").partition("://")[2].partition("/")[0]) or ("", "")
-    names += [hub] if hub else []
-    listens = ipaddress.ip_address(address)
-    return HostRules(
-        is_loopback=is_loopback(address) and not listens.is_unspecified,
-        own=host.lower(),
-        names=tuple(names),
-        any_host=not hub and "JUPYTERHUB_SERVICE_PREFIX" in environment,
-    )
+    names = list(parse_allowed(allowed))
+    others = Others.ADDRESSES if names else Others.ALL
+    if is_loopback(address) and not ipaddress.ip_address(address).is_unspecified:
+        others = Others.NONE
+    if any(name.startswith("COLAB_") for name in environment):
+        names += COLAB
+    if "JUPYTERHUB_SERVICE_PREFIX" in environment:
+        hub, _ = split_host(environment.get("JUPYTERHUB_PUBLIC_URL", "").partition("://")[2].partition("/")[0]) or ("", "")
+        names, others = ([*names, hub], others) if hub else (names, Others.ALL)
+    return HostRules(others=others, own=host.lower(), names=tuple(names))
