@@ -20,6 +20,7 @@ PATIENCE_S = 300.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 LEAST_BYTES_PER_S, RATE_OVER_S = 1000.0, 60.0  # a tenth of a slow line; a server that sends a byte a second is none
 MOST_BYTES = 256 << 20  # of a body of which nobody said how long it may be, such as an image
+MOST_PAGES = 1000  # of a tree of folders on a web server
 LISTING_BYTES = 64 << 20  # of a web server's index page: 300,000 files and more
 
 # By name, since the packages behind s3:// and https:// need not be installed: Python's, aiohttp's, botocore's and urllib3's.
@@ -175,7 +176,7 @@ def list_children(path: Path) -> dict[Path, bool | None]:
     if not is_remote(path):
         return dict.fromkeys(path.iterdir())
     if is_web(path):
-        return dict.fromkeys(_linked(path))
+        return _linked(path)
     here = as_remote(path).path.rstrip("/")
     infos = ask(path, lambda: as_remote(path).fs.ls(here, detail=True))
     folders = {info["name"].rstrip("/") for info in infos if info["type"] == "directory"}
@@ -187,16 +188,34 @@ def list_children(path: Path) -> dict[Path, bool | None]:
     return {path / name: folder for name, folder in found.items()}
 
 
-def _linked(path: Path) -> list[Path]:
-    """What the index page of a folder on a web server links to directly below it.
+def walk(folder: Path) -> Iterator[str]:
+    """The names of all files below a remote folder, relative to it. Raises as `ask`, and RemoteError for a tree that has no end."""
+    if not is_web(folder):
+        here = as_remote(folder).path.rstrip("/") + "/"
+        yield from (name.removeprefix(here) for name in ask(folder, lambda: as_remote(folder).fs.find(here)))
+        return
+    todo, seen = [folder], 0
+    while todo:
+        seen += 1
+        if seen > MOST_PAGES:
+            raise RemoteError(f"{folder}: more than {MOST_PAGES} index pages below it: download it, and name the folder")
+        for path, below in list_children(todo.pop()).items():
+            if below:
+                todo.append(path)
+            else:
+                yield str(path).removeprefix(str(folder)).lstrip("/")
+
+
+def _linked(path: Path) -> dict[Path, bool | None]:
+    """What the index page of a folder on a web server links to directly below it; a folder where the link ends in a slash.
 
     fsspec reads all of the page, and with patterns that take forever on some pages; this one looks at each byte a few times at most.
     """
     here = str(path).rstrip("/") + "/"
     page = read(path, LISTING_BYTES).decode("utf-8", errors="replace")
     links = (urljoin(here, (link[1] or link[2]).partition("?")[0].partition("#")[0]) for link in _LINK.finditer(page))
-    names = dict.fromkeys(link.removeprefix(here).rstrip("/") for link in links if link.startswith(here))
-    return [path / name for name in names if name and "/" not in name and name not in (".", "..")]
+    names = {link.removeprefix(here).rstrip("/"): link.endswith("/") or None for link in links if link.startswith(here)}
+    return {path / name: below for name, below in names.items() if name and "/" not in name and name not in (".", "..")}
 
 
 _LINK = re.compile(r"""href="([^"<>]{1,2000})"|href='([^'<>]{1,2000})'""", re.IGNORECASE)

@@ -20,6 +20,7 @@ from fastfashion.errors import FastfashionError, InputError
 from fastfashion.remote import is_remote, read
 
 T = TypeVar("T")
+_SMALL = 1 << 20
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
@@ -49,7 +50,8 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     if is_remote(path):
         return read(path, max_bytes)
     with open_regular(path) as file:
-        data = file.read(max_bytes + 1)
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(max_bytes, max(size, _SMALL)) + 1)  # Python reserves as many bytes at once
     if len(data) > max_bytes:
         raise InputError(f"{path}: more than {max_bytes} bytes, the most that such a file may have")
     return data

@@ -12,9 +12,10 @@ import pytest
 from conftest import PackedSmall
 
 from fastfashion import remote
-from fastfashion.errors import FastfashionError, PackedSetError, RemoteError
+from fastfashion.errors import FastfashionError, InputError, PackedSetError, RemoteError
 from fastfashion.files import location
 from fastfashion.load.remote import open_cached
+from fastfashion.serve.inputs import Picture, SetInput, find_inputs, read_file
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.verify import verify
 from fastfashion.untrusted import read_limited
@@ -242,6 +243,45 @@ def test_what_answers_404_is_missing(server: Server, name: str) -> None:
         return
     with pytest.raises(FastfashionError, match=r"missing|not a packed set|not readable|not packed"):
         open_all(server)
+
+
+def test_predict_waits_for_a_set_and_an_image_at_an_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PATIENCE_S", 5)
+    server.trouble = lambda name, nth: "503" if nth <= 3 else ""
+    assert list(find_inputs([str(server.at())])) == [SetInput(server.at())]
+    server.trouble = only("styles.jpg", "503", times=3)
+    [image] = find_inputs([str(server.at("styles.jpg"))])
+    assert isinstance(image, Picture)
+    with pytest.raises(InputError, match=r"^cannot be read: no such file|^cannot be read: No such file"):
+        image.read()
+    assert server.gets["styles.jpg"] == 4
+
+
+def test_what_predict_cannot_have_is_one_row_that_says_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.trouble = lambda name, nth: "endless" if name == "large.jpg" else "503" if name in ("", "late.jpg") else ""
+    for name, reason in (
+        ("", "cannot be read (the server answers 503 Service Unavailable; the server is in trouble: run the same command again later)"),
+        ("late.jpg", "cannot be read (the server answers 503"),
+    ):
+        [refused] = find_inputs([str(server.at(name))])
+        assert isinstance(refused, Picture)
+        with pytest.raises(InputError) as raised:
+            refused.read()
+        assert str(raised.value).startswith(reason)
+    with pytest.raises(InputError, match=r"cannot be read \(the server sends more than 1000000 bytes"):
+        read_file(server.at("large.jpg"), 10**6)
+
+
+def test_images_of_a_folder_on_a_web_server_are_found_also_further_down(server: Server, tmp_path: Path) -> None:
+    for name in ("a.jpg", "more/b.png", "more/deep/c.webp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"image")
+    before, server.folder = server.folder, tmp_path
+    try:
+        found = [one.name for one in find_inputs([str(server.at())]) if isinstance(one, Picture)]
+        assert sorted(name.partition("//")[2].partition("/")[2] for name in found) == ["a.jpg", "more/b.png", "more/deep/c.webp"]
+    finally:
+        server.folder = before
 
 
 def test_a_page_of_links_names_what_is_directly_below(server: Server, tmp_path: Path, packed_small: PackedSmall) -> None:

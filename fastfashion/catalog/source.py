@@ -21,6 +21,9 @@ from fastfashion.errors import InputError
 from fastfashion.files import is_remote, location
 from fastfashion.image import SUFFIXES, unsupported
 from fastfashion.remote import as_remote
+from fastfashion.untrusted import read_limited
+
+MOST_TABLE_BYTES = 8 << 30  # of a table that is named by itself: 40 million lines
 
 
 class State(NamedTuple):
@@ -71,10 +74,11 @@ class Source:
         return self.finder.images_by_stem()
 
     def read_table(self) -> bytes:
+        """The table's bytes. Raises InputError where it cannot be read, and as `read_limited`."""
         if self.table_file is None:
             return self.reader.read(self.table_member, max_bytes=float("inf"))
         try:
-            return self.table_file.read_bytes()
+            return read_limited(self.table_file, MOST_TABLE_BYTES)
         except OSError as error:
             raise InputError(f"{self.table_file}: cannot be read ({error.strerror or error})") from error
 

@@ -17,9 +17,10 @@ from fastfashion.catalog.listing import identities
 from fastfashion.catalog.passed_over import is_hidden
 from fastfashion.catalog.reader import MAX_PICTURE_BYTES, Reader
 from fastfashion.catalog.zip_directory import read_entries
-from fastfashion.errors import InputError
+from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import is_remote, location
 from fastfashion.image import SUFFIXES, unsupported
+from fastfashion.remote import is_file, is_folder, is_web, read, walk
 from fastfashion.shards.layout import CATALOG, VOCAB
 from fastfashion.words import why
 
@@ -56,15 +57,16 @@ def find_inputs(paths: Iterable[str]) -> Iterator[Input]:
 
 def _find(path: Path) -> Iterator[Input]:
     try:
-        is_folder = path.is_dir()
-        is_set = is_folder and (path / CATALOG).is_file() and (path / VOCAB).is_file()
-        is_zip = path.suffix.lower() == ".zip" and path.exists()
-    except OSError as error:  # a name too long, a folder that may not be entered
-        yield refused(str(path), f"cannot be read: {error.strerror or error}")
+        is_zip = path.suffix.lower() == ".zip" and (is_file(path) if is_remote(path) else path.exists())
+        # looking for a folder on a web server is fetching a page
+        is_dir = not (is_web(path) and (is_zip or is_picture(path.name))) and is_folder(path)
+        is_set = is_dir and is_file(path / CATALOG) and is_file(path / VOCAB)
+    except (OSError, RemoteError) as error:  # a name too long, a folder that may not be entered, a server in trouble
+        yield refused(str(path), _reason(path, error))
         return
     if is_set:
         yield SetInput(path)
-    elif is_folder:
+    elif is_dir:
         yield from _in_folder(path)
     elif is_zip:
         yield from in_zip(path, str(path))
@@ -75,7 +77,12 @@ def _find(path: Path) -> Iterator[Input]:
 def _in_folder(folder: Path) -> Iterator[Picture]:
     found = 0
     unread: list[OSError] = []
-    for root, names in _walk(folder, unread.append) if not is_remote(folder) else _walk_remote(folder):
+    try:
+        walked = _walk(folder, unread.append) if not is_remote(folder) else [("", list(walk(folder)))]
+    except RemoteError as trouble:
+        yield refused(str(folder), _reason(folder, trouble))
+        return
+    for root, names in walked:
         for name in sorted(names):
             if is_picture(name) or is_unread(name):
                 found += 1
@@ -101,11 +108,6 @@ def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[
                 folders.append(name)
 
 
-def _walk_remote(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """All at once."""
-    yield "", [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-
-
 def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterator[Picture]:
     """The images of a zip, by name below `shown`, read one at a time. A name that leads out of the zip is nobody's image, and refused."""
     try:
@@ -127,17 +129,26 @@ def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterat
 def read_file(path: Path, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
     """The bytes of a file; raises InputError where it is missing, no file, or larger than `max_bytes`."""
     try:
-        if not is_remote(path) and not path.is_file():
+        if is_remote(path):
+            return read(path, max_bytes)
+        if not path.is_file():
             raise InputError("no such file" if not path.exists() else "not a file")
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}") from error
+    except (OSError, RemoteError) as error:
+        raise InputError(_reason(path, error)) from error
     if len(data) > max_bytes:
         raise InputError(f"more than {max_bytes} bytes, which is more than a picture may have")
     return data
+
+
+def _reason(path: Path, error: OSError | RemoteError) -> str:
+    """Without the path, which whoever shows the reason says."""
+    if isinstance(error, RemoteError):
+        return str(error).removeprefix(f"{path}: ")
+    return f"cannot be read: {error.strerror or error}"
 
 
 def is_picture(name: str) -> bool:

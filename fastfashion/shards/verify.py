@@ -138,7 +138,7 @@ def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
     for entry, below in list_children(path).items():
         if below and not children(entry):
             continue  # no folder there but an empty object that stands for one
-        if _is_resolution(entry.name) and (entry.is_dir() if below is None else below):
+        if _is_resolution(entry.name) and (is_folder(entry) if below is None else below):
             resolutions.append(entry.name)
             listing |= {f"{entry.name}/{file.name}": file for file in children(entry)}
         elif not entry.name.startswith("."):
