@@ -610,6 +610,8 @@ def test_training_and_evaluation_take_an_address(s3: S3Server, packed_small: Pac
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 3
     command = [sys.executable, "-m", "fastfashion", "evaluate", str(tmp_path / "runs" / "remote")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and f"{remote}, which was not contacted" in done.stderr
+    done = subprocess.run([*command, "--shards", str(remote)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "test rows of the stratified split" in done.stdout
 

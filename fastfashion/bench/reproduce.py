@@ -156,7 +156,7 @@ def _run(request: ReproduceRequest, cell: Cell, protocol: str, seed: int) -> boo
     options += [] if request.nproc is None else ["--nproc", str(request.nproc)]
     options += [text for key, value in request.settings.items() for text in ("--set", f"{key}={value}")]
     _call(["train", *options, "--out", str(run.parent), "--name", run.name])
-    _call(["evaluate", str(run)])
+    _call(["evaluate", str(run), "--shards", str(request.sets[cell.images])])
     return True
 
 

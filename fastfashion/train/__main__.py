@@ -15,7 +15,7 @@ import typer
 
 from fastfashion.config import ALL, DataConfig, RunConfig, parse_settings
 from fastfashion.errors import ConfigError, FastfashionError, FirstStepError
-from fastfashion.files import location
+from fastfashion.files import is_address, location
 from fastfashion.options import (
     Corrections,
     Debug,
@@ -197,7 +197,8 @@ def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
         lines.append(f"  checkpoints  {run / 'checkpoints'}")
     lines += [f"  metrics      {run / 'metrics.jsonl'}", f"  curves       tensorboard --logdir {run}"]
     if summary.best_epoch >= 0:
-        lines.append(f"Test it with: fastfashion evaluate {run}")
+        shards = f" --shards {config.data.shards}" if is_address(config.data.shards) else ""  # opening a run contacts no address by itself
+        lines.append(f"Test it with: fastfashion evaluate {run}{shards}")
     return "\n".join(lines)
 
 
