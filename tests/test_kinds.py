@@ -19,7 +19,6 @@ from fastfashion import image
 from fastfashion.config import Size
 from fastfashion.errors import PackedSetError
 from fastfashion.image import Kind
-from fastfashion.jpeg_header import RULES
 from fastfashion.load import LoaderSpec, Plan, open_loader
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
@@ -95,7 +94,7 @@ def test_a_set_that_does_not_say_it_loads_the_same_and_is_looked_at_once(
     pictures, images = load(packed, all_rows, backend)
     np.testing.assert_array_equal(images, expected)
     np.testing.assert_array_equal(pictures.kind, open_packed_set(packed_small.out).open("full").kind)
-    assert [path.name for path in (cache / "fastfashion" / "kinds").iterdir()] == [f"{pictures.manifest.index_sha256}-{RULES}.npy"]
+    assert list((cache / "fastfashion" / "kinds").iterdir()) == [pictures.kinds.cache]
 
 
 def garbage(file: Path) -> None:
@@ -127,7 +126,9 @@ def test_a_cache_that_is_broken_or_cannot_be_written_costs_time_and_nothing_else
     packed_small: PackedSmall, tmp_path: Path, cache: Path, damage: Callable[[Path], None]
 ) -> None:
     packed = open_packed_set(without_kinds(packed_small.out, tmp_path / "set"))
-    damage(cache / "fastfashion" / "kinds" / f"{packed.open('full').manifest.index_sha256}-{RULES}.npy")
+    file = packed.open("full").kinds.cache
+    assert file is not None
+    damage(file)
     pictures, images = load(packed, np.arange(60))
     np.testing.assert_array_equal(images, load(open_packed_set(packed_small.out), np.arange(60))[1])
     assert (pictures.kind >= 0).all()
@@ -152,7 +153,7 @@ def test_a_set_that_says_it_leaves_the_cache_alone(packed_small: PackedSmall, ca
 def test_a_kind_that_the_format_does_not_know_is_refused(packed_small: PackedSmall, tmp_path: Path, kind: int) -> None:
     copy = Path(shutil.copytree(packed_small.out, tmp_path / "set"))
     change_index(copy, lambda index: index.assign(kind=index["kind"].where(index["row"] != 9, kind)))
-    with pytest.raises(PackedSetError, match=rf"full/index\.parquet: line 9 is no picture in a shard .*kind {kind}\); pack the set again"):
+    with pytest.raises(PackedSetError, match=rf"full/index\.parquet: line 9: kind is not 0, 1 or 2 .*kind {kind}\); pack the set again"):
         open_packed_set(copy).open("full")
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastfashion.catalog.styles import LABEL_COLUMNS, NO_LABEL
+from fastfashion.catalog.styles import LABEL_COLUMNS, NO_LABEL, Columns
 from fastfashion.config import ALL
-from fastfashion.errors import ConfigError
+from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.untrusted import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,19 @@ class Vocab:
         """The labels that occur in the columns of a catalog, without the spellings of no label."""
         none = set(no_label)
         return cls({task: tuple(sorted(set(table[task].unique()) - none)) for task in tasks})
+
+    @classmethod
+    def of_json(cls, data: bytes, where: str) -> "Vocab":
+        """What vocab.json says; raises PackedSetError, with `where`, for anything but sorted lists of different labels."""
+        classes = parse_json(data, dict[str, tuple[str, ...]], where, PackedSetError, "pack the set again")
+        try:
+            Columns(labels=tuple(classes))
+        except ConfigError as error:
+            raise PackedSetError(f"{where}: {str(error).removeprefix('--label-columns: ')}") from error
+        for task, names in classes.items():
+            if wrong := next((b for a, b in pairwise(names) if a >= b), None):
+                raise PackedSetError(f"{where}: classes of {task}: {wrong!r} is there twice or out of order; pack the set again")
+        return cls(classes)
 
     def names(self, task: str) -> tuple[str, ...]:
         """Class names of a task; raises ConfigError where there is no such task."""

@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fastfashion.catalog import Vocab, split_rows
 from fastfashion.csv_files import unescaped
-from fastfashion.errors import FastfashionError, InputError, PackedSetError
+from fastfashion.errors import FastfashionError, InputError
 from fastfashion.files import publish, publish_json
 from fastfashion.shards import PackedSet, open_packed_set
-from fastfashion.shards.layout import REJECTED
+from fastfashion.shards.tables import read_rejected
 from fastfashion.shards.tiles import TILE_HEIGHT_PX, TILE_WIDTH_PX, clip, sharp_enough, tile
 from fastfashion.words import counted, why
 
@@ -40,7 +40,7 @@ def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOC
     report = {
         "set": str(path),
         "images": len(packed),
-        "rejected": _rejected(path / REJECTED),
+        "rejected": _rejected(path),
         "sizes": _sizes(packed.table),
         "resolutions": {name: _bytes(packed, name) for name in packed.resolutions},
         "labels": {task: _classes(packed, task) for task in packed.vocab.classes},
@@ -69,11 +69,7 @@ def _write(out: Path, report: dict[str, Any], packed: PackedSet) -> None:
 
 
 def _rejected(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            reasons = pd.read_csv(file, dtype=str, keep_default_na=False)["reason"]
-    except (OSError, KeyError, ValueError) as error:
-        raise PackedSetError(f"{path}: expected id,line,reason, not readable ({why(error)}); pack the set again") from error
+    reasons = read_rejected(path)
     return {"rows": len(reasons), "reasons": dict(Counter(map(unescaped, reasons)).most_common())}
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from fastfashion import image
 from fastfashion.catalog.duplicates import fingerprint
 from fastfashion.catalog.listing import Member
@@ -91,7 +93,7 @@ def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, re
             for name, value in zip(kept, (identity, *info), strict=True):
                 kept[name].append(value)
             told.add(sum(len(version.jpg) for version in versions.values()), 0)
-    shards = {name: vars(writer.entry) if writer.entry else None for name, writer in writers.items()}
+    shards = {name: writer.entry and msgspec.structs.asdict(writer.entry) for name, writer in writers.items()}
     text = json.dumps({"kept": kept, "pictures": pictures, "rejected": rejected, "shards": shards}, ensure_ascii=False)
     publish(record_path(job.records, block.number), lambda beside: beside.write_text(text, encoding="utf-8"))
     told.flush()

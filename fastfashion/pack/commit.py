@@ -22,8 +22,8 @@ from fastfashion.files import is_remote, publish, publish_json
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import Record, Staging
 from fastfashion.remote import list_anew
-from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles, ShardEntry
-from fastfashion.shards.reader import KIND, parse_parquet
+from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
+from fastfashion.shards.tables import KIND, read_catalog, read_vocab
 
 UNSHRUNK = "unshrunk"  # sets of version 2 lack it: there everything was encoded anew
 
@@ -63,7 +63,8 @@ def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequ
     for name, folder in staging.folders.items():
         _write_parquet(folder / INDEX, _index(records, name))
     if (out / SET).is_file():
-        packed = parse_parquet(out / CATALOG, (out / CATALOG).read_bytes(), ["id"])
+        told = SetFiles.read(out / SET)
+        packed = read_catalog(out, read_vocab(out, told), told)
         if packed["id"].tolist() != kept["id"].to_pylist():
             raise PackedSetError(f"{out}: the pictures of {request.source} changed since it was packed; choose another --out")
     else:
@@ -79,7 +80,7 @@ def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequ
             num_rows=len(kept),
             index_sha256=hashlib.sha256((folder / INDEX).read_bytes()).hexdigest(),
             encoder=None if name == FULL else encoder_settings(request.quality, request.subsampling) | {"cascade": cascade},
-            shards=tuple(ShardEntry(**entry) for record in records if (entry := record.shards[name])),
+            shards=tuple(entry for record in records if (entry := record.shards[name])),
         ).write(folder / MANIFEST)
     if not is_remote(out):
         for name, folder in staging.folders.items():

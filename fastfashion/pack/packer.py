@@ -178,7 +178,7 @@ def _summary(request: PackRequest, plan: Plan, *, packed_now: int, resumed: int,
     packed = open_packed_set(request.out)
     resolutions = {}
     for name in request.resolutions:
-        opened = packed.open(name)
+        opened = packed.open(name, request.max_pixels)
         shards = opened.manifest.shards
         resolutions[name] = {
             "num_bytes": int(opened.num_bytes.sum()),

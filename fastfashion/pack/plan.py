@@ -1,8 +1,6 @@
 """What there is to pack: rows to blocks, and what OUT has of them already."""
 
 import hashlib
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,8 @@ from fastfashion.pack.commit import encoder_settings, same_encoder
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import LOCK, STAGING, has_manifest
 from fastfashion.remote import children, list_anew, list_children
-from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest
-from fastfashion.shards.reader import parse_parquet
-from fastfashion.words import why
+from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
+from fastfashion.shards.tables import read_catalog, read_rejected, read_vocab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +92,13 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
         if foreign:
             raise PackedSetError(f"{out}: expected an empty folder or a packed set, found {foreign[0]}; choose another --out")
         return ()
-    _check_label_columns(out, styles.labels)
     try:
-        packed = parse_parquet(out / CATALOG, (out / CATALOG).read_bytes(), ["id", *styles.labels])
-        num_rejected = len(pd.read_csv(io.BytesIO((out / REJECTED).read_bytes())))
-    except (OSError, ValueError) as error:
-        raise PackedSetError(f"{out}: holds a damaged set ({why(error)}); choose another --out or remove it") from error
+        told = SetFiles.read(out / SET)
+        vocab = read_vocab(out, told)
+        packed, num_rejected = read_catalog(out, vocab, told), len(read_rejected(out))
+    except PackedSetError as error:
+        raise PackedSetError(f"{out}: holds a damaged set ({error}); choose another --out or remove it") from error
+    _check_label_columns(out, list(vocab.classes), styles.labels)
     if "path" not in packed and not packed["id"].isin(styles.table["id"]).all():
         raise PackedSetError(
             f"{out}: holds a set of format version 2, in which ids are names of images without folder and suffix, and now they are "
@@ -114,7 +112,7 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
             f"{out}: holds another set (its rows differ from those of {request.source}); choose another --out or remove it"
         )
     classes = Vocab.of_table(packed, styles.labels, request.columns.no_label).classes
-    if classes != (there := _read_vocab(out)):
+    if classes != (there := vocab.classes):
         task = next(task for task in classes if classes[task] != there.get(task))
         before = "" if "path" in packed else "version 2 counted only empty cells and NA as no label: add --na-values NA, or "
         raise PackedSetError(
@@ -132,13 +130,6 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
     return found
 
 
-def _read_vocab(out: Path) -> dict[str, tuple[str, ...]]:
-    try:
-        return {task: tuple(names) for task, names in json.loads((out / VOCAB).read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise PackedSetError(f"{out / VOCAB}: not readable ({error}); choose another --out or remove it") from error
-
-
 def _contents(out: Path) -> list[Path]:
     """What is in OUT; on object storage without empty objects that stand for folders, and without folders that hold nothing else."""
     if not out.exists():
@@ -146,9 +137,8 @@ def _contents(out: Path) -> list[Path]:
     return [path for path, below in list_children(out).items() if not (below and is_remote(out)) or children(path)]
 
 
-def _check_label_columns(out: Path, wanted: Sequence[str]) -> None:
+def _check_label_columns(out: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
     """A set that is asked for other labels is whole, and another one."""
-    found = list(_read_vocab(out))
     if found != list(wanted):
         raise PackedSetError(
             f"{out}: holds a set with the label columns {', '.join(found)}, and {', '.join(wanted)} are asked for; choose another --out or "

@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 
 from fastfashion.catalog import Columns, old_id
@@ -23,8 +24,8 @@ from fastfashion.pack.plan import Plan, make_plan
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import STAGING, lock
 from fastfashion.shards import PackedSet, open_packed_set
-from fastfashion.shards.layout import FULL, INDEX, MANIFEST, Manifest, shard_name
-from fastfashion.shards.reader import parse_parquet
+from fastfashion.shards.layout import FULL, INDEX, MANIFEST, Manifest, check_resolution, shard_name
+from fastfashion.shards.tables import read_index
 from fastfashion.shards.verify import Damage
 
 NEEDED = ("set.json", "catalog.parquet", MANIFEST, INDEX)  # to know which rows a shard holds
@@ -62,11 +63,23 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, tab
             for name, numbers in sorted(shards.items()):
                 manifest = Manifest.read(path / name / MANIFEST)
                 job = _job(plan, manifest, scratch, path / name)
-                blocks = _blocks(packed, plan, path / name, numbers)
+                blocks = _blocks(packed, plan, path / name, manifest, numbers)
                 for number in engine.run(job, blocks, lambda images, num_bytes, rejected: None):
                     _replace(path / name, job.folders[name], manifest, number)
                     repaired.append(f"{name}/{shard_name(number)}")
     return sorted(repaired)
+
+
+class _Encoder(msgspec.Struct):
+    """What a manifest of ours says in its free field `encoder`, as far as a job depends on it."""
+
+    cascade: list[str] = [FULL]
+    quality: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
+    subsampling: Literal["420", "422", "444"] = "420"
+
+    def __post_init__(self) -> None:
+        for name in self.cascade:
+            check_resolution(name)
 
 
 @contextlib.contextmanager
@@ -85,8 +98,14 @@ def _scratch(path: Path) -> Iterator[Path]:
 def _job(plan: Plan, manifest: Manifest, scratch: Path, folder: Path) -> Job:
     """The job that made a resolution, as far as its bytes depend on it."""
     encoder: dict[str, Any] = dict(manifest.encoder or {})
-    cascade = encoder.pop("cascade", [FULL])
-    quality, subsampling = encoder.get("quality", 90), encoder.get("subsampling", "420")
+    try:
+        ours_of_it = msgspec.convert(encoder, _Encoder)
+    except msgspec.ValidationError as error:
+        raise PackedSetError(f"{folder / MANIFEST}: encoder: {error}; fastfashion cannot make its bytes again") from error
+    cascade, quality, subsampling = ours_of_it.cascade, ours_of_it.quality, ours_of_it.subsampling
+    if manifest.resolution not in cascade:
+        raise PackedSetError(f"{folder / MANIFEST}: encoder: expected {manifest.resolution} in its cascade, found {', '.join(cascade)}")
+    encoder.pop("cascade", None)
     if encoder and not same_encoder(encoder, ours := encoder_settings(quality, subsampling)):
         different = [key for key in ours if key != UNSHRUNK and encoder.get(key) != ours[key]]
         other = ", ".join(f"{key} {encoder.get(key)} (here {ours[key]})" for key in different)
@@ -107,8 +126,8 @@ def _job(plan: Plan, manifest: Manifest, scratch: Path, folder: Path) -> Job:
     )
 
 
-def _blocks(packed: PackedSet, plan: Plan, folder: Path, numbers: set[int]) -> list[Block]:
-    shard = parse_parquet(folder / INDEX, (folder / INDEX).read_bytes(), ["shard"])["shard"].to_numpy()
+def _blocks(packed: PackedSet, plan: Plan, folder: Path, manifest: Manifest, numbers: set[int]) -> list[Block]:
+    shard = read_index(folder, manifest, len(packed), max_pixels=2**62)["shard"]
     position = {identity: place for place, identity in reversed([*enumerate(plan.styles.table["id"])]) if plan.members[place] is not None}
     blocks = []
     for number in sorted(numbers):

@@ -5,22 +5,24 @@ their final names at once, and only the manifest makes a resolution of them.
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from fastfashion.errors import PackedSetError
 from fastfashion.files import hold, is_remote, publish_json
 from fastfashion.pack.block import record_path
 from fastfashion.remote import list_anew
-from fastfashion.shards.layout import MANIFEST, STAGED_PLAN, STAGING, shard_name
+from fastfashion.shards.layout import MANIFEST, MOST_BYTES, PACK_AGAIN, STAGED_PLAN, STAGING, ShardEntry, read_file, shard_name
+from fastfashion.untrusted import Count, parse_json
 
 LOCK = ".packing.lock"
+MAX_RECORD_BYTES = 1 << 28
 
 
 @contextlib.contextmanager
@@ -49,7 +51,7 @@ class Record:
     kept: pa.Table
     pictures: dict[str, pa.Table]  # resolution -> offset, size, height, width, crc32, kind
     rejected: Sequence[dict[str, str]]
-    shards: dict[str, dict[str, Any] | None]
+    shards: dict[str, ShardEntry | None]
 
     @property
     def num_rows(self) -> int:
@@ -58,6 +60,36 @@ class Record:
     @property
     def num_bytes(self) -> int:
         return sum(sum(table["size"].to_pylist()) for table in self.pictures.values())
+
+
+class _Kept(msgspec.Struct):
+    id: list[str]
+    height: list[Count]
+    width: list[Count]
+    fingerprint: list[str]
+
+
+class _Places(msgspec.Struct):
+    offset: list[Count]
+    size: list[Count]
+    height: list[Count]
+    width: list[Count]
+    crc32: list[Count]
+    kind: list[Count]
+
+
+class _Written(msgspec.Struct):
+    """A record's file."""
+
+    kept: _Kept
+    pictures: dict[str, _Places]
+    rejected: list[dict[str, str]]
+    shards: dict[str, ShardEntry | None]
+
+    def __post_init__(self) -> None:
+        columns = [column for table in (self.kept, *self.pictures.values()) for column in msgspec.structs.astuple(table)]
+        if len({len(column) for column in columns}) > 1 or set(self.pictures) != set(self.shards):
+            raise ValueError("columns of different lengths, or of different resolutions")
 
 
 class Staging:
@@ -82,9 +114,9 @@ class Staging:
         self.remove_partials()
 
     def _plan(self) -> dict[str, Any] | None:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            found: dict[str, Any] = json.loads((self.root / STAGED_PLAN).read_text(encoding="utf-8"))
-            return found
+        with contextlib.suppress(PackedSetError):
+            path = self.root / STAGED_PLAN
+            return parse_json(read_file(path, MOST_BYTES[STAGED_PLAN]), dict[str, Any], str(path), PackedSetError, PACK_AGAIN)
         return None
 
     def would_resume(self, plan: dict[str, Any]) -> bool:
@@ -96,19 +128,20 @@ class Staging:
         paths = sorted(self.records.iterdir()) if self.records.is_dir() else []
         for path in paths:
             if path.suffix == ".json" and path.stem.isdecimal():
-                with contextlib.suppress(ValueError, KeyError):  # cut short, by a disk that lost power
+                with contextlib.suppress(PackedSetError):  # cut short, by a disk that lost power
                     if self._whole(record := self.read(int(path.stem))):
                         yield record
 
     def read(self, number: int) -> Record:
         """The record of a finished block."""
-        values = json.loads(record_path(self.records, number).read_text(encoding="utf-8"))
+        path = record_path(self.records, number)
+        values = parse_json(read_file(path, MAX_RECORD_BYTES), _Written, str(path), PackedSetError, PACK_AGAIN)
         return Record(
             number=number,
-            kept=pa.table(values["kept"], schema=KEPT),
-            pictures={name: pa.table(columns, schema=PICTURES) for name, columns in values["pictures"].items()},
-            rejected=values["rejected"],
-            shards=values["shards"],
+            kept=pa.table(msgspec.to_builtins(values.kept), schema=KEPT),
+            pictures={name: pa.table(msgspec.to_builtins(columns), schema=PICTURES) for name, columns in values.pictures.items()},
+            rejected=values.rejected,
+            shards=values.shards,
         )
 
     def _whole(self, record: Record) -> bool:
@@ -116,7 +149,7 @@ class Staging:
         for name, entry in record.shards.items():
             if entry is not None:
                 shard = self.folders[name] / shard_name(record.number)
-                if not shard.is_file() or shard.stat().st_size != entry["num_bytes"] or not shard.with_suffix(".idx").is_file():
+                if not shard.is_file() or shard.stat().st_size != entry.num_bytes or not shard.with_suffix(".idx").is_file():
                     return False
         return True
 

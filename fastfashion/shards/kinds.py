@@ -5,6 +5,7 @@ it is first read, and the answer is kept in the user's cache.
 """
 
 import contextlib
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -12,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fastfashion.files import publish
+from fastfashion.files import is_remote, publish
 from fastfashion.jpeg_header import RULES
+from fastfashion.shards.layout import Manifest
+from fastfashion.untrusted import read_limited
 
 UNKNOWN = -1  # not looked at yet
 NUM_KINDS = 3
+HEADER_BYTES = 1024  # of the cache's file, at most
 
 
 class Kinds:
@@ -24,13 +28,13 @@ class Kinds:
 
     def __init__(self, values: np.ndarray, cache: Path | None = None) -> None:
         self.values = values
-        self._cache = cache
+        self.cache = cache
         self._num_kept = int((values != UNKNOWN).sum())
 
     @classmethod
-    def unsaid(cls, num_rows: int, index_sha256: str) -> "Kinds":
+    def unsaid(cls, num_rows: int, folder: Path, manifest: Manifest) -> "Kinds":
         """Of a resolution whose index does not say: what the user's cache has of it."""
-        cache = _cache_file(index_sha256)
+        cache = _cache_file(folder, manifest)
         return cls(_read(cache, num_rows), cache)
 
     def of(self, rows: np.ndarray, encoded: Callable[[int], np.ndarray]) -> np.ndarray:
@@ -49,23 +53,26 @@ class Kinds:
 
         Without a lock, which a fork could keep: of two threads that publish at once one may find its file gone, which is no error either.
         """
-        if self._cache is None:
+        if self.cache is None:
             return
         with contextlib.suppress(OSError):
             num_known = int((self.values != UNKNOWN).sum())
             if num_known == self._num_kept:
                 return
-            others = _read(self._cache, len(self.values))  # of another process, meanwhile
+            others = _read(self.cache, len(self.values))  # of another process, meanwhile
             np.save(data := io.BytesIO(), np.where(self.values == UNKNOWN, others, self.values), allow_pickle=False)
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            publish(self._cache, lambda beside: beside.write_bytes(data.getvalue()))
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            publish(self.cache, lambda beside: beside.write_bytes(data.getvalue()))
             self._num_kept = num_known
 
 
-def _cache_file(index_sha256: str) -> Path | None:
+def _cache_file(folder: Path, manifest: Manifest) -> Path | None:
+    """Named by what the set says of itself and by where it is: a set elsewhere that says the same has a file of its own."""
+    place = str(folder) if is_remote(folder) else str(folder.resolve())
+    known = "\n".join([str(RULES), place, manifest.index_sha256, *(entry.sha256 for entry in manifest.shards)])
     home = os.environ.get("XDG_CACHE_HOME")
     with contextlib.suppress(RuntimeError):  # a user without a home
-        return Path(home or Path.home() / ".cache") / "fastfashion" / "kinds" / f"{index_sha256}-{RULES}.npy"
+        return Path(home or Path.home() / ".cache") / "fastfashion" / "kinds" / f"{hashlib.sha256(known.encode()).hexdigest()}.npy"
     return None
 
 
@@ -73,7 +80,7 @@ def _read(cache: Path | None, num_rows: int) -> np.ndarray:
     """int8 (N,); all UNKNOWN where there is no cache, or a damaged one."""
     if cache is not None:
         with contextlib.suppress(Exception):  # whatever numpy stumbles over in a damaged file
-            found = np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False)
+            found = np.load(io.BytesIO(read_limited(cache, num_rows + HEADER_BYTES)), allow_pickle=False)
             if found.dtype == np.int8 and found.shape == (num_rows,) and ((found >= UNKNOWN) & (found < NUM_KINDS)).all():
                 return np.array(found)
     return np.full(num_rows, UNKNOWN, dtype=np.int8)

@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from fastfashion.errors import ConfigError, PackedSetError, RemoteError
-from fastfashion.files import publish
+import msgspec
+
+from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.files import publish, unreadable
 from fastfashion.remote import ask, is_remote, open_stream
-from fastfashion.untrusted import open_regular, read_limited
+from fastfashion.untrusted import Count, Sha256, open_regular, parse_json, read_limited
 from fastfashion.words import why
 
 FORMAT_NAME = "fastfashion-packed-set"
@@ -28,7 +29,12 @@ STAGING, STAGED_PLAN = ".staging", "plan.json"  # what a packing run that is not
 
 LONGEST_BYTES = 1 << 40  # of a file of which nothing says how long it may be
 READ_BYTES = 1 << 20  # at once, where a file may be larger than memory
-MOST_BYTES = {SET: 1 << 20, MANIFEST: 64 << 20, VOCAB: 16 << 20}  # a manifest of 40 million images has 11 MB
+# A manifest of 40 million images has 11 MB.
+MOST_BYTES = {SET: 1 << 20, MANIFEST: 64 << 20, VOCAB: 16 << 20, REJECTED: 256 << 20, STAGED_PLAN: 1 << 20}
+PACK_AGAIN = "pack the set again"
+
+T = TypeVar("T")
+Rows = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
 def most_index_bytes(num_rows: int) -> int:
@@ -41,11 +47,32 @@ def most_catalog_bytes(num_bytes: int) -> int:
     return (1 << 20) + 2 * num_bytes
 
 
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """All bytes of a file of a set; raises PackedSetError where it is missing, no regular file, or longer than `max_bytes`."""
+    try:
+        return read_limited(path, max_bytes)
+    except FileNotFoundError:
+        raise PackedSetError(f"{path}: missing; it was not packed to its end, run fastfashion shard again") from None
+    except InputError as error:
+        raise PackedSetError(str(error)) from error
+    except PermissionError as error:
+        raise PackedSetError(f"{path}: {unreadable(error)}") from error
+    except OSError as error:
+        raise PackedSetError(f"{path}: not readable ({why(error)}); {PACK_AGAIN}") from error
+
+
 def check_resolution(name: str) -> str:
     """ "full", or the shorter side in pixels; raises ConfigError for anything else."""
     if name == FULL or (name.isdecimal() and str(int(name)) == name and 16 <= int(name) <= 4096):
         return name
     raise ConfigError(f"unknown resolution {name!r}: expected full, or the shorter side in pixels, 16 to 4096")
+
+
+def is_resolution(name: str) -> bool:
+    try:
+        return check_resolution(name) == name
+    except ConfigError:
+        return False
 
 
 def shard_name(number: int) -> str:
@@ -57,7 +84,10 @@ def index_name(number: int) -> str:
 
 
 def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None, max_bytes: int = LONGEST_BYTES) -> tuple[int, str]:
-    """Size in bytes and sha256 of a file, read in blocks; `on_bytes` is told the size of each. No block is read past `max_bytes`."""
+    """Size in bytes and sha256 of a file, read in blocks; `on_bytes` is told the size of each. No block is read past `max_bytes`.
+
+    Raises InputError for what is no regular file.
+    """
 
     def read() -> tuple[int, str]:
         digest, num_bytes = hashlib.sha256(), 0
@@ -71,20 +101,36 @@ def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: No
     return ask(path, read) if is_remote(path) else read()
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
+class _Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """FORMAT.md's fields, and no others."""
+
+
+class FileEntry(_Schema, frozen=True, kw_only=True):
     """One file beside the resolutions."""
 
-    num_bytes: int
-    sha256: str
+    num_bytes: Count
+    sha256: Sha256
 
 
-@dataclass(frozen=True, kw_only=True)
-class SetFiles:
+class _Signed(_Schema, frozen=True, kw_only=True):
+    format: str = FORMAT_NAME
+    version: int = FORMAT_VERSION
+
+    def write(self, path: Path) -> None:
+        """JSON whose last field, `sha256`, is that of all the bytes before it: a reader need not write JSON as we do to check it."""
+        signed = json.dumps(msgspec.to_builtins(self), indent=2, ensure_ascii=False).removesuffix("\n}").encode()
+        publish(path, lambda beside: beside.write_bytes(signed + _signature(signed)))
+
+
+class SetFiles(_Signed, frozen=True, kw_only=True):
     """What a set holds beside its resolutions; written after those files and before the first resolution."""
 
-    num_rows: int
-    files: Mapping[str, FileEntry]
+    num_rows: Rows
+    files: dict[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        if set(self.files) != {CATALOG, VOCAB, REJECTED}:
+            raise ValueError(f"expected the files {CATALOG}, {VOCAB} and {REJECTED}, found {', '.join(self.files)}")
 
     @classmethod
     def of(cls, folder: Path, num_rows: int) -> "SetFiles":
@@ -92,98 +138,71 @@ class SetFiles:
         files = {name: hash_file(folder / name) for name in (CATALOG, VOCAB, REJECTED)}
         return cls(num_rows=num_rows, files={name: FileEntry(num_bytes=size, sha256=sha256) for name, (size, sha256) in files.items()})
 
-    def write(self, path: Path) -> None:
-        _write_signed(path, asdict(self))
-
     @classmethod
     def read(cls, path: Path) -> "SetFiles":
-        """Raises PackedSetError where the file is missing, damaged, or of another format version."""
-        values = _read_signed(path)
-        try:
-            found = cls(**values | {"files": {name: FileEntry(**entry) for name, entry in values["files"].items()}})
-            if set(found.files) != {CATALOG, VOCAB, REJECTED}:
-                raise ValueError(f"expected the files {CATALOG}, {VOCAB} and {REJECTED}, found {', '.join(found.files)}")
-            _check_fields(found, *found.files.values())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise PackedSetError(f"{path}: not written as the format asks ({error}); pack the set again") from error
-        return found
+        """Raises PackedSetError where the file is missing, damaged, not as FORMAT.md asks, or of another format version."""
+        return _read_signed(path, cls)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardEntry:
+class ShardEntry(_Schema, frozen=True, kw_only=True):
     """One tar of a resolution, and its index for other readers."""
 
-    number: int
-    num_rows: int
-    num_bytes: int  # of the tar
-    sha256: str  # of the tar
-    idx_sha256: str
+    number: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+    num_rows: Rows
+    num_bytes: Count  # of the tar
+    sha256: Sha256  # of the tar
+    idx_sha256: Sha256
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(_Signed, frozen=True, kw_only=True):
     """What a resolution consists of; written last, so that its presence means that all the rest is there."""
 
     resolution: str
-    num_rows: int
-    index_sha256: str
-    encoder: Mapping[str, Any] | None  # None where the original bytes were kept
+    num_rows: Rows
+    index_sha256: Sha256
+    encoder: dict[str, Any] | None  # None where the original bytes were kept
     shards: tuple[ShardEntry, ...]
 
-    def write(self, path: Path) -> None:
-        _write_signed(path, asdict(self))
+    def __post_init__(self) -> None:
+        check_resolution(self.resolution)
+        if len({entry.number for entry in self.shards}) != len(self.shards):
+            raise ValueError("two shards have the same number")
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """Raises PackedSetError where the file is missing, damaged, or of another format version."""
-        values = _read_signed(path)
-        try:
-            found = cls(**values | {"shards": tuple(ShardEntry(**entry) for entry in values["shards"])})
-            _check_fields(found, *found.shards)
-        except (KeyError, TypeError, ValueError) as error:
-            raise PackedSetError(f"{path}: not written as the format asks ({error}); pack the set again") from error
-        return found
+        """Raises PackedSetError where the file is missing, damaged, not as FORMAT.md asks, or of another format version."""
+        return _read_signed(path, cls)
+
+    def contradiction(self, name: str, num_rows: int | None) -> str | None:
+        """What does not fit its folder's name, or a set of so many rows; None where all does."""
+        if self.resolution != name:
+            return f"expected resolution {name} as its folder is named, found {self.resolution}"
+        if num_rows not in (None, self.num_rows):
+            return f"expected {num_rows} rows as in {SET}, found {self.num_rows}"
+        if (in_shards := sum(entry.num_rows for entry in self.shards)) != self.num_rows:
+            return f"expected {self.num_rows} rows in its shards, found {in_shards}"
+        return None
 
 
-def _check_fields(*entries: Any) -> None:
-    """Whoever follows FORMAT.md may have written them: numbers are whole and not negative, and text is text."""
-    for entry in entries:
-        for name, kind in type(entry).__annotations__.items():
-            value = getattr(entry, name)
-            if kind in (int, str) and (type(value) is not kind or (kind is int and value < 0)):
-                raise ValueError(f"{name}: expected {'a number of 0 or more' if kind is int else 'text'}, found {value!r}")
-
-
-def _write_signed(path: Path, values: Mapping[str, Any]) -> None:
-    """JSON whose last field, `sha256`, is that of all the bytes before it: a reader need not write JSON as we do to check it."""
-    text = json.dumps({"format": FORMAT_NAME, "version": FORMAT_VERSION, **values}, indent=2, ensure_ascii=False)
-    signed = text.removesuffix("\n}").encode()
-    publish(path, lambda beside: beside.write_bytes(signed + _signature(signed)))
+class _Head(msgspec.Struct):
+    format: Any = None
+    version: Any = None
 
 
 def _signature(signed: bytes) -> bytes:
     return f',\n  "sha256": "{hashlib.sha256(signed).hexdigest()}"\n}}\n'.encode()
 
 
-def _read_signed(path: Path) -> dict[str, Any]:
-    try:
-        data = read_limited(path, MOST_BYTES[path.name])
-        values = json.loads(data)
-    except RemoteError:
-        raise
-    except FileNotFoundError:
-        raise PackedSetError(f"{path}: missing; it was not packed to its end, run fastfashion shard again") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise PackedSetError(f"{path}: not readable ({why(error)}); pack the set again") from error
-    found = (values.pop("format", None), values.pop("version", None)) if isinstance(values, dict) else (None, None)
-    if found[0] != FORMAT_NAME or found[1] not in READABLE_VERSIONS:
+def _read_signed(path: Path, schema: type[T]) -> T:
+    data = read_file(path, MOST_BYTES[path.name])
+    head = parse_json(data, _Head, str(path), PackedSetError, PACK_AGAIN)
+    if head.format != FORMAT_NAME or head.version not in READABLE_VERSIONS:
         readable = " or ".join(map(str, READABLE_VERSIONS))
         raise PackedSetError(
-            f"{path}: expected {FORMAT_NAME} version {readable}, found {found[0]} version {found[1]}; "
-            "pack the set again, or use the fastfashion that wrote it"
+            f"{path}: expected {FORMAT_NAME} version {readable}, found {head.format} version {head.version}; "
+            f"{PACK_AGAIN}, or use the fastfashion that wrote it"
         )
-    signature = _signature(b"")
-    if data[-len(signature) :] != _signature(data[: -len(signature)]):
-        raise PackedSetError(f"{path}: damaged: its bytes differ from the checksum at its end; pack the set again")
-    del values["sha256"]
-    return values
+    signed = data[: -len(_signature(b""))]
+    if data[len(signed) :] != _signature(signed):
+        raise PackedSetError(f"{path}: damaged: its bytes differ from the checksum at its end; {PACK_AGAIN}")
+    return parse_json(signed + b"}", schema, str(path), PackedSetError, PACK_AGAIN)

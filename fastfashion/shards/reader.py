@@ -1,9 +1,7 @@
 """Reading packed sets: open, check, encoded bytes by row over memory maps."""
 
-import hashlib
-import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,37 +11,35 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastfashion.catalog import Vocab
-from fastfashion.errors import ConfigError, PackedSetError, RemoteError
-from fastfashion.files import is_remote, unreadable
+from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.files import is_remote
 from fastfashion.remote import children, is_file, is_folder, list_anew, read_range, size_of
-from fastfashion.shards.kinds import NUM_KINDS, Kinds
+from fastfashion.shards.kinds import Kinds
 from fastfashion.shards.layout import (
     CATALOG,
     FULL,
-    INDEX,
     MANIFEST,
     MOST_BYTES,
+    PACK_AGAIN,
     SET,
     STAGED_PLAN,
     STAGING,
     VOCAB,
     Manifest,
     SetFiles,
-    most_catalog_bytes,
-    most_index_bytes,
+    is_resolution,
+    read_file,
     shard_name,
 )
-from fastfashion.untrusted import read_limited
+from fastfashion.shards.tables import KIND, read_catalog, read_index, read_vocab
+from fastfashion.untrusted import open_regular, parse_json
 from fastfashion.words import why
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CATALOG_COLUMNS = ("id", "recovered", "fingerprint", "duplicate_group")  # and those of the vocabulary
 MAP_TRIES = 5  # another process may take a file out of a cache between two calls here
 STATS_AT_ONCE = 16
-KIND = "kind"  # a column of the index since version 3
-INDEX_COLUMNS = ("row", "shard", "offset", "size", "height", "width", "crc32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +115,8 @@ class Resolution:
         for _ in range(MAP_TRIES if self.local else 1):
             path = self.local(number) if self.local else source
             try:
-                shard = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+                with open_regular(path) as file:
+                    shard = np.asarray(np.memmap(file, dtype=np.uint8, mode="r"))
             except (OSError, ValueError) as error:
                 reason = str(error)
                 continue
@@ -152,11 +149,12 @@ class PackedSet:
     def __len__(self) -> int:
         return len(self.table)
 
-    def open(self, name: str) -> Resolution:
+    def open(self, name: str, max_pixels: int | None = None) -> Resolution:
         """Open one resolution; its index is checked against its checksum, every shard's presence and size against the manifest.
 
-        A tar cut short would otherwise kill the process that reads it through a memory map. Raises ConfigError for a resolution
-        that is not packed, PackedSetError for a damaged one.
+        A tar cut short would otherwise kill the process that reads it through a memory map. Images of more than `max_pixels` are refused,
+        by default of 100 million, or what FASTFASHION_MAX_PIXELS says. Raises ConfigError for a resolution that is not packed,
+        PackedSetError for a damaged one.
         """
         if name not in self.resolutions:
             raise ConfigError(
@@ -165,10 +163,8 @@ class PackedSet:
             )
         folder = self.path / name
         manifest = Manifest.read(folder / MANIFEST)
-        if manifest.resolution != name:
-            raise PackedSetError(f"{folder}: holds resolution {manifest.resolution}; give the folder its name back")
+        columns = read_index(folder, manifest, len(self.table), max_pixels)
         self._check_shards(folder, manifest)
-        columns = self._read_index(folder, manifest)
         return Resolution(
             folder=folder,
             manifest=manifest,
@@ -178,7 +174,7 @@ class PackedSet:
             num_bytes=columns["size"],
             height_px=columns["height"].astype(np.int32),
             width_px=columns["width"].astype(np.int32),
-            kinds=Kinds(columns[KIND].astype(np.int8)) if KIND in columns else Kinds.unsaid(len(self.table), manifest.index_sha256),
+            kinds=Kinds(columns[KIND].astype(np.int8)) if KIND in columns else Kinds.unsaid(len(self.table), folder, manifest),
         )
 
     def _check_shards(self, folder: Path, manifest: Manifest) -> None:
@@ -194,36 +190,6 @@ class PackedSet:
                     f"what is damaged with fastfashion verify {self.path} --repair --source SOURCE"
                 )
 
-    def _read_index(self, folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-        """int64 (N,) each; `kind` only where the index has it."""
-        path = folder / INDEX
-        data = read_bytes(path, most_index_bytes(len(self.table)))
-        if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-            raise PackedSetError(f"{path}: damaged: its checksum is not the one in {MANIFEST}; pack the set again")
-        index = parse_parquet(path, data, INDEX_COLUMNS)
-        if len(index) != len(self.table) or manifest.num_rows != len(self.table):
-            raise PackedSetError(
-                f"{folder}: expected {len(self.table)} rows as in {CATALOG}, found {len(index)} in {INDEX} and "
-                f"{manifest.num_rows} in {MANIFEST}; pack the set again"
-            )
-        try:
-            columns = {name: index[name].to_numpy(np.int64) for name in (*INDEX_COLUMNS, *({KIND} & set(index)))}
-        except (TypeError, ValueError) as error:
-            raise PackedSetError(f"{path}: expected whole numbers ({error}); pack the set again") from error
-        tars = {entry.number: entry.num_bytes for entry in manifest.shards}
-        tar_bytes = index["shard"].map(tars).fillna(-1).to_numpy(np.int64)
-        outside = (columns["offset"] < 0) | (columns["size"] < 0) | (columns["offset"] > tar_bytes - columns["size"])
-        outside |= columns["row"] != np.arange(len(index))
-        for side in ("height", "width"):
-            outside |= (columns[side] < 1) | (columns[side] > np.iinfo(np.int32).max)
-        if KIND in columns:
-            outside |= (columns[KIND] < 0) | (columns[KIND] >= NUM_KINDS)
-        if outside.any():
-            row = int(np.argmax(outside))
-            found = ", ".join(f"{name} {columns[name][row]}" for name in columns if name != "crc32")
-            raise PackedSetError(f"{path}: line {row} is no picture in a shard of {MANIFEST} ({found}); pack the set again")
-        return columns
-
 
 def open_packed_set(path: Path) -> PackedSet:
     """Open a packed set; raises PackedSetError where there is none or it is incomplete.
@@ -234,7 +200,7 @@ def open_packed_set(path: Path) -> PackedSet:
     list_anew(path)
     if not is_folder(path):
         raise PackedSetError(f"{path}: no such folder; expected a packed set, {how_to_make}")
-    names = [folder.name for folder in children(path) if is_file(folder / MANIFEST)]
+    names = [folder.name for folder in children(path) if is_resolution(folder.name) and is_file(folder / MANIFEST)]
     resolutions = tuple(sorted(names, key=resolution_order))
     if not resolutions or not is_file(path / CATALOG) or not is_file(path / VOCAB):
         refuse_interrupted(path)
@@ -244,31 +210,27 @@ def open_packed_set(path: Path) -> PackedSet:
     for name in resolutions:
         Manifest.read(path / name / MANIFEST)
     told = SetFiles.read(path / SET)
-    text = read_bytes(path / VOCAB, MOST_BYTES[VOCAB])
-    try:
-        classes = json.loads(text)
-        vocab = Vocab({task: tuple(names) for task, names in classes.items()})
-    except (ValueError, AttributeError, TypeError) as error:
-        raise PackedSetError(f"{path / VOCAB}: not readable ({why(error)}); pack the set again") from error
-    catalog = read_bytes(path / CATALOG, most_catalog_bytes(told.files[CATALOG].num_bytes))
-    table = parse_parquet(path / CATALOG, catalog, (*CATALOG_COLUMNS, *vocab.classes))
-    if len(table) != told.num_rows:
-        raise PackedSetError(f"{path / CATALOG}: expected {told.num_rows} rows as in {SET}, found {len(table)}; pack the set again")
-    return PackedSet(path=path, table=table, vocab=vocab, resolutions=resolutions)
+    vocab = read_vocab(path, told)
+    return PackedSet(path=path, table=read_catalog(path, vocab, told), vocab=vocab, resolutions=resolutions)
+
+
+@dataclass(frozen=True)
+class _StagedPlan:
+    source: str
+    resolutions: tuple[str, ...]
 
 
 def refuse_interrupted(path: Path) -> None:
     """Raises PackedSetError where a packing run into this folder has not finished, with what resumes it."""
     try:
-        plan = json.loads(read_limited(path / STAGING / STAGED_PLAN, MOST_BYTES[SET]))
-        source, resolutions = str(plan["source"]), " ".join(f"--res {name}" for name in plan["resolutions"])
-    except RemoteError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError):
+        staged = path / STAGING / STAGED_PLAN
+        plan = parse_json(read_file(staged, MOST_BYTES[STAGED_PLAN]), _StagedPlan, str(staged), PackedSetError, PACK_AGAIN)
+    except PackedSetError:
         return
+    resolutions = " ".join(f"--res {shlex.quote(name)}" for name in plan.resolutions)
     raise PackedSetError(
         f"{path}: packing it was interrupted, or has not finished yet; the same command resumes it:\n"
-        f"  fastfashion shard --source {shlex.quote(source)} {resolutions} --out {shlex.quote(str(path))}   (and its other options)"
+        f"  fastfashion shard --source {shlex.quote(plan.source)} {resolutions} --out {shlex.quote(str(path))}   (and its other options)"
     )
 
 
@@ -282,31 +244,3 @@ def _size(path: Path | None) -> int | None:
 def resolution_order(name: str) -> tuple[bool, int, str]:
     """Sorts ascending, "full" last."""
     return name == FULL, len(name), name
-
-
-def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """All bytes of a file of a set. Raises PackedSetError where there are none to be had, and as `read_limited`."""
-    try:
-        return read_limited(path, max_bytes)
-    except PermissionError as error:
-        raise PackedSetError(f"{path}: {unreadable(error)}") from error
-    except OSError as error:
-        raise PackedSetError(f"{path}: not readable ({why(error)}); pack the set again") from error
-
-
-def parse_parquet(path: Path, data: bytes, columns: Iterable[str]) -> "pd.DataFrame":
-    """The table in a file's bytes; raises PackedSetError, with its path, where they are no table or lack a column.
-
-    In this thread alone: a thread of pyarrow's that still holds Python's bytes while the interpreter ends aborts the process (with
-    `pd.read_parquet(io.BytesIO(data))` 27 of 360 short runs).
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False).to_pandas(use_threads=False)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise PackedSetError(f"{path}: not readable ({why(error)}); pack the set again") from error
-    if missing := [name for name in columns if name not in table]:
-        raise PackedSetError(f"{path}: expected columns {', '.join(missing)}, found {', '.join(map(str, table))}; pack the set again")
-    return table

@@ -5,43 +5,41 @@ manifest ─► index, tars, their indices   ┴─► read, hash, compare ─�
 """
 
 import contextlib
-import io
 import os
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from msgspec.structs import asdict
 
-from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
-from fastfashion.remote import children, is_folder, list_anew, list_children, read, read_range, size_of
+from fastfashion.remote import children, is_folder, list_anew, list_children, read_range, size_of
 from fastfashion.shards.layout import (
     CATALOG,
     INDEX,
     LONGEST_BYTES,
     MANIFEST,
+    PACK_AGAIN,
     REJECTED,
     SET,
     VOCAB,
     Manifest,
     SetFiles,
-    check_resolution,
     hash_file,
     index_name,
-    most_catalog_bytes,
-    most_index_bytes,
+    is_resolution,
     shard_name,
 )
-from fastfashion.shards.reader import INDEX_COLUMNS, parse_parquet, read_bytes, refuse_interrupted
-from fastfashion.shards.verify_kinds import wrong_kinds
+from fastfashion.shards.reader import refuse_interrupted
+from fastfashion.shards.tables import read_catalog, read_index, read_rejected, read_vocab, wrong_in_catalog
+from fastfashion.shards.verify_images import wrong_images
+from fastfashion.untrusted import open_regular
 from fastfashion.words import why
 
 MAX_THREADS = 8  # files read side by side; hashing lets go of the interpreter's lock
@@ -117,7 +115,7 @@ def verify(
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         read = list(pool.map(lambda check: _compare(path, check, count), checks))
     damage = told.damage + [check.damage(reason) for check, (_, reason) in zip(checks, read, strict=True) if reason]
-    damage = _name_pictures(path, told, damage)
+    damage = _name_pictures(path, damage)
     damage += _contradictions(path, told, {found.where for found in damage})
     damage += _foreign(listing, told, {check.where for check in checks})
     return VerifyResult(
@@ -138,7 +136,7 @@ def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
     for entry, below in list_children(path).items():
         if below and not children(entry):
             continue  # no folder there but an empty object that stands for one
-        if _is_resolution(entry.name) and (is_folder(entry) if below is None else below):
+        if is_resolution(entry.name) and (is_folder(entry) if below is None else below):
             resolutions.append(entry.name)
             listing |= {f"{entry.name}/{file.name}": file for file in children(entry)}
         elif not entry.name.startswith("."):
@@ -156,13 +154,6 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _is_resolution(name: str) -> bool:
-    try:
-        return check_resolution(name) == name
-    except ConfigError:
-        return False
-
-
 def _read_signed(path: Path, resolutions: list[str]) -> _Told:
     damage: list[Damage] = []
 
@@ -170,7 +161,7 @@ def _read_signed(path: Path, resolutions: list[str]) -> _Told:
         try:
             return signed(path / check.where)
         except PackedSetError as error:
-            damage.append(check.damage(str(error).removeprefix(f"{path / check.where}: ")))
+            damage.append(check.damage(_words(path / check.where, error)))
             return None
 
     return _Told(
@@ -178,6 +169,11 @@ def _read_signed(path: Path, resolutions: list[str]) -> _Told:
         manifests={name: read(Manifest.read, _Check(where=f"{name}/{MANIFEST}", resolution=name)) for name in resolutions},
         damage=damage,
     )
+
+
+def _words(path: Path, error: PackedSetError) -> str:
+    """Why a file is refused, without its path and without what does not help: to pack the set again."""
+    return str(error).removeprefix(f"{path}: ").removesuffix(f"; {PACK_AGAIN}")
 
 
 def _checks(told: _Told) -> Iterator[_Check]:
@@ -200,6 +196,8 @@ def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tupl
         num_bytes, sha256 = hash_file(path / check.where, on_bytes, LONGEST_BYTES if check.num_bytes is None else check.num_bytes)
     except FileNotFoundError:
         return 0, "missing"
+    except InputError as error:
+        return 0, str(error).removeprefix(f"{path / check.where}: ")
     except OSError as error:
         return 0, f"cannot be read ({error.strerror or error})"
     if check.num_bytes not in (None, num_bytes):
@@ -209,7 +207,7 @@ def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tupl
     return num_bytes, None
 
 
-def _name_pictures(path: Path, told: _Told, damage: list[Damage]) -> list[Damage]:
+def _name_pictures(path: Path, damage: list[Damage]) -> list[Damage]:
     """Say of damaged tars which pictures are hit, where an index that is whole tells where they lie."""
     wheres = {found.where for found in damage}
     tables: dict[str, pd.DataFrame | None] = {}
@@ -220,35 +218,28 @@ def _name_pictures(path: Path, told: _Told, damage: list[Damage]) -> list[Damage
             named.append(found)
             continue
         if name not in tables:
-            tables[name] = None if {f"{name}/{INDEX}", f"{name}/{MANIFEST}", CATALOG} & wheres else _places(path, told, name)
+            tables[name] = None if {f"{name}/{INDEX}", f"{name}/{MANIFEST}", CATALOG, VOCAB, SET} & wheres else _places(path, name)
         table = tables[name]
         hit = "" if table is None else "; " + _pictures_hit(path / found.where, table[table["shard"] == number])
         named.append(replace(found, reason=found.reason + hit))
     return named
 
 
-def _places(path: Path, told: _Told, resolution: str) -> pd.DataFrame | None:
+def _places(path: Path, resolution: str) -> pd.DataFrame | None:
     """Where the pictures of a resolution lie, with their ids; None where that is not told as the format asks."""
-    files = (path / resolution / INDEX, INDEX_COLUMNS), (path / CATALOG, ("id",))
     try:
-        index, catalog = (parse_parquet(file, read_bytes(file, _most_bytes(told, file)), columns) for file, columns in files)
-        return index.astype(np.int64).assign(id=catalog["id"].to_numpy()).sort_values("offset")
-    except (TypeError, ValueError):
+        told = SetFiles.read(path / SET)
+        index = read_index(path / resolution, Manifest.read(path / resolution / MANIFEST), told.num_rows)
+        return pd.DataFrame(index).assign(id=read_catalog(path, read_vocab(path, told), told)["id"])
+    except PackedSetError:
         return None
-
-
-def _most_bytes(told: _Told, table: Path) -> int:
-    if told.set_files is None:
-        return 0
-    is_index = table.name == INDEX
-    return most_index_bytes(told.set_files.num_rows) if is_index else most_catalog_bytes(told.set_files.files[CATALOG].num_bytes)
 
 
 def _pictures_hit(tar: Path, pictures: pd.DataFrame) -> str:
     """Which pictures have another CRC than the index says."""
     hit = []
     try:
-        with contextlib.nullcontext() if is_remote(tar) else tar.open("rb") as file:
+        with contextlib.nullcontext() if is_remote(tar) else open_regular(tar) as file:
             for identity, offset, size, crc32 in pictures[["id", "offset", "size", "crc32"]].itertuples(index=False):
                 if file is not None:
                     file.seek(offset)
@@ -264,39 +255,41 @@ def _pictures_hit(tar: Path, pictures: pd.DataFrame) -> str:
 
 
 def _contradictions(path: Path, told: _Told, damaged: set[str]) -> Iterator[Damage]:
-    """Files that are whole, but not of the same set."""
+    """Files that are whole, but not as FORMAT.md asks, or not of the same set: what opening refuses, and all values."""
     num_rows = told.set_files.num_rows if told.set_files else None
-    if num_rows is not None and CATALOG not in damaged:
-        yield from _count_rows(path, told, _Check(where=CATALOG), num_rows, SET)
+    if told.set_files:
+        yield from _wrong_beside(path, told.set_files, damaged)
     for name, manifest in told.manifests.items():
         if manifest is None:
             continue
-        check = _Check(where=f"{name}/{MANIFEST}", resolution=name)
-        in_shards = sum(entry.num_rows for entry in manifest.shards)
-        if manifest.resolution != name:
-            yield check.damage(f"expected resolution {name} as its folder is named, found {manifest.resolution}")
-        elif num_rows not in (None, manifest.num_rows):
-            yield check.damage(f"expected {num_rows} rows as in {SET}, found {manifest.num_rows}")
-        elif in_shards != manifest.num_rows:
-            yield check.damage(f"expected {manifest.num_rows} rows in its shards, found {in_shards}")
+        if reason := manifest.contradiction(name, num_rows):
+            yield _Check(where=f"{name}/{MANIFEST}", resolution=name).damage(reason)
         elif f"{name}/{INDEX}" not in damaged:
-            index = _Check(where=f"{name}/{INDEX}", resolution=name)
-            miscounted = list(_count_rows(path, told, index, manifest.num_rows, MANIFEST))
-            yield from miscounted
-            if not miscounted and not is_remote(path) and (reason := wrong_kinds(path, name, damaged)):
-                yield index.damage(reason)
+            check = _Check(where=f"{name}/{INDEX}", resolution=name)
+            try:
+                index = read_index(path / name, manifest)
+            except PackedSetError as error:
+                yield check.damage(_words(path / check.where, error))
+                continue
+            if not is_remote(path):
+                yield from map(check.damage, wrong_images(path, name, index, damaged))
 
 
-def _count_rows(path: Path, told: _Told, check: _Check, expected: int, teller: str) -> Iterator[Damage]:
+def _wrong_beside(path: Path, told: SetFiles, damaged: set[str]) -> Iterator[Damage]:
+    where = VOCAB
     try:
-        file = path / check.where
-        # whole, where it is remote: a web server need not be able to start in the midst of a file
-        found = pq.read_metadata(io.BytesIO(read(file, _most_bytes(told, file))) if is_remote(file) else file).num_rows
-    except (OSError, ValueError, pa.ArrowException) as error:
-        yield check.damage(f"not a readable table ({why(error)})")
-        return
-    if found != expected:
-        yield check.damage(f"expected {expected} rows as in {teller}, found {found}")
+        if VOCAB not in damaged:
+            vocab = read_vocab(path, told)
+            where = CATALOG
+            if CATALOG not in damaged:
+                read_catalog(path, vocab, told)
+                if reason := wrong_in_catalog(path, vocab, told):
+                    yield _Check(where=CATALOG).damage(reason)
+        where = REJECTED
+        if REJECTED not in damaged:
+            read_rejected(path)
+    except PackedSetError as error:
+        yield _Check(where=where).damage(_words(path / where, error))
 
 
 def _foreign(listing: Mapping[str, Path], told: _Told, known: set[str]) -> Iterator[Damage]:

@@ -1,0 +1,254 @@
+"""The tables of a packed set, as data from elsewhere: first what a footer says, then the values, which are read only as far as it fits.
+
+    footer ─► rows as expected, columns and types as in FORMAT.md ─► read, texts bounded ─► values in range
+
+Opening and `verify` share all of it but `wrong_in_catalog`, which looks at each text.
+"""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastfashion.catalog import Vocab
+from fastfashion.catalog.ids import MAX_ID_BYTES
+from fastfashion.dist import env_int
+from fastfashion.errors import PackedSetError
+from fastfashion.image import MAX_PIXELS
+from fastfashion.shards.kinds import NUM_KINDS
+from fastfashion.shards.layout import CATALOG, INDEX, MANIFEST, MOST_BYTES, PACK_AGAIN, REJECTED, SET, VOCAB, Manifest, SetFiles, read_file
+from fastfashion.shards.parquet_footer import Footer, read_footer
+from fastfashion.words import why
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+KIND = "kind"  # a column of the index since version 3
+TEXT, WHOLE, NUMBER, TRUTH = "text", "whole numbers", "numbers", "true or false"
+INDEX_COLUMNS = dict.fromkeys(("row", "shard", "offset", "size", "height", "width", "crc32"), WHOLE)
+CATALOG_COLUMNS = {"id": TEXT, "recovered": TRUTH, "height": WHOLE, "width": WHOLE, "duplicate_group": WHOLE}
+MORE_COLUMNS = {"row": WHOLE, "line": WHOLE, "path": TEXT, "year": NUMBER, "productDisplayName": TEXT}  # read where they are there
+FINGERPRINT = "fingerprint"  # must be there, but only `verify` reads it
+MAX_TEXT_BYTES = 1 << 16
+TEXT_RATIO, TEXT_SLACK_BYTES = 64, 1 << 24  # a table's texts have at most so many times the bytes of its file, and these
+MAX_SIDE_PX = 2**31 - 1
+MAX_PIXELS_VARIABLE = "FASTFASHION_MAX_PIXELS"
+
+
+def read_vocab(path: Path, told: SetFiles) -> Vocab:
+    """The vocabulary of a set; raises PackedSetError where it is not as FORMAT.md asks."""
+    vocab = Vocab.of_json(read_file(path / VOCAB, MOST_BYTES[VOCAB]), str(path / VOCAB))
+    for task, names in vocab.classes.items():
+        if len(names) > told.num_rows:
+            raise PackedSetError(f"{path / VOCAB}: {len(names)} classes of {task} in {told.num_rows} rows; {PACK_AGAIN}")
+    return vocab
+
+
+def read_catalog(path: Path, vocab: Vocab, told: SetFiles) -> "pd.DataFrame":
+    """The catalog of a set, without fingerprints; raises PackedSetError where it is not as FORMAT.md asks.
+
+    Of its values the ids and texts are left to `wrong_in_catalog`: nothing here follows from them but words.
+    """
+    file, num_rows = path / CATALOG, told.num_rows
+    data = read_file(file, most_catalog_bytes(told.files[CATALOG].num_bytes))
+    needed = CATALOG_COLUMNS | dict.fromkeys(vocab.classes, TEXT)
+    table = parse_table(file, data, needed, num_rows=num_rows, teller=SET, more=MORE_COLUMNS, unread={FINGERPRINT: TEXT})
+    pictures = table.to_pandas(use_threads=False)
+    groups = pictures["duplicate_group"].to_numpy()
+    _refuse_first(file, (groups < 0) | (groups > np.arange(num_rows)), "duplicate_group is neither the row nor one before it", pictures)
+    sizes = pictures[["height", "width"]].to_numpy()
+    _refuse_first(file, ((sizes < 1) | (sizes > MAX_SIDE_PX)).any(axis=1), "an image without pixels", pictures)
+    return pictures
+
+
+def wrong_in_catalog(path: Path, vocab: Vocab, told: SetFiles) -> str | None:
+    """What FORMAT.md does not allow among ids, fingerprints and numbers of rows, or None. For `verify`: it reads all of it once more."""
+    import pyarrow.compute as pc
+
+    num_rows = told.num_rows
+    data = read_file(path / CATALOG, most_catalog_bytes(told.files[CATALOG].num_bytes))
+    needed = CATALOG_COLUMNS | dict.fromkeys((*vocab.classes, FINGERPRINT), TEXT)
+    table = parse_table(path / CATALOG, data, needed, num_rows=num_rows, teller=SET, more=MORE_COLUMNS)
+    ids, fingerprints = table["id"], table[FINGERPRINT]
+    lengths = pc.binary_length(fingerprints)
+    groups = table["duplicate_group"].to_numpy()
+    checks = {
+        f"an id has 1 to {MAX_ID_BYTES} bytes": pc.or_(pc.equal(pc.binary_length(ids), 0), pc.greater(pc.binary_length(ids), MAX_ID_BYTES)),
+        "a fingerprint is lower-case hex": pc.invert(pc.match_substring_regex(fingerprints, "^[0-9a-f]*$")),
+        "fingerprints have one length": pc.not_equal(lengths, lengths[0]),
+        "duplicate_group is the first row of a group": groups[groups] != groups,
+    }
+    if told.version > 2:
+        checks["an id has no . / \\ or control character"] = pc.match_substring_regex(ids, r"[./\\\x00-\x1f\x7f]")
+    if "row" in table.column_names:
+        checks["rows are 0, 1, 2, …"] = table["row"].to_numpy() != np.arange(num_rows)
+    for reason, wrong in checks.items():
+        if (found := np.asarray(wrong)).any():
+            return f"line {int(np.argmax(found))}: {reason}"
+    if (times := Counter(ids.to_pylist()).most_common(1)[0])[1] > 1:
+        return f"the id {times[0]} is there {times[1]} times"
+    return None
+
+
+def read_index(folder: Path, manifest: Manifest, num_rows: int | None = None, max_pixels: int | None = None) -> dict[str, np.ndarray]:
+    """The index of a resolution: int64 (N,) each, `kind` only where it has that. What training and `verify` refuse alike.
+
+    Raises PackedSetError where the manifest is not that of this folder in a set of so many rows, and where the index is not as FORMAT.md
+    asks, has another checksum, or an image of more than `max_pixels`.
+    """
+    if reason := manifest.contradiction(folder.name, num_rows):
+        raise PackedSetError(f"{folder / MANIFEST}: {reason}; {PACK_AGAIN}")
+    path = folder / INDEX
+    data = read_file(path, most_index_bytes(manifest.num_rows))
+    if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
+        raise PackedSetError(f"{path}: damaged: its checksum is not the one in {MANIFEST}; {PACK_AGAIN}")
+    table = parse_table(path, data, INDEX_COLUMNS, num_rows=manifest.num_rows, teller=MANIFEST, more={KIND: WHOLE})
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    for reason, wrong in _wrong_places(columns, manifest):
+        _refuse_first(path, wrong, reason, columns)
+    limit = env_int(MAX_PIXELS_VARIABLE, MAX_PIXELS) if max_pixels is None else max_pixels
+    reason = f"an image of more than {limit} pixels: if you trust this set, set {MAX_PIXELS_VARIABLE} to a higher limit"
+    _refuse_first(path, columns["height"] > limit // columns["width"], reason, columns)
+    return columns
+
+
+def _wrong_places(columns: Mapping[str, np.ndarray], manifest: Manifest) -> Iterator[tuple[str, np.ndarray]]:
+    """What may be wrong with a row, and bool (N,): with which it is. Later checks hold where the earlier ones found nothing."""
+    entries = sorted(manifest.shards, key=lambda entry: entry.number)
+    numbers, tar_bytes, tar_rows = np.array([(entry.number, entry.num_bytes, entry.num_rows) for entry in entries], dtype=np.int64).T
+    shard, offset, size = (columns[name] for name in ("shard", "offset", "size"))
+    yield "rows are 0, 1, 2, …, each once", columns["row"] != np.arange(len(shard))
+    yield f"not in the shard that {MANIFEST} has for it", shard != np.repeat(numbers, tar_rows)
+    end = np.repeat(tar_bytes, tar_rows)
+    yield "outside of its shard", (offset < 0) | (size < 1) | (offset > end - size)
+    same = shard[1:] == shard[:-1]
+    yield "before the end of the image before it", np.append(False, same & (offset[1:] < offset[:-1] + size[:-1]))
+    for side in ("height", "width"):
+        yield "an image without pixels", (columns[side] < 1) | (columns[side] > MAX_SIDE_PX)
+    yield "crc32 is no number of 32 bits", (columns["crc32"] < 0) | (columns["crc32"] >= 2**32)
+    if KIND in columns:
+        yield f"{KIND} is not 0, 1 or 2", (columns[KIND] < 0) | (columns[KIND] >= NUM_KINDS)
+
+
+def _refuse_first(path: Path, wrong: np.ndarray, reason: str, columns: "Mapping[str, Any]") -> None:
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        found = ", ".join(f"{name} {columns[name][row]}" for name in columns if name in (*INDEX_COLUMNS, KIND, "duplicate_group"))
+        raise PackedSetError(f"{path}: line {row}: {reason} ({found}); {PACK_AGAIN}")
+
+
+def read_rejected(path: Path) -> "pd.Series":
+    """The reasons of rejected.csv, in its order; raises PackedSetError where it is not as FORMAT.md asks."""
+    import pandas as pd
+
+    data = read_file(path / REJECTED, MOST_BYTES[REJECTED])
+    try:
+        return pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, index_col=False)["reason"]
+    except (KeyError, ValueError) as error:
+        raise PackedSetError(f"{path / REJECTED}: expected id,line,reason, not readable ({why(error)}); {PACK_AGAIN}") from error
+
+
+class _Unfit(ValueError):
+    """What FORMAT.md does not allow, in words that follow the path of the file."""
+
+
+def parse_table(
+    path: Path,
+    data: bytes,
+    needed: Mapping[str, str],
+    *,
+    num_rows: int,
+    teller: str,
+    more: Mapping[str, str] = MappingProxyType({}),
+    unread: Mapping[str, str] = MappingProxyType({}),
+) -> "pa.Table":
+    """The columns of a file's bytes that are `needed`, and of `more` those that it has; `unread` are only looked for.
+
+    Raises PackedSetError, with the path, where that is no table, not of `num_rows`, as `teller` says, or has columns of other types.
+    In this thread alone: a thread of pyarrow's that still holds Python's bytes while the interpreter ends aborts the process (with
+    `pd.read_parquet(io.BytesIO(data))` 27 of 360 short runs).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {**needed, **more, **unread}
+    try:
+        footer = read_footer(data)
+        _check_footer(footer, types, len(data), num_rows, teller)
+        # As a dictionary a text that a million rows repeat is there once, so that its length is known before it is written out.
+        texts = [name for name, kind in types.items() if kind == TEXT and name in footer.names]
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, read_dictionary=texts)
+        _check_columns(file.schema_arrow, types, {*needed, *unread})
+        names = [name for name in file.schema_arrow.names if name in types and name not in unread]
+        table = file.read(columns=names, use_threads=False)
+        if len(table) != num_rows:
+            raise _Unfit(f"expected {num_rows} rows, found {len(table)}")
+        text_bytes = _check_texts(table, [name for name in texts if name in names])
+        if text_bytes > TEXT_SLACK_BYTES + TEXT_RATIO * len(data):
+            raise _Unfit(f"its texts are {text_bytes} bytes long, and the file {len(data)}")
+        return pa.table({name: _plain(table[name], types[name], name) for name in names})
+    except _Unfit as error:
+        raise PackedSetError(f"{path}: {error}; {PACK_AGAIN}") from error
+    except (OSError, ValueError, OverflowError, MemoryError, KeyError, pa.ArrowException) as error:
+        raise PackedSetError(f"{path}: not readable ({why(error)}); {PACK_AGAIN}") from error
+
+
+def _check_footer(footer: Footer, types: Mapping[str, str], num_bytes: int, num_rows: int, teller: str) -> None:
+    """Before anything is read: 700 KB of Parquet can say that they are 100 million rows, and be."""
+    if {footer.num_rows, sum(footer.group_rows)} != {num_rows} or min(footer.group_rows, default=0) < 0:
+        raise _Unfit(f"expected {num_rows} rows as in {teller}, found {footer.num_rows}")
+    if num_rows > num_bytes:
+        raise _Unfit(f"{num_rows} rows in {num_bytes} bytes: expected at least a byte a row, as rows differ")
+    for name, compression in footer.compressions.items():
+        if name in types:
+            raise _Unfit(f"column {name} is compressed by {compression}; expected SNAPPY or none")
+
+
+def _check_columns(schema: "pa.Schema", types: Mapping[str, str], needed: Set[str]) -> None:
+    import pyarrow as pa
+
+    is_ = pa.types
+    fits = {
+        TEXT: lambda kind: is_.is_dictionary(kind) and (is_.is_string(kind.value_type) or is_.is_large_string(kind.value_type)),
+        WHOLE: is_.is_integer,
+        NUMBER: lambda kind: is_.is_integer(kind) or is_.is_floating(kind),
+        TRUTH: is_.is_boolean,
+    }
+    times = Counter(schema.names)
+    if missing := [name for name in types if name in needed and not times[name]]:
+        raise _Unfit(f"expected columns {', '.join(missing)}, found {', '.join(schema.names[:20])}")
+    for name in (name for name in types if times[name]):
+        if times[name] > 1 or not fits[types[name]](schema.field(name).type):
+            found = f"{times[name]} such columns" if times[name] > 1 else schema.field(name).type
+            raise _Unfit(f"expected {types[name]} in the column {name}, found {found}")
+
+
+def _check_texts(table: "pa.Table", names: Iterable[str]) -> int:
+    """How many bytes the texts have in all. Raises ValueError for a long one, and for what is no UTF-8."""
+    import pyarrow.compute as pc
+
+    total = 0
+    for name in names:
+        for chunk in table[name].chunks:
+            chunk.validate(full=True)
+            lengths = pc.binary_length(chunk.dictionary)
+            if (longest := pc.max(lengths).as_py() or 0) > MAX_TEXT_BYTES:
+                raise _Unfit(f"a text of {longest} bytes in the column {name}, more than {MAX_TEXT_BYTES}")
+            total += pc.sum(pc.take(lengths, chunk.indices)).as_py() or 0
+    return total
+
+
+def _plain(column: "pa.ChunkedArray", kind: str, name: str) -> "pa.ChunkedArray":
+    import pyarrow as pa
+
+    if column.null_count and (kind in (WHOLE, TRUTH) or name in ("id", "path", FINGERPRINT)):
+        raise _Unfit(f"{column.null_count} rows without {name}")
+    if kind == TEXT:
+        return pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
+    return column.cast(pa.int64()) if kind == WHOLE else column
