@@ -73,7 +73,7 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, tab
 class _Encoder(msgspec.Struct):
     """What a manifest of ours says in its free field `encoder`, as far as a job depends on it."""
 
-    cascade: list[str] = [FULL]
+    cascade: tuple[str, ...] = (FULL,)
     quality: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
     subsampling: Literal["420", "422", "444"] = "420"
 
