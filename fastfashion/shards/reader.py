@@ -33,7 +33,6 @@ from fastfashion.shards.layout import (
 )
 from fastfashion.shards.tables import KIND, read_catalog, read_index, read_vocab
 from fastfashion.untrusted import open_regular, parse_json
-from fastfashion.words import why
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,21 @@ from fastfashion.dist import env_int
 from fastfashion.errors import PackedSetError
 from fastfashion.image import MAX_PIXELS
 from fastfashion.shards.kinds import NUM_KINDS
-from fastfashion.shards.layout import CATALOG, INDEX, MANIFEST, MOST_BYTES, PACK_AGAIN, REJECTED, SET, VOCAB, Manifest, SetFiles, read_file
+from fastfashion.shards.layout import (
+    CATALOG,
+    INDEX,
+    MANIFEST,
+    MOST_BYTES,
+    PACK_AGAIN,
+    REJECTED,
+    SET,
+    VOCAB,
+    Manifest,
+    SetFiles,
+    most_catalog_bytes,
+    most_index_bytes,
+    read_file,
+)
 from fastfashion.shards.parquet_footer import Footer, read_footer
 from fastfashion.words import why
 
