@@ -6,6 +6,7 @@
 Of an animation the first frame counts. An ICC profile other than sRGB is applied. Only this module decodes an image of Kind.OTHER.
 """
 
+import sys
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import PurePosixPath
@@ -106,6 +107,14 @@ def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     if turn >= 5:
         width_px, height_px = height_px, width_px
     return ImageInfo(format=name, height_px=height_px, width_px=width_px, turn=turn, header=header)
+
+
+def check_size(data: Encoded, height_px: int, width_px: int) -> ImageInfo:
+    """As `probe`; raises InputError too where the image is of another size than an index says."""
+    info = probe(data, max_pixels=sys.maxsize)
+    if (info.height_px, info.width_px) != (height_px, width_px):
+        raise InputError(f"expected {width_px}x{height_px} pixels as the index says, found {info.width_px}x{info.height_px}")
+    return info
 
 
 def decode_rgb(

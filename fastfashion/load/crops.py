@@ -103,14 +103,12 @@ def resize_crops(pictures: np.ndarray, places: np.ndarray, boxes: np.ndarray, fl
 def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bool, out: np.ndarray, seconds: np.ndarray) -> None:
     """One image through `image.py`, however large. Raises InputError where it does not decode, or is of another size than `size`."""
     started = time.perf_counter()
-    info = image.probe(data, max_pixels=sys.maxsize)  # packing and predict have limits of their own
-    if (info.height_px, info.width_px) != size:
-        raise InputError(f"expected {size[1]}x{size[0]} pixels as the index says, found {info.width_px}x{info.height_px}")
+    info = image.check_size(data, *size)  # packing, opening a set and predict have limits of their own
     y0, x0, y1, x1 = (int(v) for v in box)
     needed = 8 * OVERSAMPLE * max(out.shape[0] / (y1 - y0), out.shape[1] / (x1 - x0))
     eighths = next((scale for scale in SCALES if scale >= needed), 8)
     least = {} if eighths == 8 else {"min_height_px": math.ceil(size[0] * eighths / 8), "min_width_px": math.ceil(size[1] * eighths / 8)}
-    picture = image.decode_rgb(data, max_pixels=sys.maxsize, info=info, **least)
+    picture = image.decode_rgb(data, max_pixels=size[0] * size[1], info=info, **least)
     decoded = time.perf_counter()
     left, upper, right, lower = image.content_box(picture, info)
     down, across = (lower - upper) / size[0], (right - left) / size[1]

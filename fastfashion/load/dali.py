@@ -8,7 +8,6 @@ given the finished crop.
 The only module that imports DALI.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -49,6 +48,7 @@ class DaliLoader:
         self._fed: deque[Planned] = deque()  # asked for by DALI, not yet handed out
         self._wrong: dict[int, InputError] = {}  # by row: why it does not decode
         self._refused = np.zeros(len(spec.pictures.num_bytes), dtype=bool)  # by row: what DALI has failed on
+        self._sized = np.zeros(len(spec.pictures.num_bytes), dtype=bool)  # by row: as large as the index says
         self._pool: ThreadPoolExecutor | None = None  # for what DALI does not decode; made when it is first of use
         self._ended = True
         self._buffers = Buffers(spec.images_shape, keep=4)
@@ -102,12 +102,28 @@ class DaliLoader:
         encoded = [self._spec.pictures.encoded(row) for row in part.fetch.tolist()]
         if self._spec.profile is not None:
             self._spec.profile.add(read_s=time.perf_counter() - started)
+        for place, error in self._unlike(part.fetch, encoded):
+            row = int(part.fetch[place])
+            self._wrong[row], self._refused[row] = error, True
         start, end, flips = part.boxes[:, :2].copy(), part.boxes[:, 2:].copy(), part.flips.astype(np.int32)
         if len(places := self._not_for_dali(part.fetch)):
             for place, crop in zip(places.tolist(), self._crops(encoded, part, places), strict=True):
                 encoded[place] = crop
             start[places], end[places], flips[places] = 0, self._spec.images_shape[1:3], 0
         return encoded, start, end, flips
+
+    def _unlike(self, rows: np.ndarray, encoded: list[np.ndarray]) -> Iterator[tuple[int, InputError]]:
+        """Places of images that are not what the index says; DALI itself would make room for any number of pixels."""
+        pictures = self._spec.pictures
+        fresh = ~self._sized[rows]
+        yield from pictures.unlike(rows, encoded).items()
+        for place in np.flatnonzero(fresh & (pictures.kinds_of(rows) != image.Kind.OTHER)).tolist():
+            row = int(rows[place])
+            try:
+                image.check_size(encoded[place], int(pictures.height_px[row]), int(pictures.width_px[row]))
+                self._sized[row] = True
+            except InputError as error:
+                yield place, error
 
     def _not_for_dali(self, rows: np.ndarray) -> np.ndarray:
         """Places of images that DALI does not decode, or not to the right pixels."""
@@ -168,7 +184,7 @@ class DaliLoader:
             raise PackedSetError(f"DALI fails on images of {pictures.folder} that it need not even decode: {error}") from error
         for row in rows.tolist():
             try:
-                image.decode_rgb(pictures.encoded(row), max_pixels=sys.maxsize)
+                image.decode_rgb(pictures.encoded(row), max_pixels=int(pictures.height_px[row]) * int(pictures.width_px[row]))
             except InputError as reason:
                 if self._spec.on_bad != "skip":
                     raise undecodable(pictures, row, reason) from error

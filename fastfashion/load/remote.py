@@ -198,4 +198,4 @@ class ShardCache:
                     self._failed[number] = error  # before the shard is let go, so that who waits for it does not begin anew
                 raise
 
-        return self._folder.bring(self._entries[number], fetch, spared, urgent=urgent)
+        return self._folder.bring(self._entries[number], fetch, spared, urgent=urgent, on_bytes=lambda num_bytes: self._source.pause(0))

@@ -103,7 +103,9 @@ class ResidentLoader(ThreadsLoader):
         seconds = np.zeros(3)
         encoded = [self._spec.pictures.encoded(row) for row in rows.tolist()]
         kinds = self._spec.pictures.kinds_of(rows)
-        wrong = load_crops(encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds, kinds)
+        wrong = self._spec.pictures.unlike(rows, encoded) | load_crops(
+            encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds, kinds
+        )
         self._wrong |= {int(places[i]): error for i, error in wrong.items()}
         self._store(places, decoded)
         self._kept[places] = True

@@ -114,9 +114,10 @@ class ThreadsLoader:
         seconds = np.zeros(3)
         started = time.perf_counter()
         encoded = [pictures.encoded(row) for row in rows.tolist()]
-        kinds = pictures.kinds_of(rows)
+        kinds, unlike = pictures.kinds_of(rows), pictures.unlike(rows, encoded)
         seconds[0] = time.perf_counter() - started
-        wrong = load_crops(encoded, part.boxes[chunk], self._spec.sizes_px(rows), part.flips[chunk], out, seconds, kinds)
+        wrong = unlike | load_crops(encoded, part.boxes[chunk], self._spec.sizes_px(rows), part.flips[chunk], out, seconds, kinds)
+        out[list(unlike)] = 0
         if self._spec.profile is not None:
             read, decode, resize = seconds.tolist()
             self._spec.profile.add(read_s=read, decode_s=decode, resize_s=resize, num_images=len(rows))

@@ -1,7 +1,8 @@
 """Reading packed sets: open, check, encoded bytes by row over memory maps."""
 
 import shlex
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastfashion.catalog import Vocab
-from fastfashion.errors import ConfigError, PackedSetError
+from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.remote import children, is_file, is_folder, list_anew, read_range, size_of
 from fastfashion.shards.kinds import Kinds
@@ -53,13 +54,29 @@ class Resolution:
     num_bytes: np.ndarray  # int64
     height_px: np.ndarray  # int32
     width_px: np.ndarray  # int32
+    crc32: np.ndarray  # uint32, of the encoded picture
     kinds: Kinds
     local: Callable[[int], Path] | None = None  # a shard's file on a disk of this machine, by number; None: the set lies on one
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
+    @cached_property
+    def _looked_at(self) -> np.ndarray:
+        return np.zeros(len(self.shard), dtype=bool)
+
     @property
     def name(self) -> str:
         return self.manifest.resolution
+
+    def unlike(self, rows: np.ndarray, encoded: Sequence[np.ndarray]) -> dict[int, InputError]:
+        """What is wrong with encoded images of rows, int64 (n,), by place: their checksum is not the index's. Looks at a row once."""
+        wrong = {}
+        for place in np.flatnonzero(~self._looked_at[rows]).tolist():
+            row, data = int(rows[place]), encoded[place]
+            if (found := zlib.crc32(data.data)) != self.crc32[row]:
+                wrong[place] = InputError(f"its bytes are not those that the index has: expected crc32 {self.crc32[row]}, found {found}")
+            else:
+                self._looked_at[row] = True
+        return wrong
 
     @property
     def kind(self) -> np.ndarray:
@@ -173,6 +190,7 @@ class PackedSet:
             num_bytes=columns["size"],
             height_px=columns["height"].astype(np.int32),
             width_px=columns["width"].astype(np.int32),
+            crc32=columns["crc32"].astype(np.uint32),
             kinds=Kinds(columns[KIND].astype(np.int8)) if KIND in columns else Kinds.unsaid(len(self.table), folder, manifest),
         )
 
