@@ -81,7 +81,7 @@ class Format:
 @dataclass(frozen=True)
 class _Head:
     format: str = ""
-    version: int | None = None
+    version: Count | None = None
 
 
 def described(form: Format, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -187,6 +187,11 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "model.json with a changed letter": (flip(MODEL, 90), (*READERS_OF_MODEL, "weights"), r"model\.json: damaged"),
     "no classes": (change(MODEL, lambda v: v.update(classes={})), ("predict",), "expected a label"),
     "classes no list": (change(MODEL, lambda v: v.update(classes={"gender": "Men"})), ("predict",), "not as expected"),
+    "a label that leads elsewhere": (
+        change(MODEL, lambda v: v.update(classes={f"../../../{task}": names for task, names in v["classes"].items()})),
+        READERS_OF_MODEL,
+        "no name of a label",
+    ),
     "a class twice": (change(MODEL, twice), ("predict",), "names, each once"),
     "many classes": (
         change(MODEL, lambda v: v["classes"].update(gender=[str(n) for n in range(300_000)])),

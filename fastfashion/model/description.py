@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from fastfashion.catalog.styles import USABLE_LABEL
 from fastfashion.config import Size
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.model.weights import DESCRIPTION, WEIGHTS, weights_file
@@ -33,6 +34,8 @@ class ModelDescription:
         if not self.classes:
             raise ValueError("classes: expected a label, found none")
         for task, names in self.classes.items():
+            if not USABLE_LABEL.fullmatch(task):  # files are named after it
+                raise ValueError(f"classes: no name of a label: {task!r}")
             if not names or len(set(names)) != len(names):
                 raise ValueError(f"classes of {task}: expected names, each once")
 

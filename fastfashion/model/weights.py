@@ -157,7 +157,7 @@ def _beside(path: Path) -> str:
     for name in (DESCRIPTION, _HUB_CONFIG):
         try:
             values = json.loads(read_limited(path.parent / name, MAX_DESCRIPTION_BYTES))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue  # no description: that is allowed
         if found := _first_name(values):
             return found

@@ -99,11 +99,11 @@ def is_untrained(run: Path) -> bool:
 def _has_steps(metrics: Path) -> bool:
     if not metrics.is_file():
         return False
-    for line in metrics.read_text(encoding="utf-8").splitlines():
+    for line in metrics.read_bytes().splitlines():
         try:
             if json.loads(line)["kind"] != "start":
                 return True
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return True  # nothing that this could throw away
     return False
 
