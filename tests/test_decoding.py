@@ -138,6 +138,26 @@ def test_a_death_is_one_images_error_and_the_others_are_intact(sabotaged: dict[s
             np.testing.assert_array_equal(out, expected)
 
 
+def flat(side_px: int = 2500) -> bytes:
+    """A large image of few bytes."""
+    file = io.BytesIO()
+    Image.new("1", (side_px, side_px)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("slow_is_large", [True, False])
+def test_small_and_large_images_do_not_wait_for_each_other(sabotaged: dict[str, str], slow_is_large: bool) -> None:
+    slow, quick = (flat(), encode(1)) if slow_is_large else (encode(1), flat())
+    out = np.ones((1, 8, 8, 3), dtype=np.uint8)
+    decoders = Decoders(1, large=1)
+    asking = threading.Thread(target=decoders.fit, args=([slow + b"please hang"], out.copy()))
+    asking.start()
+    wait_until(lambda: bool(decoders._started))
+    assert decoders.fit([quick], out) == {} and asking.is_alive()
+    decoders.close()
+    asking.join(20)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts child processes in /proc, which this system does not have")
 def test_closing_leaves_no_process_and_no_thread_waiting(sabotaged: dict[str, str]) -> None:
     before = children()
@@ -281,12 +301,27 @@ def test_the_page_and_the_api_answer_the_next(sabotaged: dict[str, str], run: Pa
         assert [str(line.record.get("error") or "")[:9] for line in lines] == ["", "", "", "decoding ", "", ""]
 
 
+def test_more_large_images_than_there_are_threads_hold_up_nobody(sabotaged: dict[str, str], run: Path) -> None:
+    served = ServedRun(run)
+    try:
+        large = flat() + b"please hang"
+        asking = [threading.Thread(target=ask, args=(served.url, large), daemon=True) for _ in range(45)]
+        for thread in asking:
+            thread.start()
+        assert ask(served.url, encode(1))[0] == 200
+        assert all(thread.is_alive() for thread in asking)
+    finally:
+        served.close()
+
+
 def ask(url: str, data: bytes) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(urllib.request.Request(f"{url}api/answer", data), timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+    except OSError as error:  # the server has ended
+        return 0, str(error)
 
 
 UNREAD = {"phone.heic": "HEIF", "new.jxl": "JPEG XL", "logo.SVG": "vector", "layers.psd": "layers"}

@@ -33,11 +33,7 @@ KEPT_BYTES = 32 << 20  # that the allocator may keep of what was freed; more tha
 def main(descriptor: int, nice: int = 0) -> None:
     """Answer at this socket until the other side is closed, which it is when the parent ends, however it ends."""
     os.nice(nice)
-    with contextlib.suppress(ImportError):  # Pillow has it from 11.3 on
-        from PIL import AvifImagePlugin
-
-        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each has a stack and buffers of its own
-    Image.init()
+    prepare()
     used = data_bytes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a program may have handed it down ignored, or blocked
@@ -66,6 +62,15 @@ def main(descriptor: int, nice: int = 0) -> None:
             pipe.send_bytes(json.dumps({"errors": errors, "shape": pixels.shape, "kept": data_bytes() - used}).encode())
             if pixels.size:
                 pipe.send_bytes(np.ascontiguousarray(pixels).data.cast("B"))
+
+
+def prepare() -> None:
+    """What this process does once, so that what it takes later is what an image takes."""
+    with contextlib.suppress(ImportError):  # Pillow has it from 11.3 on
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each has a stack and buffers of its own
+    Image.init()
 
 
 def data_bytes() -> int:
