@@ -236,7 +236,7 @@ def status_of(error: BaseException | None) -> int | None:
         for status in (*named, metadata.get("HTTPStatusCode")):
             if isinstance(status, int) and status:  # aiohttp's TooManyRedirects has 0
                 return status
-        error = error.__cause__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 

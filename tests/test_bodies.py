@@ -1,5 +1,6 @@
 """What a web server sends: never more than was asked for, never compressed, never too slowly; and patience with one in trouble."""
 
+import http.client
 import http.server
 import shutil
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PackedSmall
+from conftest import PackedSmall, S3Server
 
 from fastfashion import remote
 from fastfashion.errors import FastfashionError, InputError, PackedSetError, RemoteError
@@ -297,3 +298,71 @@ def test_a_page_of_links_names_what_is_directly_below(server: Server, tmp_path: 
         assert [path.name for path in remote.children(server.at())] == ["32", "full", "set.json"]
     finally:
         server.folder = before
+
+
+class Storage(http.server.ThreadingHTTPServer):
+    """Hands requests on to an S3 server, but the first `refused` of each name, which it answers with `status`."""
+
+    daemon_threads = True
+
+    def __init__(self, behind: int) -> None:
+        self.behind, self.refused, self.status = behind, 0, 503
+        self.asked: Counter[str] = Counter()
+        super().__init__(("127.0.0.1", 0), HandOn)
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+
+class HandOn(http.server.BaseHTTPRequestHandler):
+    server: Storage
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        key = f"{self.command} {self.path}"
+        self.server.asked[key] += 1
+        status, headers, body = self.server.status, {}, b"<Error><Code>ServiceUnavailable</Code><Message>later</Message></Error>"
+        if self.server.asked[key] > self.server.refused:
+            behind = http.client.HTTPConnection("127.0.0.1", self.server.behind)
+            behind.request(self.command, self.path, headers=dict(self.headers))
+            answer = behind.getresponse()
+            status, headers, body = answer.status, dict(answer.headers), answer.read()
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", headers.get("Content-Length", str(len(body))))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+
+def test_object_storage_in_trouble_is_waited_for_and_403_is_no_missing_file(
+    s3: S3Server, packed_small: PackedSmall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    there: Any = location("s3://shop/trouble")
+    there.fs.put(str(packed_small.out), there.path, recursive=True)
+    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(remote, "PATIENCE_S", 5)
+    with Storage(s3.port) as storage:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{storage.server_port}")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # of the client for S3, which waits for seconds between its own
+        s3fs.S3FileSystem.clear_instance_cache()
+        try:
+            storage.refused = 3
+            packed = open_packed_set(location("s3://shop/trouble"))
+            assert (packed.resolutions, packed.open("32").manifest.num_rows) == (("32", "full"), 60)
+            assert max(storage.asked.values()) >= 4
+            assert verify(location("s3://shop/trouble")).damage == ()
+            monkeypatch.setattr(remote, "PATIENCE_S", 0.02)
+            for status, message in ((503, "the server is in trouble"), (403, "access is denied")):
+                storage.refused, storage.status = 10**9, status
+                with pytest.raises(RemoteError, match=message):
+                    open_packed_set(location("s3://shop/trouble"))
+        finally:
+            storage.shutdown()
+            s3fs.S3FileSystem.clear_instance_cache()
