@@ -18,6 +18,7 @@ from fastfashion.files import location
 from fastfashion.load.remote import open_cached
 from fastfashion.serve.inputs import Picture, SetInput, find_inputs, read_file
 from fastfashion.shards import open_packed_set
+from fastfashion.shards.layout import MOST_BYTES
 from fastfashion.shards.verify import verify
 from fastfashion.untrusted import read_limited
 
@@ -139,8 +140,8 @@ FILES = ["set.json", "32/manifest.json", "full/manifest.json", "vocab.json", "ca
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_body_that_never_ends_is_left_at_the_limit_of_its_kind(server: Server, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastfashion.shards.layout.MOST_BYTES", dict.fromkeys(("set.json", "manifest.json", "vocab.json"), MIB))
-    monkeypatch.setattr("fastfashion.shards.reader.MOST_BYTES", dict.fromkeys(("set.json", "manifest.json", "vocab.json"), MIB))
+    for kind in ("set.json", "manifest.json", "vocab.json"):
+        monkeypatch.setitem(MOST_BYTES, kind, MIB)
     server.trouble = only(name, "endless")
     with pytest.raises(FastfashionError, match=rf"{name}: .*more than \d+ bytes"):
         open_all(server)

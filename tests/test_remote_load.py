@@ -552,6 +552,7 @@ def test_a_disk_that_takes_no_more_is_named_at_once(website: Website, tmp_path: 
     command = [sys.executable, "-c", FULL_DISK, website.address, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert f"{tmp_path}: cannot hold shards" in done.stdout and "data.cache_dir" in done.stdout
+    assert " MB are needed, " in done.stdout and " MB are free" in done.stdout
     assert (done.stderr, website.gets) == ("", {"00000.tar": 1})
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 

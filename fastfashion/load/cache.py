@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
+from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.shards.layout import ShardEntry, hash_file
 from fastfashion.words import why
@@ -75,8 +76,9 @@ class CacheFolder:
                     return None
             whole = False
             try:
-                fill(partial)
-                os.fsync(held)
+                with room_for(shard, entry.num_bytes):
+                    fill(partial)
+                    os.fsync(held)
                 whole = True
             finally:
                 with self._names():

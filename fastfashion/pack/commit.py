@@ -21,7 +21,7 @@ from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote, publish, publish_json
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import Record, Staging
-from fastfashion.remote import list_anew
+from fastfashion.remote import is_file, list_anew
 from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
 from fastfashion.shards.tables import KIND, read_catalog, read_vocab
 
@@ -62,7 +62,7 @@ def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequ
     assert len(kept) + len(rejected) == styles.num_rows, "a row was lost"
     for name, folder in staging.folders.items():
         _write_parquet(folder / INDEX, _index(records, name))
-    if (out / SET).is_file():
+    if is_file(out / SET):
         told = SetFiles.read(out / SET)
         packed = read_catalog(out, read_vocab(out, told), told)
         if packed["id"].tolist() != kept["id"].to_pylist():

@@ -16,7 +16,7 @@ from fastfashion.pack.block import Block
 from fastfashion.pack.commit import encoder_settings, same_encoder
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import LOCK, STAGING, has_manifest
-from fastfashion.remote import children, list_anew, list_children
+from fastfashion.remote import children, is_file, is_folder, list_anew, list_children
 from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
 from fastfashion.shards.tables import read_catalog, read_rejected, read_vocab
 
@@ -84,7 +84,7 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
     """Resolutions that OUT has of this very table; raises PackedSetError where it holds something else."""
     out = request.out
     list_anew(out)  # another client may have packed there since this process looked
-    if not (out / SET).is_file():
+    if not is_file(out / SET):
         ours = {STAGING, LOCK, VOCAB, REJECTED, CATALOG}  # a run may have been cut off just before it published set.json
         if is_remote(out):
             ours |= set(request.resolutions)
@@ -132,7 +132,7 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
 
 def _contents(out: Path) -> list[Path]:
     """What is in OUT; on object storage without empty objects that stand for folders, and without folders that hold nothing else."""
-    if not out.exists():
+    if not is_folder(out):
         return []
     return [path for path, below in list_children(out).items() if not (below and is_remote(out)) or children(path)]
 

@@ -5,7 +5,6 @@ damage ─► shard numbers ─► their rows, from index and catalog ─► the
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from fastfashion.pack.engines import open_engine
 from fastfashion.pack.plan import Plan, make_plan
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import STAGING, lock
+from fastfashion.scratch import scratch
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.layout import FULL, INDEX, MANIFEST, Manifest, check_resolution, shard_name
 from fastfashion.shards.tables import read_index
@@ -51,7 +51,7 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, tab
         if found.resolution is not None and found.shard is not None:
             shards.setdefault(found.resolution, set()).add(found.shard)
     repaired = []
-    with lock(path), _scratch(path) as scratch:
+    with lock(path), _scratch(path) as work:
         packed = open_packed_set(path)
         columns = Columns(id=id_column, labels=tuple(packed.vocab.classes))
         request = PackRequest(source=source, out=path, table=table, columns=columns, workers=workers)
@@ -62,7 +62,7 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, tab
                 plan = replace(plan, styles=replace(plan.styles, table=rows))
             for name, numbers in sorted(shards.items()):
                 manifest = Manifest.read(path / name / MANIFEST)
-                job = _job(plan, manifest, scratch, path / name)
+                job = _job(plan, manifest, work, path / name)
                 blocks = _blocks(packed, plan, path / name, manifest, numbers)
                 for number in engine.run(job, blocks, lambda images, num_bytes, rejected: None):
                     _replace(path / name, job.folders[name], manifest, number)
@@ -88,14 +88,14 @@ def _scratch(path: Path) -> Iterator[Path]:
     staging = None if is_remote(path) else path / STAGING
     if staging:
         staging.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="repair-", dir=staging) as scratch:
-        yield Path(scratch)
+    with scratch(staging) as folder:
+        yield folder
     if staging:
         with contextlib.suppress(OSError):
             staging.rmdir()
 
 
-def _job(plan: Plan, manifest: Manifest, scratch: Path, folder: Path) -> Job:
+def _job(plan: Plan, manifest: Manifest, work: Path, folder: Path) -> Job:
     """The job that made a resolution, as far as its bytes depend on it."""
     encoder: dict[str, Any] = dict(manifest.encoder or {})
     try:
@@ -111,8 +111,8 @@ def _job(plan: Plan, manifest: Manifest, scratch: Path, folder: Path) -> Job:
         other = ", ".join(f"{key} {encoder.get(key)} (here {ours[key]})" for key in different)
         raise PackedSetError(f"{folder}: packed with {other}; with these its bytes cannot be made again: install those, or pack it again")
     resolutions = tuple(cascade[: cascade.index(manifest.resolution) + 1])
-    folders = {name: scratch / manifest.resolution / name for name in resolutions}
-    for made in (records := scratch / manifest.resolution / "blocks", *folders.values()):
+    folders = {name: work / manifest.resolution / name for name in resolutions}
+    for made in (records := work / manifest.resolution / "blocks", *folders.values()):
         made.mkdir(parents=True)
     return Job(
         reader=plan.source.reader,

@@ -17,7 +17,7 @@ import pyarrow as pa
 from fastfashion.errors import PackedSetError
 from fastfashion.files import hold, is_remote, publish_json
 from fastfashion.pack.block import record_path
-from fastfashion.remote import list_anew
+from fastfashion.remote import is_file, list_anew, size_of
 from fastfashion.shards.layout import MANIFEST, MOST_BYTES, PACK_AGAIN, STAGED_PLAN, STAGING, ShardEntry, read_file, shard_name
 from fastfashion.untrusted import Count, parse_json
 
@@ -149,7 +149,7 @@ class Staging:
         for name, entry in record.shards.items():
             if entry is not None:
                 shard = self.folders[name] / shard_name(record.number)
-                if not shard.is_file() or shard.stat().st_size != entry.num_bytes or not shard.with_suffix(".idx").is_file():
+                if not is_file(shard) or size_of(shard) != entry.num_bytes or not is_file(shard.with_suffix(".idx")):
                     return False
         return True
 
@@ -173,7 +173,7 @@ def remove_tree(folder: Path) -> None:
 
 
 def has_manifest(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
+    return is_file(folder / MANIFEST)
 
 
 KEPT = pa.schema([("id", pa.string()), ("height", pa.int64()), ("width", pa.int64()), ("fingerprint", pa.string())])
