@@ -36,13 +36,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None: ...
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         with self.zip.lock:
             number, self.zip.count = self.zip.count, self.zip.count + 1
             data = self.zip.data
-            first, last = (int(place) for place in self.headers["Range"].removeprefix("bytes=").split("-"))
+            asked = self.headers.get("Range", f"bytes=0-{len(data) - 1}")
+            first, last = (int(place) for place in asked.removeprefix("bytes=").split("-"))
             last = min(last, len(data) - 1)
-            reply = Reply(206, first, last, len(data), data[first : last + 1], self.zip.etag, self.zip.modified)
+            reply = Reply(
+                206 if "Range" in self.headers else 200, first, last, len(data), data[first : last + 1], self.zip.etag, self.zip.modified
+            )
             self.zip.fault(number, reply)
         self.send_response(reply.status)
         if reply.status == 206:
@@ -51,7 +57,8 @@ class Handler(BaseHTTPRequestHandler):
             if value:
                 self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(reply.body)
+        if self.command == "GET":
+            self.wfile.write(reply.body)
 
 
 class Server(ThreadingHTTPServer):

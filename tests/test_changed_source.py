@@ -14,7 +14,7 @@ from conftest import S3Server, digests, make_source, zip_folder
 from range_server import OneZip, Reply, Server
 
 from fastfashion.catalog.ranges import ChangedError, UnreachableError
-from fastfashion.errors import InputError
+from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import location
 from fastfashion.pack import PackRequest, PackSummary, Progress, pack
 
@@ -195,6 +195,18 @@ def test_a_zip_that_was_swapped_is_found_out_where_the_server_does_not_tell(tag:
     assert not (tmp_path / "out").exists()  # what was packed of the first zip is of no use
     served.data = (home / "set.zip").read_bytes()
     refused(location(server.url), tmp_path / "out", ChangedError, "the source changed", swap, max_rejected=1)
+
+
+def test_a_server_that_is_gone_at_the_end_is_no_change_and_what_is_packed_stays(
+    home: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastfashion.remote.PATIENCE_S", 0.01)
+    served = server.serve((home / "set.zip").read_bytes())
+    served.fault = lambda number, reply: setattr(reply, "status", 503) if number >= 3 + ROWS else None
+    refused(location(server.url), tmp_path / "out", RemoteError, "the server answers 503 .*run the same command again")
+    served.fault = OneZip.fault
+    assert packed(location(server.url), tmp_path / "out").resumed == ROWS
+    assert digests(tmp_path / "out") == digests(home / "packed")
 
 
 def test_the_command_says_it_in_one_line_and_exits_with_2(home: Path, server: Server, tmp_path: Path) -> None:

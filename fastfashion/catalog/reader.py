@@ -100,7 +100,7 @@ class Reader:
             how = "encrypted" if member.method == ENCRYPTED else f"compressed by method {member.method}"
             raise InputError(f"it is {how}; expected stored, deflated, bzip2 or LZMA, write the zip anew")
         if not is_remote(self.path):
-            return _unpacked(self._packed(member, set()), member)
+            return _unpacked(self._packed(member), member)
         came: set[int] = set()
         try:
             return tried_again(lambda: _unpacked(self._packed(member, came), member), DamagedError)
@@ -112,7 +112,7 @@ class Reader:
                 ) from error
             raise  # it is so in the zip
 
-    def _packed(self, member: Member, came: set[int]) -> bytes:
+    def _packed(self, member: Member, came: set[int] | None = None) -> bytes:
         """A member as it is in the zip, behind its header; a hash of what came is added to those of earlier tries."""
         guess = _LOCAL_HEADER.size + len(member.name.encode(errors="replace")) + _EXTRA_BYTES + member.packed
         data = head = self._fetch(member.offset, member.offset + guess)
@@ -122,7 +122,8 @@ class Reader:
             data = head[start : start + member.packed]
             if start + member.packed > guess:  # an extra field longer than guessed
                 data = self._fetch(member.offset + start, member.offset + start + member.packed)
-        came.add(hash(data))
+        if came is not None:
+            came.add(hash(data))
         if not begins:
             raise DamagedError(f"no file header at byte {member.offset} of the zip; download it again")
         return data

@@ -17,11 +17,12 @@ from fastfashion.catalog.listing import TABLE_NAME, UNREADABLE, Listing, Member,
 from fastfashion.catalog.match import Files, table_seen_from
 from fastfashion.catalog.ranges import changed, stamp
 from fastfashion.catalog.reader import Reader
-from fastfashion.errors import InputError
+from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import is_remote, location
 from fastfashion.image import SUFFIXES, unsupported
-from fastfashion.remote import as_remote
+from fastfashion.remote import as_remote, ask, passes
 from fastfashion.untrusted import read_limited
+from fastfashion.words import why
 
 MOST_TABLE_BYTES = 8 << 30  # of a table that is named by itself: 40 million lines
 
@@ -103,11 +104,13 @@ class Source:
         return self.state.images
 
     def check_unchanged(self) -> None:
-        """Raises ChangedError where a file of the source is another one than when it was opened."""
+        """Raises ChangedError where a file of the source is another one than when it was opened; RemoteError where that cannot be had."""
         try:
             now = _look(self)
-        except InputError as error:
-            raise changed(self.path, str(error)) from error
+        except (InputError, OSError) as error:
+            if isinstance(cause := error.__cause__, Exception) and passes(cause):
+                raise RemoteError(f"{error}; run the same command again when it can be read") from error
+            raise changed(self.path, why(error)) from error
         if now.by_inode != self.state.by_inode and now.by_change != self.state.by_change:
             raise changed(self.path)
 
@@ -119,7 +122,7 @@ def open_source(path: Path, table: str = "") -> Source:
     archive holds several copies of the table (Kaggle's do), the one nearest the top counts. Names that lead out of the zip (`../x`, `/x`,
     `C:\\x`) are ignored. Raises InputError where there is no table, or no image.
     """
-    before = _here(path)
+    before = None if is_remote(path) else _here(path)
     listing = list_source(path)
     name, outside = _find_table(listing, table)
     files = {n: member for n, member in listing.files.items() if n.lower().endswith(SUFFIXES)}
@@ -149,12 +152,12 @@ def _look(source: Source, listing: Listing | None = None, before: tuple[str, str
     elif source.is_zip:
         images = [before or _here(path)]
     elif is_remote(path):
-        infos = remote_infos(path)
+        infos = ask(path, lambda: remote_infos(path))
         images = [_there(infos.get(name)) for name in names]
     else:
         images = [_here(path / name) for name in names]
     table = source.table_file or (None if source.is_zip else path / source.table)
-    tables = [] if table is None else [_there(as_remote(table).fs.info(as_remote(table).path)) if is_remote(table) else _here(table)]
+    tables = [] if table is None else [_here(table)]
     return State(
         _digest(plain for plain, *_ in images),
         _digest(f"{plain} {inode}" for plain, inode, _ in images + tables),
@@ -167,12 +170,17 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _here(file: Path) -> tuple[str, str, str]:
-    """Size and time, inode, time of change."""
+    """Size and time, inode, time of change; of a remote file as `_there`."""
+    if is_remote(file):
+        try:
+            return _there(ask(file, lambda: as_remote(file).fs.info(as_remote(file).path)))
+        except FileNotFoundError:
+            return _there(None)
     try:
-        found = file.stat() if not is_remote(file) else None
+        found = file.stat()
     except (OSError, ValueError) as error:  # such as a link to nowhere: its row is rejected
         return str(error), "", ""
-    return (f"{found.st_size} {found.st_mtime_ns}", str(found.st_ino), str(found.st_ctime_ns)) if found else ("", "", "")
+    return f"{found.st_size} {found.st_mtime_ns}", str(found.st_ino), str(found.st_ctime_ns)
 
 
 def _there(info: dict[str, Any] | None) -> tuple[str, str, str]:
