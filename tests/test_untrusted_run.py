@@ -32,6 +32,7 @@ from fastfashion.evaluate.opened import read_metrics, read_report
 from fastfashion.files import plain, publish_json
 from fastfashion.model import description, load_artifact
 from fastfashion.serve.limits import Limits
+from fastfashion.serve.products import _read as read_features
 from fastfashion.serve.state import open_state
 from fastfashion.train import checkpoint
 from fastfashion.train.folder import read_status
@@ -443,6 +444,30 @@ def test_what_is_not_finite_is_written_as_null_and_what_older_runs_wrote_is_read
     (tmp_path / "metrics.jsonl").write_text(line)
     (found,) = read_metrics(tmp_path)
     assert found["loss"] is None and found["grad_norm"] is None and found["command"] == "a: NaN b"
+
+
+def kept_features(tmp_path: Path, **tensors: torch.Tensor) -> bool:
+    """Whether a file of features of products is used."""
+    path = tmp_path / "products.safetensors"
+    good = {"rows": torch.tensor([2, 5]), "features": torch.zeros(2, 8, dtype=torch.float16)}
+    save_file(good | tensors, path, metadata={"key": "k"})
+    return read_features(path, "k", np.array([2, 5, 7]), 8) is not None
+
+
+def test_features_of_products_are_used_only_where_they_are_this_models(tmp_path: Path) -> None:
+    assert kept_features(tmp_path)
+    for wrong in (
+        {"rows": torch.tensor([2, 6])},
+        {"rows": torch.tensor([2, 5, 7])},
+        {"rows": torch.tensor([[2, 5]])},
+        {"rows": torch.tensor([2.0, 5.0])},
+        {"features": torch.zeros(2, 9)},
+        {"features": torch.full((2, 8), float("nan"))},
+        {"more": torch.zeros(1)},
+    ):
+        assert not kept_features(tmp_path, **wrong), wrong
+    (tmp_path / "products.safetensors").write_bytes(b"no features")
+    assert read_features(tmp_path / "products.safetensors", "k", np.array([2]), 8) is None
 
 
 # --- first weights ----------------------------------------------------------------------------------------------------------------
