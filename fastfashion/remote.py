@@ -30,7 +30,7 @@ _PASSING = {
 }
 _BROKEN = {  # in mid-answer
     *("ClientPayloadError", "ServerDisconnectedError", "IncompleteRead", "ResponseStreamingError"),
-    *("TooSlowError", "FSTimeoutError"),
+    *("TooSlowError", "NoAnswerError", "SocketTimeoutError"),
 }
 _PASSING_CODES = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.ENETUNREACH, errno.EHOSTUNREACH}
 _PASSING_STATUS = {408, 429}  # and 500 to 599
@@ -248,12 +248,16 @@ def is_missing(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and not passes(cause) and not isinstance(cause, UnexpectedBodyError)
 
 
+def _unwrapped(error: Exception) -> Exception:
+    """What fsspec made a FileNotFoundError or a timeout of its own of."""
+    wraps = type(error).__name__ == "FSTimeoutError" or (isinstance(error, FileNotFoundError) and not is_missing(error))
+    return error.__cause__ if wraps and isinstance(error.__cause__, Exception) else error
+
+
 def describe(error: Exception) -> str:
     """What an error says, with the status and what to do about it where it has one."""
     status = status_of(error)
-    wraps = type(error).__name__ == "FSTimeoutError" or (isinstance(error, FileNotFoundError) and not is_missing(error))
-    if wraps and isinstance(error.__cause__, Exception):
-        error = error.__cause__
+    error = _unwrapped(error)
     if isinstance(error, UnexpectedBodyError):
         return str(error)
     if type(error).__name__ == "TooManyRedirects":
@@ -289,12 +293,14 @@ class Patience:
     """How long to wait before the next try: longer and longer, `patience_s` in all."""
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
-        self.patience_s, self.waited_s = patience_s, 0.0
+        self.patience_s, self.waited_s, self._spent_s = patience_s, 0.0, 0.0
         self._wait_s = FIRST_WAIT_S
 
     def next_wait_s(self, error: Exception) -> float | None:
         """Seconds to wait after a failure, at least as long as the server asks for; None once patience is used up."""
-        if self.waited_s >= self.patience_s:
+        if isinstance(_unwrapped(error), TimeoutError):
+            self._spent_s += RATE_OVER_S  # the try itself took as long
+        if self.waited_s + self._spent_s >= self.patience_s:
             return None
         wait_s = min(max(self._wait_s, _retry_after_s(error)), self.patience_s - self.waited_s)
         self.waited_s += wait_s
@@ -304,6 +310,10 @@ class Patience:
 
 class TooSlowError(TimeoutError):
     """A server sends so little that the transfer would never end."""
+
+
+class NoAnswerError(TimeoutError):
+    """A server takes a request and does not begin to answer it."""
 
 
 class LeastRate:
@@ -336,7 +346,7 @@ def patiently(path: Path, ask: Callable[[], T], patience_s: float | None = None)
             return ask()
         except Exception as error:
             status = status_of(error)
-            broken = any(kind.__name__ in _BROKEN for kind in type(error).__mro__)
+            broken = any(kind.__name__ in _BROKEN for kind in type(_unwrapped(error)).__mro__)
             wait_s = patience.next_wait_s(error) if broken or (status is not None and passes(error)) else None
             if wait_s is None:
                 raise

@@ -6,7 +6,7 @@ fsspec's file system for http(s) asks through this session, so that every answer
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from fastfashion.remote import LeastRate, UnexpectedBodyError, most_bytes
+from fastfashion.remote import LeastRate, NoAnswerError, UnexpectedBodyError, most_bytes
 
 if TYPE_CHECKING:
     import aiohttp
@@ -30,8 +30,13 @@ async def session(**options: Any) -> "aiohttp.ClientSession":
 
 async def _bounded(request: Any, send: Any) -> Any:
     """Send one request of aiohttp; the body of its answer is a `_Body`."""
-    async with asyncio.timeout(SILENCE_S):  # a head of a byte a second would never be silent
-        answer = await send(request)
+    try:
+        async with asyncio.timeout(SILENCE_S) as limit:  # a head of a byte a second would never be silent
+            answer = await send(request)
+    except TimeoutError as error:
+        if limit.expired():
+            raise NoAnswerError(f"no answer within {SILENCE_S:.0f} s") from error
+        raise
     encoding = answer.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         answer.close()

@@ -92,6 +92,8 @@ class Visit(http.server.SimpleHTTPRequestHandler):
             for start in range(0, len(data), 50):
                 self.write(data[start : start + 50])
                 threading.Event().wait(0.02)
+        elif trouble == "silent":
+            threading.Event().wait(0.3)
         elif trouble == "cut":
             self.begin(200, {"Content-Length": "100000"})
             self.write(b"{")
@@ -200,6 +202,19 @@ def test_a_server_that_sends_a_byte_now_and_then_ends_in_a_clear_error(server: S
     with pytest.raises(RemoteError, match=r"set\.json: cannot be read \(TooSlowError: \d+ bytes in \d+ s, expected at least 1000 a second"):
         open_all(server)
     assert server.sent["set.json"] < 400
+
+
+@pytest.mark.parametrize("name", ["set.json", "32/00001.tar"])
+def test_a_server_that_does_not_begin_to_answer_is_asked_again_and_then_named(
+    server: Server, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastfashion.web.SILENCE_S", 0.1)
+    monkeypatch.setattr(remote, "RATE_OVER_S", 0.1)
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.25)
+    server.trouble = only(name, "silent")
+    with pytest.raises(RemoteError, match=rf"{name}: cannot be read \(NoAnswerError: no answer within 0 s\)"):
+        open_all(server)
+    assert 2 <= server.gets[name] <= 8
 
 
 def test_a_slow_and_honest_line_gets_through(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
