@@ -17,7 +17,7 @@ _COMPRESSIONS = ("none", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4_
 class Footer:
     num_rows: int
     group_rows: tuple[int, ...]  # of each row group
-    names: tuple[str, ...]  # of the columns, in order
+    names: tuple[str, ...]  # of what holds values: columns, and what is within columns
     compressions: dict[str, str]  # of columns of any group that has another than none and SNAPPY
 
 
@@ -37,7 +37,7 @@ def read_footer(data: bytes) -> Footer:
         return Footer(
             num_rows=said[3, _I64],
             group_rows=tuple(group[3, _I64] for group in groups),
-            names=tuple(element[4, _BINARY].decode() for element in said[2, _LIST][1:]),
+            names=tuple(element[4, _BINARY].decode() for element in said[2, _LIST] if (5, _I32) not in element),
             compressions={name: _COMPRESSIONS[codec] if 0 <= codec < 8 else str(codec) for name, codec in found.items()},
         )
     except (IndexError, KeyError, TypeError, UnicodeDecodeError, OverflowError) as error:
