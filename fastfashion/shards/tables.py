@@ -7,6 +7,7 @@ Opening and `verify` share all of it but `wrong_in_catalog`, which looks at each
 
 import hashlib
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
@@ -17,8 +18,7 @@ import numpy as np
 
 from fastfashion.catalog import Vocab
 from fastfashion.catalog.ids import MAX_ID_BYTES
-from fastfashion.dist import env_int
-from fastfashion.errors import PackedSetError
+from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.image import MAX_PIXELS
 from fastfashion.shards.kinds import NUM_KINDS
 from fastfashion.shards.layout import (
@@ -126,10 +126,17 @@ def read_index(folder: Path, manifest: Manifest, num_rows: int | None = None, ma
     columns = {name: table[name].to_numpy() for name in table.column_names}
     for reason, wrong in _wrong_places(columns, manifest):
         _refuse_first(path, wrong, reason, columns)
-    limit = env_int(MAX_PIXELS_VARIABLE, MAX_PIXELS) if max_pixels is None else max_pixels
+    limit = _most_pixels() if max_pixels is None else max_pixels
     reason = f"an image of more than {limit} pixels: if you trust this set, set {MAX_PIXELS_VARIABLE} to a higher limit"
     _refuse_first(path, columns["height"] > limit // columns["width"], reason, columns)
     return columns
+
+
+def _most_pixels() -> int:
+    said = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
+    if not said.isascii() or not said.isdecimal() or len(said) > 18:
+        raise ConfigError(f"{MAX_PIXELS_VARIABLE}: expected a number of pixels, found {said!r}")
+    return int(said)
 
 
 def _wrong_places(columns: Mapping[str, np.ndarray], manifest: Manifest) -> Iterator[tuple[str, np.ndarray]]:
