@@ -126,19 +126,6 @@ def test_hostile_bodies_get_an_error_and_harm_nothing(server: ServedRun) -> None
     assert ask(f"{server.url}api/answer", jpeg())[1]["answers"] == before
 
 
-def test_a_program_cannot_have_the_server_fetch_an_address(server: ServedRun) -> None:
-    """Gradio would take an address in place of an upload: the page's components do not."""
-    config = ask(f"{server.url}config", None)[1]
-    dependency = next(one for one in config["dependencies"] if len(one["inputs"]) == 1 and len(one["outputs"]) == 3)
-    picture = {"path": "http://127.0.0.1:9/x.jpg", "meta": {"_type": "gradio.FileData"}}
-    body = json.dumps({"data": [picture], "fn_index": dependency["id"], "session_hash": "here"}).encode()
-    assert ask(f"{server.url}gradio_api/queue/join", body, {"content-type": "application/json"})[0] == 200
-    with urllib.request.urlopen(f"{server.url}gradio_api/queue/data?session_hash=here", timeout=120) as stream:
-        messages = [json.loads(line[5:]) for line in stream if line.startswith(b"data:")]
-    completed = next(message for message in messages if message["msg"] == "process_completed")
-    assert not completed["success"] and "address" in json.dumps(completed)
-
-
 def test_many_at_once_lose_nothing(server: ServedRun) -> None:
     expected = ask(f"{server.url}api/answer", jpeg())[1]["answers"]
     with ThreadPoolExecutor(12) as pool:

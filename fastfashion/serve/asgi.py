@@ -1,5 +1,6 @@
 """What the layers in front of the page and the HTTP API have in common: ASGI's types, and the answer that refuses."""
 
+import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -28,6 +29,32 @@ def content_length(scope: Scope) -> int:
 def json_body(value: Any) -> bytes:
     """JSON that a terminal may show: control characters of names are escapes, C1's and DEL too, which JSON lets pass."""
     return printable(json.dumps(value, ensure_ascii=False, allow_nan=False)).encode()
+
+
+def client(scope: Scope) -> str:
+    """Whose request it is, as far as shares go."""
+    return network(host(scope))
+
+
+def host(scope: Scope) -> str:
+    """The address that a request comes from; a proxy on this machine says it in X-Forwarded-For, which is believed from there alone."""
+    return str((scope.get("client") or ("",))[0])
+
+
+def network(host: str) -> str:
+    """Of one who asks: the address, or for IPv6 its network, since a host has 2^64 addresses there."""
+    try:
+        return str(ipaddress.ip_network(f"{host}/64", strict=False)) if ":" in host else host
+    except ValueError:
+        return host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a request comes from this machine, or from nobody known, as in tests of the application."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return not host
 
 
 async def refuse(send: Send, status: int, text: str, *headers: Header, **more: Any) -> None:

@@ -1,9 +1,8 @@
 """The Gradio page: one picture, many pictures, the run's test numbers, and how programs ask."""
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,13 @@ from fastfashion.image import SUFFIXES, UNREAD_SUFFIXES
 from fastfashion.serve import render
 from fastfashion.serve.inputs import named, read_file
 from fastfashion.serve.state import State
+from fastfashion.serve.store import AGE_S, Store
 
 if TYPE_CHECKING:
     import gradio as gr
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
-FREQUENCY_S, AGE_S = 60, 900  # how often uploads are thrown away, and how old those are
 # Behind a proxy, or from another machine, the address is another one than the server knows.
 SHOW_ADDRESS = (
     "for (const code of element.querySelectorAll('pre')) code.textContent = code.textContent.replaceAll({}, new URL('.', location).href)"
@@ -40,12 +39,12 @@ def theme() -> Any:
     )
 
 
-def build_page(state: State, store: Path, url: str) -> "gr.Blocks":
+def build_page(state: State, store: Store, url: str) -> "gr.Blocks":
     """The page; files that it makes are in `store`. `url` is where it will be."""
     import gradio as gr  # late: importing it turns Python's random state
 
     predictor = state.predictor
-    with gr.Blocks(title="fastfashion", analytics_enabled=False, delete_cache=(FREQUENCY_S, AGE_S)) as page:
+    with gr.Blocks(title="fastfashion", analytics_enabled=False) as page:
         description = predictor.description
         gr.HTML(render.page_title(state.run.resolve().name, description.model, description.size, predictor.classes))
         with gr.Tabs(overflow_behavior="wrap"):
@@ -71,7 +70,7 @@ def limits_text(state: State) -> str:
     )
 
 
-def _one(state: State, store: Path) -> None:
+def _one(state: State, store: Store) -> None:
     import gradio as gr  # late: importing it turns Python's random state
 
     with gr.Row(equal_height=False):
@@ -86,7 +85,7 @@ def _one(state: State, store: Path) -> None:
                 buttons=[],
             )
             _only_uploads(picture)
-            if examples := make_examples(state, store / "examples"):
+            if examples := make_examples(state, store.examples):
                 gr.Examples([[str(path)] for path in examples], [picture], label="Examples, from the test part", elem_id="examples")
         with gr.Column(scale=3, min_width=300):
             answers = gr.HTML(render.note(WAITING), elem_id="answers")
@@ -104,7 +103,7 @@ def _one(state: State, store: Path) -> None:
     picture.change(answer, [picture], shown, api_visibility="private", show_progress="minimal", trigger_mode="always_last")
 
 
-def _many(state: State, store: Path) -> None:
+def _many(state: State, store: Store) -> None:
     import gradio as gr  # late: importing it turns Python's random state
 
     limits = state.limits
@@ -130,20 +129,15 @@ def _many(state: State, store: Path) -> None:
         except FastfashionError as error:
             return render.error(str(error)), gr.DownloadButton(interactive=False)
         seconds = time.perf_counter() - started
-        path = write_csv(store, [line.record for line in lines], tasks)
-        return render.batch_table(lines, tasks, seconds), gr.DownloadButton(value=str(path), interactive=True)
+        kept = store.add("answers.csv")
+        write_csv(kept.path.parent, [line.record for line in lines], tasks)
+        return render.batch_table(lines, tasks, seconds), gr.DownloadButton(value=str(store.finish(kept)), interactive=True)
 
     ask.click(answer, [files], [table, save], api_visibility="private")
 
 
-def write_csv(store: Path, records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Path:
-    """The columns that `fastfashion predict --top 1 --format csv` writes."""
-    home, now = store / "csv", time.time_ns()
-    for old in home.glob("*"):
-        if now - int(old.name) > AGE_S * 1e9:
-            shutil.rmtree(old, ignore_errors=True)
-    folder = home / str(now)
-    folder.mkdir(parents=True)
+def write_csv(folder: Path, records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Path:
+    """The columns that `fastfashion predict --top 1 --format csv` writes, as a file of the folder."""
     path = folder / "answers.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = CsvWriter(file)
@@ -171,15 +165,14 @@ def _only_uploads(component: Any) -> None:
     """Have a component take uploads alone, and hand over their paths unread.
 
     Gradio would decode a picture before its size is known to be harmless, and fetch addresses that a program sends in place of files.
+    paths.py lets nothing through but files of the store, and Gradio checks them again before it calls this.
     """
     import gradio as gr  # late: importing it turns Python's random state
 
-    move: Callable[..., Any] = component.async_move_resource_to_block_cache
-
-    async def move_uploaded(path: Any) -> Any:
+    async def move_uploaded(path: Any) -> str:
         if "://" in str(path)[:16]:
             raise gr.Error("an address is not fetched from here: upload the file")
-        return await move(path)
+        return str(path)
 
     component.async_move_resource_to_block_cache = move_uploaded
     if isinstance(component, gr.Image):

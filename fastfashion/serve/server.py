@@ -5,9 +5,9 @@ request ─► guard.py (its layers in order) ─► api/answer │ run/plots �
 
 import importlib.util
 import os
+import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +18,11 @@ from fastfashion.errors import ConfigError
 from fastfashion.serve.api import api_routes
 from fastfashion.serve.asgi import App
 from fastfashion.serve.auth import parse_auth
+from fastfashion.serve.connections import protocol
 from fastfashion.serve.guard import guarded
 from fastfashion.serve.hosts import HostRules, host_rules, parse_allowed
 from fastfashion.serve.limits import Limits
+from fastfashion.serve.store import Store, is_main, open_store, signals_end_it
 from fastfashion.words import why
 
 if TYPE_CHECKING:
@@ -56,26 +58,35 @@ def serve(request: ServeRequest) -> None:
     from fastfashion.serve.state import open_state
 
     _check_gradio()
-    with tempfile.TemporaryDirectory(prefix="fastfashion-serve-") as folder, _listen(request) as listening:
+    with signals_end_it(), open_store(request.limits.stored_bytes) as store, _listen(request) as listening:
         state = open_state(request.run, dist.start().device, request.limits, shards=request.shards, workers=request.workers)
         try:
-            _run(request, state, Path(folder), listening)
+            _run(request, state, store, listening)
         finally:
             state.close()
 
 
-def _run(request: ServeRequest, state: "State", store: Path, listening: socket.socket) -> None:
-    os.environ |= {"GRADIO_TEMP_DIR": str(store), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+def _run(request: ServeRequest, state: "State", store: Store, listening: socket.socket) -> None:
+    os.environ |= {"GRADIO_TEMP_DIR": str(store.folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     import uvicorn
 
     host = "localhost" if request.host in EVERYWHERE else f"[{request.host}]" if ":" in request.host else request.host
     address, port = listening.getsockname()[:2]
     url = f"http://{host}:{port}/"
     app = build_app(request, state, store, url, host_rules(request.host, address, request.allow_host, os.environ))
-    options = uvicorn.Config(
-        app, log_level="warning", use_colors=False, timeout_keep_alive=30, timeout_graceful_shutdown=3, lifespan="on"
-    )  # colours would be shown as text
-    server = uvicorn.Server(options)
+    config = uvicorn.Config(
+        app,
+        http=protocol(),
+        ws="none",
+        log_level="warning",
+        use_colors=False,  # they would be shown as text
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=3,
+        lifespan="on",
+    )
+    server = uvicorn.Server(config)
+    if is_main() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # uvicorn itself sees to SIGTERM and SIGINT
+        signal.signal(signal.SIGHUP, lambda number, frame: server.handle_exit(signal.SIGTERM, frame))
     if request.host not in LOOPBACK and not request.auth:
         print("anyone who reaches this machine can ask: --auth-file FILE keeps others out", file=sys.stderr)
     print(f"{url} answers; Ctrl-C ends it", file=sys.stderr, flush=True)
@@ -84,7 +95,7 @@ def _run(request: ServeRequest, state: "State", store: Path, listening: socket.s
     server.run(sockets=[listening])
 
 
-def build_app(request: ServeRequest, state: "State", store: Path, url: str, hosts: HostRules) -> App:
+def build_app(request: ServeRequest, state: "State", store: Store, url: str, hosts: HostRules) -> App:
     """The ASGI application; `url` is where it will be."""
     import gradio as gr
     from fastapi import FastAPI
@@ -93,9 +104,10 @@ def build_app(request: ServeRequest, state: "State", store: Path, url: str, host
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.router.routes += api_routes(state)
+    page = build_page(state, store, url)
     gr.mount_gradio_app(
         app,
-        build_page(state, store, url),
+        page,
         path="/",
         footer_links=[],
         run_history=False,
@@ -107,7 +119,8 @@ def build_app(request: ServeRequest, state: "State", store: Path, url: str, host
         css_paths=Path(__file__).with_name("page.css"),
         allowed_paths=[],
     )
-    return guarded(app, request.limits, store, request.auth, hosts)
+    page.has_launched = True  # Gradio checks no file that a request names before this says so, which mounting does not
+    return guarded(app, page, store, request.limits, request.auth, hosts)
 
 
 @contextmanager

@@ -1,0 +1,116 @@
+"""The files that a request to the page may name: those that the store gave out, and nothing else on this machine."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from fastfashion.errors import InputError
+from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, client, refuse
+from fastfashion.serve.routes import FILE, JOIN, RUN
+from fastfashion.serve.store import Store
+from fastfashion.untrusted import Count, parse_json
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+GONE = "expected an upload of the last 15 minutes or an example; upload it again"
+
+REPLACED = (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What Gradio knows a file by."""
+
+    _type: Literal["gradio.FileData"] = "gradio.FileData"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file as the page names it; where it is to be fetched from is left out."""
+
+    path: str
+    orig_name: str | None = None
+    size: Count | None = None
+    mime_type: str | None = None
+    meta: Kind = field(default_factory=Kind)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question of the page: images, or the number of an example. Nothing else gets to the page framework."""
+
+    data: list[Named | list[Named] | Count | None]
+    fn_index: Count
+    session_hash: Annotated[str, msgspec.Meta(pattern=r"\A[0-9A-Za-z-]{1,64}\Z")]
+    trigger_id: Count | None = None
+
+    def files(self) -> list[Named]:
+        return [file for value in self.data for file in (value if isinstance(value, list) else [value]) if isinstance(file, Named)]
+
+
+class Paths:
+    """Lets a request through whose files are all known to the store, and hands on no more of it than was checked."""
+
+    def __init__(self, app: App, store: Store, page: "gr.Blocks", max_waiting: int) -> None:
+        self._app, self._store, self._page, self._max_waiting = app, store, page, max_waiting
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(FILE):
+            if self._store.known(scope["path"].removeprefix(FILE)) is None:
+                await refuse(send, 404, "no such file here")
+                return
+        elif scope["type"] == "http" and scope["path"] in (JOIN, RUN):
+            try:
+                asked = self._check(await _whole(receive))
+            except InputError as error:
+                await refuse(send, 400, str(error))
+                return
+            if scope["path"] == JOIN and self._waiting(client(scope)) >= self._max_waiting:
+                await refuse(
+                    send, 503, f"{self._max_waiting} questions of this address are waiting: ask again in a moment", (b"retry-after", b"2")
+                )
+                return
+            scope, receive = _with_body(scope, msgspec.json.encode(asked), receive)
+        await self._app(scope, receive, send)
+
+    def _check(self, body: bytes) -> Asked:
+        asked = parse_json(body, Asked, "a question of the page", InputError, "reload the page")
+        if asked.fn_index not in self._page.fns:
+            raise InputError(f"fn_index {asked.fn_index}: the page has no such function; reload it")
+        for file in asked.files():
+            if self._store.known(file.path) is None:
+                raise InputError(f"{file.path[:200]!r}: {GONE}")
+        return asked
+
+    def _waiting(self, address: str) -> int:
+        events = list(self._page._queue.event_ids_to_events.values())
+        return sum(client(event.request.scope) == address for event in events)
+
+
+async def _whole(receive: Receive) -> bytes:
+    data, more = bytearray(), True
+    while more:
+        message = await receive()
+        data += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(data)
+
+
+def _with_body(scope: Scope, body: bytes, receive: Receive) -> tuple[Scope, Receive]:
+    """The request with another body: two readers of JSON may differ in what a doubled key means."""
+    kept = [
+        one for one in scope["headers"] if one[0] not in (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")
+    ]
+    headers = [*kept, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    message: dict[str, Any] | None = {"type": "http.request", "body": body, "more_body": False}
+
+    async def received() -> Message:
+        nonlocal message
+        if message is None:
+            return await receive()
+        ready, message = message, None
+        return ready
+
+    return {**scope, "headers": headers}, received

@@ -1,0 +1,182 @@
+"""The store: the one folder that a server writes, and all that is done to it.
+
+    upload ─► add, grow, finish ─► known ─► read           older than 15 minutes, or cut: removed
+    start  ─► what dead servers left is removed            end, by a signal too: the whole folder is removed
+
+A file has a folder of its own whose name is random: whoever knows it was answered with it, by the upload or by the page. That is what
+"uploaded by this session" means here, since a page in a notebook's frame has no cookie that a browser would send.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from fastfashion.errors import ConfigError
+from fastfashion.files import hold
+from fastfashion.serve.limits import BusyError
+
+PREFIX, OWNER, EXAMPLES = "fastfashion-serve-", "owner.lock", "examples"
+FREQUENCY_S, AGE_S = 60, 900  # how often old files are removed, and how old those are
+
+
+@dataclass
+class Kept:
+    """A file of the store; others see it once it is complete."""
+
+    path: Path
+    address: str
+    num_bytes: int = 0
+    complete: bool = False
+    since_s: float = field(default_factory=time.monotonic)
+
+
+class Store:
+    """The files of one server; any thread may ask."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self._max_bytes = folder.resolve(), max_bytes
+        self.examples = self.folder / EXAMPLES
+        self._kept: dict[str, Kept] = {}  # by the random name of its folder
+        self._lock = threading.Lock()
+
+    def add(self, name: str, address: str = "") -> Kept:
+        """Room for a file of this name, which is no path; `address` says whose share of the store it takes."""
+        folder = self.folder / secrets.token_hex(16)
+        folder.mkdir()
+        kept = Kept(path=folder / name, address=address)
+        with self._lock:
+            self._kept[folder.name] = kept
+        return kept
+
+    def grow(self, kept: Kept, num_bytes: int) -> None:
+        """Count bytes before they are written. Raises BusyError where the store, or half of it by one address, would be full."""
+        if not self._has_room(kept, num_bytes):
+            self.sweep()
+            if not self._has_room(kept, num_bytes):
+                raise BusyError("no room for more uploads: try again in a few minutes")
+        kept.num_bytes += num_bytes
+
+    def _has_room(self, kept: Kept, num_bytes: int) -> bool:
+        with self._lock:
+            everybody = sum(one.num_bytes for one in self._kept.values())
+            own = sum(one.num_bytes for one in self._kept.values() if one.address == kept.address)
+        return everybody + num_bytes <= self._max_bytes and own + num_bytes <= self._max_bytes // 2
+
+    def finish(self, kept: Kept) -> Path:
+        kept.num_bytes = kept.path.lstat().st_size
+        kept.since_s, kept.complete = time.monotonic(), True
+        return kept.path
+
+    def remove(self, kept: Kept) -> None:
+        with self._lock:
+            self._kept.pop(kept.path.parent.name, None)
+        shutil.rmtree(kept.path.parent, ignore_errors=True)
+
+    def known(self, text: str) -> Path | None:
+        """The file of this path where the store gave it out, whole, and it is a regular file that no link leads to; None for all else."""
+        path = Path(text)
+        if path.parent.parent != self.folder and path.parent != self.examples:
+            return None
+        with self._lock:
+            kept = self._kept.get(path.parent.name)
+        if path.parent != self.examples and not (kept and kept.complete and kept.path == path):
+            return None
+        try:
+            regular = stat.S_ISREG(path.lstat().st_mode) and os.path.realpath(path) == str(path)
+        except (OSError, ValueError):
+            return None
+        return path if regular else None
+
+    def sweep(self, age_s: float = AGE_S) -> None:
+        """Remove whatever is older, whoever wrote it; a file that is still coming in has its own deadline."""
+        with self._lock:
+            kept = list(self._kept.values())
+        for one in kept:
+            if one.complete and time.monotonic() - one.since_s > age_s:
+                self.remove(one)
+        ours = {one.path.parent.name for one in kept} | {OWNER, EXAMPLES}
+        for path in self.folder.iterdir():
+            with suppress(OSError):
+                if path.name not in ours and time.time() - path.lstat().st_mtime > age_s:
+                    _remove(path)
+
+
+@contextmanager
+def open_store(max_bytes: int) -> Iterator[Store]:
+    """A store in the folder for temporary files. When the block ends it is gone, and so is what killed servers left there."""
+    home = Path(tempfile.gettempdir())
+    _remove_orphans(home)
+    folder, over = Path(tempfile.mkdtemp(prefix=PREFIX, dir=home)), threading.Event()
+    try:
+        with hold(folder / OWNER, "server", ConfigError):
+            store = Store(folder, max_bytes)
+            threading.Thread(target=_sweep_until, args=(over, store), name="sweep", daemon=True).start()
+            yield store
+    finally:
+        over.set()
+        _remove(folder)
+
+
+def _sweep_until(over: threading.Event, store: Store) -> None:
+    while not over.wait(FREQUENCY_S):
+        with suppress(OSError):  # the folder goes when the server ends
+            store.sweep()
+
+
+def _remove_orphans(home: Path) -> None:
+    """Stores whose server was killed: nobody holds their lock."""
+    for folder in home.glob(f"{PREFIX}*"):
+        lock = folder / OWNER
+        with suppress(OSError, ConfigError):
+            found = folder.lstat()
+            if found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode) and lock.lstat().st_size:  # empty: it is just being made
+                with hold(lock, "server", ConfigError):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    for _ in range(3):  # a thread that still writes there may make a folder anew
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        if not path.exists():
+            return
+
+
+@contextmanager
+def signals_end_it() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as an exception does, so that what it holds is given back; a second one changes nothing.
+
+    By default both end a process where it is. Under nohup SIGHUP stays ignored.
+    """
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    signals = [number for number in (signal.SIGTERM, signal.SIGHUP) if is_main() and signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_main() -> bool:
+    """Whether this thread may say what signals do."""
+    return threading.current_thread() is threading.main_thread()

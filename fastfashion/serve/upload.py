@@ -1,0 +1,155 @@
+"""Uploads of the page: written into the store as they come, in place of the page framework's own, which leaves behind what was cut off."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import BinaryIO
+from urllib.parse import parse_qs
+
+from fastfashion.errors import InputError
+from fastfashion.serve.asgi import App, Receive, Scope, Send, client, header
+from fastfashion.serve.bodies import refuse_body
+from fastfashion.serve.routes import PROGRESS, UPLOAD
+from fastfashion.serve.store import Kept, Store
+
+MAX_FILES = 1000  # of one upload; a batch has its own limit, and says so on the page
+TICK_S, APPEARS_S = 0.2, 1.0
+
+
+class Uploads:
+    """Answers the addresses for uploads and their progress."""
+
+    def __init__(self, app: App, store: Store) -> None:
+        self._app, self._store = app, store
+        self._under_way: dict[str, _Parts] = {}  # by the id that the page gave its upload
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == UPLOAD:
+            await self._upload(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == PROGRESS:
+            await self._progress(_upload_id(scope), send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from python_multipart.exceptions import FormParserError
+        from python_multipart.multipart import MultipartParser, parse_options_header
+
+        parts, name = _Parts(self._store, client(scope), parse_options_header), _upload_id(scope)
+        self._under_way[name] = parts
+        try:
+            kind, options = parse_options_header(header(scope, b"content-type"))
+            if kind != b"multipart/form-data" or not options.get(b"boundary"):
+                raise InputError("an upload: expected multipart/form-data")
+            parser = MultipartParser(options[b"boundary"], parts.callbacks())  # type: ignore[arg-type]
+            more = True
+            while more:
+                message = await receive()
+                await asyncio.to_thread(parser.write, message["body"])
+                more = message["more_body"]
+            if not parts.ended:
+                raise InputError("an upload that ends in its middle: send it again")
+            paths = [str(self._store.finish(kept)) for kept in parts.kept]
+        except FormParserError as error:
+            await refuse_body(send, InputError(f"an upload that is not as expected: {error}"))
+        except Exception as error:
+            await refuse_body(send, error)
+        else:
+            parts.kept = []
+            answer = json.dumps(paths).encode()
+            head = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            await send({"type": "http.response.body", "body": answer})
+        finally:
+            self._under_way.pop(name, None)
+            parts.drop()
+
+    async def _progress(self, name: str, send: Send) -> None:
+        """How far an upload is, as the page's bar expects it."""
+        head = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        told, waited_s = 0, 0.0
+        while name in self._under_way or (not told and waited_s < APPEARS_S):
+            parts = self._under_way.get(name)
+            if parts is not None and parts.num_bytes > told:
+                event = {"msg": "update", "orig_name": parts.name, "chunk_size": parts.num_bytes - told}
+                told = parts.num_bytes
+                await send({"type": "http.response.body", "body": _event(event), "more_body": True})
+            await asyncio.sleep(TICK_S)
+            waited_s += TICK_S
+        await send({"type": "http.response.body", "body": _event({"msg": "done"})})
+
+
+class _Parts:
+    """The files of one upload, written one after the other; fields that are no files are dropped."""
+
+    def __init__(self, store: Store, address: str, options_of: Callable[..., tuple[bytes, dict[bytes, bytes]]]) -> None:
+        self._store, self._address, self._options_of = store, address, options_of
+        self.kept: list[Kept] = []
+        self.name, self.num_bytes, self.ended = "", 0, False
+        self._file: BinaryIO | None = None
+        self._field, self._value = bytearray(), bytearray()
+        self._disposition = b""
+
+    def callbacks(self) -> dict[str, Callable[..., None]]:
+        names = ("header_field", "header_value", "header_end", "headers_finished", "part_data", "part_end", "end")
+        return {f"on_{name}": getattr(self, f"_on_{name}") for name in names}
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._field, self._value = bytearray(), bytearray()
+
+    def _on_headers_finished(self) -> None:
+        _, options = self._options_of(self._disposition)
+        self._disposition = b""
+        if b"filename" not in options:
+            return
+        if len(self.kept) >= MAX_FILES:
+            raise InputError(f"more than {MAX_FILES} files: send fewer at once")
+        self.name = options[b"filename"].decode(errors="replace")
+        kept = self._store.add(_safe_name(self.name), self._address)
+        self.kept.append(kept)
+        self._file = kept.path.open("xb")
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            self._store.grow(self.kept[-1], end - start)
+            self._file.write(memoryview(data)[start:end])
+            self.num_bytes += end - start
+
+    def _on_part_end(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _on_end(self) -> None:
+        self.ended = True
+
+    def drop(self) -> None:
+        """Nothing of an upload stays that was not answered."""
+        self._on_part_end()
+        for kept in self.kept:
+            self._store.remove(kept)
+
+
+def _safe_name(name: str) -> str:
+    from gradio_client.utils import strip_invalid_filename_characters  # type: ignore[import-untyped]
+
+    safe: str = strip_invalid_filename_characters(PurePosixPath(name.replace("\\", "/")).name)
+    return safe if safe.strip(".") else "file"
+
+
+def _upload_id(scope: Scope) -> str:
+    return parse_qs(scope["query_string"].decode("latin-1")).get("upload_id", [""])[0][:64]
+
+
+def _event(value: dict[str, object]) -> bytes:
+    return f"data: {json.dumps(value)}\n\n".encode()

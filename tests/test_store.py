@@ -1,0 +1,115 @@
+"""The store has one owner: what is old, cut or a dead server's goes, and one address leaves room for others."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastfashion.serve.limits import BusyError
+from fastfashion.serve.shares import Shares
+from fastfashion.serve.store import AGE_S, EXAMPLES, OWNER, PREFIX, Store, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path, 1000)
+
+
+def keep(store: Store, num_bytes: int, address: str = "a") -> Path:
+    kept = store.add("a.jpg", address)
+    store.grow(kept, num_bytes)
+    kept.path.write_bytes(bytes(num_bytes))
+    return store.finish(kept)
+
+
+def test_a_store_has_so_much_room_and_one_address_half_of_it(store: Store) -> None:
+    paths = [keep(store, 200), keep(store, 300)]
+    with pytest.raises(BusyError, match="no room"):
+        keep(store, 1)
+    keep(store, 500, "b")
+    for address in "bc":
+        with pytest.raises(BusyError, match="no room"):
+            keep(store, 1, address)
+    assert all(store.known(str(path)) == path for path in paths)
+
+
+def test_what_is_old_goes_and_makes_room(store: Store) -> None:
+    """Files of the store, and what anything else left in its folder; never what is still coming in, examples, or the lock."""
+    old, strange, coming = keep(store, 500), store.folder / "tmpx", store.add("b.jpg", "a")
+    (store.folder / OWNER).touch()
+    store.examples.mkdir()
+    strange.touch()
+    (store.folder / "link").symlink_to(store.folder)
+    for path in store.folder.iterdir():
+        os.utime(path, (0, 0), follow_symlinks=False)
+    store.sweep()
+    assert old.exists() and not strange.exists()
+    store._kept[old.parent.name].since_s -= AGE_S + 1
+    store.grow(coming, 500)
+    assert store.known(str(old)) is None
+    assert {path.name for path in store.folder.iterdir()} == {OWNER, EXAMPLES, coming.path.parent.name}
+
+
+def test_a_file_is_known_once_it_is_whole_and_no_longer_than_it_is_there(store: Store) -> None:
+    kept = store.add("a.jpg")
+    kept.path.write_bytes(b"half")
+    assert store.known(str(kept.path)) is None
+    path = store.finish(kept)
+    assert store.known(str(path)) == path
+    path.unlink()
+    os.mkfifo(path)
+    assert store.known(str(path)) is None
+    path.unlink()
+    assert store.known(str(path)) is None
+
+
+def test_a_store_ends_with_its_server_and_one_of_a_killed_server_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\nfrom fastfashion.serve.store import open_store\n"
+    code += "with open_store(9) as store: (store.folder / 'x').touch(); print(store.folder, flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    other = Path(process.stdout.readline().strip())
+    foreign = tmp_path / f"{PREFIX}of-nobody"
+    foreign.mkdir()
+    with open_store(9) as store:
+        assert other.is_dir()  # its server lives
+        assert store.folder.stat().st_mode & 0o077 == 0
+    assert not store.folder.exists()
+    process.kill()
+    process.wait()
+    assert other.is_dir()
+    with open_store(9):
+        assert not other.exists()
+    assert foreign.is_dir()  # whoever made it, it has no lock
+
+
+def test_a_share_leaves_room_for_others_and_whoever_waits_is_served_in_turn() -> None:
+    async def talk() -> list[str]:
+        shares, order = Shares(4, 2), []
+
+        async def hold(name: str, amount: int, over: asyncio.Event) -> None:
+            async with shares.take(name[0], amount):
+                order.append(name)
+                await over.wait()
+
+        over, never = asyncio.Event(), asyncio.Event()
+        tasks = [asyncio.create_task(hold(name, amount, over)) for name, amount in [("a1", 1), ("a2", 9), ("a3", 1), ("b1", 2)]]
+        await asyncio.sleep(0)
+        assert order == ["a1", "a3", "b1"]  # a2 would be more than half together with a1
+        gone = asyncio.create_task(hold("a4", 1, never))
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match="2 requests of this address"):
+            await hold("a5", 1, over)
+        gone.cancel()
+        over.set()
+        await asyncio.gather(*tasks)
+        async with shares.take("a", 2), shares.take("b", 2):
+            assert shares._free == 0
+        assert shares._free == 4 and not shares._held and not shares._waiting
+        return order
+
+    assert asyncio.run(talk())[-1] == "a2"
