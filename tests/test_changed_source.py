@@ -17,6 +17,7 @@ from fastfashion.catalog.ranges import ChangedError, UnreachableError
 from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import location
 from fastfashion.pack import PackRequest, PackSummary, Progress, pack
+from fastfashion.serve.inputs import Picture, find_inputs
 
 ROWS = 10
 OPENED = 4  # requests by which the directory and the table are read: the first, the end of the zip, the table, and one to spare
@@ -143,8 +144,12 @@ def test_what_comes_wrong_once_is_fetched_again(change: Any, at: int, home: Path
         (elsewhere, UnreachableError, "where bytes .* were asked for, 4 times"),
         (all_of_it, UnreachableError, r"all of it where a part was asked for \(no range requests\), 4 times"),
         (other_garbage, UnreachableError, "comes with other bytes each time"),
-        (longer, ChangedError, "the source changed while it was read .*bytes at first"),
-        (another_etag, ChangedError, r"""the source changed while it was read \("first" at first, "second" now\); nothing was published"""),
+        (longer, ChangedError, "the source changed while it was packed .*bytes at first"),
+        (
+            another_etag,
+            ChangedError,
+            r"""the source changed while it was packed \("first" at first, "second" now\); .*nothing was published""",
+        ),
         (no_etag, ChangedError, r"""\("first" at first, Mon, .* now\)"""),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -191,7 +196,7 @@ def test_a_zip_that_was_swapped_is_found_out_where_the_server_does_not_tell(tag:
     def swap() -> None:
         served.data = (home / "other.zip").read_bytes()
 
-    refused(location(server.url), tmp_path / "out", ChangedError, "the source changed while it was read", swap)
+    refused(location(server.url), tmp_path / "out", ChangedError, "the source changed while it was packed", swap)
     assert not (tmp_path / "out").exists()  # what was packed of the first zip is of no use
     served.data = (home / "set.zip").read_bytes()
     refused(location(server.url), tmp_path / "out", ChangedError, "the source changed", swap, max_rejected=1)
@@ -215,8 +220,22 @@ def test_the_command_says_it_in_one_line_and_exits_with_2(home: Path, server: Se
     command = [sys.executable, "-m", "fastfashion", "shard", "--source", server.url, "--out", "out", "--res", "16", "--workers", "2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     said = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2 and len(said) == 1 and "the source changed while it was read" in said[0], done.stderr
+    assert done.returncode == 2 and len(said) == 1 and "the source changed while it was packed" in said[0], done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_reads_one_version_of_a_zip(home: Path, server: Server) -> None:
+    served = server.serve((home / "set.zip").read_bytes())
+    found = [image.read() for image in find_inputs([server.url]) if isinstance(image, Picture)]
+    assert found == [image.read_bytes() for image in sorted((home / "set" / "images").iterdir())]
+    reads = [image.read for image in find_inputs([server.url]) if isinstance(image, Picture)]
+    served.fault = lambda number, reply: another_etag(reply)
+    with pytest.raises(ChangedError, match='"first" at first, "second" now'):
+        reads[3]()
+    served.fault = lambda number, reply: setattr(reply, "status", 403)
+    [lost] = find_inputs([server.url])
+    with pytest.raises(InputError, match="the server answers 403"):
+        lost.read()  # type: ignore[union-attr]
 
 
 # On disks and on object storage.
@@ -262,7 +281,7 @@ def test_a_source_on_a_disk_that_changes_is_not_published(change: Callable[[Path
         source = Path(shutil.copy2(home / "set.zip", tmp_path / "source.zip"))
     else:
         source = Path(shutil.copytree(home / "set", tmp_path / "source"))
-    refused(source, tmp_path / "out", ChangedError, "source.*: the source changed while it was read", lambda: change(home, source))
+    refused(source, tmp_path / "out", ChangedError, "source.*: the source changed while it was packed", lambda: change(home, source))
     assert not (tmp_path / "out").exists()
     if change is an_image:
         assert packed(source, tmp_path / "out").kept == ROWS
@@ -304,7 +323,7 @@ def test_an_object_that_is_overwritten_is_not_published(what: str, s3: S3Server,
     source = location(f"{folder}.zip") if what == "zip" else folder
     assert packed(source, tmp_path / "as it was").kept == ROWS
     assert digests(tmp_path / "as it was") == digests(home / "packed")
-    refused(source, tmp_path / "out", ChangedError, "the source changed while it was read", overwrite)
+    refused(source, tmp_path / "out", ChangedError, "the source changed while it was packed", overwrite)
 
 
 def test_a_source_that_is_only_too_bad_is_called_so(home: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fastfashion.errors import InputError
 from fastfashion.remote import LeastRate, Patience, as_remote, is_web, status_of
 
 T = TypeVar("T")
+CHANGED = "the source changed while it was read"
 TRIES = 4  # of what came wrong: once, and three times again
 _CHUNK_BYTES = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -77,10 +78,7 @@ def tried_again(ask: Callable[[], T], wrong: type[Exception]) -> T:
 
 
 def changed(path: Path, what: str = "") -> ChangedError:
-    return ChangedError(
-        f"{path}: the source changed while it was read{what and f' ({what})'}; nothing was published. Run the same command again when "
-        "nobody writes there any more"
-    )
+    return ChangedError(f"{path}: {CHANGED}{what and f' ({what})'}; run the same command again when nobody writes there any more")
 
 
 def stamp(info: dict[str, Any]) -> str:
@@ -122,7 +120,7 @@ async def _checked(path: Path, answer: _Answer, start: int, end: int | None, kno
         expected = size
     if expected is None:
         raise WrongAnswerError("the server does not say how long it is (no Content-Length)")
-    if answer.whole and end is not None and known is not None and (start or end < known.size):
+    if answer.whole and end is not None and (start or (known is not None and end < known.size)):
         raise WrongAnswerError("the server sends all of it where a part was asked for (no range requests)")
     if last is not None and (first, last + 1) != (start, expected):
         raise WrongAnswerError(f"the server sends {answer.content_range[:60]!r} where bytes {start} to {expected} were asked for")

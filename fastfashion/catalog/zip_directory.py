@@ -14,7 +14,7 @@ from pathlib import Path
 from fastfashion.catalog.listing import ENCRYPTED, Member, kind_of_file
 from fastfashion.catalog.ranges import Version, read_part
 from fastfashion.files import is_remote
-from fastfashion.remote import patiently
+from fastfashion.remote import ask
 from fastfashion.untrusted import open_regular
 
 # APPNOTE.TXT 4.3.16, 4.3.15, 4.3.14, 4.3.12
@@ -29,10 +29,10 @@ Read = Callable[[int, int], bytes]  # bytes of the zip from here to there; fewer
 
 
 def read_entries(path: Path, version: Version | None = None) -> Iterator[Member]:
-    """The entries of a zip, here or remote: there of one version. Raises as `read_directory`, and what the file system raises."""
+    """The entries of a zip, here or, of one `version`, at a remote place. Raises as `read_directory`, `read_part` and `remote.ask`."""
     if is_remote(path):
-        known = version or read_part(path, 0, 1)[1]
-        yield from read_directory(lambda start, end: patiently(path, lambda: read_part(path, start, end, known)[0]), known.size)
+        known = version or version_of(path)
+        yield from read_directory(lambda start, end: ask(path, lambda: read_part(path, start, end, known)[0]), known.size)
         return
     with open_regular(path) as file:
 
@@ -41,6 +41,11 @@ def read_entries(path: Path, version: Version | None = None) -> Iterator[Member]
             return file.read(end - start)
 
         yield from read_directory(read, file.seek(0, os.SEEK_END))
+
+
+def version_of(path: Path) -> Version:
+    """What a remote file is now. Raises as `read_part` and `remote.ask`."""
+    return ask(path, lambda: read_part(path, 0, 1))[1]
 
 
 def read_directory(read: Read, size: int) -> Iterator[Member]:

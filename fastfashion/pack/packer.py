@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastfashion.catalog import Rejected
-from fastfashion.catalog.ranges import ChangedError, UnreachableError
+from fastfashion.catalog.ranges import CHANGED, ChangedError, UnreachableError
 from fastfashion.disk import disk_full
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
@@ -154,9 +154,10 @@ def _unchanged(plan: Plan, staging: Staging) -> Iterator[None]:
             plan.source.check_unchanged()
             raise
         plan.source.check_unchanged()
-    except ChangedError:
+    except ChangedError as error:
         staging.remove()
-        raise
+        said = str(error).replace(CHANGED, "the source changed while it was packed")
+        raise ChangedError(f"{said}; nothing was published") from error
 
 
 @contextlib.contextmanager

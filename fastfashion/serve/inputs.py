@@ -16,7 +16,7 @@ from pathlib import Path
 from fastfashion.catalog.listing import identities
 from fastfashion.catalog.passed_over import is_hidden
 from fastfashion.catalog.reader import MAX_PICTURE_BYTES, Reader
-from fastfashion.catalog.zip_directory import read_entries
+from fastfashion.catalog.zip_directory import read_entries, version_of
 from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import is_remote, location
 from fastfashion.image import SUFFIXES, unsupported
@@ -111,13 +111,17 @@ def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[
 def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterator[Picture]:
     """The images of a zip, by name below `shown`, read one at a time. A name that leads out of the zip is nobody's image, and refused."""
     try:
-        entries = [entry for entry in read_entries(path) if is_picture(entry.name) or is_unread(entry.name)]
+        version = version_of(path) if is_remote(path) else None
+        entries = [entry for entry in read_entries(path, version) if is_picture(entry.name) or is_unread(entry.name)]
+    except RemoteError as error:
+        yield refused(shown, _reason(path, error))
+        return
     except (zipfile.BadZipFile, OSError, InputError) as error:
         yield refused(shown, f"not a readable zip ({why(error)})")
         return
     if not entries:
         yield refused(shown, f"no picture in it: expected files that end in {', '.join(SUFFIXES)}")
-    reader = Reader(path, is_zip=True)
+    reader = Reader(path, is_zip=True, version=version)
     for entry in sorted(entries):
         name = f"{shown}/{entry.name}"
         if leads_out(entry.name) and not entry.problem:
