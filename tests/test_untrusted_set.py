@@ -378,6 +378,24 @@ def test_verify_looks_at_values_that_opening_does_not_need(change: Damage, said:
     assert found.where == CATALOG and re.match(said, found.reason)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b"v1.2 25", b"v1.2 26", "expected v1.2 and 25 lines"),
+        (b"v1.2 25", b"v9 25", "expected v1.2 and 25 lines"),
+        (b"jpg 512 ", b"jpg 513 ", "line 2: expected an image of [0-9]+ bytes at byte 512"),
+        (b"jpg 512 ", b"jpg -512 ", "line 2: expected an image"),
+        (b" json ", b" json 9", "line 2: expected an image of [0-9]+ bytes at byte 512, and a JSON"),
+    ],
+)
+def test_an_index_for_other_readers_that_leads_elsewhere_is_damage(old: bytes, new: bytes, said: str, copy: Path) -> None:
+    idx = copy / "full" / "00000.idx"
+    idx.write_bytes(idx.read_bytes().replace(old, new, 1))
+    shard(idx_sha256=hashlib.sha256(idx.read_bytes()).hexdigest())(copy)
+    [found] = verify(copy).damage
+    assert (found.where, found.shard) == ("full/00000.idx", 0) and re.match(said, found.reason)
+
+
 def test_a_footer_with_a_bit_wrong_says_something_or_raises_a_value_error(packed_small: PackedSmall) -> None:
     data = (packed_small.out / CATALOG).read_bytes()
     size = int.from_bytes(data[-8:-4], "little")

@@ -56,6 +56,7 @@ def measure(archive: Path, rows: int) -> dict[str, float | int]:
     from fastfashion.pack.plan import make_plan
     from fastfashion.pack.request import PackRequest
     from fastfashion.pack.staging import KEPT, PICTURES, Record, Staging
+    from fastfashion.shards.layout import ShardEntry
 
     started = time.perf_counter()
     request = PackRequest(source=archive, out=archive.parent / "out", resolutions=("full",), rows_per_shard=ROWS_PER_SHARD)
@@ -72,10 +73,10 @@ def measure(archive: Path, rows: int) -> dict[str, float | int]:
         ids = [identity for identity, _, _ in plan.block(number).samples]
         digits = numbers.bytes(fingerprint_bytes * len(ids)).hex()
         size = 2 * fingerprint_bytes
-        same = [240] * len(ids)
+        same = [100] * len(ids)
         kept = {"id": ids, "height": same, "width": same, "fingerprint": [digits[at : at + size] for at in range(0, len(digits), size)]}
-        pictures = dict.fromkeys(("offset", "size", "height", "width", "crc32"), same)
-        entry = {"number": number, "num_rows": len(ids), "num_bytes": 1, "sha256": "0" * 64, "idx_sha256": "0" * 64}
+        pictures = dict.fromkeys(("offset", "size", "height", "width", "crc32", "kind"), same)
+        entry = ShardEntry(number=number, num_rows=len(ids), num_bytes=1, sha256="0" * 64, idx_sha256="0" * 64)
         records.append(
             Record(
                 number=number,

@@ -8,6 +8,7 @@ Opening and `verify` share all of it but `wrong_in_catalog`, which looks at each
 import hashlib
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
@@ -32,6 +33,8 @@ from fastfashion.shards.layout import (
     VOCAB,
     Manifest,
     SetFiles,
+    ShardEntry,
+    index_name,
     most_catalog_bytes,
     most_index_bytes,
     read_file,
@@ -52,6 +55,8 @@ FINGERPRINT = "fingerprint"  # must be there, but only `verify` reads it
 MAX_TEXT_BYTES = 1 << 16
 TEXT_RATIO, TEXT_SLACK_BYTES = 64, 1 << 24  # a table's texts have at most so many times the bytes of its file, and these
 MAX_SIDE_PX = 2**31 - 1
+IDX_LINE_BYTES = 512
+_IDX_LINE = re.compile(r"jpg ([0-9]{1,18}) ([0-9]{1,18}) [^ ]+ json ([0-9]{1,18}) ([0-9]{1,18}) [^ ]+")
 MAX_PIXELS_VARIABLE = "FASTFASHION_MAX_PIXELS"
 
 
@@ -162,6 +167,21 @@ def _refuse_first(path: Path, wrong: np.ndarray, reason: str, columns: "Mapping[
         row = int(np.argmax(wrong))
         found = ", ".join(f"{name} {columns[name][row]}" for name in columns if name in (*INDEX_COLUMNS, KIND, "duplicate_group"))
         raise PackedSetError(f"{path}: line {row}: {reason} ({found}); {PACK_AGAIN}")
+
+
+def check_idx(folder: Path, entry: ShardEntry, offset: np.ndarray, size: np.ndarray) -> None:
+    """Raises PackedSetError where the index of a shard for other readers names other places than index.parquet, or some outside of it.
+
+    offset, size: int64 (n,), of the shard's rows.
+    """
+    path = folder / index_name(entry.number)
+    header, *lines = read_file(path, IDX_LINE_BYTES * (entry.num_rows + 1)).decode("utf-8", errors="replace").split("\n")
+    if header != f"v1.2 {entry.num_rows}" or len(lines) != entry.num_rows + 1 or lines[-1]:
+        raise PackedSetError(f"{path}: expected v1.2 and {entry.num_rows} lines, found {header[:40]!r} and {len(lines) - 1}; {PACK_AGAIN}")
+    for number, (line, at, long) in enumerate(zip(lines, offset.tolist(), size.tolist(), strict=False)):
+        found = _IDX_LINE.fullmatch(line)
+        if not found or (int(found[1]), int(found[2])) != (at, long) or int(found[3]) + int(found[4]) > entry.num_bytes:
+            raise PackedSetError(f"{path}: line {number + 2}: expected an image of {long} bytes at byte {at}, and a JSON; {PACK_AGAIN}")
 
 
 def read_rejected(path: Path) -> "pd.Series":

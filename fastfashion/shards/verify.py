@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 from msgspec.structs import asdict
 
@@ -37,7 +38,7 @@ from fastfashion.shards.layout import (
     shard_name,
 )
 from fastfashion.shards.reader import refuse_interrupted
-from fastfashion.shards.tables import read_catalog, read_index, read_rejected, read_vocab, wrong_in_catalog
+from fastfashion.shards.tables import check_idx, read_catalog, read_index, read_rejected, read_vocab, wrong_in_catalog
 from fastfashion.shards.verify_images import wrong_images
 from fastfashion.untrusted import open_regular
 from fastfashion.words import why
@@ -273,6 +274,18 @@ def _contradictions(path: Path, told: _Told, damaged: set[str]) -> Iterator[Dama
                 continue
             if not is_remote(path):
                 yield from map(check.damage, wrong_images(path, name, index, damaged))
+                yield from _wrong_idx(path, name, manifest, index, damaged)
+
+
+def _wrong_idx(path: Path, name: str, manifest: Manifest, index: Mapping[str, np.ndarray], damaged: set[str]) -> Iterator[Damage]:
+    for entry in manifest.shards:
+        check = _Check(where=f"{name}/{index_name(entry.number)}", resolution=name, shard=entry.number)
+        if check.where not in damaged:
+            here = slice(*np.searchsorted(index["shard"], [entry.number, entry.number + 1]))
+            try:
+                check_idx(path / name, entry, index["offset"][here], index["size"][here])
+            except PackedSetError as error:
+                yield check.damage(_words(path / check.where, error))
 
 
 def _wrong_beside(path: Path, told: SetFiles, damaged: set[str]) -> Iterator[Damage]:
