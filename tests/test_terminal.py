@@ -80,12 +80,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return Shop(source, packed, make_run(home / f"run{ODD}", packed, size="32x24", tasks=("kind", "season")), said)
 
 
-def test_what_packing_verify_and_audit_say_holds_no_control_characters(shop: Shop) -> None:
+def test_what_commands_say_holds_no_control_characters(shop: Shop, tmp_path: Path) -> None:
     assert controls(shop.said) == set()
     assert "\\u001b[31m" in shop.said
-    for command in ("verify", "audit"):
-        status, out, err = run_here(command, str(shop.packed))
-        assert status == 0
+    splits = ("splits", "--shards", str(shop.packed), "--task", "kind", "--out", str(tmp_path / f"splits{ODD}.csv"))
+    for command in (("verify", str(shop.packed)), ("audit", str(shop.packed)), splits, ("evaluate", str(shop.run))):
+        status, out, err = run_here(*command)
+        assert status == 0, err
         assert controls(out + err) == set()
         assert "\\u202e" in out + err
 
