@@ -220,6 +220,28 @@ def test_a_notebook_on_this_machine_may_show_the_page_in_a_frame(browser: Any, s
         notebook.shutdown()
 
 
+def test_what_another_sites_page_asks_is_refused(browser: Any, server: ServedRun, tmp_path: Path) -> None:
+    """By what a real browser says of it: a question without permission to read the answer, an image, a fetch."""
+    url = server.url
+    code = f"fetch('{url}api/answer', {{method: 'POST', mode: 'no-cors', body: 'x'}}); fetch('{url}api/model').catch(() => 0)"
+    (tmp_path / "foreign.html").write_text(f"<script>{code}</script><img src='{url}run/plots/confusion_season.png'>", encoding="utf-8")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        browser.get_log("performance")
+        browser.get(f"http://localhost:{other.server_port}/foreign.html")
+        found: dict[str, int] = {}
+
+        def three_answers(driver: Any) -> bool:
+            for line in driver.get_log("performance"):
+                message = json.loads(line["message"])["message"]
+                if message["method"] == "Network.responseReceivedExtraInfo":
+                    found[message["params"]["requestId"]] = message["params"]["statusCode"]
+            return sum(status == 403 for status in found.values()) == 3
+
+        wait(browser, three_answers)
+        other.shutdown()
+
+
 def test_the_api_tab_shows_the_address_that_the_page_was_loaded_from(browser: Any, server: ServedRun) -> None:
     address = server.url.replace("127.0.0.1", "localhost")
     assert address != server.url
