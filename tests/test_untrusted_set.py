@@ -407,6 +407,25 @@ def test_a_footer_with_a_bit_wrong_says_something_or_raises_a_value_error(packed
             assert read_footer(b"PAR1" + footer).names is not None
 
 
+def test_a_set_at_an_address_names_no_file_of_the_cache(copy: Path, tmp_path: Path) -> None:
+    upath = pytest.importorskip("upath")
+    there = upath.UPath("memory://shop/hostile")
+    shard(sha256=A_PATH)(copy)
+    there.fs.put(str(copy), there.path, recursive=True)
+    try:
+        with pytest.raises(PackedSetError, match=r"^memory://shop/hostile/full/manifest\.json: not as expected .*sha256"):
+            open_packed_set(there)
+        assert [found.where for found in verify(there).damage] == ["full/manifest.json"]
+    finally:
+        there.fs.rm(there.path, recursive=True)
+    victim = tmp_path / "victim.tar"
+    victim.write_bytes(b"mine")
+    entry = ShardEntry(number=0, num_rows=1, num_bytes=7, sha256=f"../../{victim.stem}", idx_sha256="0" * 64)  # past the schema
+    with pytest.raises(ValueError, match="hex"):
+        CacheFolder(tmp_path / "a" / "b", 10**6).bring(entry, lambda partial: None, set(), urgent=True, on_bytes=print)
+    assert victim.read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("how", ["other bytes", "cut", "a link to a device"])
 def test_a_cached_shard_is_hashed_before_it_is_used(how: str, tmp_path: Path) -> None:
     data, whole = bytes(2000), CacheFolder(tmp_path / "cache", 10**6)
