@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PackedSmall, S3Server
+from conftest import PackedSmall, S3Server, zip_folder
 
 from fastfashion import remote
+from fastfashion.catalog.kinds import list_source
 from fastfashion.errors import FastfashionError, InputError, PackedSetError, RemoteError
 from fastfashion.files import location
 from fastfashion.load.remote import open_cached
@@ -314,6 +315,17 @@ def test_a_page_of_links_names_what_is_directly_below(server: Server, tmp_path: 
         assert [path.name for path in remote.children(server.at())] == ["32", "full", "set.json"]
     finally:
         server.folder = before
+
+
+def test_a_zip_whose_directory_is_too_long_is_refused_before_it_is_read(
+    packed_small: PackedSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zip_folder(packed_small.source, tmp_path / "set.zip")
+    monkeypatch.setattr("fastfashion.catalog.zip_directory.MOST_BYTES", 2000)
+    with pytest.raises(InputError, match=r"set\.zip: not a readable zip .*its directory has \d+ bytes, more than 2000"):
+        list_source(archive)
+    with pytest.raises(InputError, match=r"its directory has \d+ bytes, more than 2000"):
+        [one.read() for one in find_inputs([str(archive)]) if isinstance(one, Picture)]
 
 
 class Storage(http.server.ThreadingHTTPServer):

@@ -24,6 +24,7 @@ _UNIX = 3  # "made by": the upper bits of its attributes are a mode
 _NEWEST = 63  # ten times the version of the format that a reader has to know
 _MAX_COMMENT = 0xFFFF
 CHUNK_BYTES = 4 << 20  # of a directory, held at once
+MOST_BYTES = 256 << 20  # of a directory: its entries are kept, those of 2,000,000 images with names of 80 bytes
 
 Read = Callable[[int, int], bytes]  # bytes of the zip from here to there; fewer where it ends before
 
@@ -56,6 +57,8 @@ def read_directory(read: Read, size: int) -> Iterator[Member]:
     tail_at = max(0, size - _END.size - _MAX_COMMENT - _LOCATOR.size - _END64.size)
     tail = read(tail_at, size)
     at, before, num_bytes = _find(tail, tail_at)
+    if num_bytes > MOST_BYTES:
+        raise zipfile.BadZipFile(f"its directory has {num_bytes} bytes, more than {MOST_BYTES}: pack its images into several zips")
     end = at + num_bytes
     held = b""
     while at < end or held:
