@@ -175,7 +175,7 @@ def test_a_worker_holds_to_the_cost_and_the_others_are_intact(monkeypatch: pytes
     """As if a header had lied: a valid image with a cost that is far too low."""
     monkeypatch.setattr(decoding, "cost", lambda data, *size: cost(data, *size)._replace(num_bytes=1))
     file = io.BytesIO()
-    Image.new("RGB", (4000, 3000)).save(file, "PNG")
+    Image.new("RGB", (5000, 4000)).save(file, "PNG")
     images = [encoded("PNG"), file.getvalue(), encoded("JPEG")]
     there, here = (np.ones((3, 40, 32, 3), dtype=np.uint8) for _ in range(2))
     load_encoded(images, here)

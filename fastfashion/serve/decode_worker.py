@@ -27,7 +27,7 @@ from fastfashion.errors import InputError
 from fastfashion.load.crops import load_crops
 
 READY = b"ready"
-KEPT_BYTES = 32 << 20  # that the allocator may keep of what was freed; more than it is told to (decoding.py)
+KEPT_BYTES = 64 << 20  # that the allocator may keep of what was freed; more than it is told to (decoding.py)
 
 
 def main(descriptor: int, nice: int = 0) -> None:
@@ -59,6 +59,7 @@ def main(descriptor: int, nice: int = 0) -> None:
                 continue
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
+            encoded.clear()  # what is kept is what is left when nothing is needed
             pipe.send_bytes(json.dumps({"errors": errors, "shape": pixels.shape, "kept": data_bytes() - used}).encode())
             if pixels.size:
                 pipe.send_bytes(np.ascontiguousarray(pixels).data.cast("B"))

@@ -39,7 +39,7 @@ ENDED = "not decoded: decoding has ended"
 LARGE_PIXELS, LARGE_BYTES = 5_000_000, 1_000_000  # an image of more is large
 LARGE_NICE = 10
 # glibc's allocator: whatever is large goes back at once; of the rest no more is kept than decode_worker.KEPT_BYTES allows for.
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)} | {
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)} | {
     name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 }
 
