@@ -1,5 +1,6 @@
 """`fastfashion serve` over HTTP: answers, limits, hostile uploads, passwords; and its parts."""
 
+import asyncio
 import base64
 import io
 import json
@@ -11,6 +12,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,27 @@ def test_many_at_once_lose_nothing(server: ServedRun) -> None:
     with ThreadPoolExecutor(12) as pool:
         found = list(pool.map(lambda _: ask(f"{server.url}api/answer", jpeg()), range(60)))
     assert [one for one in found if one[0] != 200 or one[1]["answers"] != expected] == [], server.said
+
+
+def test_large_bodies_wait_for_room_before_they_are_read_and_small_ones_do_not(run: Path) -> None:
+    async def main(opened: State) -> None:
+        async with AsyncExitStack() as held:
+            for _ in range(5):
+                await held.enter_async_context(opened.admit(20_000_000))
+            entered = []
+
+            async def enter(num_bytes: int | None) -> None:
+                async with opened.admit(num_bytes):
+                    entered.append(num_bytes)
+
+            waiting = [asyncio.create_task(enter(num_bytes)) for num_bytes in (20_000_000, None, 900_000)]
+            await waiting[2]
+            assert entered == [900_000]
+        await asyncio.gather(*waiting)
+        assert entered == [900_000, 20_000_000, None]
+
+    with closing(open_state(run, CPU, Limits())) as opened:
+        asyncio.run(main(opened))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory in /proc")
@@ -268,7 +291,7 @@ def test_nearest_products_are_the_picture_itself_first_and_made_once(
     products = state.products
     assert products is not None and products.ready
     row = int(products.rows[7])
-    look = state.look((packed_small.source / "images" / f"{products.caption(row)[0]}.jpg").read_bytes())
+    look = asyncio.run(state.look(packed_small.source / "images" / f"{products.caption(row)[0]}.jpg"))
     assert look.nearest[0][0] == row and look.nearest[0][1] == pytest.approx(1, abs=2e-3)
     cosines = [cosine for _, cosine in look.nearest]
     assert cosines == sorted(cosines, reverse=True) and len(cosines) == 6
@@ -300,7 +323,7 @@ def test_pictures_that_do_not_decode_are_left_out_and_products_are_still_made_on
     for opened in (first, again):
         assert opened.products is not None and opened.products.ready
         assert bad not in opened.products.rows and len(opened.products.rows) == len(split.train) - 1
-        assert opened.look(picture.read_bytes()).nearest[0][0] == row
+        assert asyncio.run(opened.look(picture)).nearest[0][0] == row
         assert make_examples(opened, tmp_path / "examples") == []
         opened.close()
 
@@ -313,7 +336,8 @@ def test_a_report_that_is_cut_or_of_another_version_leaves_a_note(text: str, tmp
 
 def test_without_its_packed_set_a_run_answers_and_says_what_is_missing(run: Path, tmp_path: Path) -> None:
     opened = open_state(run, CPU, Limits(), shards=tmp_path / "gone")
-    look = opened.look(jpeg())
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    look = asyncio.run(opened.look(tmp_path / "a.jpg"))
     assert look.answers and look.nearest == [] and opened.products is None
     assert "no such folder" in render.nearest(look, None, opened.no_products)
     opened.close()

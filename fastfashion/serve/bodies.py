@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 
 from fastfashion.errors import InputError
 from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, client, content_length, header, host, is_loopback, refuse
+from fastfashion.serve.decoding import LARGE_BYTES
 from fastfashion.serve.errors import RefusedError
 from fastfashion.serve.limits import BusyError, Limits
 from fastfashion.serve.routes import ANSWER, body_bytes
@@ -84,7 +85,7 @@ class Bodies:
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app, self._limits = app, limits
-        self._bytes, self._places = Shares(limits.waiting_bytes, MAX_WAITING), Shares(limits.queue, limits.queue // 2)
+        self._bytes, self._places = Shares(limits.waiting_bytes, MAX_WAITING), Shares(2 * limits.queue, limits.queue // 2)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         most = body_bytes(scope["path"], self._limits) if scope["type"] == "http" and scope["method"] == "POST" else 0
@@ -99,8 +100,9 @@ class Bodies:
                 await body.start()
                 if scope["path"] == ANSWER and not is_loopback(host(scope)):
                     await held.enter_async_context(self._places.take(client(scope)))
-                    if body.more:
-                        await held.enter_async_context(self._bytes.take(client(scope), content_length(scope) or most))
+                    length = content_length(scope) or most
+                    if body.more and length > LARGE_BYTES:  # others do not wait behind large ones, and are bounded by their count
+                        await held.enter_async_context(self._bytes.take(client(scope), length))
                 await self._app(scope, body.message, send)
             except (GoneError, RefusedError, BusyError, TooSlowError) as error:
                 await refuse_body(send, error)

@@ -1,5 +1,6 @@
 """The Gradio page: one picture, many pictures, the run's test numbers, and how programs ask."""
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,7 @@ from fastfashion.evaluate.opened import REPORT, read_report
 from fastfashion.evaluate.run import PLOTS
 from fastfashion.image import SUFFIXES, UNREAD_SUFFIXES
 from fastfashion.serve import render
-from fastfashion.serve.inputs import named, read_file
-from fastfashion.serve.state import State
+from fastfashion.serve.state import Look, State
 from fastfashion.serve.store import AGE_S, Store
 
 if TYPE_CHECKING:
@@ -91,16 +91,22 @@ def _one(state: State, store: Store) -> None:
             answers = gr.HTML(render.note(WAITING), elem_id="answers")
     shown = [answers, gr.HTML(elem_id="maps"), gr.HTML(elem_id="nearest")]
 
-    def answer(path: str | None) -> Sequence[str]:
+    async def answer(path: str | None) -> Sequence[str]:
         if not path:
             return render.note(WAITING), "", ""
         try:
-            look = state.look(named(path, lambda: read_file(Path(path), state.limits.picture_bytes)).read())
+            look = await state.look(Path(path))
         except FastfashionError as error:
             return render.error(str(error)), "", ""
+        return await asyncio.to_thread(show, look)
+
+    def show(look: Look) -> Sequence[str]:
         return render.answers(look), render.overlays(look), render.nearest(look, state.products, state.no_products)
 
-    picture.change(answer, [picture], shown, api_visibility="private", show_progress="minimal", trigger_mode="always_last")
+    # As many at once as the gate lets in: who waits for a large image holds no thread, and holds up nobody.
+    picture.change(
+        answer, [picture], shown, api_visibility="private", show_progress="minimal", trigger_mode="always_last", concurrency_limit=None
+    )
 
 
 def _many(state: State, store: Store) -> None:

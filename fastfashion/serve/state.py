@@ -4,6 +4,7 @@ request ─► gate (too many waiting: BusyError) ─► room for its bytes ─�
 may die ─► the model's thread ─► Look
 """
 
+import asyncio
 import sys
 import time
 from asyncio import wrap_future
@@ -29,6 +30,7 @@ from fastfashion.serve.predictor import Answers, Predictor
 from fastfashion.serve.products import Products
 from fastfashion.serve.room import Room
 from fastfashion.serve.subject import drawn
+from fastfashion.words import why as reason
 
 T = TypeVar("T")
 TOP, NEAREST = 3, 6
@@ -110,12 +112,17 @@ class State:
         pixels = await wrap_future(self._decoding(data, place))
         return await wrap_future(self._on_model(lambda: self._best(self.predictor.probabilities(pixels), top)))
 
-    def look(self, data: bytes, top: int = TOP, num_nearest: int = NEAREST) -> Look:
-        """The same, with where the model looked and what is near. Raises InputError or BusyError."""
-        with self.gate.enter() as place:
-            started = time.perf_counter()
-            pixels = self._decoding(data, place).result()
-            return self.run_model(lambda: self._look(pixels, top, num_nearest, started))
+    async def look(self, path: Path, top: int = TOP, num_nearest: int = NEAREST) -> Look:
+        """The same of a file, with where the model looked and what is near. Raises InputError or BusyError."""
+        picture = named(path.name, lambda: read_file(path, self.limits.picture_bytes))
+        try:
+            num_bytes = path.stat().st_size
+        except OSError as error:
+            raise InputError(f"cannot be read: {reason(error)}") from error
+        started = time.perf_counter()
+        async with self.admit(num_bytes) as place:
+            pixels = await wrap_future(self._decoding(await asyncio.to_thread(picture.read), place))
+            return await wrap_future(self._on_model(lambda: self._look(pixels, top, num_nearest, started)))
 
     def _look(self, pixels: np.ndarray, top: int, num_nearest: int, started: float) -> Look:
         answers = self._best(self.predictor.probabilities(pixels), top)
