@@ -37,8 +37,9 @@ FLAGS += ("--disable-component-update", "--disable-sync", "--disable-dev-shm-usa
 def server(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRun]:
     run = make_run(tmp_path_factory.mktemp("runs") / "random", packed_small.out)
     numbers = {"n": 9, "accuracy": 0.625, "macro_f1": 0.5, "balanced_accuracy": 0.5, "top3_accuracy": 0.75, "calibration_error": 0.125}
-    numbers |= {"chance_accuracy": 0.25, "intervals": {"accuracy": [0.4, 0.8]}}
-    split = {"protocol": "stratified", "num_rows": 9, "train_rows": 42}
+    numbers |= {"chance_accuracy": 0.25, "intervals": {"accuracy": [0.4, 0.8]}, "classes": []}
+    numbers |= {f"{key}_duplicate_in_training": {"n": 0, "accuracy": None} for key in ("with", "without")}
+    split = {"protocol": "stratified", "seed": 0, "by": [], "num_rows": 9, "train_rows": 42}
     publish_json(run / REPORT, {"run": "random", "split": split, "tasks": dict.fromkeys(TASKS, numbers)})
     (run / "plots").mkdir()
     smooth_picture(2, 300, 200).save(run / "plots" / "confusion_season.png")

@@ -1,6 +1,7 @@
 """The store has one owner: what is old, cut or a dead server's goes, and one address leaves room for others."""
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -8,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from fastfashion.serve.limits import BusyError
+from fastfashion.serve.asgi import Message, Receive, Scope, Send
+from fastfashion.serve.bodies import Bodies
+from fastfashion.serve.limits import BusyError, Limits
+from fastfashion.serve.routes import ANSWER, UPLOAD
 from fastfashion.serve.shares import Shares
 from fastfashion.serve.store import AGE_S, EXAMPLES, OWNER, PREFIX, Store, open_store
+from fastfashion.serve.upload import Uploads
 
 
 @pytest.fixture
@@ -113,3 +118,59 @@ def test_a_share_leaves_room_for_others_and_whoever_waits_is_served_in_turn() ->
         return order
 
     assert asyncio.run(talk())[-1] == "a2"
+
+
+def test_one_address_waits_for_its_own_answers_and_is_refused_when_too_many_wait() -> None:
+    """Others are answered meanwhile; requests of this machine have no share of their own."""
+
+    async def talk() -> dict[str, list[int]]:
+        over, statuses = asyncio.Event(), dict[str, list[int]]()
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            if scope["client"][0] != "10.0.0.2":
+                await over.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        layer = Bodies(slow, Limits(queue=4))
+
+        async def ask(address: str) -> None:
+            async def receive() -> Message:
+                return {"type": "http.request", "body": b"image", "more_body": False}
+
+            async def send(message: Message) -> None:
+                if "status" in message:
+                    statuses.setdefault(address, []).append(message["status"])
+
+            scope = {"type": "http", "method": "POST", "path": ANSWER, "headers": [], "client": (address, 1)}
+            await layer(scope, receive, send)
+
+        tasks = [asyncio.create_task(ask(address)) for address in ["10.0.0.1"] * 5 + ["127.0.0.1"] * 5]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await ask("10.0.0.2")
+        assert statuses == {"10.0.0.1": [503], "10.0.0.2": [200]}
+        over.set()
+        await asyncio.gather(*tasks)
+        return statuses
+
+    assert asyncio.run(talk()) == {"10.0.0.1": [503, 200, 200, 200, 200], "10.0.0.2": [200], "127.0.0.1": [200] * 5}
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 503), (errno.EDQUOT, 503)])
+def test_a_full_disk_is_told_and_keeps_nothing(store: Store, number: int, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "grow", lambda *_: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+    form = b'--line\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\nx\r\n--line--\r\n'
+    said: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": form, "more_body": False}
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    head = [(b"content-type", b"multipart/form-data; boundary=line")]
+    scope = {"type": "http", "method": "POST", "path": UPLOAD, "query_string": b"", "headers": head, "client": ("10.0.0.1", 1)}
+    asyncio.run(Uploads(None, store)(scope, receive, send))  # type: ignore[arg-type]
+    assert said[0]["status"] == status and os.strerror(number).encode() in said[1]["body"]
+    assert list(store.folder.iterdir()) == []

@@ -22,6 +22,7 @@ from fastfashion.files import is_remote, location
 from fastfashion.image import SUFFIXES, unsupported
 from fastfashion.remote import is_file, is_folder, is_web, read, walk
 from fastfashion.shards.layout import CATALOG, VOCAB
+from fastfashion.untrusted import open_regular
 from fastfashion.words import why
 
 STDIN = "-"
@@ -137,7 +138,7 @@ def read_file(path: Path, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
             return read(path, max_bytes)
         if not path.is_file():
             raise InputError("no such file" if not path.exists() else "not a file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(max_bytes + 1)
     except InputError:
         raise

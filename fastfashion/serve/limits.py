@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.serve.decode_cost import COPIES, FIXED, MOST_A_PIXEL
+from fastfashion.untrusted import open_regular
 
 _END_OF_DIRECTORY = struct.Struct("<4s4H2LH")  # of a zip (APPNOTE.TXT 4.3.16)
 _ENTRY_BYTES = 46  # of the directory, at least, each
@@ -53,10 +54,9 @@ def check_picture(data: bytes, limits: Limits) -> None:
 
 def check_zip(path: Path, limits: Limits) -> None:
     """Raises InputError for a zip of more files than a batch may have, by its last bytes, before its directory is read."""
-    size = path.stat().st_size
-    tail_bytes = min(size, _END_OF_DIRECTORY.size + 0xFFFF)
-    with path.open("rb") as file:
-        file.seek(size - tail_bytes)
+    with open_regular(path) as file:
+        size = file.seek(0, 2)
+        file.seek(size - min(size, _END_OF_DIRECTORY.size + 0xFFFF))
         tail = file.read()
     at = tail.rfind(b"PK\5\6")
     if at < 0 or at + _END_OF_DIRECTORY.size > len(tail):

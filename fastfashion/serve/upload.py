@@ -1,6 +1,7 @@
 """Uploads of the page: written into the store as they come, in place of the page framework's own, which leaves behind what was cut off."""
 
 import asyncio
+import errno
 import json
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -10,6 +11,7 @@ from urllib.parse import parse_qs
 from fastfashion.errors import InputError
 from fastfashion.serve.asgi import App, Receive, Scope, Send, client, header
 from fastfashion.serve.bodies import refuse_body
+from fastfashion.serve.limits import BusyError
 from fastfashion.serve.routes import PROGRESS, UPLOAD
 from fastfashion.serve.store import Kept, Store
 
@@ -54,6 +56,8 @@ class Uploads:
         except FormParserError as error:
             await refuse_body(send, InputError(f"an upload that is not as expected: {error}"))
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                error = BusyError(f"no room for uploads on the server's disk: {error.strerror}")
             await refuse_body(send, error)
         else:
             parts.kept = []
