@@ -79,6 +79,7 @@ def answering(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> App:
         (400, b"[" * 70_000, {"error": "Bad Request"}),
         (500, b"Traceback (most recent call last)", None),
         (599, b"", {"error": "status 599"}),
+        (422, b'{"detail": ["\\ud800", NaN, "\\u001b"], "error": "\\udfff"}', {"error": "\udfff", "detail": ["\ud800", "NaN", "\x1b"]}),
     ],
 )
 def test_every_error_has_one_shape(status: int, body: bytes, expected: dict[str, Any] | None) -> None:

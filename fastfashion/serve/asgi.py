@@ -28,7 +28,7 @@ def content_length(scope: Scope) -> int:
 
 def json_body(value: Any) -> bytes:
     """JSON that a terminal may show: control characters of names are escapes, C1's and DEL too, which JSON lets pass."""
-    return printable(json.dumps(value, ensure_ascii=False, allow_nan=False)).encode()
+    return printable(json.dumps(value, ensure_ascii=False, allow_nan=False)).encode(errors="backslashreplace")
 
 
 def client(scope: Scope) -> str:
@@ -43,18 +43,25 @@ def host(scope: Scope) -> str:
 
 def network(host: str) -> str:
     """Of one who asks: the address, or for IPv6 its network, since a host has 2^64 addresses there."""
-    try:
-        return str(ipaddress.ip_network(f"{host}/64", strict=False)) if ":" in host else host
-    except ValueError:
-        return host
+    address = _address(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return host[:64] if address is None else str(address)
 
 
 def is_loopback(host: str) -> bool:
     """Whether a request comes from this machine, or from nobody known, as in tests of the application."""
+    address = _address(host)
+    return not host if address is None else address.is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """What listens on `::` has IPv4 clients whose addresses begin with ::ffff:, each a client of its own."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return not host
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 async def refuse(send: Send, status: int, text: str, *headers: Header, **more: Any) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import hmac
-import ipaddress
 import math
 import stat
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 from fastfashion.errors import ConfigError
-from fastfashion.serve.asgi import App, Receive, Scope, Send, header, refuse
+from fastfashion.serve.asgi import App, Receive, Scope, Send, client, header, refuse
 from fastfashion.untrusted import read_limited
 
 VARIABLE = "FASTFASHION_AUTH"
@@ -30,7 +29,7 @@ class Auth:
         if not self._auth or scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        given, address = header(scope, b"authorization"), _network((scope.get("client") or ("",))[0])
+        given, address = header(scope, b"authorization"), client(scope)
         wait_s = self._failures.wait_s(address) if given else 0
         if not wait_s and self._knows(given):
             self._failures.forget(address)
@@ -82,17 +81,6 @@ class Failures:
 
     def forget(self, address: str) -> None:
         self._failed.pop(address, None)
-
-
-def _network(address: str) -> str:
-    """What one client has: an IPv4 address, or the 64 bits that an IPv6 client chooses its addresses in."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:64]
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    return str(found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))
 
 
 def find_auth(auth: str | None, file: Path | None, environment: MutableMapping[str, str], say: Callable[[str], None]) -> str:

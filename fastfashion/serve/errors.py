@@ -61,7 +61,7 @@ def _read(status: int, body: bytes) -> tuple[str, dict[str, Any]]:
     """What an error's body says, and what else it keeps: Gradio's page reads `detail`."""
     phrase = OWN if status == 500 else HTTPStatus(status).phrase if status in set(HTTPStatus) else f"status {status}"
     try:
-        found = json.loads(body)
+        found = json.loads(body, parse_constant=str)  # NaN would be no JSON in our answer
     except (ValueError, RecursionError):
         return phrase, {}
     if not isinstance(found, dict):
