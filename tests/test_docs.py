@@ -1,4 +1,4 @@
-"""docs/faults.md: each fault has a test that is there."""
+"""docs/security.md and docs/faults.md: each part has its promises, each fault a test, and what they name is there."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FAULTS = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+SECURITY, FAULTS = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("security", "faults"))
 
 
 def parts(text: str) -> dict[str, str]:
@@ -18,6 +18,14 @@ def rows(text: str) -> list[list[str]]:
     """Cells of the rows of its tables, without heads."""
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     return [cells for cells in lines if not cells[0].startswith(("---", "fault"))]
+
+
+@pytest.mark.parametrize("part", parts(SECURITY))
+def test_each_part_has_its_promises(part: str) -> None:
+    text = parts(SECURITY)[part]
+    assert len(text.strip()) > 200
+    named = re.findall(r"(?:tests|tools|docs)/[\w./-]+\.\w+", text) + [f"docs/{name}" for name in re.findall(r"\]\((\w+\.md)", text)]
+    assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
 @pytest.mark.parametrize("part", parts(FAULTS))
