@@ -504,6 +504,10 @@ def test_a_body_without_an_image_is_refused_with_the_right_call(
         ("api/" + "x/" * 5000, 404, "POST /api/answer"),
         ("gradio_api/nothing", 404, ""),
         ("no/such/page", 404, ""),
+        *(
+            (path, 404, "")
+            for path in ("assets/" + "a" * 300 + ".js", "static/" + "a/" * 3000, "assets/a%00.js", "static/%ed%a0%80" + "%c3%a9" * 200)
+        ),
     ],
 )
 def test_absurd_parameters_and_names_are_refused_with_the_reason(server: ServedRun, path: str, status: int, said: str) -> None:

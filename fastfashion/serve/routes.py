@@ -11,6 +11,7 @@ POSTS = (JOIN, RUN, UPLOAD)
 READS = ("/", "/theme.css", "/favicon.ico", "/manifest.json", f"{PAGE_API}/queue/data", f"{PAGE_API}/app_id", PROGRESS)
 FOLDERS = ("/assets/", "/static/", FILE)
 OWN = ("/api", "/run/plots/")  # of the HTTP API, which answers for itself
+MAX_PATH, MAX_NAME = 2048, 256  # a longer name is no file's, and the system's error for it would be a 500
 JSON_BYTES = 1_000_000  # of a question of the page: paths of uploads
 
 
@@ -38,7 +39,8 @@ class Routes:
 def _methods(path: str) -> tuple[str, ...]:
     if path in POSTS:
         return ("POST",)
-    return ("GET", "HEAD") if path in READS or path.startswith(FOLDERS) else ()
+    is_file = path.startswith(FOLDERS) and len(path) < MAX_PATH and all(len(name.encode()) < MAX_NAME for name in path.split("/"))
+    return ("GET", "HEAD") if path in READS or is_file else ()
 
 
 def body_bytes(path: str, limits: Limits) -> int:
