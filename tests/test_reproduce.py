@@ -64,7 +64,7 @@ def test_the_table_has_every_source_and_says_what_was_not_measured(tmp_path: Pat
     with (tmp_path / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["score"] for line in lines] == ["accuracy", "macro F1"]
-    assert lines[0]["reference README"] == "0.8732" and lines[0]["notebook"] == "-"
+    assert lines[0]["reference README"] == "0.8732" and lines[0]["notebook"] == "none"
     assert lines[0]["ours"] == "0.9500 (0.9400–0.9600)" and lines[0]["95 % interval"] == "0.9000–0.9700"
     assert lines[1]["ceiling"] == "0.7500" and lines[1]["leak-free split"] == "not measured"
     assert {line["data"] for line in lines} == {"OTHER DATA"}

@@ -225,12 +225,12 @@ def _lines(result: Mapping[str, Any]) -> Iterator[list[str]]:
                 ours["first_weights"] if ours else "",
                 _number(row["ceiling"][score]),
                 _seeds(leak_free, score),
-                {None: "-", OTHER: "OTHER DATA"}.get(row["data"], row["data"]),
+                {None: "none", OTHER: "OTHER DATA"}.get(row["data"], row["data"]),
             ]
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "none" if value is None else f"{value:.4f}"
 
 
 def _seeds(summary: Mapping[str, Any] | None, score: str) -> str:
