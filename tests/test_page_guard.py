@@ -21,7 +21,7 @@ from serving import ServedRun, make_run
 from test_serve import ask, jpeg
 
 from fastfashion.serve.bodies import WINDOW_S
-from fastfashion.serve.hosts import HostRules
+from fastfashion.serve.hosts import host_rules
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.routes import JOIN, RUN, UPLOAD
 from fastfashion.serve.server import ServeRequest, build_app
@@ -177,7 +177,7 @@ def page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "store"))
     (tmp_path / "store").mkdir()
     store, state = Store(tmp_path / "store", 10**6), open_state(run, torch.device("cpu"), Limits(), shards=tmp_path)
-    yield build_app(ServeRequest(run=run), state, store, "http://localhost/", HostRules(is_loopback=True)), store
+    yield build_app(ServeRequest(run=run), state, store, "http://localhost/", host_rules("localhost", "127.0.0.1", (), {})), store
     state.close()
 
 
