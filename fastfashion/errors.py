@@ -4,9 +4,17 @@ Every message says what is wrong, where, what was expected against what was foun
 prints the message alone and exits with 2; a traceback is shown with `--debug`.
 """
 
+MAX_CHARACTERS = 8000  # of a message: a value in it may be as long as the file that it is from
+
 
 class FastfashionError(ValueError):
     """Base of all errors that a user can cause and cure."""
+
+    def __init__(self, message: str) -> None:
+        if len(message) > MAX_CHARACTERS:
+            kept = MAX_CHARACTERS // 4  # the place is at the beginning, what to do at the end
+            message = f"{message[:kept]} … ({len(message) - 2 * kept} characters left out) … {message[-kept:]}"
+        super().__init__(message)
 
 
 class InputError(FastfashionError):

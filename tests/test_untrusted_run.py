@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from fastfashion.cli import app
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run, read_config, trained_on
+from fastfashion.evaluate.compare import compare
 from fastfashion.evaluate.opened import read_metrics, read_report
 from fastfashion.files import plain, publish_json
 from fastfashion.model import description, load_artifact
@@ -148,6 +150,11 @@ def many_equal_rows(run: Path) -> None:
     change("report.json", lambda values: values["split"].update(num_rows=5_000_000))(run)
 
 
+def compressed(run: Path) -> None:
+    """Bytes that may be thousands of times as many when they are read."""
+    pq.write_table(pq.read_table(run / "predictions.parquet"), run / "predictions.parquet", compression="zstd")
+
+
 def lines(edit: Callable[[list[str]], object]) -> Callable[[Path], None]:
     def make(run: Path) -> None:
         known = (run / "metrics.jsonl").read_text().splitlines()
@@ -266,18 +273,23 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "NaN in a report": (change(REPORT, lambda v: v["tasks"]["gender"].update(n=float("nan"))), ("compare", "export"), "not readable as a"),
     "a report without a split": (change(REPORT, lambda v: v.pop("split")), ("compare", "export"), "not readable as a report"),
     "predictions missing": (lambda run: (run / "predictions.parquet").unlink(), ("compare",), r"predictions\.parquet: cannot be read"),
-    "predictions that are text": (put("predictions.parquet", "PAR1 no"), ("compare",), "not readable as Parquet"),
-    "predictions cut": (lambda run: os.truncate(run / "predictions.parquet", 900), ("compare",), "not readable as Parquet"),
-    "ids that are numbers": (answers(lambda t: t.assign(id=range(len(t)))), ("compare",), "id: expected a column of text, found int64"),
-    "no predictions": (answers(lambda t: t.drop(columns="gender_prediction")), ("compare",), "gender_prediction: .* found no such column"),
-    "fewer rows than reported": (answers(lambda t: t.iloc[1:]), ("compare",), "expected the 9 rows|expected the .* rows of report"),
+    "predictions that are text": (put("predictions.parquet", "PAR1 no"), ("compare",), r"not readable \(no Parquet file\)"),
+    "predictions cut": (lambda run: os.truncate(run / "predictions.parquet", 900), ("compare",), "no Parquet file"),
+    "ids that are numbers": (answers(lambda t: t.assign(id=range(len(t)))), ("compare",), "expected text in the column id, found int64"),
+    "no predictions": (
+        answers(lambda t: t.drop(columns="gender_prediction")),
+        ("compare",),
+        "expected columns gender_prediction, found row, id",
+    ),
+    "fewer rows than reported": (answers(lambda t: t.iloc[1:]), ("compare",), r"expected \d+ rows as in report\.json, found"),
     "an id of two rows": (answers(lambda t: t.assign(id="one")), ("compare",), "expected an id, once"),
     "a row without an answer": (
         answers(lambda t: t.assign(gender_prediction=[None, *t.gender_prediction[1:]])),
         ("compare",),
         "a predictio",
     ),
-    "many rows in few bytes": (many_equal_rows, ("compare",), "found 5000000 in"),
+    "predictions with another compression": (compressed, ("compare",), "column id is compressed by ZSTD"),
+    "many rows in few bytes": (many_equal_rows, ("compare",), r"5000000 rows in \d+ bytes"),
     "a list of ids cut": (lambda run: os.truncate(run / LIST, 100), ("evaluate", "resume", "audit"), r"trained_on\.json: not as expected"),
     "a list of a later version": (change(LIST, lambda v: v.update(version=7)), ("evaluate",), "version 1 or 2"),
     "a changed count": (flip(LIST, -120), ("evaluate",), r"trained_on\.json: (damaged|not as expected)"),
@@ -393,6 +405,35 @@ def test_each_value_of_each_file_put_wrong_is_an_error_of_one_line_or_allowed(na
             refused += 1
             assert "\n" not in str(error) and path.name in str(error)
     assert refused > len(texts) / 4
+
+
+def test_a_message_does_not_repeat_a_value_as_long_as_its_file(run: Path) -> None:
+    change(CONFIG, lambda values: values["data"].update(protocol="x" * 900_000))(run)
+    with pytest.raises(InputError, match=r"config\.json: .* \(\d+ characters left out\) … x+'\Z") as caught:
+        read_config(run)
+    assert len(str(caught.value)) < 5000
+
+
+def test_no_damaged_footer_of_predictions_ends_compare_otherwise(run: Path, whole: Whole) -> None:
+    """pandas reads JSON in it, and pyarrow types."""
+    path = run / "predictions.parquet"
+    data = path.read_bytes()
+    at = data.index(b'"numpy_type"')
+    path.write_bytes(data[:at] + b'"number_type' + data[at + 12 :])
+    with suppress(FastfashionError):
+        compare(run, whole.run)
+
+
+def test_a_set_whose_labels_the_run_does_not_know_is_an_error_of_one_line(run: Path, whole: Whole, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole.shards, tmp_path / "set"))
+    pd.read_parquet(out / "catalog.parquet").assign(season="other").to_parquet(out / "catalog.parquet", index=False)
+    with pytest.raises(InputError, match=r"\Aseason: none of the \d+ tested rows has a label that the model knows; check .*\Z"):
+        evaluate_run(EvaluateRequest(run=run, shards=out), ALONE)
+
+
+def test_reports_from_before_the_hash_of_their_ids_are_compared_by_their_rows(run: Path, whole: Whole) -> None:
+    change(REPORT, lambda values: [task.pop("test_ids_sha256") for task in values["tasks"].values()])(run)
+    assert compare(run, whole.run)["tasks"]["gender"]["p_value"] == 1
 
 
 # --- a changed byte, half a line, older versions ----------------------------------------------------------------------------------

@@ -190,6 +190,7 @@ CASES: dict[str, tuple[Damage, str, str]] = {
     "version 4": (manifest(version=4), "full/manifest.json", "expected fastfashion-packed-set version 2 or 3, found .* version 4"),
     "version as text": (manifest(version="3"), "full/manifest.json", "not as expected|version 2 or 3"),
     "no format": (manifest(format=None), "full/manifest.json", "found None version 3"),
+    "a format of two lines": (manifest(format="x\ndone"), "full/manifest.json", r"found 'x\\ndone' version 3"),
     "shards: an object": (manifest(shards={}), "full/manifest.json", "Expected `array`, got `object`"),
     "a field more in a shard": (shard(url="http://127.0.0.1:9/"), "full/manifest.json", "unknown field `url`"),
     "encoder: a list": (manifest(encoder=[1]), "full/manifest.json", "`object | null`, got `array`"),

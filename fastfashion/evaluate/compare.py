@@ -3,7 +3,6 @@
 predictions.parquet of each ─► join on id ─► McNemar's test, interval of each difference
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from fastfashion.evaluate.opened import REPORT, read_report
 from fastfashion.evaluate.run import PREDICTIONS
 from fastfashion.evaluate.trained_on import SetIdentity
 from fastfashion.files import unreadable
-from fastfashion.untrusted import open_regular
+from fastfashion.shards.tables import TEXT, UnfitError, parse_table
+from fastfashion.untrusted import read_limited
 
-MOST_GROWTH = 100  # times as many bytes as the file has; of real predictions 2 to 5
+MAX_PREDICTIONS_BYTES = 1 << 30
 
 
 def compare(first: Path, second: Path) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
 def _common(runs: tuple[Path, Path], reports: list[dict[str, Any]], both: pd.DataFrame, task: str) -> pd.DataFrame:
     """The rows of a task that both runs were tested on. Raises InputError where there are none, or labels differ."""
     one, other = both[f"{task}_label_1"], both[f"{task}_label_2"]
-    if len({report["tasks"][task]["test_ids_sha256"] for report in reports}) == 1:
+    known = {report["tasks"][task].get("test_ids_sha256") for report in reports}
+    if len(known) == 1 and None not in known:
         rows, differ = both, one.fillna("") != other.fillna("")
     else:  # a row without a label is one that the run was not tested on
         rows = both[one.notna() & other.notna()]
@@ -77,37 +78,19 @@ def _tested(run: Path) -> dict[str, Any]:
 
 
 def _predictions(run: Path, report: Mapping[str, Any], tasks: Sequence[str]) -> pd.DataFrame:
-    """The id, and the label and prediction of each task, of the rows that a run was tested on. Raises InputError for another table.
-
-    Columns and sizes are checked by the footer before a row is read: a small file of many equal rows would fill memory.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    """The id, and the label and prediction of each task, of the rows that a run was tested on. Raises InputError for another table."""
     path, again = run / PREDICTIONS, f"test the run again: fastfashion evaluate {run}"
     texts = [f"{task}_{what}" for task in tasks for what in ("label", "prediction")]
+    expected = report["split"]["num_rows"] - len(report.get("skipped", ()))
     try:
-        with open_regular(path) as data:
-            columns, num_bytes = pq.read_schema(data), os.fstat(data.fileno()).st_size
-            for name in ("id", *texts):
-                kind = columns.field(name).type if name in columns.names else "no such column"
-                if kind not in (pa.string(), pa.large_string(), pa.null(), pa.dictionary(pa.int32(), pa.string())):
-                    raise InputError(f"{path}: {name}: expected a column of text, found {kind}; {again}")
-            file = pq.ParquetFile(data, read_dictionary=texts)  # a word in many rows is one word in memory
-            footer = file.metadata
-            expected = report["split"]["num_rows"] - len(report.get("skipped", ()))
-            if footer.num_rows != expected or footer.num_rows > num_bytes:  # each has an id of its own, and so a byte
-                raise InputError(f"{path}: expected the {expected} rows of {REPORT}, found {footer.num_rows} in {num_bytes} bytes; {again}")
-            sizes = [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)]
-            if sum(sizes) > MOST_GROWTH * num_bytes + (1 << 24):
-                raise InputError(f"{path}: its {num_bytes} bytes hold {sum(sizes)}, more than predictions can be packed; {again}")
-            table = file.read(["id", *texts]).to_pandas()
+        data = read_limited(path, MAX_PREDICTIONS_BYTES)
+        table = parse_table(data, dict.fromkeys(("id", *texts), TEXT), num_rows=expected, teller=REPORT).to_pandas(use_threads=False)
     except OSError as error:
         raise InputError(f"{path}: {unreadable(error)}; {again}") from error
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as Parquet ({' '.join(str(error).split())}); {again}") from error
+    except UnfitError as error:
+        raise InputError(f"{path}: {error}; {again}") from error
     no_answer = [name for name in texts if name.endswith("_prediction") and table[name].isna().any()]
-    if no_answer or table["id"].isna().any() or not table["id"].is_unique:
+    if no_answer or not table["id"].is_unique:
         raise InputError(f"{path}: expected an id, once, and a prediction in each row, found others; {again}")
     return table.astype(dict.fromkeys(texts, object))
 

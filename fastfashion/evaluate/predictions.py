@@ -83,10 +83,18 @@ def _join(parts: Sequence[torch.Tensor]) -> np.ndarray:
 
 
 def score(predictions: Predictions) -> dict[str, dict[str, float | int]]:
-    """Metrics by task over the rows that have a label: `metrics.confusion_scores`, top3_accuracy, calibration_error, loss (nats)."""
+    """Metrics by task over the rows that have a label: `metrics.confusion_scores`, top3_accuracy, calibration_error, loss (nats).
+
+    Raises InputError where a task has no such row.
+    """
     scores = {}
     for task in predictions.probabilities:
         _, labels, probabilities = predictions.labelled(task)
+        if not len(labels):
+            raise InputError(
+                f"{task}: none of the {len(predictions.rows)} tested rows has a label that the model knows; check the set with "
+                "fastfashion verify, and the corrections"
+            )
         best = probabilities.argmax(axis=1)
         own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
         scores[task] = metrics.task_metrics(labels, best, probabilities.shape[1]) | {

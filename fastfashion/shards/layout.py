@@ -199,7 +199,7 @@ def _read_signed(path: Path, schema: type[T]) -> T:
     if head.format != FORMAT_NAME or head.version not in READABLE_VERSIONS:
         readable = " or ".join(map(str, READABLE_VERSIONS))
         raise PackedSetError(
-            f"{path}: expected {FORMAT_NAME} version {readable}, found {head.format} version {head.version}; "
+            f"{path}: expected {FORMAT_NAME} version {readable}, found {head.format!r} version {head.version!r}; "
             f"{PACK_AGAIN}, or use the fastfashion that wrote it"
         )
     signed = data[: -len(_signature(b""))]

@@ -77,7 +77,7 @@ def read_catalog(path: Path, vocab: Vocab, told: SetFiles) -> "pd.DataFrame":
     file, num_rows = path / CATALOG, told.num_rows
     data = read_file(file, most_catalog_bytes(told.files[CATALOG].num_bytes))
     needed = CATALOG_COLUMNS | dict.fromkeys(vocab.classes, TEXT)
-    table = parse_table(file, data, needed, num_rows=num_rows, teller=SET, more=MORE_COLUMNS, unread={FINGERPRINT: TEXT})
+    table = _parse(file, data, needed, num_rows=num_rows, teller=SET, more=MORE_COLUMNS, unread={FINGERPRINT: TEXT})
     pictures = table.to_pandas(use_threads=False)
     groups = pictures["duplicate_group"].to_numpy()
     _refuse_first(file, (groups < 0) | (groups > np.arange(num_rows)), "duplicate_group is neither the row nor one before it", pictures)
@@ -93,7 +93,7 @@ def wrong_in_catalog(path: Path, vocab: Vocab, told: SetFiles) -> str | None:
     num_rows = told.num_rows
     data = read_file(path / CATALOG, most_catalog_bytes(told.files[CATALOG].num_bytes))
     needed = CATALOG_COLUMNS | dict.fromkeys((*vocab.classes, FINGERPRINT), TEXT)
-    table = parse_table(path / CATALOG, data, needed, num_rows=num_rows, teller=SET, more=MORE_COLUMNS)
+    table = _parse(path / CATALOG, data, needed, num_rows=num_rows, teller=SET, more=MORE_COLUMNS)
     ids, fingerprints = table["id"], table[FINGERPRINT]
     lengths = pc.binary_length(fingerprints)
     groups = table["duplicate_group"].to_numpy()
@@ -127,7 +127,7 @@ def read_index(folder: Path, manifest: Manifest, num_rows: int | None = None, ma
     data = read_file(path, most_index_bytes(manifest.num_rows))
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
         raise PackedSetError(f"{path}: damaged: its checksum is not the one in {MANIFEST}; {PACK_AGAIN}")
-    table = parse_table(path, data, INDEX_COLUMNS, num_rows=manifest.num_rows, teller=MANIFEST, more={KIND: WHOLE})
+    table = _parse(path, data, INDEX_COLUMNS, num_rows=manifest.num_rows, teller=MANIFEST, more={KIND: WHOLE})
     columns = {name: table[name].to_numpy() for name in table.column_names}
     for reason, wrong in _wrong_places(columns, manifest):
         _refuse_first(path, wrong, reason, columns)
@@ -195,12 +195,11 @@ def read_rejected(path: Path) -> "pd.Series":
         raise PackedSetError(f"{path / REJECTED}: expected id,line,reason, not readable ({why(error)}); {PACK_AGAIN}") from error
 
 
-class _Unfit(ValueError):
-    """What FORMAT.md does not allow, in words that follow the path of the file."""
+class UnfitError(ValueError):
+    """What is wrong with a table, in words that follow the path of the file."""
 
 
 def parse_table(
-    path: Path,
     data: bytes,
     needed: Mapping[str, str],
     *,
@@ -209,9 +208,9 @@ def parse_table(
     more: Mapping[str, str] = MappingProxyType({}),
     unread: Mapping[str, str] = MappingProxyType({}),
 ) -> "pa.Table":
-    """The columns of a file's bytes that are `needed`, and of `more` those that it has; `unread` are only looked for.
+    """The columns of a Parquet file's bytes that are `needed`, and of `more` those that it has; `unread` are only looked for.
 
-    Raises PackedSetError, with the path, where that is no table, not of `num_rows`, as `teller` says, or has columns of other types.
+    Raises UnfitError where that is no table, not of `num_rows`, as `teller` says, or has columns of other types.
     In this thread alone: a thread of pyarrow's that still holds Python's bytes while the interpreter ends aborts the process (with
     `pd.read_parquet(io.BytesIO(data))` 27 of 360 short runs).
     """
@@ -229,26 +228,34 @@ def parse_table(
         names = [name for name in file.schema_arrow.names if name in types and name not in unread]
         table = file.read(columns=names, use_threads=False)
         if len(table) != num_rows:
-            raise _Unfit(f"expected {num_rows} rows, found {len(table)}")
+            raise UnfitError(f"expected {num_rows} rows, found {len(table)}")
         text_bytes = _check_texts(table, [name for name in texts if name in names])
         if text_bytes > TEXT_SLACK_BYTES + TEXT_RATIO * len(data):
-            raise _Unfit(f"its texts are {text_bytes} bytes long, and the file {len(data)}")
+            raise UnfitError(f"its texts are {text_bytes} bytes long, and the file {len(data)}")
         return pa.table({name: _plain(table[name], types[name], name) for name in names})
-    except _Unfit as error:
-        raise PackedSetError(f"{path}: {error}; {PACK_AGAIN}") from error
+    except UnfitError:
+        raise
     except (OSError, ValueError, OverflowError, MemoryError, KeyError, pa.ArrowException) as error:
-        raise PackedSetError(f"{path}: not readable ({why(error)}); {PACK_AGAIN}") from error
+        raise UnfitError(f"not readable ({' '.join(why(error).split())})") from error
+
+
+def _parse(path: Path, data: bytes, needed: Mapping[str, str], **how: Any) -> "pa.Table":
+    """A table of a set: as `parse_table`; raises PackedSetError."""
+    try:
+        return parse_table(data, needed, **how)
+    except UnfitError as error:
+        raise PackedSetError(f"{path}: {error}; {PACK_AGAIN}") from error
 
 
 def _check_footer(footer: Footer, types: Mapping[str, str], num_bytes: int, num_rows: int, teller: str) -> None:
     """Before anything is read: 700 KB of Parquet can say that they are 100 million rows, and be."""
     if {footer.num_rows, sum(footer.group_rows)} != {num_rows} or min(footer.group_rows, default=0) < 0:
-        raise _Unfit(f"expected {num_rows} rows as in {teller}, found {footer.num_rows}")
+        raise UnfitError(f"expected {num_rows} rows as in {teller}, found {footer.num_rows}")
     if num_rows > num_bytes:
-        raise _Unfit(f"{num_rows} rows in {num_bytes} bytes: expected at least a byte a row, as rows differ")
+        raise UnfitError(f"{num_rows} rows in {num_bytes} bytes: expected at least a byte a row, as rows differ")
     for name, compression in footer.compressions.items():
         if name in types:
-            raise _Unfit(f"column {name} is compressed by {compression}; expected SNAPPY or none")
+            raise UnfitError(f"column {name} is compressed by {compression}; expected SNAPPY or none")
 
 
 def _check_columns(schema: "pa.Schema", types: Mapping[str, str], needed: Set[str]) -> None:
@@ -263,11 +270,11 @@ def _check_columns(schema: "pa.Schema", types: Mapping[str, str], needed: Set[st
     }
     times = Counter(schema.names)
     if missing := [name for name in types if name in needed and not times[name]]:
-        raise _Unfit(f"expected columns {', '.join(missing)}, found {', '.join(schema.names[:20])}")
+        raise UnfitError(f"expected columns {', '.join(missing)}, found {', '.join(schema.names[:20])}")
     for name in (name for name in types if times[name]):
         if times[name] > 1 or not fits[types[name]](schema.field(name).type):
             found = f"{times[name]} such columns" if times[name] > 1 else schema.field(name).type
-            raise _Unfit(f"expected {types[name]} in the column {name}, found {found}")
+            raise UnfitError(f"expected {types[name]} in the column {name}, found {found}")
 
 
 def _check_texts(table: "pa.Table", names: Iterable[str]) -> int:
@@ -280,7 +287,7 @@ def _check_texts(table: "pa.Table", names: Iterable[str]) -> int:
             chunk.validate(full=True)
             lengths = pc.binary_length(chunk.dictionary)
             if (longest := pc.max(lengths).as_py() or 0) > MAX_TEXT_BYTES:
-                raise _Unfit(f"a text of {longest} bytes in the column {name}, more than {MAX_TEXT_BYTES}")
+                raise UnfitError(f"a text of {longest} bytes in the column {name}, more than {MAX_TEXT_BYTES}")
             total += pc.sum(pc.take(lengths, chunk.indices)).as_py() or 0
     return total
 
@@ -289,7 +296,7 @@ def _plain(column: "pa.ChunkedArray", kind: str, name: str) -> "pa.ChunkedArray"
     import pyarrow as pa
 
     if column.null_count and (kind in (WHOLE, TRUTH) or name in ("id", "path", FINGERPRINT)):
-        raise _Unfit(f"{column.null_count} rows without {name}")
+        raise UnfitError(f"{column.null_count} rows without {name}")
     if kind == TEXT:
         return pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
     return column.cast(pa.int64()) if kind == WHOLE else column
