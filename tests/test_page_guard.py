@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from test_serve import ask, jpeg
 from fastfashion.serve.bodies import WINDOW_S
 from fastfashion.serve.hosts import host_rules
 from fastfashion.serve.limits import Limits
+from fastfashion.serve.paths import drop_unread
 from fastfashion.serve.routes import JOIN, RUN, UPLOAD
 from fastfashion.serve.server import ServeRequest, build_app
 from fastfashion.serve.state import open_state
@@ -163,12 +165,43 @@ def test_requests_may_name_nothing_but_uploads(server: ServedRun, home: Path, ou
             assert shown[0] == 404, (name, shown)
     for more in ({"fn_index": 99}, {"fn_index": -1}, {"fn_index": 10**30}, {"session_hash": None}, {"session_hash": "x" * 5000}):
         assert join(server.url, named(path), **more)[0] == 400
+    for number, data in [
+        (0, []),
+        (0, [None]),
+        (0, [99]),
+        (0, [1, 1]),
+        (0, [named(path)]),
+        (1, [1]),
+        (1, [[named(path)]]),
+        (2, [named(path)]),
+    ]:
+        assert join(server.url, None, fn_index=number, data=data)[0] == 400, (number, data)
     for body in (b"", b"[]", b"{", b"[" * 100_000, b'{"data": NaN}'):
         assert ask(f"{server.url}{JOIN[1:]}", body)[0] == 400
     doubled = b'{"data": [{"path": "%s", "path": "%s", "meta": {"_type": "gradio.FileData"}}], "fn_index": 1, "session_hash": "here"}'
     assert ask(f"{server.url}{JOIN[1:]}", doubled % (str(path).encode(), str(outside).encode()))[0] == 400
     assert ask(f"{server.url}{RUN[1:]}", question(named(path)))[0] in (400, 404)  # what waits its turn is no direct question
     assert ask(f"{server.url}api/answer", jpeg())[0] == 200
+
+
+def test_a_session_that_never_asked_is_told_so_and_no_fault_of_the_server(server: ServedRun) -> None:
+    with urllib.request.urlopen(f"{server.url}gradio_api/queue/data?session_hash=nobody", timeout=60) as stream:
+        assert json.loads(stream.read().removeprefix(b"data: "))["session_not_found"]
+    assert "Traceback" not in "".join(server.said)
+
+
+def test_answers_that_nobody_fetches_are_bounded() -> None:
+    def message(text: str) -> SimpleNamespace:
+        return SimpleNamespace(output={"data": [text, None]})
+
+    sessions = {name: asyncio.Queue[SimpleNamespace]() for name in "abc"}
+    for name, texts in {"a": ["1" * 4000, "2" * 500], "b": ["3" * 4000, "4" * 3000], "c": ["5" * 1000]}.items():
+        for text in texts:
+            sessions[name].put_nowait(message(text))
+    sessions["c"].put_nowait(SimpleNamespace())  # progress has no output
+    drop_unread(SimpleNamespace(_queue=SimpleNamespace(pending_messages_per_session=sessions)), 6500)  # type: ignore[arg-type]
+    left = {name: [one.output["data"][0][0] for one in queue._queue if hasattr(one, "output")] for name, queue in sessions.items()}
+    assert left == {"a": ["2"], "b": ["4"], "c": ["5"]}  # of each session the oldest first, of sessions the oldest
 
 
 @pytest.fixture

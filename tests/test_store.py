@@ -14,36 +14,39 @@ from fastfashion.serve.bodies import Bodies
 from fastfashion.serve.limits import BusyError, Limits
 from fastfashion.serve.routes import ANSWER, UPLOAD
 from fastfashion.serve.shares import Shares
-from fastfashion.serve.store import AGE_S, EXAMPLES, OWNER, PREFIX, Store, open_store
+from fastfashion.serve.store import AGE_S, EXAMPLES, FILE_BYTES, OWNER, PREFIX, Store, open_store
 from fastfashion.serve.upload import Uploads
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path, 1000)
+    return Store(tmp_path, 10 * FILE_BYTES)
 
 
-def keep(store: Store, num_bytes: int, address: str = "a") -> Path:
+def keep(store: Store, files: int, address: str = "a") -> Path:
+    """A file that takes as much room as so many empty ones."""
     kept = store.add("a.jpg", address)
-    store.grow(kept, num_bytes)
-    kept.path.write_bytes(bytes(num_bytes))
+    store.grow(kept, (files - 1) * FILE_BYTES)
+    kept.path.touch()
     return store.finish(kept)
 
 
 def test_a_store_has_so_much_room_and_one_address_half_of_it(store: Store) -> None:
-    paths = [keep(store, 200), keep(store, 300)]
+    """An empty file takes room too, or a small request would fill the disk with folders."""
+    paths = [keep(store, 2), keep(store, 1), keep(store, 2)]
     with pytest.raises(BusyError, match="no room"):
         keep(store, 1)
-    keep(store, 500, "b")
+    keep(store, 5, "b")
     for address in "bc":
         with pytest.raises(BusyError, match="no room"):
             keep(store, 1, address)
     assert all(store.known(str(path)) == path for path in paths)
+    assert len(list(store.folder.iterdir())) == 4
 
 
 def test_what_is_old_goes_and_makes_room(store: Store) -> None:
     """Files of the store, and what anything else left in its folder; never what is still coming in, examples, or the lock."""
-    old, strange, coming = keep(store, 500), store.folder / "tmpx", store.add("b.jpg", "a")
+    old, strange, coming = keep(store, 4), store.folder / "tmpx", store.add("b.jpg", "a")
     (store.folder / OWNER).touch()
     store.examples.mkdir()
     strange.touch()
@@ -53,9 +56,25 @@ def test_what_is_old_goes_and_makes_room(store: Store) -> None:
     store.sweep()
     assert old.exists() and not strange.exists()
     store._kept[old.parent.name].since_s -= AGE_S + 1
-    store.grow(coming, 500)
+    store.grow(coming, 4 * FILE_BYTES)
     assert store.known(str(old)) is None
     assert {path.name for path in store.folder.iterdir()} == {OWNER, EXAMPLES, coming.path.parent.name}
+    store.remove(coming)
+    assert not store._held.total()
+
+
+@pytest.mark.parametrize("wrong", [BusyError("no room"), OSError(errno.ENOSPC, "full")])
+def test_nothing_stays_of_a_table_that_has_no_room(store: Store, wrong: Exception) -> None:
+    def write(path: Path) -> None:
+        path.write_bytes(bytes(9))
+        raise wrong
+
+    with pytest.raises(type(wrong)):
+        store.put("answers.csv", write)
+    with pytest.raises(BusyError, match="no room"):
+        store.put("answers.csv", lambda path: path.write_bytes(bytes(5 * FILE_BYTES)))
+    assert not list(store.folder.iterdir()) and not store._held.total()
+    assert store.known(str(store.put("answers.csv", Path.touch)))
 
 
 def test_a_file_is_known_once_it_is_whole_and_no_longer_than_it_is_there(store: Store) -> None:
@@ -145,7 +164,7 @@ def test_one_address_waits_for_its_own_answers_and_is_refused_when_too_many_wait
             scope = {"type": "http", "method": "POST", "path": ANSWER, "headers": [], "client": (address, 1)}
             await layer(scope, receive, send)
 
-        tasks = [asyncio.create_task(ask(address)) for address in ["10.0.0.1"] * 5 + ["127.0.0.1"] * 5]
+        tasks = [asyncio.create_task(ask(address)) for address in ["10.0.0.1"] * 7 + ["127.0.0.1"] * 9]
         for _ in range(20):
             await asyncio.sleep(0)
         await ask("10.0.0.2")
@@ -154,7 +173,7 @@ def test_one_address_waits_for_its_own_answers_and_is_refused_when_too_many_wait
         await asyncio.gather(*tasks)
         return statuses
 
-    assert asyncio.run(talk()) == {"10.0.0.1": [503, 200, 200, 200, 200], "10.0.0.2": [200], "127.0.0.1": [200] * 5}
+    assert asyncio.run(talk()) == {"10.0.0.1": [503] + [200] * 6, "10.0.0.2": [200], "127.0.0.1": [200] * 9}
 
 
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 503), (errno.EDQUOT, 503)])

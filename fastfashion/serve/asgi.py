@@ -13,6 +13,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
+EVENTS: list[Header] = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
 
 
 def header(scope: Scope, name: bytes) -> bytes:
@@ -62,6 +63,16 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+async def event_stream(send: Send, *events: Any) -> None:
+    """Answer with events that are all known."""
+    await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
+    await send({"type": "http.response.body", "body": b"".join(map(event, events))})
+
+
+def event(value: Any) -> bytes:
+    return b"data: " + json_body(value) + b"\n\n"
 
 
 async def refuse(send: Send, status: int, text: str, *headers: Header, **more: Any) -> None:

@@ -17,6 +17,7 @@ COLAB = ("*.googleusercontent.com", "colab.research.google.com", "*.colab.dev") 
 _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)(?:%[^\]]*)?\]|(?P<name>[^\[\]:/\\@?#,\s]*))(?::(?P<port>[0-9]{0,5}))?")
 _PORTS = {"http": "80", "https": "443"}
 _READS = ("GET", "HEAD")
+FORWARDED = b"x-forwarded-host"
 
 
 class Others(Enum):
@@ -57,6 +58,8 @@ class Hosts:
                 message["headers"] = [one for one in headers if not one[0].lower().startswith(b"access-control-")]
             await send(message)
 
+        if "headers" in scope:  # the page would name its files by it
+            scope = {**scope, "headers": [one for one in scope["headers"] if one[0] != FORWARDED or self._knows(one[1])]}
         wrong = why_foreign(self._rules, scope) if scope["type"] in ("http", "websocket") else ""
         if not wrong:
             await self._app(scope, receive, sent)
@@ -64,6 +67,10 @@ class Hosts:
             await refuse(send, 403, wrong)
         else:
             await send({"type": "websocket.close", "code": 1008})
+
+    def _knows(self, forwarded: bytes) -> bool:
+        found = split_host(forwarded.decode("latin-1"))
+        return found is not None and self._rules.knows_host(found[0])
 
 
 def why_foreign(rules: HostRules, scope: Scope) -> str:

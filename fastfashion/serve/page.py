@@ -15,6 +15,7 @@ from fastfashion.image import SUFFIXES, UNREAD_SUFFIXES
 from fastfashion.serve import render
 from fastfashion.serve.state import Look, State
 from fastfashion.serve.store import AGE_S, Store
+from fastfashion.words import why
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -132,12 +133,11 @@ def _many(state: State, store: Store) -> None:
             for line in state.batch([Path(path) for path in paths]):
                 lines.append(line)
                 progress((len(lines), None), desc="pictures answered", unit="pictures")
-        except FastfashionError as error:
-            return render.error(str(error)), gr.DownloadButton(interactive=False)
-        seconds = time.perf_counter() - started
-        kept = store.add("answers.csv")
-        write_csv(kept.path.parent, [line.record for line in lines], tasks)
-        return render.batch_table(lines, tasks, seconds), gr.DownloadButton(value=str(store.finish(kept)), interactive=True)
+            seconds = time.perf_counter() - started
+            path = store.put("answers.csv", lambda path: write_csv(path.parent, [line.record for line in lines], tasks))
+        except (FastfashionError, OSError) as error:
+            return render.error(why(error)), gr.DownloadButton(interactive=False)
+        return render.batch_table(lines, tasks, seconds), gr.DownloadButton(value=str(path), interactive=True)
 
     ask.click(answer, [files], [table, save], api_visibility="private")
 

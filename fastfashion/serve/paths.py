@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import parse_qs
 
 import msgspec
 
 from fastfashion.errors import InputError
-from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, client, refuse
-from fastfashion.serve.routes import FILE, JOIN, RUN
+from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, client, event_stream, refuse
+from fastfashion.serve.routes import DATA, FILE, JOIN, RUN
 from fastfashion.serve.store import Store
 from fastfashion.untrusted import Count, parse_json
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     import gradio as gr
 
 GONE = "expected an upload of the last 15 minutes or an example; upload it again"
-
+UNREAD_BYTES = 100_000_000  # of answers that no browser has fetched yet; beyond it the oldest are dropped
 REPLACED = (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")
+# As the page framework says it, which would begin an answer and then break it off.
+NO_SESSION = {"msg": "unexpected_error", "message": "nothing was asked in this session: reload the page", "session_not_found": True}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Paths:
             if self._store.known(scope["path"].removeprefix(FILE)) is None:
                 await refuse(send, 404, "no such file here")
                 return
+        elif scope["type"] == "http" and scope["path"] == DATA:
+            sessions = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [])
+            if sessions and sessions[-1] not in self._page._queue.pending_messages_per_session:
+                await event_stream(send, {**NO_SESSION, "success": False})
+                return
         elif scope["type"] == "http" and scope["path"] in (JOIN, RUN):
             try:
                 asked = self._check(await _whole(receive))
@@ -72,6 +80,7 @@ class Paths:
                     send, 503, f"{self._max_waiting} questions of this address are waiting: ask again in a moment", (b"retry-after", b"2")
                 )
                 return
+            drop_unread(self._page, UNREAD_BYTES)
             scope, receive = _with_body(scope, msgspec.json.encode(asked), receive)
         await self._app(scope, receive, send)
 
@@ -79,6 +88,9 @@ class Paths:
         asked = parse_json(body, Asked, "a question of the page", InputError, "reload the page")
         if asked.fn_index not in self._page.fns:
             raise InputError(f"fn_index {asked.fn_index}: the page has no such function; reload it")
+        wanted = self._page.fns[asked.fn_index].inputs
+        if len(asked.data) != len(wanted) or not all(map(_fits, wanted, asked.data)):
+            raise InputError("data: not what this function of the page takes; reload it")
         for file in asked.files():
             if self._store.known(file.path) is None:
                 raise InputError(f"{file.path[:200]!r}: {GONE}")
@@ -87,6 +99,28 @@ class Paths:
     def _waiting(self, address: str) -> int:
         events = list(self._page._queue.event_ids_to_events.values())
         return sum(client(event.request.scope) == address for event in events)
+
+
+def _fits(component: Any, value: Named | list[Named] | int | None) -> bool:
+    """Whether a component takes this: the number of an example, files, or one."""
+    samples = getattr(component, "raw_samples", None)
+    if samples is not None:
+        return isinstance(value, int) and value < len(samples)
+    return value is None or isinstance(value, list if getattr(component, "file_count", "") == "multiple" else Named)
+
+
+def drop_unread(page: "gr.Blocks", max_bytes: int) -> None:
+    """Bound what sessions hold that ask and never fetch their answers, which the page framework keeps for ever."""
+    left = max_bytes
+    for messages in reversed(page._queue.pending_messages_per_session.values()):
+        left -= sum(_num_bytes(message) for message in messages._queue)
+        while left < 0 and not messages.empty():
+            left += _num_bytes(messages.get_nowait())
+
+
+def _num_bytes(message: Any) -> int:
+    shown = (getattr(message, "output", None) or {}).get("data") or []
+    return 500 + sum(len(text) for text in shown if isinstance(text, str))
 
 
 async def _whole(receive: Receive) -> bytes:
@@ -100,9 +134,7 @@ async def _whole(receive: Receive) -> bytes:
 
 def _with_body(scope: Scope, body: bytes, receive: Receive) -> tuple[Scope, Receive]:
     """The request with another body: two readers of JSON may differ in what a doubled key means."""
-    kept = [
-        one for one in scope["headers"] if one[0] not in (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")
-    ]
+    kept = [one for one in scope["headers"] if one[0] not in REPLACED]
     headers = [*kept, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     message: dict[str, Any] | None = {"type": "http.request", "body": body, "more_body": False}
 

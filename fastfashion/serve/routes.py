@@ -6,11 +6,12 @@ from fastfashion.serve.limits import Limits
 PAGE_API = "/gradio_api"
 UPLOAD, PROGRESS = f"{PAGE_API}/upload", f"{PAGE_API}/upload_progress"
 JOIN, RUN, FILE = f"{PAGE_API}/queue/join", f"{PAGE_API}/run/predict", f"{PAGE_API}/file="
+DATA = f"{PAGE_API}/queue/data"
 ANSWER = "/api/answer"
 POSTS = (JOIN, RUN, UPLOAD)
-READS = ("/", "/theme.css", "/favicon.ico", "/manifest.json", f"{PAGE_API}/queue/data", f"{PAGE_API}/app_id", PROGRESS)
+READS = ("/", "/theme.css", "/favicon.ico", "/manifest.json", DATA, f"{PAGE_API}/app_id", PROGRESS)
 FOLDERS = ("/assets/", "/static/", FILE)
-OWN = ("/api", "/run/plots/")  # of the HTTP API, which answers for itself
+OWN = ("/api/", "/run/plots/")  # of the HTTP API, which answers for itself
 MAX_PATH, MAX_NAME = 2048, 256  # a longer name is no file's, and the system's error for it would be a 500
 JSON_BYTES = 1_000_000  # of a question of the page: paths of uploads
 
@@ -25,7 +26,7 @@ class Routes:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        if scope["type"] == "http" and not scope["path"].startswith(OWN):
+        if scope["type"] == "http" and not f"{scope['path']}/".startswith(OWN):
             methods = _methods(scope["path"])
             if not methods:
                 await refuse(send, 404, "nothing here: the page is at /, the HTTP API at /api/")

@@ -20,7 +20,7 @@ from fastfashion.serve.asgi import App
 from fastfashion.serve.auth import parse_auth
 from fastfashion.serve.connections import protocol
 from fastfashion.serve.guard import guarded
-from fastfashion.serve.hosts import HostRules, host_rules, parse_allowed
+from fastfashion.serve.hosts import HostRules, host_rules, is_loopback, parse_allowed
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.store import Store, is_main, open_store, signals_end_it
 from fastfashion.words import why
@@ -28,7 +28,7 @@ from fastfashion.words import why
 if TYPE_CHECKING:
     from fastfashion.serve.state import State
 
-LOOPBACK, EVERYWHERE = ("127.0.0.1", "localhost", "::1"), ("0.0.0.0", "::")
+EVERYWHERE = ("", "0.0.0.0", "::")
 BACKLOG = 256
 
 
@@ -87,7 +87,7 @@ def _run(request: ServeRequest, state: "State", store: Store, listening: socket.
     server = uvicorn.Server(config)
     if is_main() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # uvicorn itself sees to SIGTERM and SIGINT
         signal.signal(signal.SIGHUP, lambda number, frame: server.handle_exit(signal.SIGTERM, frame))
-    if request.host not in LOOPBACK and not request.auth:
+    if (request.host in EVERYWHERE or not is_loopback(address)) and not request.auth:
         print("anyone who reaches this machine can ask: --auth-file FILE keeps others out", file=sys.stderr)
     print(f"{url} answers; Ctrl-C ends it", file=sys.stderr, flush=True)
     if state.products is not None:

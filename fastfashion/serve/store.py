@@ -16,7 +16,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from fastfashion.serve.limits import BusyError
 
 PREFIX, OWNER, EXAMPLES = "fastfashion-serve-", "owner.lock", "examples"
 FREQUENCY_S, AGE_S = 60, 900  # how often old files are removed, and how old those are
+FILE_BYTES = 8192  # that a file takes beside its own: a folder, and the rest of a block
 
 
 @dataclass
@@ -49,39 +51,58 @@ class Store:
         self.folder, self._max_bytes = folder.resolve(), max_bytes
         self.examples = self.folder / EXAMPLES
         self._kept: dict[str, Kept] = {}  # by the random name of its folder
+        self._held = Counter[str]()  # bytes by address; "" has those of all together
         self._lock = threading.Lock()
 
     def add(self, name: str, address: str = "") -> Kept:
-        """Room for a file of this name, which is no path; `address` says whose share of the store it takes."""
-        folder = self.folder / secrets.token_hex(16)
-        folder.mkdir()
-        kept = Kept(path=folder / name, address=address)
+        """Room for a file of this name, which is no path; `address` says whose share of the store it takes. Raises BusyError."""
+        kept = Kept(path=self.folder / secrets.token_hex(16) / name, address=address or "the page")
         with self._lock:
-            self._kept[folder.name] = kept
+            self._kept[kept.path.parent.name] = kept
+        try:
+            self.grow(kept, FILE_BYTES)
+            kept.path.parent.mkdir()
+        except BaseException:
+            self.remove(kept)
+            raise
         return kept
+
+    def put(self, name: str, write: Callable[[Path], object]) -> Path:
+        """A small file that `write` makes at once; nothing stays of it where that fails. Raises BusyError."""
+        kept = self.add(name)
+        try:
+            write(kept.path)
+            self.grow(kept, kept.path.stat().st_size)
+            return self.finish(kept)
+        except BaseException:
+            self.remove(kept)
+            raise
 
     def grow(self, kept: Kept, num_bytes: int) -> None:
         """Count bytes before they are written. Raises BusyError where the store, or half of it by one address, would be full."""
-        if not self._has_room(kept, num_bytes):
+        if not self._take(kept, num_bytes):
             self.sweep()
-            if not self._has_room(kept, num_bytes):
+            if not self._take(kept, num_bytes):
                 raise BusyError("no room for more uploads: try again in a few minutes")
-        kept.num_bytes += num_bytes
 
-    def _has_room(self, kept: Kept, num_bytes: int) -> bool:
+    def _take(self, kept: Kept, num_bytes: int) -> bool:
         with self._lock:
-            everybody = sum(one.num_bytes for one in self._kept.values())
-            own = sum(one.num_bytes for one in self._kept.values() if one.address == kept.address)
-        return everybody + num_bytes <= self._max_bytes and own + num_bytes <= self._max_bytes // 2
+            room = min(self._max_bytes - self._held[""], self._max_bytes // 2 - self._held[kept.address])
+            if num_bytes <= room:
+                kept.num_bytes += num_bytes
+                self._held.update({"": num_bytes, kept.address: num_bytes})
+        return num_bytes <= room
 
     def finish(self, kept: Kept) -> Path:
-        kept.num_bytes = kept.path.lstat().st_size
         kept.since_s, kept.complete = time.monotonic(), True
         return kept.path
 
     def remove(self, kept: Kept) -> None:
         with self._lock:
-            self._kept.pop(kept.path.parent.name, None)
+            if self._kept.pop(kept.path.parent.name, None) is not None:
+                self._held.subtract({"": kept.num_bytes, kept.address: kept.num_bytes})
+                if not self._held[kept.address]:
+                    del self._held[kept.address]
         shutil.rmtree(kept.path.parent, ignore_errors=True)
 
     def known(self, text: str) -> Path | None:

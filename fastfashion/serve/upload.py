@@ -9,7 +9,7 @@ from typing import BinaryIO
 from urllib.parse import parse_qs
 
 from fastfashion.errors import InputError
-from fastfashion.serve.asgi import App, Receive, Scope, Send, client, header
+from fastfashion.serve.asgi import EVENTS, App, Receive, Scope, Send, client, event, header
 from fastfashion.serve.bodies import refuse_body
 from fastfashion.serve.limits import BusyError
 from fastfashion.serve.routes import PROGRESS, UPLOAD
@@ -67,22 +67,21 @@ class Uploads:
             await send({"type": "http.response.body", "body": answer})
         finally:
             self._under_way.pop(name, None)
-            parts.drop()
+            await asyncio.to_thread(parts.drop)
 
     async def _progress(self, name: str, send: Send) -> None:
         """How far an upload is, as the page's bar expects it."""
-        head = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
         told, waited_s = 0, 0.0
         while name in self._under_way or (not told and waited_s < APPEARS_S):
             parts = self._under_way.get(name)
             if parts is not None and parts.num_bytes > told:
-                event = {"msg": "update", "orig_name": parts.name, "chunk_size": parts.num_bytes - told}
+                update = {"msg": "update", "orig_name": parts.name, "chunk_size": parts.num_bytes - told}
                 told = parts.num_bytes
-                await send({"type": "http.response.body", "body": _event(event), "more_body": True})
+                await send({"type": "http.response.body", "body": event(update), "more_body": True})
             await asyncio.sleep(TICK_S)
             waited_s += TICK_S
-        await send({"type": "http.response.body", "body": _event({"msg": "done"})})
+        await send({"type": "http.response.body", "body": event({"msg": "done"})})
 
 
 class _Parts:
@@ -153,7 +152,3 @@ def _safe_name(name: str) -> str:
 
 def _upload_id(scope: Scope) -> str:
     return parse_qs(scope["query_string"].decode("latin-1")).get("upload_id", [""])[0][:64]
-
-
-def _event(value: dict[str, object]) -> bytes:
-    return f"data: {json.dumps(value)}\n\n".encode()
