@@ -26,7 +26,7 @@ from fastfashion.serve.api import api_routes
 from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, content_length
 from fastfashion.serve.auth import FORGET_S, MAX_ADDRESSES, Auth, Failures, find_auth
 from fastfashion.serve.errors import Errors
-from fastfashion.serve.hosts import HostRules, Hosts, host_rules, parse_allowed
+from fastfashion.serve.hosts import HostRules, Hosts, Others, host_rules, parse_allowed
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.state import open_state
 
@@ -232,6 +232,23 @@ def test_links_and_frames_of_other_pages_open_the_page_but_nothing_else_of_it() 
     assert ask(app, "GET", headers=site | {"sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"})[0] == 200
     assert ask(app, "GET", headers=site | {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"})[0] == 403
     assert ask(app, "GET", headers={"host": OWN, "origin": "https://evil.example"})[0] == 403  # an event stream, or any fetch
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "kept"), [("evil.example", False), ('x"><', False), ("shop.example", True), ("localhost:7860", True)]
+)
+def test_the_page_does_not_take_a_foreign_name_from_a_proxy(forwarded: str, kept: bool) -> None:
+    """It would name its files and its own address by it."""
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    rules = HostRules(others=Others.NONE, names=("shop.example",))
+    assert ask(Hosts(app, rules), headers={"Host": "localhost", "X-Forwarded-Host": forwarded})[0] == 200
+    assert (b"x-forwarded-host" in dict(seen[0]["headers"])) == kept
 
 
 def test_two_hosts_or_one_foreign_origin_of_two_are_refused() -> None:
