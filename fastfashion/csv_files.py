@@ -60,10 +60,10 @@ class CsvWriter:
 
 
 def publish_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, raw: bool = False) -> None:
-    """Publish a table, comma-separated, in UTF-8."""
+    """Publish a table, comma-separated, in UTF-8; odd bytes of a disk's names, which reasons hold, as \\udcff."""
 
     def write(beside: Path) -> None:
-        with beside.open("w", newline="", encoding="utf-8") as file:
+        with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = CsvWriter(file, raw=raw)
             writer.write([header])
             writer.write(rows)

@@ -22,6 +22,7 @@ from fastfashion.remote import is_remote as is_remote
 from fastfashion.scratch import scratch
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
+NO_UTF8 = re.compile("[\ud800-\udfff]")  # in a path: bytes that are none
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # the temporary file that it writes through, in the folder of its target
 
 
@@ -136,12 +137,13 @@ def clear_unpublished(path: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: numbers that are not finite, which it has no word for, become null."""
-    return json.loads(json.dumps(value), parse_constant=lambda _: None)
+    """A value as JSON has it: numbers that are not finite become null, bytes of a path that are no UTF-8 the text \\udcff."""
+    text = NO_UTF8.sub(lambda odd: f"\\\\u{ord(odd[0]):04x}", json.dumps(value, ensure_ascii=False))
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def publish_json(path: Path, value: object) -> None:
-    """The same for a JSON value, indented, in UTF-8; numbers that are not finite become null."""
+    """The same for a JSON value, `plain`, indented, in UTF-8."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
     publish(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 

@@ -10,7 +10,7 @@ import typer
 
 from fastfashion.config import ALL
 from fastfashion.errors import ConfigError, FastfashionError, InputError
-from fastfashion.files import is_remote, location
+from fastfashion.files import NO_UTF8, is_remote, location
 from fastfashion.terminal import make_safe
 from fastfashion.words import os_error_text, why
 
@@ -67,6 +67,8 @@ def _check_out_folder(path: Path | None) -> Path | None:
 def check_place(path: Path, option: str, *, is_folder: bool) -> None:
     """Raises ConfigError where a file, or a folder, could not be written at `path`: before the work, rather than after it."""
     expected = "folder" if is_folder else "file"
+    if NO_UTF8.search(str(path)):  # pyarrow and safetensors cannot write there
+        raise ConfigError(f"{option} {path}: expected a name in UTF-8; choose another {option}")
     try:
         if path.exists() and path.is_dir() is not is_folder:
             found = "a folder" if path.is_dir() else "a file"

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urljoin
 
 from fastfashion.errors import FastfashionError, RemoteError
+from fastfashion.words import one_line
 
 T = TypeVar("T")
 
@@ -262,12 +263,12 @@ def describe(error: Exception) -> str:
         return str(error)
     if type(error).__name__ == "TooManyRedirects":
         return "the server redirects from one address to the next without end"
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     if status is None:
         return said
     advice = _STATUS_ADVICE.get(status, "the server is in trouble: run the same command again later" if status >= 500 else "")
     message = getattr(error, "message", "") or getattr(error.__cause__, "message", "")
-    words = f"the server answers {status}{f' {message}' if message else ''}"
+    words = f"the server answers {status}{f' {one_line(message)}' if message else ''}"
     return f"{words}; {advice}" if advice else f"{words} ({said})"
 
 

@@ -33,6 +33,11 @@ def scratch(where: Path | None = None) -> Iterator[Path]:
             os.close(lock)
 
 
+def nearest(path: Path) -> Path:
+    """The folder at `path`, or the nearest above it that is there: on the disk of what will be made at `path`."""
+    return next(place for place in (path, *path.absolute().parents) if place.is_dir())
+
+
 def sweep(where: Path) -> None:
     """Remove the folders of this user in `where` whose owners are no more."""
     for folder in where.glob(f"{PREFIX}*"):
@@ -60,7 +65,7 @@ def _is_left(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def temporary_files_in(folder: Path) -> Iterator[None]:
-    """For what other packages write through `tempfile`, which they leave there when they are killed."""
+    """For commands: what other packages write through `tempfile`, and leave there when they are killed."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield

@@ -17,6 +17,7 @@ from typing import Annotated, Any, BinaryIO, TypeVar, cast
 import msgspec
 
 from fastfashion.errors import FastfashionError, InputError
+from fastfashion.files import plain
 from fastfashion.remote import is_remote, read
 
 T = TypeVar("T")
@@ -85,8 +86,8 @@ class _Head:
 
 
 def described(form: Format, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What to write as a description of the newest version; `values` are plain JSON."""
-    said = {"format": form.name, "version": form.newest, **values}
+    """What to write as a description of the newest version."""
+    said = plain({"format": form.name, "version": form.newest, **values})
     return said | {SEAL: _seal(said)}
 
 

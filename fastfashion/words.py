@@ -40,6 +40,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def one_line(what: object, most: int = 300) -> str:
+    """What a server or a library says, which may have any length and any number of lines."""
+    text = " ".join(str(what).split())
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def why(error: BaseException) -> str:
     """What went wrong with a file, without the number that the system gives it; of other errors their own text."""
     if not isinstance(error, OSError) or isinstance(error, FastfashionError) or error.errno is None:

@@ -26,6 +26,7 @@ from fastfashion.catalog.zip_directory import read_entries
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.files import location
 from fastfashion.pack import PackRequest, PackSummary, pack
+from fastfashion.shards.verify import verify
 
 HOME = Path(__file__).parents[1]
 NOWHERE = "a link to nowhere"
@@ -295,6 +296,22 @@ def test_a_name_in_another_code_page_stays_as_zipfile_reads_it(tmp_path: Path) -
         archive.writestr("Gr__e.jpg", b"")
     (tmp_path / "old.zip").write_bytes((tmp_path / "old.zip").read_bytes().replace(b"Gr__e", "Größe".encode("cp437")))
     assert [entry.name for entry in read_entries(tmp_path / "old.zip")] == ["Größe.jpg"]
+
+
+def test_names_on_a_disk_that_are_no_utf8_are_listed_and_end_no_packing(tmp_path: Path) -> None:
+    folder = make_source(tmp_path / os.fsdecode(b"se\xfft"), rows=1)
+    image, below = (folder / "images" / "10000.jpg").read_bytes(), folder / "images" / os.fsdecode(b"b\xff")
+    below.mkdir()
+    (below / "a.jpg").write_bytes(image)
+    os.mkfifo(below / "pipe.jpg")
+    (folder / "t.csv").write_text("id,label\na.jpg,x\nno/a.jpg,x\npipe,x\n")
+    asked = {"table": "t.csv", "columns": Columns(labels=("label",))}
+    summary = packed(folder, tmp_path / "out", **asked)
+    assert (summary.kept, summary.rejected, verify(summary.out).damage) == (1, 2, ())
+    assert reasons(summary.out) == {
+        "no/a.jpg": r"no image at this path; there is images/b\udcff/a.jpg",
+        "pipe": r"cannot read images/b\udcff/pipe.jpg: a pipe (FIFO), no regular file",
+    }
 
 
 def test_one_odd_entry_of_a_zip_is_one_rejected_row(tmp_path: Path) -> None:

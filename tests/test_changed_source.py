@@ -111,6 +111,10 @@ def another_time(reply: Reply) -> None:
     reply.etag, reply.modified = 'W/"weak"', "Mon, 30 Nov 2026 10:00:01 GMT"
 
 
+def total_of_5000_digits(reply: Reply) -> None:
+    reply.total = "9" * 5000  # type: ignore[assignment]
+
+
 def no_etag(reply: Reply) -> None:
     reply.etag = ""
 
@@ -144,6 +148,11 @@ def test_what_comes_wrong_once_is_fetched_again(change: Any, at: int, home: Path
         (elsewhere, UnreachableError, "where bytes .* were asked for, 4 times"),
         (all_of_it, UnreachableError, r"all of it where a part was asked for \(no range requests\), 4 times"),
         (other_garbage, UnreachableError, "comes with other bytes each time"),
+        (
+            total_of_5000_digits,
+            UnreachableError,
+            "^[^:]*:[^:]*:[^:]*: the server does not say which bytes it sends .*, 4 times; download it",
+        ),
         (longer, ChangedError, "the source changed while it was packed .*bytes at first"),
         (
             another_etag,

@@ -8,6 +8,7 @@ import pytest
 from conftest import PackedSmall
 
 from fastfashion.catalog import Vocab, correct
+from fastfashion.csv_files import publish_csv
 from fastfashion.errors import InputError
 from fastfashion.evaluate.suspects import _suspects
 from fastfashion.shards import open_packed_set
@@ -83,6 +84,17 @@ def test_a_file_that_another_program_wrote_is_read_the_same(text: str, catalog: 
     (tmp_path / "c.csv").write_bytes(text.encode())
     codes = catalog[1].codes(correct(*catalog, tmp_path / "c.csv"), ["season"])[:, 0].tolist()
     assert codes == [1, -1, 0]  # Winter, none, Summer
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_we_wrote_is_read_back_whether_with_raw_or_not(raw: bool, tmp_path: Path) -> None:
+    odd = ["=a", "'=b", "''+c", "-", "-5", "'", "@d", "'=e"]
+    table = pd.DataFrame({"id": odd, "hue": [*odd[:3], "'-", *odd[4:]]})
+    vocab = Vocab.of_table(table, ["hue"])
+    names = vocab.names("hue")
+    lines = [(identity, "hue", names[place % len(names)]) for place, identity in enumerate(odd)]
+    publish_csv(tmp_path / "c.csv", ["id", "task", "label"], lines, raw=raw)
+    assert correct(table, vocab, tmp_path / "c.csv")["hue"].tolist() == [label for _, _, label in lines]
 
 
 def test_an_id_may_be_written_as_in_the_table(tmp_path: Path) -> None:

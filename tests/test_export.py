@@ -28,7 +28,7 @@ from fastfashion.errors import ConfigError, DiskFullError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run
 from fastfashion.model import load_artifact, save_artifact
 from fastfashion.model.description import FORMAT
-from fastfashion.scratch import PREFIX, sweep
+from fastfashion.scratch import PREFIX
 from fastfashion.serve import export as exporting
 from fastfashion.serve.export import ExportRequest, export
 from fastfashion.serve.subject import open_subject, pictures
@@ -327,20 +327,19 @@ def test_an_export_that_is_ended_leaves_nothing_or_the_next_one_clears_it(number
     temporary.mkdir()
     command = [sys.executable, "-m", "fastfashion", "export", str(run), "--to", "hub", "--task", "season", "--out", str(out)]
     process = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(temporary)}, stderr=subprocess.DEVNULL)
-    while not leftovers(tmp_path)[1:]:  # beside OUT, where it works; "tmp" is ours
+    while not leftovers(tmp_path)[2:]:  # beside OUT: where other packages' files are, and where it works; "tmp" is ours
         assert process.poll() is None, "it was over before it could be ended"
         time.sleep(0.002)
     process.send_signal(number)
     assert process.wait(60) == (143 if number == signal.SIGTERM else -9)
     assert (len(leftovers(tmp_path)) == 1) == (number == signal.SIGTERM)
     assert not out.exists()
-    assert len(leftovers(temporary)) == (number == signal.SIGKILL)  # what other packages made there is in a folder of ours
-    sweep(temporary)  # as the next command does
+    assert leftovers(temporary) == []
     export(ExportRequest(run=run, to="hub", out=out, tasks=("season",)))
     assert leftovers(tmp_path, temporary) == ["tmp"] and {"config.json", "export.json"} <= {path.name for path in out.iterdir()}
 
 
-def test_an_onnx_export_writes_nothing_into_the_folder_for_temporary_files(
+def test_the_command_works_beside_its_target_alone_and_a_program_keeps_its_folder_for_temporary_files(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
@@ -348,9 +347,15 @@ def test_an_onnx_export_writes_nothing_into_the_folder_for_temporary_files(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     made = []
     monkeypatch.setattr("tempfile.mkdtemp", lambda *given, make=tempfile.mkdtemp, **named: made.append(make(*given, **named)) or made[-1])
-    export(ExportRequest(run=run, to="onnx", out=tmp_path / "out", tasks=("season",), int8=True))
-    assert list((tmp_path / "tmp").iterdir()) == [] and [path.name for path in tmp_path.iterdir()] in (["tmp", "out"], ["out", "tmp"])
-    assert len(made) > 1 and not [folder for folder in made if folder.startswith(str(tmp_path / "tmp"))]
+    (tmp_path / "out").mkdir()  # empty, so that it works in there
+    asked = ["export", str(run), "--to", "onnx", "--out", str(tmp_path / "out"), "--task", "season", "--int8"]
+    assert CliRunner().invoke(app, asked, catch_exceptions=False).exit_code == 0
+    assert list((tmp_path / "tmp").iterdir()) == [] and {path.name for path in tmp_path.iterdir()} == {"tmp", "out"}
+    assert len(made) > 2 and all(folder.startswith(str(tmp_path / "out")) for folder in made)
+    made.clear()
+    export(ExportRequest(run=run, to="onnx", out=tmp_path / "out", tasks=("season",), int8=True))  # in somebody else's program
+    assert list((tmp_path / "tmp").iterdir()) == [] and leftovers(tmp_path / "out") == []
+    assert any(folder.startswith(str(tmp_path / "tmp")) for folder in made)
 
 
 def test_an_export_that_does_not_fit_says_how_much_is_needed_and_leaves_what_was_there(run: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from contextlib import closing
 from pathlib import Path
@@ -298,3 +299,14 @@ def test_the_command_reads_stdin_writes_a_file_and_counts(run: Path, odd_folder:
     assert (summary["pictures"], summary["errors"], summary["out"]) == (2, 3, "a.csv")
     assert pd.read_csv(tmp_path / "a.csv").columns.tolist() == ["path", "season", "season_probability", "error"]
     assert "2 of 5 images answered in" in done.stderr and "; 3 could not be read" in done.stderr
+
+
+def test_a_command_that_is_ended_leaves_nothing_half(run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fastfashion", "predict", str(run), "-", "--out", str(tmp_path / "a.csv")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)  # names may still come
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert list(tmp_path.iterdir()) == []

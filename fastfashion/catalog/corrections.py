@@ -2,6 +2,7 @@
 
 import difflib
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,13 @@ def correct(table: "pd.DataFrame", vocab: Vocab, path: Path, *, of_another_set: 
     lines = _read(path)
     floats = went_through_floats([identity for _, identity, _, _ in lines])
     for number, identity, task, label in lines:
-        if label not in vocab.classes.get(task, ()):  # classes are composed, but for those of sets of version 2
-            label = unicodedata.normalize("NFC", label)
+        task = _as_known(task, vocab.classes)
+        label = _as_known(label, vocab.classes.get(task, ()))
         if of_another_set and (task not in vocab.classes or label not in (*NO_LABEL, *vocab.classes[task])):
             continue
         _check(vocab, task, label, f"{path}, line {number}")
-        row = finder.find(identity)
+        row = finder.find(unescaped(identity).strip())
+        row = finder.find(identity) if row is None else row  # of a file that was written with --raw
         if row is None and floats:
             row = finder.find(identity.removesuffix(".0"))
         if row is None and of_another_set:
@@ -70,9 +72,16 @@ def _read(path: Path) -> list[tuple[int, str, str, str]]:
                 f"{path}, line {number}: expected {len(file.header)} fields ({', '.join(file.header)}), found {len(fields)}; an empty "
                 "label needs its separator before it, and quotes belong around a field with a separator in it"
             )
-        identity, task, label = (unescaped(fields[place].strip()).strip() for place in places)
+        identity, task, label = (fields[place].strip() for place in places)
         lines.append((number, identity, task, label))
     return lines
+
+
+def _as_known(text: str, known: Collection[str]) -> str:
+    """A cell as the catalog has it: without the apostrophe before what begins like a formula, unless it has one there (--raw), too."""
+    plain = unescaped(text).strip()
+    spellings = (plain, unicodedata.normalize("NFC", plain), text)  # names are composed, but for those of sets of version 2
+    return next((spelling for spelling in spellings if spelling in known), spellings[1])
 
 
 def _check(vocab: Vocab, task: str, label: str, where: str) -> None:

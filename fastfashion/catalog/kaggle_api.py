@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastfashion.errors import InputError
+from fastfashion.words import one_line
 
 SETTINGS_URL = "https://www.kaggle.com/settings/api"
 CONNECT_S = 10.0  # for a server to take a connection; for its bytes the user says
@@ -147,7 +148,7 @@ def _short(path: Path) -> str:
 def network_reason(error: Exception) -> str:
     """What broke, without the address asked for: that of the storage is a key to the file."""
     inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
-    return f"{type(error).__name__}: {_one_line(getattr(inner, 'reason', None) or inner)}"
+    return f"{type(error).__name__}: {one_line(getattr(inner, 'reason', None) or inner)}"
 
 
 def failed(error: Any, wanted: KaggleSet) -> Exception:
@@ -166,14 +167,10 @@ def _refusal_of_answer(wanted: KaggleSet, what: str) -> InputError:
     return InputError(f"{wanted.slug}: Kaggle's answer cannot be used ({what}); try again later, or download {wanted.url} in a browser")
 
 
-def _one_line(what: object) -> str:
-    return " ".join(str(what).split())[:TEXT_CHARS]
-
-
 def _explain(error: Any, wanted: KaggleSet) -> Exception:
     """What an answer with an error status means to the user."""
     response = error.response
-    status, said = response.status_code, _one_line(error)
+    status, said = response.status_code, one_line(error)
     from_storage = bool(response.history)  # Kaggle gave an address, which does not hold any more
     if status in (408, 429) or status >= 500 or (from_storage and status in (401, 403, 410)):
         return CutError(f"HTTP {status}: {said}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastfashion.catalog.listing import TABLE_NAME, Listing, kind_of_file, list_folder, list_zip
 from fastfashion.catalog.passed_over import SET
-from fastfashion.catalog.ranges import ChangedError, Version, read_part, tried_again
+from fastfashion.catalog.ranges import UnreachableError, Version, read_part, tried_again
 from fastfashion.catalog.zip_directory import read_entries
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
@@ -93,6 +93,8 @@ def _fetch_head(path: Path) -> tuple[bytes, Version]:
         return patiently(path, lambda: read_part(path, 0, HEAD_BYTES))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file on this server (404); check the address") from None
+    except UnreachableError:
+        raise
     except Exception as error:
         raise InputError(f"{path}: cannot be read: {describe(error)}") from error
 
@@ -105,7 +107,7 @@ def _list_zip(path: Path, head: bytes, version: Version | None) -> Listing:
         raise InputError(f"{path}: {what}")
     try:
         entries = tried_again(lambda: list(read_entries(path, version)), zipfile.BadZipFile) if version else [*read_entries(path)]
-    except ChangedError:
+    except UnreachableError:
         raise
     except Exception as error:  # damage, and every remote file system has its own
         if is_remote(path) and status_of(error) is not None:

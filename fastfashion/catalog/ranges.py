@@ -19,7 +19,7 @@ T = TypeVar("T")
 CHANGED = "the source changed while it was read"
 TRIES = 4  # of what came wrong: once, and three times again
 _CHUNK_BYTES = 1 << 20
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _STAMPS = ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "mtime", "updated", "blob_id", "created")
 
 
@@ -176,8 +176,8 @@ def _tag(headers: Any) -> str:
 
 def _total(content_range: str) -> int:
     """Of "bytes */0"."""
-    total = content_range.rpartition("/")[2]
-    return int(total) if total.isdecimal() else 0
+    found = re.fullmatch(r"bytes \*/([0-9]{1,19})", content_range)
+    return int(found[1]) if found else 0
 
 
 async def _from_s3(storage: Any, name: str, asked: str, take: Take) -> tuple[bytes, Version]:

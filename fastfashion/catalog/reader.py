@@ -20,6 +20,7 @@ from fastfashion.catalog.ranges import UnreachableError, Version, read_part, tri
 from fastfashion.errors import InputError
 from fastfashion.files import is_remote
 from fastfashion.remote import PATIENCE_S, Patience, describe, passes, refuses, say_waiting
+from fastfashion.terminal import printable
 from fastfashion.untrusted import open_regular
 from fastfashion.words import why
 
@@ -64,7 +65,7 @@ class Reader:
         except UnreachableError:
             raise
         except (OSError, OverflowError, InputError) as error:
-            raise InputError(f"cannot read {member.name}: {why(error)}") from error
+            raise InputError(f"cannot read {printable(member.name)}: {why(error)}") from error
 
     def read_many(self, members: Iterable[Member]) -> Iterator[bytes | InputError]:
         """The bytes of each member in turn, or why there are none. From remote places, several requests run ahead.

@@ -9,7 +9,7 @@ import typer
 
 from fastfashion.cli.app import IN, OUT, RUN, app
 from fastfashion.options import Debug, Json, Location, OutFolder, Tasks, parse_tasks
-from fastfashion.scratch import scratch, signals_raise, temporary_files_in
+from fastfashion.scratch import nearest, scratch, signals_raise, temporary_files_in
 
 
 @app.command(epilog="Example: fastfashion export runs/NAME --to onnx --int8")
@@ -30,7 +30,8 @@ def export(
     It is compared with the run on test pictures, and published only where it answers the same. A timm model has one head: a run
     with several becomes a folder a head.
     """
-    with signals_raise(), scratch() as work, temporary_files_in(work):  # before torch and timm are imported, which leave folders there
+    out = out or run / "export" / to
+    with signals_raise(), scratch(nearest(out)) as work, temporary_files_in(work):  # before timm is imported, which leaves folders there
         from fastfashion.serve.export import ExportRequest, export_text
         from fastfashion.serve.export import export as export_run
 

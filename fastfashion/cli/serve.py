@@ -35,6 +35,7 @@ def predict(
     Exits with 1 where not one could be read.
     """
     from fastfashion import dist
+    from fastfashion.scratch import signals_raise
     from fastfashion.serve.inputs import find_inputs
     from fastfashion.serve.outputs import choose_format, write_answers
     from fastfashion.serve.predictor import Predictor
@@ -44,7 +45,8 @@ def predict(
     predictor = Predictor(run, world.device, workers=workers or dist.cores_per_process(1), tasks=parse_tasks(task))
     started = time.perf_counter()
     answers = predictor.answer(find_inputs(paths), top=top, batch_size=batch_size)
-    counts = write_answers(answers, predictor.classes, chosen, out, raw=raw)
+    with signals_raise():
+        counts = write_answers(answers, predictor.classes, chosen, out, raw=raw)
     seconds = time.perf_counter() - started
     read = counts.pictures - counts.errors
     said = f"{read} of {counted(counts.pictures, 'image')} answered in {seconds:.1f} s"

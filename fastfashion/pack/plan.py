@@ -19,6 +19,7 @@ from fastfashion.pack.staging import LOCK, STAGING, has_manifest
 from fastfashion.remote import children, is_file, is_folder, list_anew, list_children
 from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
 from fastfashion.shards.tables import read_catalog, read_rejected, read_vocab
+from fastfashion.terminal import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,7 @@ def plan_fingerprint(request: PackRequest, resolutions: Sequence[str], plan: Pla
     table = hashlib.sha256(pd.util.hash_pandas_object(plan.styles.table, index=False).to_numpy().tobytes()).hexdigest()
     return {
         "version": FORMAT_VERSION,
-        "source": str(plan.source.path),
+        "source": printable(str(plan.source.path)),
         "files": plan.source.fingerprint(),
         "table": table,
         "labels": list(plan.styles.labels),

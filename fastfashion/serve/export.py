@@ -17,7 +17,7 @@ from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, DiskFullError, InputError
 from fastfashion.evaluate import OpenRun
 from fastfashion.files import publish, publish_json
-from fastfashion.scratch import scratch, sweep, temporary_files_in
+from fastfashion.scratch import PREFIX, nearest, scratch, sweep
 from fastfashion.serve import card
 from fastfashion.serve.hub import HubModel, write_hub
 from fastfashion.serve.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
@@ -90,7 +90,7 @@ def export(request: ExportRequest) -> ExportSummary:
     folders: dict[str, str] = {}
     int8 = None
     num_bytes = 4 * sum(weight.numel() for weight in subject.model.parameters())
-    with room_for(out, num_bytes), scratch(_working_place(out)) as work, temporary_files_in(work):
+    with room_for(out, num_bytes), scratch(nearest(out)) as work:
         beside = work / "out"
         beside.mkdir()
         if request.to == "hub":
@@ -126,11 +126,6 @@ def export(request: ExportRequest) -> ExportSummary:
             beside, out, files, {key: value for key, value in asdict(summary).items() if key not in OURS} | _about(subject, request.to)
         )
     return summary
-
-
-def _working_place(out: Path) -> Path:
-    """On the disk of OUT: what is written there is only renamed in the end."""
-    return next(place for place in (out, *out.absolute().parents) if place.is_dir())
 
 
 def _about(subject: Subject, to: str) -> dict[str, Any]:
@@ -201,7 +196,7 @@ def _check_out(out: Path) -> None:
     """A folder of something else is not written to; raises InputError."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file is there; choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / EXPORT).is_file():
+    if out.is_dir() and not all(path.name.startswith(PREFIX) for path in out.iterdir()) and not (out / EXPORT).is_file():
         raise InputError(f"{out}: holds something that is no export ({EXPORT} is missing); choose another --out, or empty it")
 
 
