@@ -446,6 +446,8 @@ BASE64 = base64.b64encode(JPEG).decode()
         (json.dumps({"image": "data:image/jpeg;base64," + BASE64}).encode(), JSON_HEADER),
         (json.dumps({"image": base64.urlsafe_b64encode(JPEG).decode().rstrip("=")}).encode(), JSON_HEADER),
         (b"data:image/jpeg;base64," + BASE64.encode(), {"content-type": "text/plain"}),
+        (b"DATA:image/jpeg;base64," + BASE64.encode(), {}),
+        (json.dumps({"image": BASE64}).encode("utf-8-sig"), JSON_HEADER),
     ],
 )
 def test_an_image_is_found_in_whatever_body_it_comes(server: ServedRun, body: bytes, headers: dict[str, str]) -> None:

@@ -41,6 +41,9 @@ def protocol() -> "type[H11Protocol]":
                 del open_of[self._address]
             super().connection_lost(exc)
 
+        def _unsupported_upgrade_warning(self) -> None:
+            """There are no WebSockets here: no line in the log that says what to install for them."""
+
         def pause_writing(self) -> None:
             self._full_since_s = time.monotonic()
             super().pause_writing()

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 SLACK_BYTES = 65_536  # of a form's heads and a JSON document, around an image
 FORM = re.compile(rb"[\w.%+*\[\]-]{1,100}=[\x20-\x7e\r\n\t]*")  # the start of a form without files
 TEXT = re.compile(rb"[\x20-\x7e\r\n\t]*")
-BASE64 = re.compile(rb'\s{0,64}[{["]|data:')  # the start of JSON, or of a data: URL
+BASE64 = re.compile(rb'(?:\xef\xbb\xbf)?\s{0,64}[{["]|[dD][aA][tT][aA]:')  # the start of JSON, or of a data: URL
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
+BOM = b"\xef\xbb\xbf"  # PowerShell writes one before its JSON
 SNIFFED_BYTES = 512
 _ONE_AT_A_TIME = threading.Lock()  # base64 takes three times its size while it is decoded
 
@@ -70,10 +71,10 @@ async def _from_body(request: "Request", kind: str, max_bytes: int) -> Asked:
 
 def _from_text(body: bytearray, max_bytes: int, call: str) -> Asked:
     with _ONE_AT_A_TIME:
-        if body[:5] == b"data:":
+        if body[:5].lower() == b"data:":
             return Asked(image=_from_base64(body.decode("latin-1"), max_bytes, call))
         try:
-            found = parse_json(body, JsonBody, "the JSON", InputError, 'send {"image": "the image in base64"}')
+            found = parse_json(body.removeprefix(BOM), JsonBody, "the JSON", InputError, 'send {"image": "the image in base64"}')
         except InputError as error:
             raise RefusedError(415, f"{error}, or {call}") from error
         body.clear()
