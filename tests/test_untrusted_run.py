@@ -237,6 +237,11 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
         r"the tensor heads\.season\.weight holds NaN",
     ),
     "infinity in weights": (weights(lambda t: t["mean"].fill_(float("inf"))), READERS_OF_MODEL, "the tensor mean holds NaN"),
+    "numbers of 8 bits": (
+        weights(lambda t: t.update(std=t["std"].to(torch.float8_e4m3fn))),
+        ("predict", "weights"),
+        r"the tensor std is of a kind that nothing is computed in \(torch\.float8_e4m3fn",
+    ),
     "NaN in answers": (weights(lambda t: t["backbone.bn1.running_var"].fill_(-1)), READERS_OF_MODEL, "answers NaN for gender"),
     "a temperature of 0": (weights(lambda t: t["temperatures"].fill_(0)), ("predict", "serve"), "temperatures holds a number that is not"),
     "another shape": (

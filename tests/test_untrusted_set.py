@@ -302,6 +302,13 @@ def test_what_is_no_file_is_opened_by_no_command(where: str, make: Callable[[str
             assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("where", [SET, "full/manifest.json", INDEX, "full/00001.idx"])
+def test_verify_reads_no_further_than_a_file_may_be_long(where: str, copy: Path) -> None:
+    os.truncate(copy / where, 1 << 40)  # a hole: it takes no room
+    [reason] = [found.reason for found in verify(copy).damage if found.where == where]
+    assert re.search("more than [0-9]+ bytes", reason)
+
+
 def test_a_shard_that_becomes_a_pipe_after_opening_is_named(copy: Path) -> None:
     opened = open_packed_set(copy).open("full")
     fifo("full/00001.tar")(copy)

@@ -11,7 +11,7 @@ from fastfashion.errors import FastfashionError, InputError
 from fastfashion.files import publish_folder, publish_json, unreadable
 from fastfashion.model.description import FORMAT, WAY_OUT, ModelDescription, read_description
 from fastfashion.model.net import Classifier, build_classifier
-from fastfashion.model.weights import DESCRIPTION, WEIGHTS, misfit, not_finite, read_safetensors, read_shapes, shapes_of
+from fastfashion.model.weights import DESCRIPTION, WEIGHTS, misfit, read_safetensors, read_shapes, shapes_of, wrong_numbers
 from fastfashion.untrusted import described, file_sha256
 
 
@@ -52,8 +52,8 @@ def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
         raise
     except Exception as error:
         raise InputError(f"{folder}: not a readable model: {error}; {WAY_OUT}") from error
-    if wrong := not_finite(tensors):
-        raise InputError(f"{path}: the tensor {wrong} holds NaN or an infinity, so the model has no answers; {WAY_OUT}")
+    if wrong := wrong_numbers(tensors):
+        raise InputError(f"{path}: {wrong}, so the model has no answers; {WAY_OUT}")
     for name in ("temperatures", "std"):
         if not (tensors[name] > 0).all():
             raise InputError(f"{path}: the tensor {name} holds a number that is not above 0, so the model has no answers; {WAY_OUT}")

@@ -11,7 +11,7 @@ from torch import nn
 from fastfashion.config import ModelConfig
 from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.files import unreadable
-from fastfashion.model.weights import WEIGHTS, not_finite, read_pickled, read_safetensors, weights_file
+from fastfashion.model.weights import WEIGHTS, read_pickled, read_safetensors, weights_file, wrong_numbers
 
 HUB_TIMEOUT_S = 10
 
@@ -63,8 +63,8 @@ def _checked(weights: Any, path: Path) -> dict[str, torch.Tensor]:
     tensors = {name: one for name, one in weights.items() if torch.is_tensor(one)} if isinstance(weights, Mapping) else {}
     if not tensors or not all(isinstance(name, str) for name in tensors):
         raise ConfigError(f"--weights {path}: expected a state dict of tensors by name, found {type(weights).__name__}")
-    if wrong := not_finite(tensors):
-        raise ConfigError(f"--weights {path}: the tensor {wrong} holds NaN or an infinity; nothing can be trained from it")
+    if wrong := wrong_numbers(tensors):
+        raise ConfigError(f"--weights {path}: {wrong}; nothing can be trained from it")
     return tensors
 
 

@@ -63,12 +63,15 @@ def misfit(found: Shapes, expected: Shapes) -> str:
     return ""
 
 
-def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The first tensor that holds NaN or an infinity; "" where none does."""
+def wrong_numbers(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The first tensor that is not of finite numbers that can be computed with, and why; "" where there is none."""
     for name, one in tensors.items():
-        # A sum is finite only where all are, takes a tenth of the time, and may overflow.
-        if one.is_floating_point() and not torch.isfinite(one.sum()) and not torch.isfinite(one).all():
-            return name
+        try:
+            # A sum is finite only where all are, takes a tenth of the time, and may overflow.
+            if one.is_floating_point() and not torch.isfinite(one.sum()) and not torch.isfinite(one).all():
+                return f"the tensor {name} holds NaN or an infinity"
+        except RuntimeError:  # of torch, for numbers of 8 bits, sparse tensors and the like
+            return f"the tensor {name} is of a kind that nothing is computed in ({one.dtype}, {one.layout})"
     return ""
 
 

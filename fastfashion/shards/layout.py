@@ -42,6 +42,11 @@ def most_index_bytes(num_rows: int) -> int:
     return (1 << 20) + 128 * num_rows
 
 
+def most_idx_bytes(num_rows: int) -> int:
+    """Of the index of a shard for other readers: a line has four numbers and two names."""
+    return 512 * (num_rows + 1)
+
+
 def most_catalog_bytes(num_bytes: int) -> int:
     """Of a catalog, by what set.json says: somebody may have corrected labels in it since."""
     return (1 << 20) + 2 * num_bytes

@@ -36,6 +36,7 @@ from fastfashion.shards.layout import (
     ShardEntry,
     index_name,
     most_catalog_bytes,
+    most_idx_bytes,
     most_index_bytes,
     read_file,
 )
@@ -55,7 +56,6 @@ FINGERPRINT = "fingerprint"  # must be there, but only `verify` reads it
 MAX_TEXT_BYTES = 1 << 16
 TEXT_RATIO, TEXT_SLACK_BYTES = 64, 1 << 24  # a table's texts have at most so many times the bytes of its file, and these
 MAX_SIDE_PX = 2**31 - 1
-IDX_LINE_BYTES = 512
 _IDX_LINE = re.compile(r"jpg ([0-9]{1,18}) ([0-9]{1,18}) [^ ]+ json ([0-9]{1,18}) ([0-9]{1,18}) [^ ]+")
 MAX_PIXELS_VARIABLE = "FASTFASHION_MAX_PIXELS"
 
@@ -175,7 +175,7 @@ def check_idx(folder: Path, entry: ShardEntry, offset: np.ndarray, size: np.ndar
     offset, size: int64 (n,), of the shard's rows.
     """
     path = folder / index_name(entry.number)
-    header, *lines = read_file(path, IDX_LINE_BYTES * (entry.num_rows + 1)).decode("utf-8", errors="replace").split("\n")
+    header, *lines = read_file(path, most_idx_bytes(entry.num_rows)).decode("utf-8", errors="replace").split("\n")
     if header != f"v1.2 {entry.num_rows}" or len(lines) != entry.num_rows + 1 or lines[-1]:
         raise PackedSetError(f"{path}: expected v1.2 and {entry.num_rows} lines, found {header[:40]!r} and {len(lines) - 1}; {PACK_AGAIN}")
     for number, (line, at, long) in enumerate(zip(lines, offset.tolist(), size.tolist(), strict=False)):

@@ -26,6 +26,7 @@ from fastfashion.shards.layout import (
     INDEX,
     LONGEST_BYTES,
     MANIFEST,
+    MOST_BYTES,
     PACK_AGAIN,
     REJECTED,
     SET,
@@ -35,6 +36,8 @@ from fastfashion.shards.layout import (
     hash_file,
     index_name,
     is_resolution,
+    most_idx_bytes,
+    most_index_bytes,
     shard_name,
 )
 from fastfashion.shards.reader import refuse_interrupted
@@ -79,6 +82,7 @@ class _Check:
     shard: int | None = None
     sha256: str | None = None
     num_bytes: int | None = None
+    most_bytes: int = LONGEST_BYTES  # where nothing tells how many there are
 
     def damage(self, reason: str) -> Damage:
         return Damage(where=self.where, resolution=self.resolution, shard=self.shard, reason=reason)
@@ -178,23 +182,26 @@ def _words(path: Path, error: PackedSetError) -> str:
 
 
 def _checks(told: _Told) -> Iterator[_Check]:
-    yield _Check(where=SET)
+    yield _Check(where=SET, most_bytes=MOST_BYTES[SET])
     for name in (CATALOG, VOCAB, REJECTED):
         yield _Check(where=name, **(asdict(told.set_files.files[name]) if told.set_files else {}))
     for name, manifest in told.manifests.items():
         if manifest:
-            yield _Check(where=f"{name}/{MANIFEST}", resolution=name)
-            yield _Check(where=f"{name}/{INDEX}", resolution=name, sha256=manifest.index_sha256)
+            yield _Check(where=f"{name}/{MANIFEST}", resolution=name, most_bytes=MOST_BYTES[MANIFEST])
+            index = _Check(where=f"{name}/{INDEX}", resolution=name, sha256=manifest.index_sha256)
+            yield replace(index, most_bytes=most_index_bytes(manifest.num_rows))
             for shard in manifest.shards:
                 tar = _Check(where=f"{name}/{shard_name(shard.number)}", resolution=name, shard=shard.number, sha256=shard.sha256)
                 yield replace(tar, num_bytes=shard.num_bytes)
-                yield replace(tar, where=f"{name}/{index_name(shard.number)}", sha256=shard.idx_sha256)
+                idx = replace(tar, where=f"{name}/{index_name(shard.number)}", sha256=shard.idx_sha256)
+                yield replace(idx, most_bytes=most_idx_bytes(shard.num_rows))
 
 
 def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tuple[int, str | None]:
     """Bytes read, and what is wrong."""
+    most_bytes = check.most_bytes if check.num_bytes is None else check.num_bytes
     try:
-        num_bytes, sha256 = hash_file(path / check.where, on_bytes, LONGEST_BYTES if check.num_bytes is None else check.num_bytes)
+        num_bytes, sha256 = hash_file(path / check.where, on_bytes, most_bytes)
     except FileNotFoundError:
         return 0, "missing"
     except InputError as error:
@@ -203,6 +210,8 @@ def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tupl
         return 0, f"cannot be read ({error.strerror or error})"
     if check.num_bytes not in (None, num_bytes):
         return num_bytes, f"expected {check.num_bytes} bytes, found {num_bytes}"
+    if num_bytes > most_bytes:
+        return num_bytes, f"more than {most_bytes} bytes, the most that such a file may have"
     if check.sha256 not in (None, sha256):
         return num_bytes, f"its bytes are not those that were packed: expected sha256 {check.sha256[:12]}…, found {sha256[:12]}…"
     return num_bytes, None

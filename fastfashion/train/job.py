@@ -263,7 +263,9 @@ def _restore(learner: Learner, checkpoints: Checkpoints | None, world: dist.Worl
     try:
         learner.restore(dist.tensors_from_main(world, None if checkpoint is None else checkpoint.tensors))
     except RuntimeError as error:
-        raise TrainingError(f"the last checkpoint does not fit the model of these settings and this set's classes: {error}") from error
+        where = "the last checkpoint" if checkpoint is None else checkpoint.path
+        reason = " ".join(str(error).split())
+        raise TrainingError(f"{where}: does not fit the model of these settings and this set's classes: {reason}") from error
     if checkpoints is not None:
         checkpoints.export_best(progress)
     return progress
