@@ -191,6 +191,9 @@ def test_a_damaged_packed_set_is_refused_by_every_reader(packed_small: PackedSma
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "not a run" in refused(tmp_path, "evaluate", "runs/nothing")
+    (tmp_path / "other").mkdir()
+    assert "other: not a run: config.json is missing" in refused(tmp_path, "compare", "other", "other")
+    assert "expected a run that finished an epoch" in refused(tmp_path, "predict", "other", "image.jpg")
 
 
 def test_debug_shows_the_traceback_and_keeps_the_message(tmp_path: Path) -> None:

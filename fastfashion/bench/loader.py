@@ -7,7 +7,6 @@ Every backend does the same work: the same rows, crop boxes and flips of one epo
 """
 
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from fastfashion.image import decode_rgb
 from fastfashion.load import LoaderSpec, Plan, Profile, choose_pictures, open_loader
 from fastfashion.load.crops import is_native
 from fastfashion.provenance import git_commit, machine_info, package_versions
+from fastfashion.scratch import scratch
 from fastfashion.shards import open_packed_set
 from fastfashion.words import counted
 
@@ -152,7 +152,7 @@ class _Found:
 
 def _measure(work: Work, request: BenchRequest) -> _Found:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastfashion-bench-")))
+        folder = stack.enter_context(scratch())
         epochs: dict[str, Callable[[], Batches]] = {}
         missing: dict[str, str] = {}
         for name in reversed(request.names()):  # peers first: they fork, which threads of the others would make unsafe

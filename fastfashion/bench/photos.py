@@ -11,7 +11,6 @@ that come with scikit-learn, repeated to the same size and saved to the same byt
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
 from fastfashion.image import decode_rgb, encode_jpeg
+from fastfashion.scratch import scratch
 
 QUALITY, SUBSAMPLING = 90, "420"
 ENLARGED = 2
@@ -69,8 +69,8 @@ def make_photos(folder: Path, spec: PhotoSpec, workers: int) -> list[Path]:
 def _make_all(folder: Path, spec: PhotoSpec, workers: int, description: dict[str, Any]) -> None:
     """Beside the folder first, so that an interrupted run leaves nothing that looks whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".photos-", dir=folder.parent) as beside:
-        drawn, made = Path(beside) / "drawn", Path(beside) / "made"
+    with scratch(folder.parent) as beside:
+        drawn, made = beside / "drawn", beside / "made"
         made.mkdir()
         width_px, height_px = spec.width_px // ENLARGED, spec.height_px // ENLARGED
         write_synth(drawn, rows=spec.count, width_px=width_px, height_px=height_px, seed=spec.seed, workers=workers)

@@ -10,7 +10,6 @@ cache. Core-seconds are the user and system time of this process and of its chil
 import os
 import resource
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -34,6 +33,7 @@ from fastfashion.pack.block import OVERSAMPLE
 from fastfashion.pack.engines import own_process
 from fastfashion.pack.plan import make_plan
 from fastfashion.provenance import git_commit, machine_info, package_versions
+from fastfashion.scratch import scratch
 from fastfashion.shards import open_packed_set
 from fastfashion.words import counted
 
@@ -131,8 +131,7 @@ def bench(request: BenchShardRequest) -> dict[str, Any]:
         request.photos.mkdir(parents=True, exist_ok=True)
     # beside the stand-ins: hard links do not reach another file system
     beside = request.photos.resolve().parent if request.photos is not None else None
-    with tempfile.TemporaryDirectory(prefix="fastfashion-bench-", dir=beside) as temporary:
-        folder = Path(temporary)
+    with scratch(beside) as folder:
         count = min(NUM_DISTINCT, request.num_images)
         spec = PhotoSpec(count=count, width_px=request.width_px, height_px=request.height_px)
         photos = make_photos(request.photos or folder / "photos", spec, request.workers)

@@ -17,6 +17,7 @@ from fastfashion.options import (
     check_place,
     find_shards,
 )
+from fastfashion.scratch import signals_raise
 
 
 @app.command("bench-loader", epilog="Example: fastfashion bench-loader --shards shards/small")
@@ -53,7 +54,8 @@ def bench_loader(
         profile=profile,
         out=out,
     )
-    result = bench(request)
+    with signals_raise():
+        result = bench(request)
     print(table_text(result))
     if as_json:
         print(json.dumps(result))
@@ -115,7 +117,8 @@ def bench_shard(
         check_place(photos, "--photos", is_folder=True)
     threads = workers or cores_per_process(1)
     request = BenchShardRequest(num_images=images, workers=threads, rounds=rounds, photos=photos, source=source, memory=memory, out=out)
-    result = bench(request)
+    with signals_raise():
+        result = bench(request)
     print(table_text(result))
     if as_json:
         print(json.dumps(result))

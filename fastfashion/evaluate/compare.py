@@ -13,7 +13,7 @@ import pandas as pd
 from fastfashion.errors import InputError
 from fastfashion.evaluate.intervals import SCORES, bootstrap_difference, mcnemar
 from fastfashion.evaluate.metrics import task_metrics
-from fastfashion.evaluate.opened import REPORT, read_report
+from fastfashion.evaluate.opened import REPORT, read_config, read_report
 from fastfashion.evaluate.run import PREDICTIONS
 from fastfashion.evaluate.trained_on import SetIdentity
 from fastfashion.files import unreadable
@@ -73,6 +73,7 @@ def _set_of(report: Mapping[str, Any]) -> dict[str, Any] | None:
 def _tested(run: Path) -> dict[str, Any]:
     report = read_report(run)
     if report is None:
+        read_config(run)  # something else than a run is called so
         raise InputError(f"{run}: {REPORT} is missing; test the run first: fastfashion evaluate {run}")
     return report
 

@@ -44,7 +44,7 @@ def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
         tensors = read_safetensors(path)
     except FileNotFoundError as error:
         raise InputError(
-            f"{folder}: no trained model here ({error.filename or error} is missing); train one, or let its training finish an epoch"
+            f"{folder}: no trained model here ({error.filename or error} is missing); expected a run that finished an epoch"
         ) from error
     except OSError as error:
         raise InputError(f"{error.filename or folder}: {unreadable(error)}") from error
