@@ -117,7 +117,7 @@ def Corrections(panel: str | None = None) -> Any:
 
 
 def Workers(panel: str | None = None, *, what: str = "Loader threads a process; its share of cores.") -> Any:
-    return typer.Option("--workers", help=what, rich_help_panel=panel)
+    return typer.Option("--workers", help=what, min=0, rich_help_panel=panel)
 
 
 def Raw(panel: str | None = None) -> Any:

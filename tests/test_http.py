@@ -20,7 +20,9 @@ import pytest
 import torch
 from conftest import PackedSmall, smooth_picture
 from serving import ServedRun, make_run
+from typer.testing import CliRunner
 
+from fastfashion.cli import app as cli
 from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.serve.api import api_routes
 from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, content_length
@@ -355,6 +357,12 @@ def test_a_password_comes_from_an_option_a_file_or_the_environment(tmp_path: Pat
     assert find_auth(None, None, environment, said.append) == "a:b" and environment == {"HOME": "/"}  # processes of ours do not have it
     assert find_auth("c:d", None, {"FASTFASHION_AUTH": "a:b"}, said.append) == "c:d"
     assert find_auth(None, None, {}, said.append) == ""
+
+
+@pytest.mark.parametrize("option", ["--max-mb", "--max-pixels", "--max-files", "--max-queue", "--workers"])
+def test_a_limit_that_is_none_is_refused_by_its_own_name(option: str) -> None:
+    result = CliRunner().invoke(cli, ["serve", "runs/none", option, "-1"])
+    assert result.exit_code == 2 and option in result.output and "Traceback" not in result.output
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"shop", b"shop:\n", b":x", b"\nshop:secret", b"\xff:x", b"a:" + b"b" * 5000, None])
