@@ -164,10 +164,11 @@ def hold(path: Path, who: str, refuse: type[FastfashionError]) -> Iterator[None]
             ) from None
         if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
             raise refuse(f"{path.parent}: another {who} ended there just now; run the same command again")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n")
-        file.flush()
         try:
+            with room_for(path):
+                file.truncate(0)
+                who_we_are = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
+                os.write(file.fileno(), who_we_are.encode())  # what stays in a buffer would fail once more when the file is closed
             yield
         finally:
             path.unlink(missing_ok=True)

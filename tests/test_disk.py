@@ -19,7 +19,7 @@ from fastfashion.catalog.synth import write_synth
 from fastfashion.csv_files import publish_csv
 from fastfashion.disk import disk_full, room_for
 from fastfashion.errors import DiskFullError, FastfashionError, InputError, PackedSetError
-from fastfashion.files import publish, publish_folder, publish_json
+from fastfashion.files import hold, publish, publish_folder, publish_json
 from fastfashion.pack import PackRequest, pack
 from fastfashion.scratch import PREFIX, scratch, sweep
 from fastfashion.train.checkpoint import Checkpoints, Progress
@@ -101,6 +101,16 @@ def test_other_errors_pass_as_they_are(tmp_path: Path) -> None:
         with pytest.raises(type(error)) as raised, room_for(tmp_path):
             raise error
         assert raised.value is error and disk_full(error) is None
+
+
+def test_a_lock_that_does_not_fit_is_said_with_its_file_and_nothing_is_left(tmp_path: Path) -> None:
+    with (
+        no_file_above(0),
+        pytest.raises(DiskFullError, match=rf"^{tmp_path}/\.lock: "),
+        hold(tmp_path / ".lock", "packer", PackedSetError),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_synth_that_does_not_fit_names_its_folder_and_leaves_nothing(tmp_path: Path) -> None:

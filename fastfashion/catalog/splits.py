@@ -11,7 +11,7 @@ import numpy as np
 from fastfashion.catalog.vocab import Vocab
 from fastfashion.config import FOLDS, PROTOCOLS
 from fastfashion.csv_files import publish_csv
-from fastfashion.errors import ConfigError, InputError
+from fastfashion.errors import ConfigError, DiskFullError, InputError
 from fastfashion.words import why
 
 if TYPE_CHECKING:
@@ -215,6 +215,8 @@ def write_split(path: Path, table: "pd.DataFrame", split: JointSplit, *, raw: bo
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         publish_csv(path, ["id", "split"] if one else ["id", "split", "task"], (line[:2] if one else line for line in lines), raw=raw)
+    except DiskFullError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({why(error)}); choose another --out") from error
     return {

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastfashion import image
 from fastfashion.config import AugmentConfig, DataConfig, Size
-from fastfashion.errors import ConfigError, InputError
+from fastfashion.errors import ConfigError, DiskFullError, InputError
 from fastfashion.files import publish
 from fastfashion.load.batch import Loader, LoaderSpec, choose_pictures, open_loader, undecodable
 from fastfashion.load.plan import Plan
@@ -114,6 +114,8 @@ def preview(request: PreviewRequest) -> PreviewSummary:
     try:
         request.out.parent.mkdir(parents=True, exist_ok=True)
         publish(request.out, lambda beside: sheet.save(beside, "PNG"))
+    except DiskFullError:
+        raise
     except OSError as error:
         raise InputError(f"{request.out}: cannot be written ({why(error)}); choose another --out") from error
     return PreviewSummary(

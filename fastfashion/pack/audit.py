@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fastfashion.catalog import Vocab, split_rows
 from fastfashion.csv_files import unescaped
-from fastfashion.errors import FastfashionError, InputError
+from fastfashion.errors import DiskFullError, FastfashionError, InputError
 from fastfashion.files import publish, publish_json
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.tables import read_rejected
@@ -64,6 +64,8 @@ def _write(out: Path, report: dict[str, Any], packed: PackedSet) -> None:
         else:
             publish(out / SHEET, lambda beside: sheet.save(beside, "PNG"))
         publish_json(out / REPORT, report)
+    except DiskFullError:
+        raise
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({why(error)}); choose another --out") from error
 
