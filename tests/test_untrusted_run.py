@@ -182,7 +182,11 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "model.json a list": (put(MODEL, "[]"), ("predict",), r"model\.json: not as expected"),
     "model.json deep": (put(MODEL, "[" * 100_000), ("predict",), r"model\.json: not as expected"),
     "model.json no UTF-8": (put(MODEL, b'{"format": "\xff"}'), ("predict",), r"model\.json: not as expected"),
-    "model.json NaN": (change(MODEL, lambda values: values.update(x=float("nan"))), ("predict",), r"model\.json: not as expected"),
+    "model.json NaN": (
+        lambda run: (run / MODEL).write_text((run / MODEL).read_text().rstrip()[:-1] + ', "x": NaN}'),
+        ("predict",),
+        r"model\.json: not as expected",
+    ),
     "model.json of a later version": (
         put(MODEL, '{"format": "fastfashion-model", "version": 9}'),
         ("predict", "weights"),
@@ -219,6 +223,8 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "flip_average in words": (change(MODEL, lambda v: v.update(flip_average="yes")), ("predict",), "not as expected"),
     "weights with a changed bit": (flip("best/model.safetensors", -3), (*READERS_OF_MODEL, "weights"), r"model\.safetensors: damaged"),
     "weights cut": (weights_bytes(lambda data: data[:-20]), ("predict", "evaluate"), "not a readable model"),
+    "weights with a hole of a terabyte": (lambda run: os.truncate(run / "best/model.safetensors", 1 << 40), ("predict",), "not a readable"),
+    "a list with a hole of a terabyte": (lambda run: os.truncate(run / "trained_on.safetensors", 1 << 40), ("evaluate",), "not readable"),
     "weights empty": (weights_bytes(lambda data: b""), ("predict",), "not a readable model"),
     "weights with a header of 2^60 bytes": (
         weights_bytes(lambda data: (1 << 60).to_bytes(8, "little") + data[8:]),

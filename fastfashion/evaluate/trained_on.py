@@ -20,6 +20,7 @@ from fastfashion.catalog import JointSplit, joint_split, oversampled
 from fastfashion.config import DataConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import publish, publish_json, unreadable
+from fastfashion.model.weights import checksum
 from fastfashion.shards import PackedSet
 from fastfashion.untrusted import Count, Format, Sha256, described, file_sha256, parse_description, read_limited
 
@@ -234,7 +235,7 @@ def read_trained_on(run: Path) -> TrainedOn | None:
     way_out = f"put it back from a copy; without both {DESCRIPTION} and {ROWS} the run's rows are computed from its set, unchecked"
     try:
         known = parse_description(read_limited(path, MAX_DESCRIPTION_BYTES), FORMAT, _Description, str(path), InputError, way_out)
-        if file_sha256(run / ROWS) != known.sha256:
+        if checksum(run / ROWS) != known.sha256:
             raise InputError(f"{run / ROWS}: damaged: its checksum is not the one in {DESCRIPTION}; {way_out}")
         return _from_files(known, load_file(run / ROWS))
     except (FileNotFoundError, NotADirectoryError):

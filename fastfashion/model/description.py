@@ -9,8 +9,8 @@ import msgspec
 from fastfashion.catalog.styles import USABLE_LABEL
 from fastfashion.config import Size
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.model.weights import DESCRIPTION, WEIGHTS, weights_file
-from fastfashion.untrusted import Format, Sha256, file_sha256, parse_description, parse_json, read_limited
+from fastfashion.model.weights import DESCRIPTION, WEIGHTS, checksum, weights_file
+from fastfashion.untrusted import Format, Sha256, parse_description, parse_json, read_limited
 
 FORMAT = Format("fastfashion-model", oldest=2, newest=3, sealed=3)  # 2: with temperatures and flip_average; 3: with checksums
 WAY_OUT = "put best/ back from a copy, or train again"
@@ -44,7 +44,13 @@ def read_description(folder: Path) -> ModelDescription:
     """That of best/. Raises InputError where it, or the file of weights beside it, is not what was written; OSError as `open`."""
     data = read_limited(folder / DESCRIPTION, MAX_BYTES)
     description = parse_description(data, FORMAT, ModelDescription, str(folder / DESCRIPTION), InputError, WAY_OUT)
-    if description.sha256 not in (None, file_sha256(folder / WEIGHTS)):
+    try:
+        found = checksum(folder / WEIGHTS) if description.sha256 else None
+    except (FastfashionError, OSError):
+        raise
+    except Exception as error:  # safetensors has errors of its own
+        raise InputError(f"{folder}: not a readable model: {error}; {WAY_OUT}") from error
+    if found != description.sha256:
         raise InputError(f"{folder / WEIGHTS}: damaged, or of another model: its checksum is not the one in {DESCRIPTION}; {WAY_OUT}")
     return description
 
