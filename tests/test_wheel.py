@@ -24,7 +24,7 @@ NEEDED = {
     "catalog/synth_kinds.csv",
     "catalog/synth_drawings.txt",
 }
-NEEDED |= {"cli/__init__.py", "serve/space_app.py", "api.py"}
+NEEDED |= {"cli/__init__.py", "serve/page.css", "serve/space_app.py", "api.py"}
 
 
 def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +62,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Imported by name, and what brings each: a declared package that cannot do without it; FFCV wants an interpreter of its own.
 BROUGHT = {"fastapi": "gradio", "starlette": "gradio", "uvicorn": "gradio", "huggingface_hub": "timm", "kagglesdk": "kaggle"}
-BROUGHT |= {"urllib3": "requests", "ffcv": ""}
+BROUGHT |= {"urllib3": "requests", "gradio_client": "gradio", "ffcv": ""}
 
 
 def test_everything_that_is_imported_is_declared() -> None:
