@@ -62,7 +62,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Imported by name, and what brings each: a declared package that cannot do without it; FFCV wants an interpreter of its own.
 BROUGHT = {"fastapi": "gradio", "starlette": "gradio", "uvicorn": "gradio", "huggingface_hub": "timm", "kagglesdk": "kaggle"}
-BROUGHT |= {"urllib3": "requests", "gradio_client": "gradio", "ffcv": ""}
+BROUGHT |= {"urllib3": "requests", "gradio_client": "gradio", "h11": "gradio", "python_multipart": "gradio", "ffcv": ""}
 
 
 def test_everything_that_is_imported_is_declared() -> None:
