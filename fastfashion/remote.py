@@ -109,8 +109,11 @@ def read(path: Path, max_bytes: int) -> bytes:
 
 
 def read_range(path: Path, start: int, num_bytes: int) -> bytes:
-    """A part of a remote file; fewer bytes where the file ends before. Raises as `ask`."""
-    return ask(path, lambda: bytes(as_remote(path).fs.cat_file(as_remote(path).path, start=start, end=start + num_bytes)))[:num_bytes]
+    """A part of a remote file; fewer bytes where the file ends before. Raises as `ask`, and RemoteError where a server knows no ranges."""
+    data = ask(path, lambda: bytes(as_remote(path).fs.cat_file(as_remote(path).path, start=start, end=start + num_bytes)))
+    if len(data) > num_bytes:
+        raise RemoteError(f"{path}: the server sends more than the part that was asked for (no range requests); copy it to a disk")
+    return data
 
 
 def _fetch(path: Path, max_bytes: int) -> bytes:

@@ -1,5 +1,6 @@
 """What a web server sends: never more than was asked for, never compressed, never too slowly; and patience with one in trouble."""
 
+import functools
 import http.client
 import http.server
 import shutil
@@ -397,3 +398,13 @@ def test_object_storage_in_trouble_is_waited_for_and_403_is_no_missing_file(
         finally:
             storage.shutdown()
             s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_part_from_a_server_without_ranges_is_an_error_and_not_its_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(range(200)))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(RemoteError, match="no range requests"):
+            remote.read_range(location(f"http://127.0.0.1:{server.server_port}/a"), 100, 10)
+        server.shutdown()
