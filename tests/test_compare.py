@@ -61,6 +61,9 @@ def test_runs_that_cannot_be_compared_are_refused_with_what_to_do(tmp_path: Path
     with pytest.raises(InputError, match="different labels of subCategory on 1 of 6 test rows"):
         compare(first, corrected)
     (tmp_path / "d").mkdir()
+    with pytest.raises(InputError, match="not a run"):
+        compare(first, tmp_path / "d")
+    (tmp_path / "d" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="fastfashion evaluate"):
         compare(first, tmp_path / "d")
 
