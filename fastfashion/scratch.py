@@ -28,9 +28,20 @@ def scratch(where: Path | None = None) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         if lock >= 0:
             os.close(lock)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all in it, also where a thread that still writes there makes a file anew meanwhile."""
+    for _ in range(3):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        if not path.exists():
+            return
 
 
 def nearest(path: Path) -> Path:
@@ -77,14 +88,17 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 def signals_raise() -> Iterator[None]:
     """For commands: SIGTERM and SIGHUP end what is under way as an exception, as Ctrl-C does, so that nothing is left behind.
 
-    In somebody else's program signal handlers are not ours to change; what a signal leaves there, the next start removes.
+    A second one changes nothing, and under nohup SIGHUP stays ignored. In somebody else's program signal handlers are not ours to
+    change; what a signal leaves there, the next start removes.
     """
 
     def stop(number: int, frame: object) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     wanted = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, stop) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}  # nohup
+    before = {number: signal.signal(number, stop) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:

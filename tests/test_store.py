@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from fastfashion.scratch import LOCK, PREFIX
 from fastfashion.serve.asgi import Message, Receive, Scope, Send
 from fastfashion.serve.bodies import Bodies
 from fastfashion.serve.limits import BusyError, Limits
 from fastfashion.serve.routes import ANSWER, UPLOAD
 from fastfashion.serve.shares import Shares
-from fastfashion.serve.store import AGE_S, EXAMPLES, FILE_BYTES, OWNER, PREFIX, Store, open_store
+from fastfashion.serve.store import AGE_S, EXAMPLES, FILE_BYTES, Store, open_store
 from fastfashion.serve.upload import Uploads
 
 
@@ -47,7 +48,7 @@ def test_a_store_has_so_much_room_and_one_address_half_of_it(store: Store) -> No
 def test_what_is_old_goes_and_makes_room(store: Store) -> None:
     """Files of the store, and what anything else left in its folder; never what is still coming in, examples, or the lock."""
     old, strange, coming = keep(store, 4), store.folder / "tmpx", store.add("b.jpg", "a")
-    (store.folder / OWNER).touch()
+    (store.folder / LOCK).touch()
     store.examples.mkdir()
     strange.touch()
     (store.folder / "link").symlink_to(store.folder)
@@ -58,7 +59,7 @@ def test_what_is_old_goes_and_makes_room(store: Store) -> None:
     store._kept[old.parent.name].since_s -= AGE_S + 1
     store.grow(coming, 4 * FILE_BYTES)
     assert store.known(str(old)) is None
-    assert {path.name for path in store.folder.iterdir()} == {OWNER, EXAMPLES, coming.path.parent.name}
+    assert {path.name for path in store.folder.iterdir()} == {LOCK, EXAMPLES, coming.path.parent.name}
     store.remove(coming)
     assert not store._held.total()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastfashion.errors import ConfigError
+from fastfashion.scratch import signals_raise
 from fastfashion.serve.api import api_routes
 from fastfashion.serve.asgi import App
 from fastfashion.serve.auth import parse_auth
@@ -22,7 +23,7 @@ from fastfashion.serve.connections import protocol
 from fastfashion.serve.guard import guarded
 from fastfashion.serve.hosts import HostRules, host_rules, is_loopback, parse_allowed
 from fastfashion.serve.limits import Limits
-from fastfashion.serve.store import Store, is_main, open_store, signals_end_it
+from fastfashion.serve.store import Store, is_main, open_store
 from fastfashion.words import why
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def serve(request: ServeRequest) -> None:
     from fastfashion.serve.state import open_state
 
     _check_gradio()
-    with signals_end_it(), open_store(request.limits.stored_bytes) as store, _listen(request) as listening:
+    with signals_raise(), open_store(request.limits.stored_bytes) as store, _listen(request) as listening:
         state = open_state(request.run, dist.start().device, request.limits, shards=request.shards, workers=request.workers)
         try:
             _run(request, state, store, listening)

@@ -10,10 +10,7 @@ A file has a folder of its own whose name is random: whoever knows it was answer
 import os
 import secrets
 import shutil
-import signal
 import stat
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -21,14 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
-from fastfashion.errors import ConfigError
-from fastfashion.files import hold
+from fastfashion.scratch import LOCK, remove, scratch
 from fastfashion.serve.limits import BusyError
 
-PREFIX, OWNER, EXAMPLES = "fastfashion-serve-", "owner.lock", "examples"
+EXAMPLES = "examples"
 FREQUENCY_S, AGE_S = 60, 900  # how often old files are removed, and how old those are
 FILE_BYTES = 8192  # that a file takes beside its own: a folder, and the rest of a block
 
@@ -127,75 +121,30 @@ class Store:
         for one in kept:
             if one.complete and time.monotonic() - one.since_s > age_s:
                 self.remove(one)
-        ours = {one.path.parent.name for one in kept} | {OWNER, EXAMPLES}
+        ours = {one.path.parent.name for one in kept} | {LOCK, EXAMPLES}
         for path in self.folder.iterdir():
             with suppress(OSError):
                 if path.name not in ours and time.time() - path.lstat().st_mtime > age_s:
-                    _remove(path)
+                    remove(path)
 
 
 @contextmanager
 def open_store(max_bytes: int) -> Iterator[Store]:
     """A store in the folder for temporary files. When the block ends it is gone, and so is what killed servers left there."""
-    home = Path(tempfile.gettempdir())
-    _remove_orphans(home)
-    folder, over = Path(tempfile.mkdtemp(prefix=PREFIX, dir=home)), threading.Event()
-    try:
-        with hold(folder / OWNER, "server", ConfigError):
+    over = threading.Event()
+    with scratch() as folder:
+        try:
             store = Store(folder, max_bytes)
             threading.Thread(target=_sweep_until, args=(over, store), name="sweep", daemon=True).start()
             yield store
-    finally:
-        over.set()
-        _remove(folder)
+        finally:
+            over.set()
 
 
 def _sweep_until(over: threading.Event, store: Store) -> None:
     while not over.wait(FREQUENCY_S):
         with suppress(OSError):  # the folder goes when the server ends
             store.sweep()
-
-
-def _remove_orphans(home: Path) -> None:
-    """Stores whose server was killed: nobody holds their lock."""
-    for folder in home.glob(f"{PREFIX}*"):
-        lock = folder / OWNER
-        with suppress(OSError, ConfigError):
-            found = folder.lstat()
-            if found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode) and lock.lstat().st_size:  # empty: it is just being made
-                with hold(lock, "server", ConfigError):
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove(path: Path) -> None:
-    for _ in range(3):  # a thread that still writes there may make a folder anew
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-        if not path.exists():
-            return
-
-
-@contextmanager
-def signals_end_it() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as an exception does, so that what it holds is given back; a second one changes nothing.
-
-    By default both end a process where it is. Under nohup SIGHUP stays ignored.
-    """
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        for other in before:
-            signal.signal(other, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    signals = [number for number in (signal.SIGTERM, signal.SIGHUP) if is_main() and signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def is_main() -> bool:
