@@ -24,7 +24,7 @@ from fastfashion.errors import ConfigError, FastfashionError, PackedSetError
 from fastfashion.train.__main__ import train as train_command
 
 HOME = Path(__file__).parents[1]
-COMMAND = re.compile(r"(?:fastfashion [a-z-]+|torchrun|ray start|pip install)[^,;)\n]*")  # to type, flags and all
+COMMAND = re.compile(r"(?:fastfashion [a-z-]+|torchrun|ray start|pip install|curl)[^,;)\n]*")  # to type, flags and all
 TINY = {"model": "test_vit", "pretrained": False, "size": "32x32", "epochs": 1, "batch_size": 16, "settings": {"train.precision": "fp32"}}
 
 
@@ -283,7 +283,22 @@ def test_an_image_that_does_not_decode_is_said_in_arguments_while_iterating(pack
 
 
 # Flags of commands that the API does not have, or that it gives a fixed value; errors that name them cannot reach it.
-COMMANDS_ONLY = {"address", "auth", "engine", "format", "host", "json", "nproc", "nproc-per-node", "port", "timeout", "verbose", "top"}
+COMMANDS_ONLY = {
+    "address",
+    "allow-host",
+    "auth",
+    "auth-file",
+    "engine",
+    "format",
+    "host",
+    "json",
+    "nproc",
+    "nproc-per-node",
+    "port",
+    "timeout",
+    "verbose",
+    "top",
+}
 
 
 def flags_in_messages() -> Iterator[tuple[str, str]]:
