@@ -116,8 +116,14 @@ def Corrections(panel: str | None = None) -> Any:
     return typer.Option("--corrections", help="CSV of id, task, label: labels to put right.", rich_help_panel=panel)
 
 
+def _check_workers(value: int | None) -> int | None:
+    if value is not None and value < 0:
+        raise ConfigError(f"--workers: expected 0 or more, found {value}")
+    return value
+
+
 def Workers(panel: str | None = None, *, what: str = "Loader threads a process; its share of cores.") -> Any:
-    return typer.Option("--workers", help=what, min=0, rich_help_panel=panel)
+    return typer.Option("--workers", help=what, callback=_check_workers, rich_help_panel=panel)
 
 
 def Raw(panel: str | None = None) -> Any:

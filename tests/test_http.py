@@ -359,7 +359,7 @@ def test_a_password_comes_from_an_option_a_file_or_the_environment(tmp_path: Pat
     assert find_auth(None, None, {}, said.append) == ""
 
 
-@pytest.mark.parametrize("option", ["--max-mb", "--max-pixels", "--max-files", "--max-queue", "--workers"])
+@pytest.mark.parametrize("option", ["--max-mb", "--max-pixels", "--max-files", "--max-queue"])
 def test_a_limit_that_is_none_is_refused_by_its_own_name(option: str) -> None:
     result = CliRunner().invoke(cli, ["serve", "runs/none", option, "-1"])
     assert result.exit_code == 2 and option in result.output and "Traceback" not in result.output
