@@ -8,7 +8,7 @@ process of this machine (--pid), what memory it had over time: flat means that t
 
 With --largest N clients send the largest images that are allowed, in every format and drawn here, beside one with the image given:
 
-    python tools/serve_load.py http://127.0.0.1:7860/ picture.jpg --largest 64 --pid PID --out bench/results/serve-memory-2-cores.json
+    python tools/serve_load.py http://127.0.0.1:7860/ image.jpg --largest 64 --pid PID --out bench/results/serve-memory-2-cores.json
 
 Says the most memory (PSS) that the server and its processes had together, what was lost, and how long the one client's answers took, alone
 and meanwhile.
@@ -113,9 +113,9 @@ def largest(max_pixels: int, max_bytes: int) -> dict[str, bytes]:
     return {name: data for name, data in drawn.items() if len(data) <= max_bytes}
 
 
-def saved(picture: Image.Image, form: str, **options: object) -> bytes:
+def saved(image: Image.Image, form: str, **options: object) -> bytes:
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    image.save(file, form, **options)
     return file.getvalue()
 
 

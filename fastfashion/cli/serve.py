@@ -76,11 +76,11 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Name of a proxy in front, such as shop.example or *.shop.example.", rich_help_panel=RUN)
     ] = None,
-    max_mb: Annotated[int, typer.Option(help="Largest picture, in MB.", min=1, rich_help_panel=LIMITS)] = 20,
+    max_mb: Annotated[int, typer.Option(help="Largest image, in MB.", min=1, rich_help_panel=LIMITS)] = 20,
     max_pixels: Annotated[
         int, typer.Option(help="Most pixels of an image; decoding may take 20 bytes for each.", min=1, rich_help_panel=LIMITS)
     ] = 40_000_000,
-    max_files: Annotated[int, typer.Option(help="Most pictures in a batch.", min=1, rich_help_panel=LIMITS)] = 200,
+    max_files: Annotated[int, typer.Option(help="Most images in a batch.", min=1, rich_help_panel=LIMITS)] = 200,
     max_queue: Annotated[
         int, typer.Option(help="Most requests that wait, of large images and of others each.", min=1, rich_help_panel=LIMITS)
     ] = 64,

@@ -26,7 +26,7 @@ class Limits:
     """Of a server; what is above is answered with an error."""
 
     picture_bytes: int = 20_000_000
-    picture_pixels: int = 40_000_000  # of one picture
+    picture_pixels: int = 40_000_000  # of one image
     batch_files: int = 200  # pictures in a batch, the members of its zips too
     request_bytes: int = 200_000_000  # of one request, whatever is in it
     stored_bytes: int = 2_000_000_000  # of uploads that have not been thrown away yet

@@ -31,7 +31,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Named:
-    """A file as the page names it; where it is to be fetched from is left out."""
+    """A file as the page names it; an address to fetch it from is left out."""
 
     path: str
     orig_name: str | None = None
