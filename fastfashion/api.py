@@ -24,8 +24,8 @@ from fastfashion.options import find_shards, find_source, parse_picture_size
 if TYPE_CHECKING:
     import torch
 
-    from fastfashion.evaluate import OpenRun
     from fastfashion.load import Loader
+    from fastfashion.runs import OpenRun
     from fastfashion.shards import PackedSet
 
 
@@ -38,8 +38,8 @@ Result = dict[str, Any]
 @embedded
 def synth(out: Place = "data/synth", *, rows: int = 1200, res: str = "600x800", seed: int = 0, workers: int | None = None) -> Result:
     """Draw a stand-in data set in the layout of the real one, of pictures of `res` (width x height); as `fastfashion synth`."""
-    from fastfashion.catalog.synth import write_synth
     from fastfashion.dist import cores_per_process
+    from fastfashion.sources.synth import write_synth
 
     width_px, height_px = parse_picture_size(res)
     workers = workers or cores_per_process(1)
@@ -165,7 +165,7 @@ def train_run(
     `predict` and `export` take. Ctrl-C raises KeyboardInterrupt, as everywhere; the same call continues from the last checkpoint.
     """
     from fastfashion import dist
-    from fastfashion.train.folder import check_run_folder
+    from fastfashion.runs.folder import check_run_folder
     from fastfashion.train.job import resolve, run_name
     from fastfashion.train.job import train as train_here
 
@@ -223,7 +223,7 @@ def compare(first: Run, second: Run) -> Result:
 @embedded
 def open_run(run: Run, shards: "Set | None" = None) -> "OpenRun":
     """A run to look into: its `model` (a torch module, uint8 pictures to logits), `config`, `packed` set, `codes` and `split`."""
-    from fastfashion.evaluate import open_run as open_folder
+    from fastfashion.runs import open_run as open_folder
 
     return open_folder(*run_of(run, shards))
 
@@ -249,9 +249,9 @@ def predict(
     for name, value in (("top", top), ("batch_size", batch_size), ("workers", workers if workers is not None else 1)):
         if value < 1:
             raise ConfigError(f"{name}: expected 1 or more, found {value}")
-    from fastfashion.serve.inputs import find_inputs
-    from fastfashion.serve.outputs import records
-    from fastfashion.serve.predictor import Predictor
+    from fastfashion.predict.inputs import find_inputs
+    from fastfashion.predict.outputs import records
+    from fastfashion.predict.predictor import Predictor
 
     named = paths if isinstance(paths, Iterable) and not isinstance(paths, str) else [paths]
     tasks = names_of(task)
@@ -271,8 +271,8 @@ def export(
     shards: "Set | None" = None,
 ) -> Result:
     """Write a run's best model for others, compared with the run before it is published; as `fastfashion export`."""
-    from fastfashion.serve.export import ExportRequest
-    from fastfashion.serve.export import export as export_run
+    from fastfashion.export.export import ExportRequest
+    from fastfashion.export.export import export as export_run
 
     folder, where = run_of(run, shards)
     request = ExportRequest(

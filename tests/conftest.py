@@ -17,8 +17,9 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from fastfashion.catalog import Source, Styles, open_source, read_styles
+from fastfashion.catalog import Styles, read_styles
 from fastfashion.pack import PackRequest, PackSummary, pack
+from fastfashion.sources import Source, open_source
 
 settings.register_profile("shared machine", deadline=None)  # a busy machine is no failure
 settings.load_profile("shared machine")

@@ -20,13 +20,14 @@ import pytest
 from conftest import make_source, smooth_picture, zip_folder
 from odd_zips import Entry, odd_zip
 
-from fastfashion.catalog import Columns, open_source
-from fastfashion.catalog.kinds import list_source
-from fastfashion.catalog.zip_directory import read_entries
+from fastfashion.catalog import Columns
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.files import location
 from fastfashion.pack import PackRequest, PackSummary, pack
 from fastfashion.shards.verify import verify
+from fastfashion.sources import open_source
+from fastfashion.sources.kinds import list_source
+from fastfashion.sources.zip_directory import read_entries
 
 HOME = Path(__file__).parents[1]
 NOWHERE = "a link to nowhere"
@@ -272,7 +273,7 @@ def without_utf8_flag(path: Path) -> None:
 
 @pytest.mark.parametrize("says_so", [True, False])
 def test_names_in_utf_8_are_read_whether_the_zip_says_so_or_not(says_so: bool, tmp_path: Path) -> None:
-    from fastfashion.serve.inputs import find_inputs
+    from fastfashion.predict.inputs import find_inputs
 
     folder = make_source(tmp_path / "set", rows=4)
     names = {"996": "Größe", "997": "帽子", "10000": "café"}
@@ -493,7 +494,7 @@ def test_other_label_columns_into_one_set_are_refused_by_name(tmp_path: Path) ->
 
 
 def test_predict_follows_links_as_packing_does_and_passes_over_hidden_folders(tmp_path: Path) -> None:
-    from fastfashion.serve.inputs import find_inputs
+    from fastfashion.predict.inputs import find_inputs
 
     for name in ("real/1.jpg", "photos/0.jpg", "photos/deep/2.jpg", "photos/.thumbnails/0.jpg", "photos/__MACOSX/0.jpg", "3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -505,7 +506,7 @@ def test_predict_follows_links_as_packing_does_and_passes_over_hidden_folders(tm
 
 
 def test_predict_reads_names_with_backslashes_too(tmp_path: Path) -> None:
-    from fastfashion.serve.inputs import Picture, find_inputs
+    from fastfashion.predict.inputs import Picture, find_inputs
 
     smooth_picture(1, 20, 20).save(tmp_path / "one.jpg")
     data = (tmp_path / "one.jpg").read_bytes()

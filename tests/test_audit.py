@@ -12,12 +12,13 @@ import pytest
 from conftest import PackedSmall, make_source
 from PIL import Image
 
-from fastfashion.catalog import Source, Styles, Vocab
+from fastfashion.audit.images import audit, audit_text, duplicates_sheet, leakage
+from fastfashion.catalog import Styles, Vocab
 from fastfashion.errors import InputError, PackedSetError
-from fastfashion.image import decode_rgb
+from fastfashion.images.codec import decode_rgb
 from fastfashion.pack import PackRequest, pack
-from fastfashion.pack.audit import audit, audit_text, duplicates_sheet, leakage
 from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.sources import Source
 
 TASKS = ("masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage")
 

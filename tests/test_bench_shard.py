@@ -19,11 +19,12 @@ from sklearn.datasets import load_sample_image
 from fastfashion.bench import memory, peers, shard
 from fastfashion.bench.photos import DESCRIPTION, PhotoSpec, make_photos, octaves, repeat_photos
 from fastfashion.bench.shard import BenchShardRequest, bench, table_text
-from fastfashion.catalog import open_source, read_styles
+from fastfashion.catalog import read_styles
 from fastfashion.errors import ConfigError
-from fastfashion.image import decode_rgb
+from fastfashion.images.codec import decode_rgb
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import open_packed_set
+from fastfashion.sources import open_source
 
 STAND_IN_ROWS = {
     "pack 224",

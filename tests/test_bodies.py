@@ -14,14 +14,14 @@ import pytest
 from conftest import PackedSmall, S3Server, zip_folder
 
 from fastfashion import remote
-from fastfashion.catalog.kinds import list_source
 from fastfashion.errors import FastfashionError, InputError, PackedSetError, RemoteError
 from fastfashion.files import location
 from fastfashion.load.remote import open_cached
-from fastfashion.serve.inputs import Picture, SetInput, find_inputs, read_file
+from fastfashion.predict.inputs import Picture, SetInput, find_inputs, read_file
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import MOST_BYTES
 from fastfashion.shards.verify import verify
+from fastfashion.sources.kinds import list_source
 from fastfashion.untrusted import read_limited
 
 pytest.importorskip("upath")
@@ -325,7 +325,7 @@ def test_a_zip_whose_directory_is_too_long_is_refused_before_it_is_read(
     packed_small: PackedSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = zip_folder(packed_small.source, tmp_path / "set.zip")
-    monkeypatch.setattr("fastfashion.catalog.zip_directory.MOST_BYTES", 2000)
+    monkeypatch.setattr("fastfashion.sources.zip_directory.MOST_BYTES", 2000)
     with pytest.raises(InputError, match=r"set\.zip: not a readable zip .*its directory has \d+ bytes, more than 2000"):
         list_source(archive)
     with pytest.raises(InputError, match=r"its directory has \d+ bytes, more than 2000"):

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastfashion.catalog import LABEL_COLUMNS, Columns, Source, Styles, Vocab, read_styles
+from fastfashion.catalog import LABEL_COLUMNS, Columns, Styles, Vocab, read_styles
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.sources import Source
 
 HEADER = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
 SHIRT = "1163,Men,Apparel,Topwear,Tshirts,Blue,Summer,2011,Sports,Nike Tshirt"

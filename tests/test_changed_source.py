@@ -13,11 +13,11 @@ import pytest
 from conftest import S3Server, digests, make_source, zip_folder
 from range_server import OneZip, Reply, Server
 
-from fastfashion.catalog.ranges import ChangedError, UnreachableError
 from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import location
 from fastfashion.pack import PackRequest, PackSummary, Progress, pack
-from fastfashion.serve.inputs import Picture, find_inputs
+from fastfashion.predict.inputs import Picture, find_inputs
+from fastfashion.sources.ranges import ChangedError, UnreachableError
 
 ROWS = 10
 OPENED = 4  # requests by which the directory and the table are read: the first, the end of the zip, the table, and one to spare

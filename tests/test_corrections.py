@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from conftest import PackedSmall
 
+from fastfashion.audit.suspects import _suspects
 from fastfashion.catalog import Vocab, correct
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import InputError
-from fastfashion.evaluate.suspects import _suspects
 from fastfashion.shards import open_packed_set
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fastfashion.catalog.csv_reader import read_csv
 from fastfashion.csv_files import CsvWriter, csv_rows, escaped, publish_csv, unescaped
-from fastfashion.serve.outputs import write_answers
+from fastfashion.predict.outputs import write_answers
+from fastfashion.predict.predictor import Answers
 from fastfashion.serve.page import write_csv
-from fastfashion.serve.predictor import Answers
 
 # Anything but NUL (which no path and no table can hold) and halves of surrogate pairs (which UTF-8 cannot).
 TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=8)

@@ -21,14 +21,14 @@ from odd_images import odd_images
 from odd_writers import ADOBE_GAMMA, ADOBE_XYZ, png, png_chunk, rgb_profile, tiff
 from PIL import Image
 
-from fastfashion import image
 from fastfashion.errors import InputError
-from fastfashion.serve import decoding
-from fastfashion.serve.decode_cost import FIXED, cost
-from fastfashion.serve.decode_worker import load_encoded
-from fastfashion.serve.decoding import Decoders, Memory
+from fastfashion.images import codec
+from fastfashion.predict import decoding
+from fastfashion.predict.decode_cost import FIXED, cost
+from fastfashion.predict.decode_worker import load_encoded
+from fastfashion.predict.decoding import Decoders, Memory
+from fastfashion.predict.room import Room
 from fastfashion.serve.limits import BusyError, Gate, Limits
-from fastfashion.serve.room import Room
 
 HEIGHT, WIDTH = 1500, 2000
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc, which this system does not have")
@@ -79,7 +79,7 @@ PEAK = """
 import json, os, re, sys
 from pathlib import Path
 import numpy as np
-from fastfashion.serve.decode_worker import load_encoded, prepare
+from fastfashion.predict.decode_worker import load_encoded, prepare
 prepare()
 def status():
     return {name: int(kb) << 10 for name, kb in re.findall(r"(Vm\\w+):\\s+(\\d+) kB", Path("/proc/self/status").read_text())}
@@ -129,7 +129,7 @@ def test_a_cost_is_above_what_decoding_takes_and_not_far_above(peaks: dict[str, 
 def test_the_header_says_the_size_that_decoding_finds(name: str) -> None:
     data = odd_images()[name].data
     said = cost(data)
-    assert sorted((said.height_px, said.width_px)) == sorted(image.decode_rgb(data).shape[:2])
+    assert sorted((said.height_px, said.width_px)) == sorted(codec.decode_rgb(data).shape[:2])
 
 
 def test_sizes_that_are_said_in_other_ways() -> None:

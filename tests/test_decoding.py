@@ -26,20 +26,20 @@ from PIL import Image
 from serving import ServedRun, make_run
 from test_floors import HEAVY, modules_after
 
-from fastfashion import image
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.serve import decoding
-from fastfashion.serve.decode_worker import load_encoded
-from fastfashion.serve.decoding import Decoders
-from fastfashion.serve.inputs import find_inputs
+from fastfashion.images import codec
+from fastfashion.predict import decoding
+from fastfashion.predict.decode_worker import load_encoded
+from fastfashion.predict.decoding import Decoders
+from fastfashion.predict.inputs import find_inputs
+from fastfashion.predict.predictor import Predictor
 from fastfashion.serve.limits import Limits
-from fastfashion.serve.predictor import Predictor
 from fastfashion.serve.state import open_state
 
 HOME = Path(__file__).parents[1]
 SABOTAGE = """
 import sys
-if "fastfashion.serve.decode_worker" in " ".join(sys.orig_argv):
+if "fastfashion.predict.decode_worker" in " ".join(sys.orig_argv):
     import os, signal, time
     from fastfashion.serve import decode_worker
     whole = decode_worker.load_encoded
@@ -104,7 +104,7 @@ ODD = {
 def test_pixels_are_those_of_image_py_bit_for_bit(name: str) -> None:
     with closing(Decoders(1)) as decoders:
         for least in ({}, {"min_height_px": 20, "min_width_px": 15}):
-            np.testing.assert_array_equal(decoders.decode_rgb(ODD[name], **least), image.decode_rgb(ODD[name], **least))
+            np.testing.assert_array_equal(decoders.decode_rgb(ODD[name], **least), codec.decode_rgb(ODD[name], **least))
         there, here = (np.ones((1, 40, 32, 3), dtype=np.uint8) for _ in range(2))
         assert decoders.fit([ODD[name]], there) == load_encoded([ODD[name]], here) == {}
         np.testing.assert_array_equal(there, here)
@@ -191,7 +191,7 @@ PARENT = """
 import sys
 import numpy as np
 from pathlib import Path
-from fastfashion.serve.decoding import Decoders
+from fastfashion.predict.decoding import Decoders
 decoders = Decoders(2, timeout_s=3)
 out = np.empty((1, 8, 8, 3), dtype=np.uint8)
 data = Path(sys.argv[1]).read_bytes()
@@ -230,11 +230,11 @@ def test_a_worker_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_worker_is_light_and_its_parent_need_not_guard_its_main_module(tmp_path: Path) -> None:
-    assert modules_after("import fastfashion.serve.decode_worker").isdisjoint(HEAVY)
+    assert modules_after("import fastfashion.predict.decode_worker").isdisjoint(HEAVY)
     (tmp_path / "image.jpg").write_bytes(encode(1))
     script = tmp_path / "host.py"  # no `if __name__ == "__main__"`: a process that imported it would start others without end
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom fastfashion.serve.decoding import Decoders\n"
+        "import sys\nfrom pathlib import Path\nfrom fastfashion.predict.decoding import Decoders\n"
         "print('started', Decoders(1).decode_rgb(Path(sys.argv[1]).read_bytes()).shape)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(HOME)}

@@ -15,13 +15,13 @@ import torch
 from conftest import PackedSmall, digests, no_file_above
 from safetensors.torch import save_file
 
-from fastfashion.catalog.synth import write_synth
 from fastfashion.csv_files import publish_csv
 from fastfashion.disk import disk_full, room_for
 from fastfashion.errors import DiskFullError, FastfashionError, InputError, PackedSetError
 from fastfashion.files import hold, publish, publish_folder, publish_json
 from fastfashion.pack import PackRequest, pack
 from fastfashion.scratch import PREFIX, scratch, sweep
+from fastfashion.sources.synth import write_synth
 from fastfashion.train.checkpoint import Checkpoints, Progress
 
 LARGE = 200_000  # bytes that each writer below wants to write

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from kaggle_server import Kaggle, client_environment, serve, write_certificate
 
-from fastfashion.bench.doctor import Probe, Report, disk, machine, report_text
-from fastfashion.bench.doctor_judge import Finding, judge
 from fastfashion.dist import cores_per_process
+from fastfashion.doctor.doctor import Probe, Report, disk, machine, report_text
+from fastfashion.doctor.judge import Finding, judge
 
 NAMES = ["Python", "cores", "memory", "GPU", "driver, CUDA", "DALI", "CPU loader", "disk", "data", "Kaggle", "Hub"]
 
@@ -196,7 +196,7 @@ def test_this_machine_is_told_of_as_it_is(network: tuple[Kaggle, dict[str, str]]
 def test_what_cannot_be_reached_is_said_with_the_reason(network: tuple[Kaggle, dict[str, str]], tmp_path: Path) -> None:
     kaggle, environment = network
     kaggle.accepts = ("nobody",)
-    probes = [sys.executable, "-m", "fastfashion.bench.doctor_probe", "kaggle", "hub"]
+    probes = [sys.executable, "-m", "fastfashion.doctor.probe", "kaggle", "hub"]
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "KAGGLE_API_TOKEN": "KGAT_bad"}
     done = subprocess.run(probes, env=environment, capture_output=True, text=True, check=True, timeout=120)
     found = {line.pop("name"): line for line in map(json.loads, done.stdout.splitlines())}

@@ -32,8 +32,8 @@ from kaggle_server import (
 )
 from odd_zips import Entry, write_zip
 
-from fastfashion.catalog.download import CHUNK_BYTES, SPARE_BYTES, Downloaded, Progress, download
 from fastfashion.errors import FastfashionError, InputError
+from fastfashion.sources.download import CHUNK_BYTES, SPARE_BYTES, Downloaded, Progress, download
 
 NAME = "fashion-product-images-small.zip"
 
@@ -231,7 +231,7 @@ def test_a_part_of_another_version_is_not_gone_on_from(place: Place, archive: by
 def test_a_server_that_sends_nothing_any_more_is_tried_four_times_and_what_is_here_stays(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastfashion.catalog.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("fastfashion.sources.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
     place.kaggle.faults = [cut_after(400_000), *[cut_after(0)] * 9]
     said = place.refuses()
     assert len(said.splitlines()) == 3 and "HTTPS_PROXY" in said and "goes on from there" in said
@@ -241,7 +241,7 @@ def test_a_server_that_sends_nothing_any_more_is_tried_four_times_and_what_is_he
 
 
 def test_kaggle_out_of_order_or_out_of_reach_is_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastfashion.catalog.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("fastfashion.sources.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
     place.kaggle.status = 503
     assert "HTTP 503" in place.refuses() and len(place.kaggle.seen) == 4
     with socket.socket() as nobody:
@@ -304,7 +304,7 @@ def test_a_disk_that_fills_up_all_the_same_keeps_the_part(place: Place, archive:
 
 @pytest.mark.parametrize("length", ["many", "-5", "1e9", "0x10", "12,13"])
 def test_a_length_that_is_no_number_is_told_and_nothing_is_left(length: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastfashion.catalog.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("fastfashion.sources.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
     place.kaggle.length = length
     said = place.refuses()
     assert f"{length!r} bytes, which is no number" in said or ("does not get on" in said and length in said)
@@ -313,7 +313,7 @@ def test_a_length_that_is_no_number_is_told_and_nothing_is_left(length: str, pla
 
 def test_a_body_of_unknown_length_leaves_the_disk_its_reserve(place: Place, archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     usage, room = shutil.disk_usage(place.folder), 3_000_000
-    monkeypatch.setattr("fastfashion.catalog.download.shutil.disk_usage", lambda path: usage._replace(free=SPARE_BYTES + room))
+    monkeypatch.setattr("fastfashion.sources.download.shutil.disk_usage", lambda path: usage._replace(free=SPARE_BYTES + room))
     place.kaggle.length, place.kaggle.faults = 0, [without_end(100_000_000)]
     came: list[int] = []
     with pytest.raises(InputError, match=r"does not say how long .*67\.1 MB were to stay free, and what came is removed; make room"):
@@ -324,7 +324,7 @@ def test_a_body_of_unknown_length_leaves_the_disk_its_reserve(place: Place, arch
 
 
 def test_a_byte_now_and_then_is_no_download(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastfashion.catalog.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("fastfashion.sources.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
     monkeypatch.setattr("fastfashion.remote.RATE_OVER_S", 0.3)
     place.kaggle.faults = [drip] * 20
     said = place.refuses()
@@ -358,7 +358,7 @@ def test_a_redirect_over_https_is_followed_without_credentials(place: Place, arc
 
 
 def test_a_rest_of_another_archive_is_not_appended(place: Place, archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastfashion.catalog.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("fastfashion.sources.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
     place.kaggle.faults = [cut_after(400_000)]
     place.kaggle.content_range = f"bytes 400000-{len(archive) + 6}/{len(archive) + 7}"
     assert "where the rest was asked for" in place.refuses()

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from fastfashion.catalog import Source, Styles
+from fastfashion.catalog import Styles
 from fastfashion.catalog.duplicates import NUM_BYTES, NUM_LUMA, duplicate_groups, fingerprint
-from fastfashion.image import decode_rgb
+from fastfashion.images.codec import decode_rgb
+from fastfashion.sources import Source
 
 Resampling = Image.Resampling
 

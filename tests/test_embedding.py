@@ -303,7 +303,7 @@ COMMANDS_ONLY = {
 
 def flags_in_messages() -> Iterator[tuple[str, str]]:
     """(file:line, flag) of every flag that a text outside the command line names, but for whole commands to type."""
-    no_messages = ("api.py", "arguments.py", "options.py", "provenance.py", "catalog/kaggle_api.py", "serve/render.py", "train/__main__.py")
+    no_messages = ("api.py", "arguments.py", "options.py", "provenance.py", "sources/kaggle_api.py", "serve/render.py", "train/__main__.py")
     for path in sorted((HOME / "fastfashion").rglob("*.py")):
         name = path.relative_to(HOME / "fastfashion").as_posix()
         if name.startswith(("cli/", "bench/")) or name in no_messages:

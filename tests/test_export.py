@@ -25,13 +25,14 @@ from fastfashion import dist
 from fastfashion.cli import app
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, DiskFullError, InputError
-from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run
+from fastfashion.evaluate import EvaluateRequest, evaluate_run
+from fastfashion.export import export as exporting
+from fastfashion.export.export import ExportRequest, export
+from fastfashion.export.subject import open_subject, pictures
 from fastfashion.model import load_artifact, save_artifact
 from fastfashion.model.description import FORMAT
+from fastfashion.runs import open_run
 from fastfashion.scratch import PREFIX
-from fastfashion.serve import export as exporting
-from fastfashion.serve.export import ExportRequest, export
-from fastfashion.serve.subject import open_subject, pictures
 from fastfashion.train.job import resolve, train
 from fastfashion.untrusted import described
 
@@ -160,7 +161,7 @@ def test_the_model_card_is_what_the_hub_reads_and_has_the_reports_numbers(run: P
 
 
 def test_names_from_the_data_stay_text_in_a_card() -> None:
-    from fastfashion.serve.card import _front, _text
+    from fastfashion.export.card import _front, _text
 
     assert _text("a|b\n<script>") == "a&#124;b &lt;script>"
     front = _front({"title": 'x"\n---\nsdk: docker'})

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
+from fastfashion.runs.folder import check_run_folder
 from fastfashion.train.checkpoint import FORMAT, Checkpoints, Progress, read_checkpoint
-from fastfashion.train.folder import check_run_folder
 from fastfashion.train.job import resolve
 from fastfashion.untrusted import described
 

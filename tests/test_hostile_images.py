@@ -11,12 +11,12 @@ import pytest
 from hostile import cut_short, encoded, frame, hostile_jpegs, hostile_others, hostile_pngs, jpeg_of, with_bits_flipped
 from PIL import Image, features
 
-from fastfashion import image
 from fastfashion.catalog.styles import Columns
 from fastfashion.errors import InputError
+from fastfashion.images import codec
 from fastfashion.load.crops import load_crops
 from fastfashion.pack import PackRequest, pack
-from fastfashion.serve.decoding import Decoders
+from fastfashion.predict.decoding import Decoders
 
 MAX_PIXELS = 1_000_000
 BOUND_S = 20.0  # of one image in the worker, by the kernel's timer, on a machine that is busy; each takes under a millisecond alone
@@ -54,10 +54,10 @@ def outcome(decoders: Decoders, data: bytes) -> str | tuple[int, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about tags
         try:
-            image.probe(data, MAX_PIXELS)
+            codec.probe(data, MAX_PIXELS)
         except InputError as error:
             said.append(str(error))
-    assert image.kind(data) in image.Kind
+    assert codec.kind(data) in codec.Kind
     try:
         pixels = decoders.decode_rgb(data, max_pixels=MAX_PIXELS)
     except InputError as error:
@@ -106,7 +106,7 @@ def test_the_loader_gives_a_damaged_jpeg_pixels_or_an_error_and_its_neighbours_t
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         errors = load_crops(
-            arrays, boxes, sizes, np.zeros(len(files), bool), out, np.zeros(3), np.full(len(files), image.Kind.COLOR, np.int8)
+            arrays, boxes, sizes, np.zeros(len(files), bool), out, np.zeros(3), np.full(len(files), codec.Kind.COLOR, np.int8)
         )
     assert 1 in errors
     assert {0, len(files) - 1}.isdisjoint(errors)
@@ -120,11 +120,11 @@ def test_the_loader_gives_a_damaged_jpeg_pixels_or_an_error_and_its_neighbours_t
 @pytest.mark.parametrize(("height_px", "width_px"), [(1001, 1000), (65535, 65535), (1, 65535), (65535, 1)])
 def test_what_a_header_says_is_refused_before_any_pixel_where_it_is_too_much(height_px: int, width_px: int) -> None:
     data = jpeg_of(frame(height_px, width_px))
-    assert image.probe(data, height_px * width_px).height_px == height_px
+    assert codec.probe(data, height_px * width_px).height_px == height_px
     with pytest.raises(InputError, match="more than --max-pixels"):
-        image.probe(data, height_px * width_px - 1)
+        codec.probe(data, height_px * width_px - 1)
     with pytest.raises(InputError, match="more than --max-pixels"):
-        image.decode_rgb(data, max_pixels=height_px * width_px - 1)
+        codec.decode_rgb(data, max_pixels=height_px * width_px - 1)
 
 
 def test_a_source_of_hostile_images_is_packed_without_them_and_each_is_listed(tmp_path: Path) -> None:

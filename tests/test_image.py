@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fastfashion.errors import InputError
-from fastfashion.image import ImageInfo, content_box, decode_rgb, encode_jpeg, fit_short_side, probe, resize
+from fastfashion.images.codec import ImageInfo, content_box, decode_rgb, encode_jpeg, fit_short_side, probe, resize
 
 
 def encoded(picture: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
@@ -263,7 +263,7 @@ def test_the_limit_is_ours_and_not_pillows(monkeypatch: pytest.MonkeyPatch) -> N
 BOMBS = """
 import io, resource, sys
 from fastfashion.errors import InputError
-from fastfashion.image import decode_rgb, probe
+from fastfashion.images.codec import decode_rgb, probe
 
 def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

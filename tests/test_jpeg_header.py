@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odd_writers import JFIF, adobe, exif_block, jpeg_segment, rgb_profile
 
-from fastfashion import image
 from fastfashion.errors import InputError
-from fastfashion.exif import UPRIGHT, Orientation, read_orientation
-from fastfashion.image import Kind
-from fastfashion.jpeg_header import Component, read, unlisted
+from fastfashion.images import codec
+from fastfashion.images.codec import Kind
+from fastfashion.images.exif import UPRIGHT, Orientation, read_orientation
+from fastfashion.images.jpeg_header import Component, read, unlisted
 
 START = b"\xff\xd8"
 GRAY = ((1, 1),)
@@ -109,7 +109,7 @@ UNLISTED = {
 def test_everyday_frames_are_listed(name: str) -> None:
     data = LISTED[name]
     assert unlisted(read(data)) is None
-    assert image.kind(data) is (Kind.GRAY if name.startswith("gray") else Kind.COLOR)
+    assert codec.kind(data) is (Kind.GRAY if name.startswith("gray") else Kind.COLOR)
 
 
 @pytest.mark.parametrize("name", UNLISTED)
@@ -117,7 +117,7 @@ def test_every_other_frame_is_not_and_the_reason_is_said(name: str) -> None:
     data, reason = UNLISTED[name]
     found = unlisted(read(data))
     assert found is not None and reason in found
-    assert image.kind(data) is Kind.OTHER
+    assert codec.kind(data) is Kind.OTHER
 
 
 def test_no_frame_is_listed_but_the_four() -> None:
@@ -140,10 +140,10 @@ def test_no_fast_decoder_sees_a_frame_that_is_not_listed(name: str, monkeypatch:
 
     monkeypatch.setattr("simplejpeg.decode_jpeg", fast)
     monkeypatch.setattr("simplejpeg.decode_jpeg_header", fast)
-    monkeypatch.setattr("fastfashion.image_pillow.open_image", ordinary)
+    monkeypatch.setattr("fastfashion.images.pillow.open_image", ordinary)
     for least in ({}, {"min_height_px": 1, "min_width_px": 1}):
         with pytest.raises(InputError, match="this one is Pillow's"):
-            image.decode_rgb(UNLISTED[name][0], **least)
+            codec.decode_rgb(UNLISTED[name][0], **least)
 
 
 NO_HEADER: dict[str, tuple[bytes, str]] = {
@@ -172,7 +172,7 @@ def test_what_has_no_header_is_refused_with_the_reason(name: str) -> None:
     for buffer in (data, memoryview(data), np.frombuffer(data, np.uint8)):
         with pytest.raises(InputError, match=reason):
             read(buffer)
-        assert image.kind(buffer) is Kind.OTHER
+        assert codec.kind(buffer) is Kind.OTHER
 
 
 def test_a_profile_counts_where_all_its_parts_came_once() -> None:
@@ -199,13 +199,13 @@ def test_a_profile_counts_where_all_its_parts_came_once() -> None:
     ids=["first", "behind jfif", "fill bytes", "twice", "no such turn", "cut", "xmp"],
 )
 def test_an_orientation_that_decoders_read_alike_is_plain(before: bytes, kind: Kind) -> None:
-    assert image.kind(jpeg(before=before)) is kind
+    assert codec.kind(jpeg(before=before)) is kind
 
 
 def test_exif_behind_the_frame_is_read_and_not_plain() -> None:
     data = START + JFIF + frame(YUV420) + exif(6) + scan(3)
     assert read(data).orientation == Orientation(6, usual=False)
-    assert image.kind(data) is Kind.OTHER
+    assert codec.kind(data) is Kind.OTHER
 
 
 def ifd(order: str, entries: list[tuple[int, int, int, bytes]], count: int | None = None) -> bytes:
@@ -251,9 +251,9 @@ def refused_or(act: Callable[[], object]) -> object:
 def test_any_bytes_have_an_answer_or_an_input_error(parts: list[bytes], started: bool) -> None:
     data = (START if started else b"") + b"".join(parts)
     header = refused_or(lambda: read(data))
-    assert image.kind(data) in Kind
+    assert codec.kind(data) in Kind
     if header is None or unlisted(header) is not None:  # type: ignore[arg-type]
-        assert image.kind(data) is Kind.OTHER
+        assert codec.kind(data) is Kind.OTHER
 
 
 @given(st.sampled_from([*LISTED.values(), *(data for data, _ in UNLISTED.values())]), st.data())
@@ -263,7 +263,7 @@ def test_a_damaged_header_has_an_answer_or_an_input_error(data: bytes, choose: s
         damaged[choose.draw(st.integers(0, len(data) - 1))] = choose.draw(st.integers(0, 255))
     cut = bytes(damaged[: choose.draw(st.integers(0, len(data)))])
     refused_or(lambda: read(cut))
-    assert image.kind(bytes(damaged)) in Kind
+    assert codec.kind(bytes(damaged)) in Kind
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"", b"II*\0", b"MM\0*", b"Exif\0\0II*\0\x08\0\0\0", exif_block(6)]))

@@ -15,10 +15,10 @@ from conftest import PackedSmall
 from PIL import Image
 from test_shards import change_index, sign
 
-from fastfashion import image
 from fastfashion.config import Size
 from fastfashion.errors import PackedSetError
-from fastfashion.image import Kind
+from fastfashion.images import codec
+from fastfashion.images.codec import Kind
 from fastfashion.load import LoaderSpec, Plan, open_loader
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
@@ -90,7 +90,7 @@ def test_a_set_that_does_not_say_it_loads_the_same_and_is_looked_at_once(
     _, images = load(packed, all_rows, backend)
     np.testing.assert_array_equal(images, expected)
 
-    monkeypatch.setattr(image, "kind", lambda data: pytest.fail("looked at again"))
+    monkeypatch.setattr(codec, "kind", lambda data: pytest.fail("looked at again"))
     pictures, images = load(packed, all_rows, backend)
     np.testing.assert_array_equal(images, expected)
     np.testing.assert_array_equal(pictures.kind, open_packed_set(packed_small.out).open("full").kind)

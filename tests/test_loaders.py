@@ -13,15 +13,15 @@ import torch
 from conftest import PackedSmall
 from PIL import Image
 
-from fastfashion import image
-from fastfashion.catalog.synth import write_synth
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.jpeg_header import MAGIC as JPEG_MAGIC
+from fastfashion.images import codec
+from fastfashion.images.jpeg_header import MAGIC as JPEG_MAGIC
 from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_pictures, dali, open_loader, resident
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.layout import shard_name
+from fastfashion.sources.synth import write_synth
 
 BACKENDS = ["threads", "dali", "resident"]
 CPU = torch.device("cpu")
@@ -127,7 +127,7 @@ def test_dali_is_given_the_pixels_of_gray_jpegs_where_nvjpeg_decodes(tmp_path: P
         Image.open(path).convert("L" if number % 3 else "RGB").save(path, quality=90, exif=exif)
     pack(PackRequest(source=tmp_path / "drawn", out=tmp_path / "gray", resolutions=("full",), workers=1))
     packed = open_packed_set(tmp_path / "gray")
-    gray = packed.open("full").kind == image.Kind.GRAY
+    gray = packed.open("full").kind == codec.Kind.GRAY
     assert gray.sum() == 8
     rows, _, expected = stacked(list(opened(packed, "threads", size=Size(40, 30)).steps(1)))
     monkeypatch.setattr(dali, "uses_nvjpeg", lambda spec: True)

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 import fastfashion as ff
-from fastfashion.catalog import open_source
 from fastfashion.catalog.ids import make_ids
-from fastfashion.catalog.listing import Member
-from fastfashion.catalog.match import Files
 from fastfashion.errors import InputError, PackedSetError
-from fastfashion.image import decode_rgb
+from fastfashion.images.codec import decode_rgb
 from fastfashion.shards import open_packed_set
+from fastfashion.sources import open_source
+from fastfashion.sources.listing import Member
+from fastfashion.sources.match import Files
 
 LABELS = ["colour"]
 PAINT = {"red": (210, 30, 30), "green": (30, 170, 60), "blue": (40, 60, 220), "white": (240, 240, 240)}

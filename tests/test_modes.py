@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from fastfashion.config import ModelConfig, Size
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import FastfashionError
-from fastfashion.evaluate.opened import read_config, read_report
 from fastfashion.evaluate.plots import plot_confusion
 from fastfashion.files import publish, publish_folder, publish_json
 from fastfashion.model import ModelDescription, build_classifier, load_artifact, save_artifact
+from fastfashion.runs.opened import read_config, read_report
 from fastfashion.train.checkpoint import Checkpoints, Progress, read_checkpoint
 
 OTHER = 65534  # nobody

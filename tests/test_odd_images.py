@@ -15,9 +15,9 @@ from odd_images import drawn, gray_drawn, odd_images, saved, three, turned
 from odd_writers import ADOBE_GAMMA, ADOBE_XYZ, P3_XYZ, SRGB_XYZ, exif_block, gray_profile, lab_to_srgb, png, png_chunk, rgb_profile, tiff
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
-from fastfashion import icc, image_pillow, png_chunks
 from fastfashion.errors import InputError
-from fastfashion.image import Kind, decode_rgb, kind, probe
+from fastfashion.images import icc, pillow, png_chunks
+from fastfashion.images.codec import Kind, decode_rgb, kind, probe
 from fastfashion.load import crops
 
 
@@ -246,5 +246,5 @@ def test_the_compiled_loader_leaves_rare_frames_to_us_whatever_an_index_says(nam
 @pytest.mark.parametrize("name", odd_images())
 def test_an_image_that_is_converted_in_bands_has_the_same_pixels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = decode_rgb(odd_images()[name].data)
-    monkeypatch.setattr(image_pillow, "BAND_PIXELS", 7 * whole.shape[1])
+    monkeypatch.setattr(pillow, "BAND_PIXELS", 7 * whole.shape[1])
     np.testing.assert_array_equal(decode_rgb(odd_images()[name].data), whole)

@@ -20,7 +20,7 @@ from PIL import Image
 from fastfashion.bench.photos import photograph
 from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.errors import ConfigError, InputError, PackedSetError
-from fastfashion.image import decode_rgb, encode_jpeg
+from fastfashion.images.codec import decode_rgb, encode_jpeg
 from fastfashion.options import find_source
 from fastfashion.pack import PackRequest, Progress, dry_run, pack
 from fastfashion.shards import PackedSet, open_packed_set

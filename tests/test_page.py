@@ -16,8 +16,8 @@ import pytest
 from conftest import PackedSmall, smooth_picture
 from serving import TASKS, ServedRun, make_run
 
-from fastfashion.evaluate.opened import REPORT
 from fastfashion.files import publish_json
+from fastfashion.runs.opened import REPORT
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'fastfashion[serve]'")
 webdriver: Any = pytest.importorskip("selenium.webdriver", reason="driving a browser needs selenium: pip install selenium")

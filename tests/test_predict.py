@@ -21,16 +21,16 @@ from PIL import Image
 from serving import TASKS, make_run
 
 from fastfashion import dist
-from fastfashion.catalog.reader import Reader
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import predict as predict_batches
 from fastfashion.load import open_loader
-from fastfashion.serve.inputs import Picture, SetInput, find_inputs
+from fastfashion.predict.inputs import Picture, SetInput, find_inputs
+from fastfashion.predict.outputs import FORMATS, choose_format, frame, records, write_answers
+from fastfashion.predict.predictor import PREFETCH, Answers, Predictor, load_encoded, load_pictures
 from fastfashion.serve.limits import Limits
-from fastfashion.serve.outputs import FORMATS, choose_format, frame, records, write_answers
-from fastfashion.serve.predictor import PREFETCH, Answers, Predictor, load_encoded, load_pictures
 from fastfashion.serve.state import State
 from fastfashion.shards import open_packed_set
+from fastfashion.sources.reader import Reader
 
 CPU = torch.device("cpu")
 

@@ -12,10 +12,10 @@ import torch
 from conftest import PackedSmall
 from PIL import Image
 
+from fastfashion.audit.preview import Group, PreviewRequest, PreviewSummary, View, draw_sheet, preview, read_views
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.load import LoaderSpec, Plan, open_loader
-from fastfashion.load.preview import Group, PreviewRequest, PreviewSummary, View, draw_sheet, preview, read_views
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import shard_name
 

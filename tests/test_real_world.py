@@ -16,7 +16,7 @@ from conftest import COLUMNS, psnr_db, smooth_picture, table_row, zip_folder
 from PIL import Image, ImageCms
 
 from fastfashion.errors import InputError
-from fastfashion.image import decode_rgb
+from fastfashion.images.codec import decode_rgb
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import open_packed_set
 

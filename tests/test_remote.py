@@ -9,13 +9,13 @@ import pytest
 from conftest import PackedSmall, S3Server, digests, zip_folder
 
 import fastfashion as ff
-from fastfashion.catalog.kinds import list_source
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import location
 from fastfashion.pack import PackRequest, Progress, pack
 from fastfashion.pack.repair import repair
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.verify import verify
+from fastfashion.sources.kinds import list_source
 
 
 def remote_digests(url: str, tmp_path: Path) -> dict[str, str]:

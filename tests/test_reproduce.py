@@ -11,15 +11,16 @@ import pytest
 from conftest import PackedSmall, make_source
 from workers import fastfashion
 
-from fastfashion.bench.reference import PUBLISHED, TASKS, reference_epochs
-from fastfashion.bench.reproduce import ReproduceRequest, ceiling, cells, write_tables
-from fastfashion.bench.reproduce import reproduce as run_cells
-from fastfashion.bench.reproduce_folder import check_folder, other_data
-from fastfashion.catalog import Source, Styles, Vocab, split_rows
+from fastfashion.catalog import Styles, Vocab, split_rows
 from fastfashion.config import FROM_SCRATCH, RECIPES
 from fastfashion.errors import ConfigError
+from fastfashion.evaluate.reference import PUBLISHED, TASKS, reference_epochs
+from fastfashion.evaluate.reproduce import ReproduceRequest, ceiling, cells, write_tables
+from fastfashion.evaluate.reproduce import reproduce as run_cells
+from fastfashion.evaluate.reproduce_folder import check_folder, other_data
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet
+from fastfashion.sources import Source
 
 
 def test_there_are_twelve_cells_and_any_of_them_can_be_chosen(tmp_path: Path) -> None:

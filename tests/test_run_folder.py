@@ -14,9 +14,9 @@ from fastfashion import dist
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, TrainingError
 from fastfashion.pack import PackRequest, pack
-from fastfashion.train.folder import check_run_folder, is_untrained
+from fastfashion.runs.folder import check_run_folder, is_untrained
+from fastfashion.runs.settings import ALLOWED, FIXED, FREE, flat
 from fastfashion.train.job import TrainSummary, resolve, train
-from fastfashion.train.settings import ALLOWED, FIXED, FREE, flat
 
 ALONE = dist.World(device=torch.device("cpu"))
 TINY = {"model.name": "test_resnet", "model.pretrained": False, "data.size": "32x32", "data.workers": 1, "train.batch_size": 16}
@@ -55,7 +55,7 @@ def steps_of(run: Path) -> list[str]:
 def test_every_setting_is_free_allowed_or_fixed_on_resume() -> None:
     known = set(flat(RunConfig(data=DataConfig(shards="x"))))
     groups = [FREE, ALLOWED, FIXED]
-    assert set.union(*map(set, groups)) == known, "a new setting has to be put into one of the three groups of train/settings.py"
+    assert set.union(*map(set, groups)) == known, "a new setting has to be put into one of the three groups of runs/settings.py"
     assert sum(map(len, groups)) == len(known), "a setting is in one group"
 
 

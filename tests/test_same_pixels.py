@@ -21,12 +21,12 @@ from test_pack import add_row
 
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import PackedSetError
-from fastfashion.image import Kind
+from fastfashion.images.codec import Kind
 from fastfashion.load import Loader, LoaderSpec, Plan, open_loader
 from fastfashion.pack import PackRequest, pack
-from fastfashion.serve.inputs import find_inputs
+from fastfashion.predict.inputs import find_inputs
+from fastfashion.predict.predictor import Predictor, load_pictures
 from fastfashion.serve.limits import Limits
-from fastfashion.serve.predictor import Predictor, load_pictures
 from fastfashion.serve.state import State
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 from fastfashion.shards.layout import shard_name

@@ -26,9 +26,9 @@ from torch import nn
 
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.evaluate import open_run
-from fastfashion.evaluate.opened import REPORT
 from fastfashion.model import Classifier, build_classifier
+from fastfashion.runs import open_run
+from fastfashion.runs.opened import REPORT
 from fastfashion.serve import render
 from fastfashion.serve.auth import parse_auth
 from fastfashion.serve.cam import NoMapError, _feature_map, _pooled_alone, activation_maps, overlay

@@ -26,7 +26,7 @@ from PIL import Image
 from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import publish
-from fastfashion.image import decode_rgb
+from fastfashion.images.codec import decode_rgb
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.writer import ShardWriter, member_header
 

@@ -15,7 +15,7 @@ from test_real_world import encoded
 from test_shards import sign
 
 from fastfashion.files import publish
-from fastfashion.image import Kind
+from fastfashion.images.codec import Kind
 from fastfashion.pack import PackRequest, dry_run, pack
 from fastfashion.pack.repair import repair
 from fastfashion.pack.text import dry_run_text, summary_text

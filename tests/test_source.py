@@ -17,12 +17,12 @@ import pytest
 from conftest import make_source, smooth_picture, zip_folder
 from PIL import features
 
-from fastfashion.catalog import Source, open_source
-from fastfashion.catalog.ranges import UnreachableError
 from fastfashion.errors import InputError
 from fastfashion.files import location
-from fastfashion.image import SUFFIXES, decode_rgb
+from fastfashion.images.codec import SUFFIXES, decode_rgb
 from fastfashion.remote import Patience
+from fastfashion.sources import Source, open_source
+from fastfashion.sources.ranges import UnreachableError
 
 
 def as_folder(folder: Path, home: Path) -> Path:
@@ -491,7 +491,7 @@ def test_a_web_server_that_stumbles_is_asked_again_and_one_that_is_gone_stops_th
     web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastfashion.remote.FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr("fastfashion.catalog.reader.PATIENCE_S", 0.05)
+    monkeypatch.setattr("fastfashion.sources.reader.PATIENCE_S", 0.05)
     local = open_source(zip_folder(make_source(tmp_path / "set", rows=5), tmp_path / "set.zip"))
     source = open_source(location(f"{web.url}/set.zip"))
     web.broken = 2

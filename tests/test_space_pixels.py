@@ -7,7 +7,7 @@ import pytest
 from odd_images import odd_images
 from PIL import Image
 
-from fastfashion.serve.space_app import upright
+from fastfashion.export.space_app import upright
 
 # A Space opens files with Pillow as it is: these it refuses, or shows otherwise.
 PILLOWS_OWN = {

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch.utils.data import random_split
 from torchvision.datasets import ImageFolder
 
-from fastfashion.catalog import Source, Split, Styles, Vocab, ids_hash, joint_split, oversampled, split_rows
+from fastfashion.catalog import Split, Styles, Vocab, ids_hash, joint_split, oversampled, split_rows
 from fastfashion.catalog.splits import JointSplit, splits_text, write_split
 from fastfashion.config import FOLDS
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.sources import Source
 
 # id, class; the names differ in case, and the ids in ways that tell string order from numeric order and "<id>.jpg" from "<id>"
 SMALL = [

@@ -16,10 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fastfashion.catalog.synth import SynthSummary, write_synth
-from fastfashion.catalog.synth_data import read_colours, read_drawing, read_kinds
-from fastfashion.catalog.synth_draw import SATURATION_AND_BRIGHTNESS
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.sources.synth import SynthSummary, write_synth
+from fastfashion.sources.synth_data import read_colours, read_drawing, read_kinds
+from fastfashion.sources.synth_draw import SATURATION_AND_BRIGHTNESS
 
 COLUMNS = ["id", "gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "year", "usage", "productDisplayName"]
 MASTERS = {"Apparel", "Accessories", "Footwear", "Personal Care", "Free Items", "Sporting Goods", "Home"}

@@ -16,8 +16,8 @@ from fastfashion import dist
 from fastfashion.config import OPTIMIZERS, DataConfig, RunConfig, Size, TrainConfig
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.model import build_classifier
+from fastfashion.runs.folder import check_run_folder
 from fastfashion.train.checkpoint import Checkpoints
-from fastfashion.train.folder import check_run_folder
 from fastfashion.train.growth import grown
 from fastfashion.train.job import resolve, run_name, train
 from fastfashion.train.launch import must_launch

@@ -16,19 +16,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fastfashion import dist
+from fastfashion.audit.suspects import SuspectsRequest, find_suspects
 from fastfashion.catalog import JointSplit, ids_hash
 from fastfashion.catalog.styles import Columns
 from fastfashion.config import AugmentConfig, DataConfig, RunConfig
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run
+from fastfashion.evaluate import EvaluateRequest, evaluate_run
 from fastfashion.evaluate.compare import compare, compare_text
-from fastfashion.evaluate.opened import read_report
 from fastfashion.evaluate.run import report_text
-from fastfashion.evaluate.suspects import SuspectsRequest, find_suspects
-from fastfashion.evaluate.trained_on import SetIdentity, TrainedOn, read_trained_on, write_trained_on
+from fastfashion.export.export import ExportRequest, export, export_text
 from fastfashion.load import Plan
 from fastfashion.pack import PackRequest, pack
-from fastfashion.serve.export import ExportRequest, export, export_text
+from fastfashion.runs import open_run
+from fastfashion.runs.opened import read_report
+from fastfashion.runs.trained_on import SetIdentity, TrainedOn, read_trained_on, write_trained_on
 from fastfashion.shards import open_packed_set
 from fastfashion.train.job import resolve, train
 

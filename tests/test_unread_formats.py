@@ -9,7 +9,7 @@ from conftest import COLUMNS, table_row
 from odd_images import drawn, saved
 
 from fastfashion.errors import InputError
-from fastfashion.image import SUFFIXES, unsupported
+from fastfashion.images.codec import SUFFIXES, unsupported
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import open_packed_set
 

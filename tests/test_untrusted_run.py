@@ -28,16 +28,17 @@ from fastfashion import dist
 from fastfashion.cli import app
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError
-from fastfashion.evaluate import EvaluateRequest, evaluate_run, open_run, read_config, trained_on
+from fastfashion.evaluate import EvaluateRequest, evaluate_run
 from fastfashion.evaluate.compare import compare
-from fastfashion.evaluate.opened import read_metrics, read_report
 from fastfashion.files import plain, publish_json
 from fastfashion.model import description, load_artifact
+from fastfashion.runs import open_run, read_config, trained_on
+from fastfashion.runs.folder import read_status
+from fastfashion.runs.opened import read_metrics, read_report
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.products import _read as read_features
 from fastfashion.serve.state import open_state
 from fastfashion.train import checkpoint
-from fastfashion.train.folder import read_status
 from fastfashion.train.job import resolve, train
 from fastfashion.untrusted import described, file_sha256
 from fastfashion.words import os_error_text

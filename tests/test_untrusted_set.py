@@ -21,9 +21,9 @@ from hostile import with_bits_flipped
 from test_kinds import load, without_kinds
 from test_shards import change_index, change_manifest, change_set, sign
 
-from fastfashion import image
 from fastfashion.cli import app
 from fastfashion.errors import ConfigError, FastfashionError, PackedSetError
+from fastfashion.images import codec
 from fastfashion.load.cache import CacheFolder
 from fastfashion.pack import PackRequest, pack
 from fastfashion.pack.repair import repair
@@ -471,9 +471,9 @@ def test_kinds_that_one_set_taught_are_not_believed_of_another_that_copies_its_c
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     mine, theirs = without_kinds(packed_small.out, tmp_path / "mine"), without_kinds(packed_small.out, tmp_path / "theirs")
     other = open_packed_set(theirs).open("full")
-    other.kinds.values[:] = image.Kind.COLOR
+    other.kinds.values[:] = codec.Kind.COLOR
     other.kinds.keep()
-    assert (open_packed_set(theirs).open("full").kind == image.Kind.COLOR).all()
+    assert (open_packed_set(theirs).open("full").kind == codec.Kind.COLOR).all()
     assert (open_packed_set(mine).open("full").kind == -1).all()
 
 

@@ -20,11 +20,11 @@ NEEDED = {
     "py.typed",
     "__init__.pyi",
     "load/_native.pyi",
-    "catalog/synth_colours.csv",
-    "catalog/synth_kinds.csv",
-    "catalog/synth_drawings.txt",
+    "sources/synth_colours.csv",
+    "sources/synth_kinds.csv",
+    "sources/synth_drawings.txt",
 }
-NEEDED |= {"cli/__init__.py", "serve/page.css", "serve/space_app.py", "api.py"}
+NEEDED |= {"cli/__init__.py", "serve/page.css", "export/space_app.py", "api.py"}
 
 
 def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from fastfashion.bench.doctor import Report, report_text
-from fastfashion.bench.doctor_judge import Finding
+from fastfashion.audit.suspects import suspects_text
 from fastfashion.bench.loader import table_text as loader_text
 from fastfashion.bench.train import table_text as train_text
 from fastfashion.catalog.styles import Account
+from fastfashion.doctor.doctor import Report, report_text
+from fastfashion.doctor.judge import Finding
 from fastfashion.evaluate.run import report_text as evaluate_text
-from fastfashion.evaluate.suspects import suspects_text
 from fastfashion.pack import PackSummary
 from fastfashion.pack.text import summary_text
 from fastfashion.words import counted, os_error_text

@@ -135,7 +135,7 @@ def make_seeds() -> list[bytes]:
     """Small JPEGs of every kind that the native decoder takes, and some that it leaves to others."""
     from PIL import Image
 
-    from fastfashion.image import encode_jpeg
+    from fastfashion.images.codec import encode_jpeg
 
     seeds = []
     for height, width in ((48, 36), (17, 33), (8, 8), (1, 40), (96, 64)):

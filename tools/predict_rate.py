@@ -23,9 +23,9 @@ import torch
 from PIL import Image
 
 from fastfashion import dist
+from fastfashion.predict.inputs import SUFFIXES, find_inputs
+from fastfashion.predict.predictor import Predictor
 from fastfashion.provenance import git_commit, machine_info, package_versions
-from fastfashion.serve.inputs import SUFFIXES, find_inputs
-from fastfashion.serve.predictor import Predictor
 
 
 def model_alone(predictor: Predictor, num: int, batch_size: int) -> int:

@@ -2,7 +2,7 @@
 
     python tools/profile_cost.py --rounds 15 --out bench/results/profile-cost-2-cores.json
 
-In each round, one after the other, the same image with each profile, and without one, through `image.decode_rgb`; the first decode of a
+In each round, one after the other, the same image with each profile, and without one, through `codec.decode_rgb`; the first decode of a
 profile, which makes its conversion, apart (`first_ms`). One thread, CPU time; ratios are to the image without a profile of the same round.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
-from fastfashion import image
+from fastfashion.images import codec
 from fastfashion.provenance import git_commit, machine_info, package_versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -43,7 +43,7 @@ def jpeg(mode: str, profile: bytes | None) -> bytes:
 
 def cpu_ms(data: bytes) -> float:
     started = time.process_time()
-    image.decode_rgb(data)
+    codec.decode_rgb(data)
     return 1000 * (time.process_time() - started)
 
 

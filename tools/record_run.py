@@ -5,8 +5,8 @@ import argparse
 import json
 from pathlib import Path
 
-from fastfashion.evaluate.opened import CONFIG, REPORT, read_metrics
 from fastfashion.files import publish_json
+from fastfashion.runs.opened import CONFIG, REPORT, read_metrics
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ from fastfashion.bench.gpu_record import Check, Record
 from fastfashion.bench.gpu_sets import KINDS, OF_KINDS, SMALL_40, STOCKS, TASK, Stock, make_spec, rows_of_kind
 from fastfashion.config import AugmentConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from fastfashion.errors import ConfigError
-from fastfashion.evaluate.opened import read_metrics
 from fastfashion.load import LoaderSpec, open_loader
+from fastfashion.runs.opened import read_metrics
 from fastfashion.shards import open_packed_set
 from fastfashion.train.checkpoint import read_checkpoint
 from fastfashion.train.job import resolve, train

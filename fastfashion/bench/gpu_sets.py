@@ -19,13 +19,13 @@ import numpy as np
 
 from fastfashion.bench.gpu_record import Check, Record
 from fastfashion.bench.photos import LABELS, PhotoSpec, make_photos, repeat_photos
-from fastfashion.catalog.synth import COLUMNS, write_synth
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.csv_files import publish_csv
-from fastfashion.image import decode_rgb
+from fastfashion.images.codec import decode_rgb
 from fastfashion.load import LoaderSpec, Plan
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.sources.synth import COLUMNS, write_synth
 
 if TYPE_CHECKING:
     import torch

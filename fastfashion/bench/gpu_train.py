@@ -17,9 +17,9 @@ from fastfashion.bench.gpu_rates import BACKENDS, REACH_OF, Utilisation, endless
 from fastfashion.bench.gpu_record import Check, Record
 from fastfashion.bench.gpu_sets import TASK, stock_of
 from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size
-from fastfashion.evaluate.opened import read_metrics
 from fastfashion.load import Batch, Loader
 from fastfashion.model import build_classifier, objective
+from fastfashion.runs.opened import read_metrics
 from fastfashion.shards import open_packed_set
 from fastfashion.train.learner import Learner
 

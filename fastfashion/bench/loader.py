@@ -22,7 +22,7 @@ from fastfashion.bench.loader_peers import DECODED_BEFORE, EPOCH, IMAGE_FOLDER, 
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
-from fastfashion.image import decode_rgb
+from fastfashion.images.codec import decode_rgb
 from fastfashion.load import LoaderSpec, Plan, Profile, choose_pictures, open_loader
 from fastfashion.load.crops import is_native
 from fastfashion.provenance import git_commit, machine_info, package_versions

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from fastfashion.catalog.synth import COLUMNS, write_synth
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
-from fastfashion.image import decode_rgb, encode_jpeg
+from fastfashion.images.codec import decode_rgb, encode_jpeg
 from fastfashion.scratch import scratch
+from fastfashion.sources.synth import COLUMNS, write_synth
 
 QUALITY, SUBSAMPLING = 90, "420"
 ENLARGED = 2

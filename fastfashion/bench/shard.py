@@ -27,7 +27,7 @@ from fastfashion.bench.memory import check_memory_can_be_measured, measure_memor
 from fastfashion.bench.photos import PhotoSpec, make_photos, repeat_photos
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
-from fastfashion.image import fit_short_side
+from fastfashion.images.codec import fit_short_side
 from fastfashion.pack import PackRequest, pack
 from fastfashion.pack.block import OVERSAMPLE
 from fastfashion.pack.engines import own_process

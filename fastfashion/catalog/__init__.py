@@ -1,10 +1,7 @@
-"""Floor 1: the table of products, its labels and splits, and where the images come from."""
+"""The table of products: its labels, vocabulary, splits and corrections."""
 
 from fastfashion.catalog.corrections import correct
 from fastfashion.catalog.ids import old_id
-from fastfashion.catalog.listing import Member
-from fastfashion.catalog.reader import Reader
-from fastfashion.catalog.source import Source, open_source
 from fastfashion.catalog.splits import JointSplit, Split, ids_hash, joint_split, oversampled, split_rows
 from fastfashion.catalog.styles import KAGGLE, LABEL_COLUMNS, NO_LABEL, Account, Columns, Rejected, Styles, read_styles
 from fastfashion.catalog.vocab import Vocab
@@ -16,10 +13,7 @@ __all__ = [
     "Account",
     "Columns",
     "JointSplit",
-    "Member",
-    "Reader",
     "Rejected",
-    "Source",
     "Split",
     "Styles",
     "Vocab",
@@ -27,7 +21,6 @@ __all__ = [
     "ids_hash",
     "joint_split",
     "old_id",
-    "open_source",
     "oversampled",
     "read_styles",
     "split_rows",

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fastfashion.image import SUFFIXES
+from fastfashion.images.codec import SUFFIXES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,8 +28,8 @@ def download(
     Credentials are those of Kaggle's own tool ($KAGGLE_API_TOKEN, ~/.kaggle/access_token, kaggle.json and so on); without any, Kaggle is
     asked all the same. The same command goes on where a cut or Ctrl-C left it.
     """
-    from fastfashion.catalog.download import bar_progress
-    from fastfashion.catalog.download import download as fetch
+    from fastfashion.sources.download import bar_progress
+    from fastfashion.sources.download import download as fetch
 
     try:
         with bar_progress() as progress:
@@ -54,7 +54,7 @@ def doctor(
     Exits with 1 where something that was promised cannot work here, such as a GPU that torch or DALI cannot use. A gap costs speed, or
     leaves another way: that exits with 0.
     """
-    from fastfashion.bench.doctor import examine, report_text
+    from fastfashion.doctor.doctor import examine, report_text
 
     report = examine(disk)
     print(report_text(report))

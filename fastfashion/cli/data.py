@@ -46,8 +46,8 @@ def synth(
 ) -> None:
     """Draw a stand-in data set in the layout of the real one."""
     from fastfashion.bars import tqdm
-    from fastfashion.catalog.synth import write_synth
     from fastfashion.dist import cores_per_process
+    from fastfashion.sources.synth import write_synth
 
     width_px, height_px = parse_picture_size(res)
     with tqdm(total=rows, unit="pictures", disable=None) as bar:
@@ -180,13 +180,13 @@ def audit(
 
     With --run, also which labels are probably wrong: suspects.csv and sheets of pictures in --out.
     """
-    from fastfashion.pack.audit import audit as audit_set
-    from fastfashion.pack.audit import audit_text
+    from fastfashion.audit.images import audit as audit_set
+    from fastfashion.audit.images import audit_text
 
     found = None
     if run:  # first: a run of another set is refused before the set is read
         from fastfashion import dist
-        from fastfashion.evaluate.suspects import SuspectsRequest, find_suspects, suspects_text
+        from fastfashion.audit.suspects import SuspectsRequest, find_suspects, suspects_text
 
         where = out or Path("audit")
         request = SuspectsRequest(runs=run, out=where, shards=shards, corrections=corrections, workers=workers or 0, raw=raw)
@@ -257,10 +257,10 @@ def preview(
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
     """Draw a sheet of what the model will see: packed pictures, and what augmentation makes of them in three epochs."""
+    from fastfashion.audit.preview import PreviewRequest
+    from fastfashion.audit.preview import preview as draw
     from fastfashion.config import DataConfig, RunConfig, parse_settings
     from fastfashion.dist import cores_per_process
-    from fastfashion.load.preview import PreviewRequest
-    from fastfashion.load.preview import preview as draw
 
     flags = {"data.task": task} | ({"data.size": size} if size != "auto" else {})
     config = RunConfig(data=DataConfig(shards=str(shards))).with_recipe(recipe_name, flags | parse_settings(settings or []))

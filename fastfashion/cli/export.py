@@ -32,8 +32,8 @@ def export(
     """
     out = out or run / "export" / to
     with signals_raise(), scratch(nearest(out)) as work, temporary_files_in(work):  # before timm is imported, which leaves folders there
-        from fastfashion.serve.export import ExportRequest, export_text
-        from fastfashion.serve.export import export as export_run
+        from fastfashion.export.export import ExportRequest, export_text
+        from fastfashion.export.export import export as export_run
 
         summary = export_run(ExportRequest(run=run, to=to, out=out, tasks=parse_tasks(task), int8=int8, shards=shards))
     print(export_text(summary))

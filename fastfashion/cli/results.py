@@ -93,10 +93,10 @@ def reproduce(
 
     What is done stays done: the same command goes on.
     """
-    from fastfashion.bench.reference import MODELS, TASKS
-    from fastfashion.bench.reproduce import PROTOCOLS, ReproduceRequest
-    from fastfashion.bench.reproduce import reproduce as run_cells
     from fastfashion.config import ALL, parse_settings
+    from fastfashion.evaluate.reference import MODELS, TASKS
+    from fastfashion.evaluate.reproduce import PROTOCOLS, ReproduceRequest
+    from fastfashion.evaluate.reproduce import reproduce as run_cells
 
     flags = {"model.pretrained": None if pretrained else False, "train.epochs": epochs}
     request = ReproduceRequest(

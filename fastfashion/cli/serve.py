@@ -35,10 +35,10 @@ def predict(
     Exits with 1 where not one could be read.
     """
     from fastfashion import dist
+    from fastfashion.predict.inputs import find_inputs
+    from fastfashion.predict.outputs import choose_format, write_answers
+    from fastfashion.predict.predictor import Predictor
     from fastfashion.scratch import signals_raise
-    from fastfashion.serve.inputs import find_inputs
-    from fastfashion.serve.outputs import choose_format, write_answers
-    from fastfashion.serve.predictor import Predictor
 
     chosen = choose_format(form, out)
     world = dist.start()

@@ -13,10 +13,10 @@ import pandas as pd
 from fastfashion.errors import InputError
 from fastfashion.evaluate.intervals import SCORES, bootstrap_difference, mcnemar
 from fastfashion.evaluate.metrics import task_metrics
-from fastfashion.evaluate.opened import REPORT, read_config, read_report
 from fastfashion.evaluate.run import PREDICTIONS
-from fastfashion.evaluate.trained_on import SetIdentity
 from fastfashion.files import unreadable
+from fastfashion.runs.opened import REPORT, read_config, read_report
+from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards.tables import TEXT, UnfitError, parse_table
 from fastfashion.untrusted import read_limited
 

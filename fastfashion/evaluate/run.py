@@ -20,12 +20,12 @@ from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import metrics, plots
 from fastfashion.evaluate.intervals import bootstrap
-from fastfashion.evaluate.opened import METRICS, REPORT, OpenRun, open_run, read_metrics
 from fastfashion.evaluate.predictions import Predictions, predict, score
 from fastfashion.evaluate.sheet import write_sheet
-from fastfashion.evaluate.trained_on import SetIdentity
 from fastfashion.files import plain, publish, publish_json
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_pictures, open_loader
+from fastfashion.runs.opened import METRICS, REPORT, OpenRun, open_run, read_metrics
+from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards import PackedSet
 from fastfashion.untrusted import file_sha256
 from fastfashion.words import counted

@@ -15,8 +15,9 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from fastfashion import dist, image
+from fastfashion import dist
 from fastfashion.errors import InputError
+from fastfashion.images import codec
 
 try:
     from fastfashion.load import _native
@@ -56,13 +57,13 @@ def load_crops(
     """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded images; returns what is wrong with those that do not decode, by place.
 
     boxes int32 (n, 4): y0, x0, y1, x1 in pixels of the whole picture, whose height and width are `sizes`, int32 (n, 2); flips bool (n,);
-    kinds int8 (n,), image.Kind as the set's index has it: by default each image is looked at here.
+    kinds int8 (n,), codec.Kind as the set's index has it: by default each image is looked at here.
     To `seconds`, float64 (3,), is added what reading, decoding and resizing took. All arrays are C-contiguous.
     """
     left = np.ones(len(out), dtype=np.uint8)
     if _native is not None:
-        plain = np.array([image.kind(data) for data in encoded], dtype=np.int8) if kinds is None else kinds
-        _load_plain(encoded, np.flatnonzero(plain != image.Kind.OTHER), (boxes, sizes, flips), out, left, seconds)
+        plain = np.array([codec.kind(data) for data in encoded], dtype=np.int8) if kinds is None else kinds
+        _load_plain(encoded, np.flatnonzero(plain != codec.Kind.OTHER), (boxes, sizes, flips), out, left, seconds)
     wrong = {}
     for i in np.flatnonzero(left).tolist():
         try:
@@ -103,14 +104,14 @@ def resize_crops(pictures: np.ndarray, places: np.ndarray, boxes: np.ndarray, fl
 def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bool, out: np.ndarray, seconds: np.ndarray) -> None:
     """One image through `image.py`, however large. Raises InputError where it does not decode, or is of another size than `size`."""
     started = time.perf_counter()
-    info = image.check_size(data, *size)  # packing, opening a set and predict have limits of their own
+    info = codec.check_size(data, *size)  # packing, opening a set and predict have limits of their own
     y0, x0, y1, x1 = (int(v) for v in box)
     needed = 8 * OVERSAMPLE * max(out.shape[0] / (y1 - y0), out.shape[1] / (x1 - x0))
     eighths = next((scale for scale in SCALES if scale >= needed), 8)
     least = {} if eighths == 8 else {"min_height_px": math.ceil(size[0] * eighths / 8), "min_width_px": math.ceil(size[1] * eighths / 8)}
-    picture = image.decode_rgb(data, max_pixels=size[0] * size[1], info=info, **least)
+    picture = codec.decode_rgb(data, max_pixels=size[0] * size[1], info=info, **least)
     decoded = time.perf_counter()
-    left, upper, right, lower = image.content_box(picture, info)
+    left, upper, right, lower = codec.content_box(picture, info)
     down, across = (lower - upper) / size[0], (right - left) / size[1]
     resize_crop(picture, (upper + y0 * down, left + x0 * across, upper + y1 * down, left + x1 * across), flip, out)
     seconds[1:] += decoded - started, time.perf_counter() - decoded

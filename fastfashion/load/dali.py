@@ -2,8 +2,8 @@
 
     plan ─► external source (encoded bytes, box, flip) ─► decode the crop ─► resize ─► flip ─► uint8 NHWC
 
-DALI decodes plain JPEGs alone (fastfashion.image.Kind), of which it sees the pixels that everybody else sees. Of all other images it is
-given the finished crop.
+DALI decodes only plain JPEGs (images/codec.py, Kind), where all decoders give the same pixels. For every other image it gets the
+finished crop.
 
 The only module that imports DALI.
 """
@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastfashion import image
 from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.images import codec
 from fastfashion.load.augment import apply
-from fastfashion.load.batch import Batch, LoaderSpec, Planned, Skipped, undecodable
+from fastfashion.load.batch import Batch, Skipped
 from fastfashion.load.buffers import Buffers
 from fastfashion.load.crops import load_crop
 from fastfashion.load.life import Batches, Life
 from fastfashion.load.plan import Part
+from fastfashion.load.spec import LoaderSpec, Planned, undecodable
 
 HW_DECODER_LOAD = 0.65  # DALI's own default, until tools/gpu_check.sh has swept it on a GPU
 
@@ -117,10 +118,10 @@ class DaliLoader:
         pictures = self._spec.pictures
         fresh = ~self._sized[rows]
         yield from pictures.unlike(rows, encoded).items()
-        for place in np.flatnonzero(fresh & (pictures.kinds_of(rows) != image.Kind.OTHER)).tolist():
+        for place in np.flatnonzero(fresh & (pictures.kinds_of(rows) != codec.Kind.OTHER)).tolist():
             row = int(rows[place])
             try:
-                image.check_size(encoded[place], int(pictures.height_px[row]), int(pictures.width_px[row]))
+                codec.check_size(encoded[place], int(pictures.height_px[row]), int(pictures.width_px[row]))
                 self._sized[row] = True
             except InputError as error:
                 yield place, error
@@ -128,7 +129,7 @@ class DaliLoader:
     def _not_for_dali(self, rows: np.ndarray) -> np.ndarray:
         """Places of images that DALI does not decode, or not to the right pixels."""
         kinds = self._spec.pictures.kinds_of(rows)
-        unfit = kinds != image.Kind.COLOR if uses_nvjpeg(self._spec) else kinds == image.Kind.OTHER
+        unfit = kinds != codec.Kind.COLOR if uses_nvjpeg(self._spec) else kinds == codec.Kind.OTHER
         places: np.ndarray = np.flatnonzero(unfit | self._refused[rows])
         return places
 
@@ -147,7 +148,7 @@ class DaliLoader:
                     out[:] = 0
             if self._spec.profile is not None:
                 self._spec.profile.add(decode_s=seconds[1], resize_s=seconds[2])
-            return np.frombuffer(image.encode_pnm(out), dtype=np.uint8)
+            return np.frombuffer(codec.encode_pnm(out), dtype=np.uint8)
 
         if (part.rows[places] >= 0).sum() <= 1:  # handing it to a thread and waiting for that brings nothing
             return map(crop, places.tolist())
@@ -184,7 +185,7 @@ class DaliLoader:
             raise PackedSetError(f"DALI fails on images of {pictures.folder} that it need not even decode: {error}") from error
         for row in rows.tolist():
             try:
-                image.decode_rgb(pictures.encoded(row), max_pixels=int(pictures.height_px[row]) * int(pictures.width_px[row]))
+                codec.decode_rgb(pictures.encoded(row), max_pixels=int(pictures.height_px[row]) * int(pictures.width_px[row]))
             except InputError as reason:
                 if self._spec.on_bad != "skip":
                     raise undecodable(pictures, row, reason) from error

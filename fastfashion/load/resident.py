@@ -19,9 +19,10 @@ import torch
 
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load.augment import apply
-from fastfashion.load.batch import Batch, Loader, LoaderSpec, Planned
+from fastfashion.load.batch import Batch, Loader
 from fastfashion.load.crops import load_crops, resize_crops
 from fastfashion.load.plan import Part
+from fastfashion.load.spec import LoaderSpec, Planned
 from fastfashion.load.threads import CHUNK, Started, ThreadsLoader, Wrong
 
 SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for the model and everybody else

@@ -14,11 +14,12 @@ import torch
 
 from fastfashion.errors import InputError
 from fastfashion.load.augment import apply_one
-from fastfashion.load.batch import Batch, LoaderSpec, Planned, Skipped
+from fastfashion.load.batch import Batch, Skipped
 from fastfashion.load.buffers import Buffers
 from fastfashion.load.crops import load_crops, tell_if_slow
 from fastfashion.load.life import Batches, Life
 from fastfashion.load.plan import Part
+from fastfashion.load.spec import LoaderSpec, Planned
 
 CHUNK = 16  # pictures a task: at one a task, handing out costs a fifth of the rate
 

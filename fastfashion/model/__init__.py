@@ -1,4 +1,4 @@
-"""Floor 4: the classifier, its loss, and the folder it is kept in."""
+"""The classifier, its loss, and the folder it is kept in."""
 
 from fastfashion.model.artifact import count_parameters, load_artifact, save_artifact
 from fastfashion.model.cpu_conv import use_fast_convolutions

@@ -9,9 +9,8 @@ from torch import nn
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.model.first_weights import check_first_weights, check_fit, read_weights
-from fastfashion.model.own_run import own_backbone
 from fastfashion.model.sizes import create_backbone, explain, takes
-from fastfashion.model.weights import check_declared, weights_file
+from fastfashion.model.weights import check_declared, own_backbone, weights_file
 
 _TAKEN = frozenset(dir(nn.ModuleDict()))
 

@@ -1,28 +1,16 @@
-"""A run's own weights as the first ones of another: its backbone, and the heads of labels whose classes are the same."""
+"""The heads of a run as the first ones of another, for labels whose classes are the same."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from fastfashion.errors import ConfigError
 from fastfashion.model.description import described
+from fastfashion.model.net import Classifier
 from fastfashion.model.weights import DESCRIPTION, read_safetensors, weights_file
 
-if TYPE_CHECKING:
-    from fastfashion.model.net import Classifier
 
-BACKBONE = "backbone."
-
-
-def own_backbone(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The backbone's tensors among those of a run's model; none where these are weights of a timm model."""
-    if not {"mean", "std", "temperatures"} <= weights.keys():
-        return {}
-    return {name.removeprefix(BACKBONE): tensor for name, tensor in weights.items() if name.startswith(BACKBONE)}
-
-
-def keep_heads(model: "Classifier", classes: Mapping[str, Sequence[str]], given: str) -> str:
+def keep_heads(model: Classifier, classes: Mapping[str, Sequence[str]], given: str) -> str:
     """Give the model the heads of the run that `given` is, of labels with the same classes in any order; says what was done.
 
     classes: the names of each label's classes, in the model's order. Says nothing where `given` is no run's.

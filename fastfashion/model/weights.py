@@ -181,3 +181,10 @@ def _first_name(values: Any) -> str:
     if not isinstance(values, Mapping):
         return ""
     return next((value for key in _DECLARED if isinstance(value := values.get(key), str) and value), "")
+
+
+def own_backbone(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The backbone's tensors among those of a run's model; none where these are weights of a timm model."""
+    if not {"mean", "std", "temperatures"} <= weights.keys():
+        return {}
+    return {name.removeprefix("backbone."): tensor for name, tensor in weights.items() if name.startswith("backbone.")}

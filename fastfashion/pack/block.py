@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fastfashion import image
 from fastfashion.catalog.duplicates import fingerprint
-from fastfashion.catalog.listing import Member
-from fastfashion.catalog.reader import Reader
 from fastfashion.errors import InputError
 from fastfashion.files import publish
+from fastfashion.images import codec
 from fastfashion.shards.layout import FULL
 from fastfashion.shards.writer import ShardWriter
+from fastfashion.sources.listing import Member
+from fastfashion.sources.reader import Reader
 
 # Twice the target before the bicubic step keeps 48 dB PSNR against decoding in full; once the target only 33 dB.
 OVERSAMPLE = 2
@@ -124,7 +124,7 @@ class Version(NamedTuple):
     jpg: bytes
     height_px: int
     width_px: int
-    kind: image.Kind
+    kind: codec.Kind
 
 
 def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str, Version]]:
@@ -133,26 +133,26 @@ def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str
     Returns the image's shown height and width and its fingerprint (hex), and the version for each resolution. Raises InputError where
     the image does not decode completely.
     """
-    shown = image.probe(data, max_pixels=job.max_pixels)
+    shown = codec.probe(data, max_pixels=job.max_pixels)
     shorts = [int(name) for name in job.resolutions if name != FULL]
-    wanted = image.fit_short_side(shown.height_px, shown.width_px, OVERSAMPLE * max(shorts) if shorts else LOOK_SHORT_PX)
-    pixels = image.decode_rgb(data, min_height_px=wanted[0], min_width_px=wanted[1], max_pixels=job.max_pixels, info=shown)
-    box = image.content_box(pixels, shown)
+    wanted = codec.fit_short_side(shown.height_px, shown.width_px, OVERSAMPLE * max(shorts) if shorts else LOOK_SHORT_PX)
+    pixels = codec.decode_rgb(data, min_height_px=wanted[0], min_width_px=wanted[1], max_pixels=job.max_pixels, info=shown)
+    box = codec.content_box(pixels, shown)
     kind = shown.kind
-    keep = job.keep_unshrunk and kind is not image.Kind.OTHER and shown.turn == 1 and shown.is_baseline
+    keep = job.keep_unshrunk and kind is not codec.Kind.OTHER and shown.turn == 1 and shown.is_baseline
     levels = [pixels]
     versions: dict[str, Version] = {}
     for name in job.resolutions:
         if name == FULL:
             versions[name] = Version(data, shown.height_px, shown.width_px, kind)
             continue
-        height_px, width_px = image.fit_short_side(shown.height_px, shown.width_px, int(name))
+        height_px, width_px = codec.fit_short_side(shown.height_px, shown.width_px, int(name))
         large = next((level for level in reversed(levels) if level.shape[0] >= OVERSAMPLE * height_px), pixels)
-        levels.append(image.resize(large, height_px, width_px, box if large is pixels else None))
+        levels.append(codec.resize(large, height_px, width_px, box if large is pixels else None))
         if keep and (height_px, width_px) == (shown.height_px, shown.width_px):
             versions[name] = Version(data, height_px, width_px, kind)
             continue
-        encoded = image.encode_jpeg(levels[-1], job.quality, job.subsampling)
-        versions[name] = Version(encoded, height_px, width_px, image.Kind.COLOR)
+        encoded = codec.encode_jpeg(levels[-1], job.quality, job.subsampling)
+        versions[name] = Version(encoded, height_px, width_px, codec.Kind.COLOR)
     looked_at = next((level for level in reversed(levels) if min(level.shape[:2]) >= LOOK_SHORT_PX), pixels)
     return (shown.height_px, shown.width_px, fingerprint(looked_at).hex()), versions

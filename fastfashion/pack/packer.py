@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastfashion.catalog import Rejected
-from fastfashion.catalog.ranges import CHANGED, ChangedError, UnreachableError
 from fastfashion.disk import disk_full
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
@@ -26,6 +25,7 @@ from fastfashion.pack.request import PackRequest, PackSummary, descending
 from fastfashion.pack.staging import Record, Staging, lock
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import FULL, REJECTED
+from fastfashion.sources.ranges import CHANGED, ChangedError, UnreachableError
 from fastfashion.words import why
 
 TAR_BYTES = 2560  # of a sample beside its picture: two headers, the labels, padding

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastfashion.catalog import Member, Rejected, Source, Styles, Vocab, open_source, read_styles
+from fastfashion.catalog import Rejected, Styles, Vocab, read_styles
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.pack.block import Block
@@ -19,6 +19,7 @@ from fastfashion.pack.staging import LOCK, STAGING, has_manifest
 from fastfashion.remote import children, is_file, is_folder, list_anew, list_children
 from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
 from fastfashion.shards.tables import read_catalog, read_rejected, read_vocab
+from fastfashion.sources import Member, Source, open_source
 from fastfashion.terminal import printable
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastfashion.catalog import KAGGLE, Account, Columns
 from fastfashion.errors import ConfigError
-from fastfashion.image import MAX_PIXELS
+from fastfashion.images.codec import MAX_PIXELS
 from fastfashion.shards.layout import FULL, check_resolution
 
 SUBSAMPLINGS = ("420", "422", "444")

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from fastfashion.catalog.csv_reader import SEPARATORS
-from fastfashion.catalog.listing import passed_over_text
 from fastfashion.pack.estimate import DryRun
 from fastfashion.pack.request import PackSummary
 from fastfashion.shards.verify import VerifyResult, verify
+from fastfashion.sources.listing import passed_over_text
 from fastfashion.words import counted
 
 

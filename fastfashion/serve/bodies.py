@@ -9,8 +9,8 @@ from collections import deque
 from contextlib import AsyncExitStack
 
 from fastfashion.errors import InputError
+from fastfashion.predict.decoding import LARGE_BYTES
 from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, client, content_length, header, host, is_loopback, refuse
-from fastfashion.serve.decoding import LARGE_BYTES
 from fastfashion.serve.errors import RefusedError
 from fastfashion.serve.limits import BusyError, Limits
 from fastfashion.serve.routes import ANSWER, body_bytes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastfashion.errors import ConfigError, FastfashionError, InputError
-from fastfashion.serve.decode_cost import COPIES, FIXED, MOST_A_PIXEL
+from fastfashion.predict.decode_cost import COPIES, FIXED, MOST_A_PIXEL
 from fastfashion.untrusted import open_regular
 
 _END_OF_DIRECTORY = struct.Struct("<4s4H2LH")  # of a zip (APPNOTE.TXT 4.3.16)

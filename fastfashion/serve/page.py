@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastfashion.csv_files import CsvWriter
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.evaluate.opened import REPORT, read_report
 from fastfashion.evaluate.run import PLOTS
-from fastfashion.image import SUFFIXES, UNREAD_SUFFIXES
+from fastfashion.images.codec import SUFFIXES, UNREAD_SUFFIXES
+from fastfashion.runs.opened import REPORT, read_report
 from fastfashion.serve import render
 from fastfashion.serve.state import Look, State
 from fastfashion.serve.store import AGE_S, Store

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastfashion import image
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.evaluate import OpenRun
 from fastfashion.files import publish
+from fastfashion.images import codec
 from fastfashion.load import open_loader
 from fastfashion.model.weights import WEIGHTS, read_shapes
-from fastfashion.serve.decoding import Decoders
-from fastfashion.serve.predictor import Predictor
+from fastfashion.predict.decoding import Decoders
+from fastfashion.predict.predictor import Predictor
+from fastfashion.runs import OpenRun
 from fastfashion.shards.tiles import sharp_enough
 from fastfashion.words import counted, why
 
@@ -81,7 +81,7 @@ class Products:
         pixels = self._decoders.decode_rgb(bytes(self._shown.read(row)), min_height_px=SHOWN_HEIGHT_PX)
         height, width = pixels.shape[:2]
         scale = min(1.0, SHOWN_HEIGHT_PX / height)
-        return image.encode_jpeg(image.resize(pixels, round(height * scale), max(1, round(width * scale))), 88, "420")
+        return codec.encode_jpeg(codec.resize(pixels, round(height * scale), max(1, round(width * scale))), 88, "420")
 
     def examples(self, count: int = 5) -> list[bytes]:
         """JPEGs of up to `count` test rows, evenly spread over the classes of the first task; those that do not decode are left out."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastfashion import image
 from fastfashion.errors import InputError
+from fastfashion.images import codec
 from fastfashion.serve.products import Products
 from fastfashion.serve.state import BatchLine, Look
 from fastfashion.words import counted
@@ -183,7 +183,7 @@ def api_text(url: str, task: str, limits: str) -> str:
 
 def data_uri(pixels: np.ndarray) -> str:
     """uint8 (H, W, 3) as an address that is the picture itself."""
-    return _jpeg_uri(image.encode_jpeg(pixels, 88, "444"))
+    return _jpeg_uri(codec.encode_jpeg(pixels, 88, "444"))
 
 
 def _jpeg_uri(data: bytes) -> str:
@@ -192,7 +192,7 @@ def _jpeg_uri(data: bytes) -> str:
 
 def _enlarged(pixels: np.ndarray) -> np.ndarray:
     scale = max(1.0, LARGE_PX / pixels.shape[0])
-    return image.resize(pixels, round(pixels.shape[0] * scale), round(pixels.shape[1] * scale))
+    return codec.resize(pixels, round(pixels.shape[0] * scale), round(pixels.shape[1] * scale))
 
 
 def _wrap(inner: str, *, live: bool = False) -> str:

@@ -19,17 +19,17 @@ import numpy as np
 import torch
 
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.evaluate import open_run
+from fastfashion.export.subject import drawn
+from fastfashion.predict.decode_cost import cost
+from fastfashion.predict.decoding import LARGE_BYTES, Decoders, Memory, is_large
+from fastfashion.predict.inputs import Picture, in_zip, named, read_file, refused
+from fastfashion.predict.outputs import records
+from fastfashion.predict.predictor import Answers, Predictor
+from fastfashion.predict.room import Room
+from fastfashion.runs import open_run
 from fastfashion.serve.cam import NoMapError, activation_maps, overlay
-from fastfashion.serve.decode_cost import cost
-from fastfashion.serve.decoding import LARGE_BYTES, Decoders, Memory, is_large
-from fastfashion.serve.inputs import Picture, in_zip, named, read_file, refused
 from fastfashion.serve.limits import Gate, Limits, Place, check_picture, check_zip
-from fastfashion.serve.outputs import records
-from fastfashion.serve.predictor import Answers, Predictor
 from fastfashion.serve.products import Products
-from fastfashion.serve.room import Room
-from fastfashion.serve.subject import drawn
 from fastfashion.words import why as reason
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""Floor 2: the packed-set format and nothing else."""
+"""The packed-set format and nothing else."""
 
 from fastfashion.shards.reader import PackedSet, Resolution, open_packed_set
 

@@ -1,4 +1,4 @@
-"""What each image of a resolution is (fastfashion.image.Kind), by row: who may decode it.
+"""What each image of a resolution is (fastfashion.images.codec.Kind), by row: who may decode it.
 
 Packing writes it into the index. Where an index does not say (format version 2, or somebody else's writer), an image is looked at when
 it is first read, and the answer is kept in the user's cache.
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fastfashion.files import is_remote, publish
-from fastfashion.jpeg_header import RULES
+from fastfashion.images.jpeg_header import RULES
 from fastfashion.shards.layout import Manifest
 from fastfashion.untrusted import read_limited
 
@@ -41,10 +41,10 @@ class Kinds:
         """int8 (n,) of rows, int64 (n,); `encoded` gives the bytes of those that nobody has looked at."""
         found: np.ndarray = self.values[rows]
         if found.size and found.min() == UNKNOWN:
-            from fastfashion import image
+            from fastfashion.images import codec
 
             for row in np.unique(rows[found == UNKNOWN]).tolist():
-                self.values[row] = image.kind(encoded(row))
+                self.values[row] = codec.kind(encoded(row))
             found = self.values[rows]
         return found
 

@@ -80,11 +80,11 @@ class Resolution:
 
     @property
     def kind(self) -> np.ndarray:
-        """int8 (N,): fastfashion.image.Kind; -1 where the index does not say and nobody has looked yet (see `kinds_of`)."""
+        """int8 (N,): fastfashion.images.codec.Kind; -1 where the index does not say and nobody has looked yet (see `kinds_of`)."""
         return self.kinds.values
 
     def kinds_of(self, rows: np.ndarray) -> np.ndarray:
-        """fastfashion.image.Kind of rows, int64 (n,), as int8 (n,). Raises PackedSetError as `encoded`."""
+        """fastfashion.images.codec.Kind of rows, int64 (n,), as int8 (n,). Raises PackedSetError as `encoded`."""
         return self.kinds.of(rows, self.encoded)
 
     @cached_property

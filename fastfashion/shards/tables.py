@@ -20,7 +20,7 @@ import numpy as np
 from fastfashion.catalog import Vocab
 from fastfashion.catalog.ids import MAX_ID_BYTES
 from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.image import MAX_PIXELS
+from fastfashion.images.codec import MAX_PIXELS
 from fastfashion.shards.kinds import NUM_KINDS
 from fastfashion.shards.layout import (
     CATALOG,

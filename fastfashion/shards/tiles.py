@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastfashion import image
 from fastfashion.errors import InputError, PackedSetError
+from fastfashion.images import codec
 from fastfashion.shards.reader import PackedSet, Resolution
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ def tile(pictures: Resolution, row: int) -> "Image":
     from PIL import Image
 
     try:
-        pixels = image.decode_rgb(pictures.read(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
+        pixels = codec.decode_rgb(pictures.read(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
     except InputError as error:
         raise PackedSetError(f"{pictures.where(row)}: {error}; run fastfashion verify on the set") from error
     height_px, width_px = pixels.shape[:2]
     scale = min(TILE_HEIGHT_PX / height_px, TILE_WIDTH_PX / width_px)
-    fitted = image.resize(pixels, max(1, round(height_px * scale)), max(1, round(width_px * scale)))
+    fitted = codec.resize(pixels, max(1, round(height_px * scale)), max(1, round(width_px * scale)))
     blank = Image.new("RGB", (TILE_WIDTH_PX, TILE_HEIGHT_PX), "white")
     blank.paste(Image.fromarray(fitted), ((TILE_WIDTH_PX - fitted.shape[1]) // 2, (TILE_HEIGHT_PX - fitted.shape[0]) // 2))
     return blank

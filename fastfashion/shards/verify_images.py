@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastfashion import image
 from fastfashion.errors import InputError, PackedSetError
+from fastfashion.images import codec
 from fastfashion.shards.reader import open_packed_set
 from fastfashion.shards.tables import KIND
 
@@ -38,11 +38,11 @@ def _wrong_columns(data: np.ndarray, said: Mapping[str, int]) -> Iterator[str]:
     if zlib.crc32(data.data) != said["crc32"]:
         yield "crc32"
     try:
-        info = image.probe(data, max_pixels=said["height"] * said["width"])
+        info = codec.probe(data, max_pixels=said["height"] * said["width"])
     except InputError:
         yield "height and width"
         return
     if (info.height_px, info.width_px) != (said["height"], said["width"]):
         yield "height and width"
-    if said.get(KIND, 0) > image.Kind.OTHER and info.kind != said[KIND]:
+    if said.get(KIND, 0) > codec.Kind.OTHER and info.kind != said[KIND]:
         yield KIND

@@ -1,1 +1,1 @@
-"""Floor 6: training. `python -m fastfashion.train` and torchrun start `__main__`."""
+"""Training. `python -m fastfashion.train` and torchrun start `__main__`."""

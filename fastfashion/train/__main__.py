@@ -34,7 +34,7 @@ from fastfashion.options import (
 from fastfashion.words import counted
 
 if TYPE_CHECKING:
-    from fastfashion.train.summary import TrainSummary
+    from fastfashion.runs.summary import TrainSummary
 
 EXAMPLE = "Example: fastfashion train --shards shards/small --task subCategory --no-pretrained --nproc 2"
 DATA, MODEL, RUN = "What to learn from", "What to learn", "How to run"
@@ -110,7 +110,7 @@ def train(
         flags["model.name"] = None if known is None else known.model
     given = {key: value for key, value in flags.items() if value is not None}
     config = RunConfig(data=DataConfig(shards=str(find_shards(shards)))).with_recipe(recipe_name, given | parse_settings(settings or []))
-    from fastfashion.train.folder import discard_untrained, missing
+    from fastfashion.runs.folder import discard_untrained, missing
     from fastfashion.train.job import resolve, run_name
     from fastfashion.train.launch import launch, must_launch
 
@@ -145,7 +145,7 @@ def _say_left_out(config: RunConfig) -> None:
 def _check_run(run: Path, config: RunConfig, resume: str, allowed: list[str]) -> None:
     """On rank 0 alone, since it starts writing while others still look; a restart by torchrun goes on with its own run."""
     from fastfashion.dist import env_int
-    from fastfashion.train.folder import check_run_folder
+    from fastfashion.runs.folder import check_run_folder
 
     if env_int("RANK", 0) == 0:
         again = env_int("TORCHELASTIC_RESTART_COUNT", 0) > 0

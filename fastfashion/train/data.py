@@ -9,13 +9,13 @@ from fastfashion import dist
 from fastfashion.catalog import ids_hash
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.evaluate.opened import assumed_list, corrected
-from fastfashion.evaluate.trained_on import RowsOfSet, TrainedOn, list_rows, read_trained_on
 from fastfashion.files import location
 from fastfashion.load import LoaderSpec, Plan, choose_pictures
 from fastfashion.model import LossSettings, logit_offsets
+from fastfashion.runs.folder import is_untrained
+from fastfashion.runs.opened import assumed_list, corrected
+from fastfashion.runs.trained_on import RowsOfSet, TrainedOn, list_rows, read_trained_on
 from fastfashion.shards import PackedSet, open_packed_set
-from fastfashion.train.folder import is_untrained
 from fastfashion.train.record import say
 
 

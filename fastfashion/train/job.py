@@ -16,9 +16,7 @@ from fastfashion.config import ALL, DEFAULT_RECIPE, OptimConfig, RunConfig
 from fastfashion.csv_files import publish_csv
 from fastfashion.disk import room_for
 from fastfashion.errors import TrainingError
-from fastfashion.evaluate import fit_temperatures, predict, read_config, score
-from fastfashion.evaluate.opened import CONFIG, METRICS
-from fastfashion.evaluate.trained_on import write_trained_on
+from fastfashion.evaluate import fit_temperatures, predict, score
 from fastfashion.files import clear_unpublished, location, publish_json
 from fastfashion.load import Batch, Loader, Skipped, choose_pictures, open_loader
 from fastfashion.model import (
@@ -32,18 +30,21 @@ from fastfashion.model import (
 )
 from fastfashion.model.weights import ambiguity, check_declared
 from fastfashion.provenance import git_commit, machine_info, package_versions
+from fastfashion.runs import read_config
+from fastfashion.runs.folder import BEST, CHECKPOINTS, SKIPPED, STATUS, Held, training_in, write_status
+from fastfashion.runs.opened import CONFIG, METRICS
+from fastfashion.runs.settings import changes
+from fastfashion.runs.summary import TrainSummary, finished_summary
+from fastfashion.runs.trained_on import write_trained_on
 from fastfashion.shards import open_packed_set
 from fastfashion.train.build import build_model, first_step_explained
 from fastfashion.train.checkpoint import Checkpoints, Progress, prune_finished
 from fastfashion.train.control import Control
 from fastfashion.train.data import Data, prepare_data
-from fastfashion.train.folder import BEST, CHECKPOINTS, SKIPPED, STATUS, Held, training_in, write_status
 from fastfashion.train.intro import Intro
 from fastfashion.train.learner import Learner, best_state, determinism
 from fastfashion.train.loop import Training, fit
 from fastfashion.train.record import Recorder, RunRecorder, Silent, say
-from fastfashion.train.settings import changes
-from fastfashion.train.summary import TrainSummary, finished_summary
 from fastfashion.train.texts import resumed_text
 from fastfashion.train.track import check_tracking
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from fastfashion.config import RunConfig
-from fastfashion.evaluate.opened import METRICS, metrics_lines
 from fastfashion.files import plain, publish
+from fastfashion.runs.opened import METRICS, metrics_lines
 from fastfashion.train.track import open_trackers
 
 WIDE = 110  # columns: less than that has no room for a bar

@@ -1,0 +1,146 @@
+"""What `fastfashion doctor` tries, in processes of their own: a driver that crashes, or a server that is silent, ends a probe alone.
+
+python -m fastfashion.doctor.probe NAME… ─► one line of JSON each: {"name": …, and what was found, or "error": why not}
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HUB_MODEL = "timm/resnet18.a1_in1k"  # the weights that training starts from by default
+DALI_BUILDS = "nvidia-dali-cuda"
+NETWORK_S = 5.0  # for a server to answer
+ROWS = 120  # from 100 on, a drawn set has every kind of product
+
+
+def gpu() -> dict[str, Any]:
+    """What the driver says, and what torch can do with it."""
+    import torch
+
+    found: dict[str, Any] = {"torch": str(torch.__version__), "torch_cuda": torch.version.cuda, "gpus": [], **_driver()}
+    if torch.cuda.is_available():
+        devices = range(torch.cuda.device_count())
+        for about in map(torch.cuda.get_device_properties, devices):
+            found["gpus"].append({"name": about.name, "memory_bytes": about.total_memory, "capability": f"{about.major}.{about.minor}"})
+        found |= _attempt(lambda: {"sums": [torch.ones(4, device=f"cuda:{number}").sum().item() for number in devices]})
+    return found
+
+
+def _driver() -> dict[str, Any]:
+    """Version, the highest CUDA that it takes, and the GPUs that it sees, whatever torch thinks of them."""
+    import ctypes
+
+    found: dict[str, Any] = {"driver": None, "driver_cuda": None, "driver_gpus": []}
+    with contextlib.suppress(OSError):
+        version = ctypes.c_int()
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) == 0:
+            found["driver_cuda"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        command = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        lines = [line.partition(", ") for line in done.stdout.splitlines() if ", " in line] if done.returncode == 0 else []
+        if lines:
+            found["driver"], found["driver_gpus"] = lines[0][0], [name for _, _, name in lines]
+    return found
+
+
+def dali() -> dict[str, Any]:
+    """The installed builds, and whether one brings pictures to the device that training would use."""
+    builds = sorted(
+        (name, distribution.version)
+        for distribution in importlib.metadata.distributions()
+        if (name := str(distribution.metadata["Name"]).lower().replace("_", "-")).startswith(DALI_BUILDS)
+    )
+    found: dict[str, Any] = {"builds": dict(builds)}
+    if builds:
+        found |= _attempt(lambda: _load("dali"))
+    return found
+
+
+def threads() -> dict[str, Any]:
+    from fastfashion.load.crops import is_native
+
+    return {"native": is_native(), **_attempt(lambda: _load("threads"))}
+
+
+def _load(backend: str) -> dict[str, Any]:
+    """Draw some pictures, pack them, and load them, on the GPU where there is one."""
+    import numpy as np
+    import torch
+
+    from fastfashion.config import Size
+    from fastfashion.load import LoaderSpec, Plan, open_loader
+    from fastfashion.pack import PackRequest, pack
+    from fastfashion.shards import open_packed_set
+    from fastfashion.sources.synth import write_synth
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="fastfashion-") as folder:
+        home = Path(folder)
+        write_synth(home / "drawn", rows=ROWS, width_px=60, height_px=80, seed=0, workers=1)
+        pack(PackRequest(source=home / "drawn", out=home / "packed", resolutions=("full",), workers=1))
+        packed = open_packed_set(home / "packed")
+        pictures = packed.open("full")
+        plan = Plan(rows=np.arange(64), heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=32, augment=None)
+        labels = packed.vocab.codes(packed.table, ["subCategory"])
+        loader = open_loader(
+            LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=Size(80, 64), device=device, backend=backend, on_bad="skip")
+        )
+        try:
+            num_images = sum(int((batch.rows >= 0).sum()) for batch in loader.steps(0))
+        finally:
+            loader.close()
+    return {"num_images": num_images, "device": device.type}
+
+
+def kaggle() -> dict[str, Any]:
+    """Whether Kaggle hands out the small set, with the credentials that are found here."""
+    from fastfashion.sources.download import SETS
+    from fastfashion.sources.kaggle_api import CutError, credentials, open_archive
+
+    found: dict[str, Any] = {"credentials": credentials(), "num_bytes": None}
+    try:
+        archive = open_archive(SETS["small"], NETWORK_S)
+    except (CutError, ValueError) as error:
+        return found | {"error": str(error)}
+    archive.response.close()
+    return found | {"num_bytes": archive.size}
+
+
+def hub() -> dict[str, Any]:
+    """Whether the first weights are here already, and whether the Hub hands them out."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    cached = isinstance(try_to_load_from_cache(HUB_MODEL, "model.safetensors"), str)
+    found: dict[str, Any] = {"endpoint": constants.ENDPOINT, "offline": bool(constants.HF_HUB_OFFLINE), "cached": cached}
+    return found if found["offline"] else found | _attempt(lambda: {"model": HfApi().model_info(HUB_MODEL, timeout=NETWORK_S).id})
+
+
+def _attempt(what: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What it returns; or why it failed, of which the user is told."""
+    try:
+        return what()
+    except Exception as error:
+        return {"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
+
+
+PROBES: dict[str, Callable[[], dict[str, Any]]] = {"gpu": gpu, "dali": dali, "threads": threads, "kaggle": kaggle, "hub": hub}
+
+
+def main(names: list[str]) -> None:
+    """Only the JSON goes to stdout: libraries print there, too."""
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)
+        for name in names:
+            print(json.dumps({"name": name} | _attempt(PROBES[name])), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""A trained run for other programs: ONNX, the Hub, a Space."""

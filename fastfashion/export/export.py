@@ -1,0 +1,240 @@
+"""A run in the formats of others.
+
+    run ─► open_subject ─► model.onnx | timm folder a head | Space ─► compared with the run on its test pictures ─► published
+
+Nothing is published that does not answer as the run does.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastfashion.bars import tqdm
+from fastfashion.disk import room_for
+from fastfashion.errors import ConfigError, DiskFullError, InputError
+from fastfashion.export import card
+from fastfashion.export.hub import HubModel, write_hub
+from fastfashion.export.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
+from fastfashion.export.space import write_app
+from fastfashion.export.subject import Subject, drawn, open_subject, pictures
+from fastfashion.files import publish, publish_json
+from fastfashion.runs import OpenRun
+from fastfashion.scratch import PREFIX, nearest, scratch, sweep
+from fastfashion.words import counted, why
+
+FORMATS = ("onnx", "hub", "space")
+EXPORT = "export.json"  # what was exported, and how it was checked; also what marks a folder as ours to write to again
+ONNX, INT8 = "model.onnx", "model_int8.onnx"
+OURS = ("out", "without_set", "notes")  # of the summary: paths of this machine, not to be published
+TOLERANCE = 1e-4  # largest difference of any probability; measured ones are near 1e-6
+CHECKED = 64  # pictures
+CALIBRATION = 512  # training pictures
+MEASURED = 2000  # test pictures
+
+Answering = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What to export, and to where; raises ConfigError for what there is not."""
+
+    run: Path
+    to: str
+    out: Path | None = None  # RUN/export/FORMAT by default
+    tasks: tuple[str, ...] = ()  # heads; all by default
+    int8: bool = False
+    shards: Path | None = None  # where the packed set lies now, if not where the run was trained
+
+    def __post_init__(self) -> None:
+        if self.to not in FORMATS:
+            raise ConfigError(f"--to {self.to}: expected {', '.join(FORMATS)}")
+        if self.int8 and self.to != "onnx":
+            raise ConfigError(f"--int8: only --to onnx has it, not --to {self.to}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSummary:
+    """What was exported, and how far it is from the run."""
+
+    run: str
+    to: str
+    out: str
+    tasks: list[str]
+    folders: dict[str, str]  # of a hub export: task -> folder below `out`
+    files: list[str]  # below `out`
+    num_pictures: int  # that run and export were compared on
+    pictures: str  # "test", or "drawn" where there is no packed set
+    without_set: str  # why there is none; "" where there is one
+    notes: tuple[str, ...]  # for people
+    largest_difference: float  # of any probability
+    tolerance: float
+    int8: dict[str, dict[str, float]] | None  # task -> n, accuracy, int8_accuracy, difference, same_answer
+    num_bytes: dict[str, int]  # of the weights
+
+
+def export(request: ExportRequest) -> ExportSummary:
+    """Raises ExportError where the export answers differently than the run, InputError and ConfigError where it cannot be made."""
+    out = request.out or request.run / "export" / request.to
+    subject = open_subject(request.run, request.tasks, request.shards)
+    if request.int8 and subject.opened is None:
+        raise ConfigError(
+            f"--int8 measures on pictures of the packed set, which is not to be had ({subject.without_set}); name it with --shards"
+        )
+    for place in (out, *out.absolute().parents[:3]):
+        sweep(place)  # what exports that were killed left: also before there was an OUT
+    _check_out(out)
+    images, source = _pictures(subject)
+    folders: dict[str, str] = {}
+    int8 = None
+    num_bytes = 4 * sum(weight.numel() for weight in subject.model.parameters())
+    with room_for(out, num_bytes), scratch(nearest(out)) as work:
+        beside = work / "out"
+        beside.mkdir()
+        if request.to == "hub":
+            folders = {task: "." if len(subject.classes) == 1 else _folder_name(task) for task in subject.classes}
+            bar = tqdm(folders.items(), "hub", unit=" heads", disable=None, dynamic_ncols=True, leave=False)
+            differences = [_write_hub(subject, task, beside / folder, images) for task, folder in bar]
+        else:
+            differences = [_write_onnx(subject, beside / ONNX, images)]
+            if request.int8:
+                int8 = _write_int8(subject, beside, work)
+            (beside / "README.md").write_text(card.onnx_card(subject, int8), encoding="utf-8")
+            if request.to == "space":
+                write_app(beside)
+                (beside / "README.md").write_text(card.space_card(subject), encoding="utf-8")
+        files = sorted(path.relative_to(beside).as_posix() for path in beside.rglob("*") if path.is_file())
+        summary = ExportSummary(
+            run=subject.name,
+            to=request.to,
+            out=str(out),
+            tasks=list(subject.classes),
+            folders=folders,
+            files=[*files, EXPORT],
+            num_pictures=len(images),
+            pictures=source,
+            without_set=subject.without_set,
+            notes=subject.opened.notes if subject.opened is not None else (),
+            largest_difference=max(differences),
+            tolerance=TOLERANCE,
+            int8=int8,
+            num_bytes={name: (beside / name).stat().st_size for name in files if name.endswith((".onnx", ".safetensors"))},
+        )
+        _publish(
+            beside, out, files, {key: value for key, value in asdict(summary).items() if key not in OURS} | _about(subject, request.to)
+        )
+    return summary
+
+
+def _about(subject: Subject, to: str) -> dict[str, Any]:
+    return {} if to == "hub" else self_description(subject)
+
+
+def _folder_name(task: str) -> str:
+    if task != Path(task).name or task.startswith("."):
+        raise ConfigError(f"task {task!r} cannot be the name of a folder: export it alone, with --task")
+    return task
+
+
+def _pictures(subject: Subject) -> tuple[np.ndarray, str]:
+    """What run and export are compared on: uint8 (n, H, W, 3), and where it is from."""
+    if subject.opened is None:
+        return drawn(subject.size, CHECKED), "drawn"
+    return np.concatenate([images for images, _ in pictures(subject.opened, "test", CHECKED)]), "test"
+
+
+def _write_onnx(subject: Subject, path: Path, images: np.ndarray) -> float:
+    write_onnx(subject, path)
+    return _check(subject, OnnxModel(path).probabilities, list(subject.classes), images)
+
+
+def _write_hub(subject: Subject, task: str, folder: Path, images: np.ndarray) -> float:
+    write_hub(subject, task, folder)
+    (folder / "README.md").write_text(card.hub_card(subject, task), encoding="utf-8")
+    model = HubModel(folder, subject.flip_average)
+    return _check(subject, lambda batch: {task: model.probabilities(batch)}, [task], images)
+
+
+def _write_int8(subject: Subject, beside: Path, work: Path) -> dict[str, dict[str, float]]:
+    assert subject.opened is not None
+    full = OnnxModel(beside / ONNX)
+    calibration = (images for images, _ in _shown("calibration", subject.opened, "train", CALIBRATION))
+    write_int8(beside / ONNX, beside / INT8, calibration, work / "prepared.onnx")
+    columns = {task: subject.opened.tasks.index(task) for task in subject.classes}
+    losses = int8_loss(full, OnnxModel(beside / INT8), _shown("int8, test", subject.opened, "test", MEASURED), columns)
+    return {task: asdict(loss) for task, loss in losses.items()}
+
+
+def _shown(what: str, opened: OpenRun, part: str, most: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """What `pictures` yields, with a bar on the terminal of now: while it calibrates, onnxruntime's stderr goes nowhere."""
+    return tqdm(pictures(opened, part, most), what, unit=" batches", disable=None, dynamic_ncols=True, leave=False)
+
+
+def _check(subject: Subject, answer: Answering, tasks: list[str], images: np.ndarray) -> float:
+    """Largest difference of any probability, of batches of several sizes; raises ExportError above the tolerance."""
+    largest = 0.0
+    for batch in (images[:1], images[1:4], images[4:]):
+        if len(batch) == 0:
+            continue
+        expected, found = subject.probabilities(batch), answer(batch)
+        for task in tasks:
+            if found[task].shape != expected[task].shape:
+                raise ExportError(f"{subject.run}: {task}: the export answers {found[task].shape}, the run {expected[task].shape}")
+            difference = float(np.abs(found[task] - expected[task]).max())
+            if not difference <= TOLERANCE:
+                raise ExportError(
+                    f"{subject.run}: {task}: a probability of the export differs from the run's by {difference:.2g}, more than "
+                    f"{TOLERANCE:g}; nothing was published"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def _check_out(out: Path) -> None:
+    """A folder of something else is not written to; raises InputError."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file is there; choose another --out")
+    if out.is_dir() and not all(path.name.startswith(PREFIX) for path in out.iterdir()) and not (out / EXPORT).is_file():
+        raise InputError(f"{out}: holds something that is no export ({EXPORT} is missing); choose another --out, or empty it")
+
+
+def _publish(beside: Path, out: Path, files: list[str], about: dict[str, Any]) -> None:
+    """Put each file in its place whole, what describes them last. What else is in the folder, such as .git, stays."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (EXPORT, INT8):
+            (out / name).unlink(missing_ok=True)
+        for name in files:
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            publish(target, (beside / name).replace)
+        publish_json(out / EXPORT, about)
+    except DiskFullError:
+        raise
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({why(error)}); choose another --out") from error
+
+
+def export_text(summary: ExportSummary) -> str:
+    """What came out, for people."""
+    weights = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in summary.num_bytes.items())
+    lines = [f"{summary.out}: {', '.join(summary.tasks)}; {weights}"]
+    lines += summary.notes
+    if summary.without_set:
+        lines.append(f"without the packed set: {summary.without_set}")
+    what = counted(summary.num_pictures, "test image" if summary.pictures == "test" else "drawn image")
+    what += "" if summary.pictures == "test" else ", since the packed set was not found,"
+    lines.append(
+        f"compared with the run on {what} no probability differs by more than {summary.largest_difference:.1e} "
+        f"(allowed: {summary.tolerance:.0e})"
+    )
+    if summary.int8:
+        lines += ["", f"{'int8, test pictures':<24}{'n':>7}{'accuracy':>10}{'int8':>9}{'difference':>12}{'same answer':>13}"]
+        for task, loss in summary.int8.items():
+            cells = f"{loss['accuracy']:>10.4f}{loss['int8_accuracy']:>9.4f}{loss['difference']:>+12.4f}{loss['same_answer']:>13.4f}"
+            lines.append(f"{task:<24}{loss['n']:>7}{cells}")
+    for task, folder in summary.folders.items():
+        lines.append(f'timm.create_model("local-dir:{Path(summary.out) / folder}", pretrained=True)  # {task}')
+    return "\n".join(lines)

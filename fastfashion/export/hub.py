@@ -1,0 +1,82 @@
+"""A run as folders that timm and the Hugging Face Hub understand: one a head, since a timm model has one.
+
+The head's weights are divided by the task's temperature, so that the softmax of what timm computes is the run's calibrated probability.
+timm knows no averaging over the mirror image; the card says how to do it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastfashion.errors import ConfigError
+from fastfashion.export.subject import Subject
+from fastfashion.model import has_fixed_size
+
+
+def write_hub(subject: Subject, task: str, folder: Path) -> None:
+    """Raises ConfigError where timm's own head of the backbone is no linear layer on what our heads stand on."""
+    import timm
+
+    name, classes = subject.backbone, subject.classes[task]
+    settings: dict[str, Any] = {}
+    if has_fixed_size(name):
+        settings["img_size"] = (subject.size.height_px, subject.size.width_px)
+    model: Any = timm.create_model(name, pretrained=False, num_classes=len(classes), **settings).eval()
+    layer, head = model.get_classifier(), subject.model.head(task)
+    if not isinstance(layer, nn.Linear) or not isinstance(head, nn.Linear) or layer.weight.shape != head.weight.shape:
+        raise ConfigError(f"{name}: timm's own head is {type(layer).__name__}, not a linear layer as the run's: use --to onnx")
+    names = {id(layer.weight): "weight", id(layer.bias): "bias"}
+    own = {key for key, value in model.named_parameters() if id(value) in names}
+    missing, unexpected = model.load_state_dict(subject.model.backbone.state_dict(), strict=False)
+    if set(missing) != own or unexpected:
+        raise ConfigError(
+            f"{name}: with a head, timm builds another model than without ({sorted({*missing, *unexpected} - own)[:3]}): use --to onnx"
+        )
+    with torch.no_grad():
+        temperature = subject.model.temperatures[subject.model.tasks.index(task)]
+        layer.weight.copy_(head.weight / temperature)
+        layer.bias.copy_(head.bias / temperature)
+    timm.models.save_for_hf(
+        model,
+        str(folder),
+        model_config={"label_names": classes, "pretrained_cfg": _origin(subject)},
+        safe_serialization=True,
+        data_config={
+            "input_size": (3, subject.size.height_px, subject.size.width_px),
+            "mean": tuple((subject.model.mean.flatten() / 255).tolist()),
+            "std": tuple((subject.model.std.flatten() / 255).tolist()),
+            "interpolation": "bilinear",  # Pillow's, which is what the loaders do
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+        },
+    )
+
+
+def _origin(subject: Subject) -> dict[str, Any]:
+    """What timm would otherwise say of the backbone's published weights, where these did not begin with them."""
+    unknown = {} if subject.config.model.pretrained else dict.fromkeys(("license", "origin_url", "paper_ids"), "")
+    return {"tag": subject.name} | unknown
+
+
+class HubModel:
+    """An exported folder as timm loads it, with the averaging that its card describes."""
+
+    def __init__(self, folder: Path, flip_average: bool) -> None:
+        import timm
+
+        self._model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        self._flip_average = flip_average
+        data = timm.data.resolve_model_data_config(self._model)
+        self._mean, self._std = (torch.tensor(data[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (B, H, W, 3) to float32 (B, C)."""
+        images_BCHW = (torch.tensor(images).permute(0, 3, 1, 2) / 255 - self._mean) / self._std
+        with torch.inference_mode():
+            logits_BC = self._model(images_BCHW)
+            if self._flip_average:
+                logits_BC = (logits_BC + self._model(images_BCHW.flip(3))) / 2
+            return logits_BC.softmax(dim=1).numpy()

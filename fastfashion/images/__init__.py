@@ -1,0 +1,1 @@
+"""One image: recognised, checked, decoded, encoded."""

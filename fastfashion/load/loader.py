@@ -1,0 +1,39 @@
+"""The choice of a backend.
+
+plan + packed set ─► open_loader ─► dali | threads | resident ─► Batch, Batch, …
+"""
+
+from dataclasses import replace
+
+from fastfashion.config import BACKENDS
+from fastfashion.errors import ConfigError
+from fastfashion.files import is_remote
+from fastfashion.load.batch import Loader
+from fastfashion.load.spec import LoaderSpec
+
+
+def open_loader(spec: LoaderSpec) -> Loader:
+    """Open a backend; "auto" is DALI on a GPU and threads without one, where they are faster (bench/results/).
+
+    A set on object storage is read through a cache of its shards. Raises ConfigError where the backend is unknown or cannot run here.
+    """
+    if is_remote(spec.pictures.folder) and spec.cache is None:
+        from fastfashion.load.remote import open_cached
+
+        permuted = spec.plan.augment is not None and not spec.plan.window_shards
+        pictures, cache = open_cached(spec.pictures, spec.cache_dir, spec.cache_bytes, permuted=permuted)
+        spec = replace(spec, pictures=pictures, cache=cache)
+    backend = spec.chosen_backend
+    if backend == "dali":
+        from fastfashion.load.dali import DaliLoader
+
+        return DaliLoader(spec)
+    if backend == "threads":
+        from fastfashion.load.threads import ThreadsLoader
+
+        return ThreadsLoader(spec)
+    if backend == "resident":
+        from fastfashion.load.resident import open_resident
+
+        return open_resident(spec)
+    raise ConfigError(f"unknown loader backend {spec.backend!r}: there are {', '.join(BACKENDS)}")

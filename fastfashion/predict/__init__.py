@@ -1,0 +1,1 @@
+"""Answers for files, folders, zips and packed sets."""

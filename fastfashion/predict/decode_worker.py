@@ -1,0 +1,137 @@
+"""What runs in a process that may die: bytes to pixels, for one image or some, with the very code of the loader (`load/crops.py`).
+
+It imports neither torch nor pandas, so that it starts quickly and is small. `predict/decoding.py` starts it and says what to do:
+
+    JSON {"work": "fit" | "decode", …}, then each image's bytes  ─►  JSON {"errors": {place: text}, "shape": […], "kept": …}, then pixels
+                                                                    JSON {"failed": text}
+
+What decoding may take is asked with each request; the kernel refuses more, which is that image's error or the end of this process.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fastfashion.errors import InputError
+from fastfashion.images import codec
+from fastfashion.load.crops import load_crops
+
+READY = b"ready"
+KEPT_BYTES = 64 << 20  # that the allocator may keep of what was freed; more than it is told to (decoding.py)
+
+
+def main(descriptor: int, nice: int = 0) -> None:
+    """Answer at this socket until the other side is closed, which it is when the parent ends, however it ends."""
+    os.nice(nice)
+    prepare()
+    used = data_bytes()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a program may have handed it down ignored, or blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    pipe = Connection(descriptor)
+    with contextlib.suppress(EOFError, OSError):
+        pipe.send_bytes(READY)
+        while True:
+            asked = json.loads(pipe.recv_bytes())
+            limit_memory(used + KEPT_BYTES + asked["memory"])
+            encoded = [pipe.recv_bytes() for _ in range(asked["count"])]
+            # The kernel ends a decoder that hangs, whoever still waits for it: SIGALRM's default is to end the process.
+            signal.setitimer(signal.ITIMER_REAL, asked["timeout_s"])
+            try:
+                errors, pixels = work(asked, encoded)
+            except MemoryError:
+                pipe.send_bytes(
+                    json.dumps({"failed": f"takes more than the {asked['memory'] / 1e6:.0f} MB that its header asks for"}).encode()
+                )
+                return  # what it holds is not known
+            except Exception as error:  # whatever a library comes up with; the parent finds out which image it was
+                pipe.send_bytes(json.dumps({"failed": f"does not decode: {type(error).__name__}: {error}"}).encode())
+                continue
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            encoded.clear()  # what is kept is what is left when nothing is needed
+            pipe.send_bytes(json.dumps({"errors": errors, "shape": pixels.shape, "kept": data_bytes() - used}).encode())
+            if pixels.size:
+                pipe.send_bytes(np.ascontiguousarray(pixels).data.cast("B"))
+
+
+def prepare() -> None:
+    """What this process does once, so that what it takes later is what an image takes."""
+    with contextlib.suppress(ImportError):  # Pillow has it from 11.3 on
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each has a stack and buffers of its own
+    Image.init()
+
+
+def data_bytes() -> int:
+    """Memory that may be written and is nobody else's, what RLIMIT_DATA counts; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Have the kernel refuse more. Not on macOS, which knows no such limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (num_bytes if most == resource.RLIM_INFINITY else min(num_bytes, most), most))
+
+
+def work(asked: dict[str, Any], encoded: Sequence[bytes]) -> tuple[dict[int, str], np.ndarray]:
+    """Why images could not be decoded, by place, and the pixels, uint8."""
+    if asked["work"] == "fit":
+        out = np.empty((len(encoded), *asked["size"], 3), dtype=np.uint8)
+        return load_encoded(encoded, out, asked["max_pixels"]), out
+    height_px, width_px = asked["size"]
+    try:
+        return {}, codec.decode_rgb(encoded[0], min_height_px=height_px, min_width_px=width_px, max_pixels=asked["max_pixels"])
+    except InputError as error:
+        return {0: str(error)}, np.empty((0, 0, 3), dtype=np.uint8)
+
+
+def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = codec.MAX_PIXELS) -> dict[int, str]:
+    """Fill `out`, uint8 (n, H, W, 3), with whole images; returns why those could not be decoded that are left black, by place.
+
+    How large an image is, its header says: more than `max_pixels` are refused before any is decoded.
+    """
+    errors: dict[int, str] = {}
+    sizes, kinds = np.ones((len(encoded), 2), dtype=np.int32), np.zeros(len(encoded), dtype=np.int8)
+    for place, data in enumerate(encoded):
+        try:
+            info = codec.probe(data, max_pixels=sys.maxsize)
+        except InputError as error:
+            errors[place] = str(error)
+            continue
+        if info.height_px * info.width_px > max_pixels:
+            errors[place] = too_many_pixels(info.height_px, info.width_px, max_pixels)
+        sizes[place], kinds[place] = (info.height_px, info.width_px), info.kind
+    good = [place for place in range(len(encoded)) if place not in errors]
+    whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+    filled = out if len(good) == len(out) else np.empty((len(good), *out.shape[1:]), dtype=np.uint8)
+    arrays = [np.frombuffer(encoded[place], dtype=np.uint8) for place in good]
+    flips = np.zeros(len(good), dtype=bool)
+    wrong = load_crops(arrays, whole[good], sizes[good], flips, filled, np.zeros(3), kinds[good]) if good else {}
+    errors |= {good[i]: str(error) for i, error in wrong.items()}
+    if filled is not out:
+        out[:] = 0
+        out[good] = filled
+    return errors
+
+
+def too_many_pixels(height_px: int, width_px: int, max_pixels: int) -> str:
+    return f"{width_px}x{height_px} pixels, more than the {max_pixels} that are decoded here: shrink the image"
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

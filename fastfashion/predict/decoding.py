@@ -1,0 +1,265 @@
+"""Decoding in processes that may die: what kills a decoder is one image's error, never the end of who asked.
+
+    bytes ─► cost (decode_cost.py) ─► room for it ─► a free worker (decode_worker.py) ─► pixels
+              └ more than one image may take: refused              └ it dies, takes too long or too much ─► that image's error, a new worker
+
+Each worker is a Python of its own that decodes one request at a time, in no more memory than was asked for. It has no signal from the
+terminal, and ends when the socket to its parent is closed, so that none is left over however the parent ends.
+
+Where strangers ask, large images have workers of their own, of a lower priority, which share one room of memory: no small image waits
+for a large one, and no large one for more than those before it. Within a lane, first come, first served.
+"""
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from fastfashion.errors import FastfashionError, InputError
+from fastfashion.images.codec import MAX_PIXELS
+from fastfashion.predict.decode_cost import COPIES, MOST_A_PIXEL, Cost, cost
+from fastfashion.predict.decode_worker import KEPT_BYTES, READY, too_many_pixels
+from fastfashion.predict.room import Room
+
+START_S = 120.0  # for a worker to come up, on a machine that is busy
+TIMEOUT_S = 60.0  # a request may take; 100 million progressive pixels take some seconds
+GRACE_S = 5.0  # after which a worker is killed that the kernel's timer did not end
+ENDED = "not decoded: decoding has ended"
+LARGE_PIXELS, LARGE_BYTES = 5_000_000, 1_000_000  # an image of more is large
+LARGE_NICE = 10
+# glibc's allocator: whatever is large goes back at once; of the rest no more is kept than decode_worker.KEPT_BYTES allows for.
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)} | {
+    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+}
+
+
+class Died(Exception):
+    """A worker ended while it decoded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What decoding may take, by cost: one image, and all together. One that costs more than all may take is decoded alone."""
+
+    one_bytes: int = MOST_A_PIXEL * MAX_PIXELS
+    all_bytes: int = MOST_A_PIXEL * 40_000_000
+
+
+class _Lane:
+    """Workers, the last used first, and the memory that they share."""
+
+    def __init__(self, workers: int, room: Room, nice: int = 0) -> None:
+        self.room, self.nice = room, nice
+        self.free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # None: not started yet
+        for _ in range(workers):
+            self.free.put(None)
+
+
+class Decoders:
+    """Up to `workers` processes, each started when it is first needed. Any thread may call its methods, which wait for a free one.
+
+    With `large` there are up to so many more, which have all images that are large.
+    """
+
+    def __init__(self, workers: int, timeout_s: float = TIMEOUT_S, *, large: int = 0, memory: Memory = Memory()) -> None:
+        self._timeout_s, self.memory, self.workers, self.large = timeout_s, memory, workers, large
+        # Small ones have room as many as they are: their size is bound.
+        self._small = _Lane(workers, Room(memory.all_bytes if not large else sys.maxsize))
+        self._large = _Lane(large, Room(memory.all_bytes), LARGE_NICE) if large else self._small
+        self._lock = threading.Lock()  # guards what follows
+        self._started: set[_Worker] = set()
+        self._closed = False
+
+    def fit(self, encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = MAX_PIXELS) -> dict[int, str]:
+        """Fill `out`, uint8 (n, H, W, 3), with whole images; returns why those could not be decoded that are left black, by place."""
+        asked = {"work": "fit", "size": out.shape[1:3], "max_pixels": max_pixels}
+        refused: dict[int, str] = {}
+        costs = [cost(data, *out.shape[1:3]) for data in encoded]
+        for place, one in enumerate(costs):
+            if why := self._too_much(one, max_pixels):
+                refused[place] = why
+        if refused:
+            encoded = [b"" if place in refused else data for place, data in enumerate(encoded)]
+            costs = [one for place, one in enumerate(costs) if place not in refused]
+        if not costs:
+            out[:] = 0
+            return refused
+        try:
+            errors, pixels = self._ask(asked, encoded, costs)
+        except Died as death:
+            if len(encoded) == 1:
+                out[:] = 0
+                return {0: str(death)}
+            # Which one of them it was is found out one by one.
+            alone = [self.fit([data], out[place : place + 1], max_pixels) for place, data in enumerate(encoded)]
+            return {place: error[0] for place, error in enumerate(alone) if error} | refused
+        out[:] = pixels
+        return errors | refused
+
+    def decode_rgb(self, data: bytes, *, min_height_px: int = 0, min_width_px: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """As `image.decode_rgb`, bit for bit; raises InputError where that does, and where the process dies."""
+        one = cost(data, min_height_px, min_width_px)
+        if why := self._too_much(one, max_pixels):
+            raise InputError(why)
+        try:
+            errors, pixels = self._ask({"work": "decode", "size": (min_height_px, min_width_px), "max_pixels": max_pixels}, [data], [one])
+        except Died as death:
+            raise InputError(str(death)) from death
+        if errors:
+            raise InputError(errors[0])
+        return pixels
+
+    def close(self) -> None:
+        """End all workers, at once; who still waits for one gets an error for its image."""
+        with self._lock:
+            self._closed = True
+            started, self._started = self._started, set()
+        for worker in started:
+            worker.kill()  # whoever is talking to it closes the socket
+        for lane in (self._small, self._large):
+            idle: list[_Worker | None] = []
+            with suppress(queue.Empty):
+                while True:
+                    idle.append(lane.free.get_nowait())
+            for one in idle:
+                if one is not None:
+                    one.stop()
+                lane.free.put(None)  # whoever comes later need not wait for ever
+
+    def _too_much(self, one: Cost, max_pixels: int) -> str:
+        """Why it is refused before a decoder sees it; nothing where it is not."""
+        if one.pixels > max_pixels:
+            return too_many_pixels(one.height_px, one.width_px, max_pixels)
+        if one.num_bytes <= self.memory.one_bytes:
+            return ""
+        return (
+            f"{one.format} of {one.width_px}x{one.height_px} pixels takes up to {one.num_bytes / 1e6:.0f} MB to decode, more than the "
+            f"{self.memory.one_bytes / 1e6:.0f} MB that one image may take here: shrink it, or save it as a baseline JPEG"
+        )
+
+    def _ask(self, asked: dict[str, Any], encoded: Sequence[bytes], costs: Sequence[Cost]) -> tuple[dict[int, str], np.ndarray]:
+        """The images are decoded one after another, while all their bytes are at hand."""
+        memory = max(one.num_bytes for one in costs) + COPIES * sum(map(len, encoded))
+        lane = self._large if any(map(is_large, costs, encoded)) else self._small
+        asked |= {"count": len(encoded), "timeout_s": self._timeout_s, "memory": memory}
+        with lane.room.take(memory), self._worker(lane) as worker:
+            return worker.ask(asked, encoded)
+
+    @contextmanager
+    def _worker(self, lane: _Lane) -> "Iterator[_Worker]":
+        """A free one, which is given up where anything goes wrong: another conversation could not begin in the middle of one."""
+        worker = lane.free.get()
+        try:
+            with self._lock:
+                if self._closed:
+                    raise Died(ENDED)
+                if worker is None:
+                    worker = _Worker(lane.nice)
+                    self._started.add(worker)
+            yield worker
+            if worker.kept_bytes > KEPT_BYTES:
+                self._end(worker)
+                worker = None
+        except BaseException as error:
+            if worker is not None:
+                self._end(worker)
+                worker = None
+            if self._closed and isinstance(error, FastfashionError):  # it was ended while it started
+                raise Died(ENDED) from error
+            raise
+        finally:
+            lane.free.put(worker)
+
+    def _end(self, worker: "_Worker") -> None:
+        worker.stop()
+        with self._lock:
+            self._started.discard(worker)
+
+
+def is_large(one: Cost, data: bytes) -> bool:
+    return one.pixels > LARGE_PIXELS or len(data) > LARGE_BYTES
+
+
+class _Worker:
+    """A process with a socket of its own."""
+
+    def __init__(self, nice: int) -> None:
+        self.kept_bytes = 0  # that decoding left in it
+        mine, theirs = socket.socketpair()
+        with theirs:
+            # By the parent's own search path: where `fastfashion` was found here, it is found there. `-m` would look in other places.
+            call = f"from fastfashion.predict.decode_worker import main; main({theirs.fileno()}, {nice})"
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {call}"],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C in a terminal goes to the parent's group alone
+                env=os.environ | ENVIRONMENT,
+            )
+        self._pipe, self._is_ready = Connection(mine.detach()), False
+
+    def ask(self, asked: dict[str, Any], encoded: Sequence[bytes]) -> tuple[dict[int, str], np.ndarray]:
+        """Raises Died."""
+        if not self._is_ready:
+            self._wait_until_ready()
+        try:
+            self._pipe.send_bytes(json.dumps(asked).encode())
+            for data in encoded:
+                self._pipe.send_bytes(data)
+            if not self._pipe.poll(asked["timeout_s"] + GRACE_S):
+                self.process.kill()
+                raise Died(self._too_long(asked))
+            answer = json.loads(self._pipe.recv_bytes())
+            if "failed" in answer:
+                raise Died(answer["failed"])
+            self.kept_bytes = answer["kept"]
+            pixels = np.empty(answer["shape"], dtype=np.uint8)
+            if pixels.size:
+                self._pipe.recv_bytes_into(pixels.data.cast("B"))
+        except (EOFError, OSError) as error:
+            code = self._exit_code()
+            if code == -signal.SIGALRM:
+                raise Died(self._too_long(asked)) from error
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise Died(f"decoding it ended the process that tried ({how}): save the image anew with another program") from error
+        return {int(place): text for place, text in answer["errors"].items()}, pixels
+
+    def _wait_until_ready(self) -> None:
+        try:
+            if self._pipe.poll(START_S) and self._pipe.recv_bytes() == READY:
+                self._is_ready = True
+                return
+        except (EOFError, OSError):
+            pass
+        raise FastfashionError(f"the process that decodes images does not start (exit code {self._exit_code()}); what it said is above")
+
+    def _exit_code(self) -> int:
+        try:
+            return self.process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+    @staticmethod
+    def _too_long(asked: dict[str, Any]) -> str:
+        return f"does not decode within {asked['timeout_s']:.0f} s, and was given up"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.kill()
+        self._pipe.close()

@@ -1,0 +1,191 @@
+"""What is named on a command line, or uploaded, as a stream of pictures.
+
+    file | folder | zip | packed set | - ─► find_inputs ─► Picture, Picture, SetInput, … ─► predictor
+
+Nothing is unpacked: a zip's members are read where they lie, and their names are only names. What cannot be read is a Picture that says
+so when it is read, so that it has its line among the answers.
+"""
+
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastfashion.errors import InputError, RemoteError
+from fastfashion.files import is_remote, location
+from fastfashion.images.codec import SUFFIXES, unsupported
+from fastfashion.remote import is_file, is_folder, is_web, read, walk
+from fastfashion.shards.layout import CATALOG, VOCAB
+from fastfashion.sources.listing import identities
+from fastfashion.sources.passed_over import is_hidden
+from fastfashion.sources.reader import MAX_PICTURE_BYTES, Reader
+from fastfashion.sources.zip_directory import read_entries, version_of
+from fastfashion.untrusted import open_regular
+from fastfashion.words import why
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One encoded picture; `read` raises InputError or OSError where there are no bytes to be had."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class SetInput:
+    """A packed set, which has a loader of its own."""
+
+    path: Path
+
+
+Input = Picture | SetInput
+
+
+def find_inputs(paths: Iterable[str]) -> Iterator[Input]:
+    """The pictures under each path in turn; names in a folder or zip are sorted, those of stdin are taken as they come."""
+    for path in paths:
+        if path == STDIN:
+            lines = (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer)  # as text, a name that is not UTF-8 would end it
+            yield from find_inputs(line for line in lines if line and line != STDIN)
+        else:
+            yield from _find(location(path))
+
+
+def _find(path: Path) -> Iterator[Input]:
+    try:
+        is_zip = path.suffix.lower() == ".zip" and (is_file(path) if is_remote(path) else path.exists())
+        # looking for a folder on a web server is fetching a page
+        is_dir = not (is_web(path) and (is_zip or is_picture(path.name))) and is_folder(path)
+        is_set = is_dir and is_file(path / CATALOG) and is_file(path / VOCAB)
+    except (OSError, RemoteError) as error:  # a name too long, a folder that may not be entered, a server in trouble
+        yield refused(str(path), _reason(path, error))
+        return
+    if is_set:
+        yield SetInput(path)
+    elif is_dir:
+        yield from _in_folder(path)
+    elif is_zip:
+        yield from in_zip(path, str(path))
+    else:
+        yield named(str(path), lambda: read_file(path))
+
+
+def _in_folder(folder: Path) -> Iterator[Picture]:
+    found = 0
+    unread: list[OSError] = []
+    try:
+        walked = _walk(folder, unread.append) if not is_remote(folder) else [("", list(walk(folder)))]
+    except RemoteError as trouble:
+        yield refused(str(folder), _reason(folder, trouble))
+        return
+    for root, names in walked:
+        for name in sorted(names):
+            if is_picture(name) or is_unread(name):
+                found += 1
+                path = Path(root) / name if not is_remote(folder) else folder / name  # a root of os.walk begins with the folder
+                yield named(str(path), lambda path=path: read_file(path))  # type: ignore[misc]
+    for error in unread:
+        yield refused(str(error.filename), f"cannot be read: {error.strerror}")
+    if not found and not unread:
+        yield refused(str(folder), f"no picture in it: expected files that end in {', '.join(SUFFIXES)}, or a packed set")
+
+
+def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder and the names of its files, as packing walks: hidden folders are passed over, links followed, none looked into twice."""
+    seen = set(identities([folder, *folder.resolve().parents]))
+    for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        yield root, names
+        below = sorted((os.path.islink(Path(root, name)), name) for name in folders if not is_hidden(name))  # noqa: PTH114 - a path may be too long
+        folders.clear()
+        for _, name in below:  # links last, so that a folder's own name counts
+            found = set(identities([Path(root, name)]))
+            if not found or found - seen:  # one that cannot be looked at is named by `onerror`
+                seen |= found
+                folders.append(name)
+
+
+def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterator[Picture]:
+    """The images of a zip, by name below `shown`, read one at a time. A name that leads out of the zip is nobody's image, and refused."""
+    try:
+        version = version_of(path) if is_remote(path) else None
+        entries = [entry for entry in read_entries(path, version) if is_picture(entry.name) or is_unread(entry.name)]
+    except RemoteError as error:
+        yield refused(shown, _reason(path, error))
+        return
+    except (zipfile.BadZipFile, OSError, InputError) as error:
+        yield refused(shown, f"not a readable zip ({why(error)})")
+        return
+    if not entries:
+        yield refused(shown, f"no picture in it: expected files that end in {', '.join(SUFFIXES)}")
+    reader = Reader(path, is_zip=True, version=version)
+    for entry in sorted(entries):
+        name = f"{shown}/{entry.name}"
+        if leads_out(entry.name) and not entry.problem:
+            yield refused(name, "its name leads out of the zip; it was not read")
+        else:
+            yield named(name, lambda entry=entry: reader.read(entry, max_bytes))  # type: ignore[misc]
+
+
+def read_file(path: Path, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
+    """The bytes of a file; raises InputError where it is missing, no file, or larger than `max_bytes`."""
+    try:
+        if is_remote(path):
+            return read(path, max_bytes)
+        if not path.is_file():
+            raise InputError("no such file" if not path.exists() else "not a file")
+        with open_regular(path) as file:
+            data = file.read(max_bytes + 1)
+    except InputError:
+        raise
+    except (OSError, RemoteError) as error:
+        raise InputError(_reason(path, error)) from error
+    if len(data) > max_bytes:
+        raise InputError(f"more than {max_bytes} bytes, which is more than a picture may have")
+    return data
+
+
+def _reason(path: Path, error: OSError | RemoteError) -> str:
+    """Without the path, which whoever shows the reason says."""
+    if isinstance(error, RemoteError):
+        return str(error).removeprefix(f"{path}: ")
+    return f"cannot be read: {error.strerror or error}"
+
+
+def is_picture(name: str) -> bool:
+    """By its name; what macOS and hidden folders leave in archives is none."""
+    return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
+
+
+def is_unread(name: str) -> bool:
+    """Whether it is, by its name, an image of a format that is not read: it has its line, which says so."""
+    return unsupported(name) is not None and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    parts = name.replace("\\", "/").split("/")
+    return "__MACOSX" in parts or parts[-1].startswith("._")
+
+
+def leads_out(name: str) -> bool:
+    parts = name.replace("\\", "/").split("/")  # some programs on Windows write backslashes
+    return not parts[0] or ":" in parts[0] or ".." in parts
+
+
+def named(name: str, read: Callable[[], bytes]) -> Picture:
+    """A picture, refused where its name says that it is of a format that is not read, as packing refuses it."""
+    reason = unsupported(name)
+    return Picture(name, read) if reason is None else refused(name, reason)
+
+
+def refused(name: str, reason: str) -> Picture:
+    """A picture that cannot be read, and why."""
+
+    def read() -> bytes:
+        raise InputError(reason)
+
+    return Picture(name, read)

@@ -1,0 +1,186 @@
+"""Pictures to answers: the best classes of every head, with calibrated probabilities.
+
+    Picture, Picture, … ─► threads: read ─► processes: decode, resize ─► batch ───┐
+    packed set ─► open_loader ─────────────────────────────────────────► batch ─┴► model ─► softmax ─► top k ─► Answers
+
+Files go through the very code of the loader (`load/crops.py`), so that a picture has the same pixels here and in a packed set; and in
+processes that may die (`predict/decoding.py`), so that a file which kills a decoder is one line of the answers.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastfashion.config import RunConfig, Size
+from fastfashion.errors import ConfigError, InputError
+from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.model import load_artifact, probabilities
+from fastfashion.predict.decode_worker import load_encoded
+from fastfashion.predict.decoding import Decoders
+from fastfashion.predict.inputs import Input, Picture, SetInput
+from fastfashion.runs import read_config
+from fastfashion.shards import PackedSet, Resolution, open_packed_set
+from fastfashion.sources.ranges import UnreachableError
+
+CHUNK = 16  # pictures a task of a thread, as in the loader
+PREFETCH = 3  # batches under way while one is answered
+NO_CODE = -1
+
+Fit = Callable[[Sequence[bytes], np.ndarray], dict[int, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What the model says of some pictures. Where one could not be read its codes are -1, its probabilities NaN."""
+
+    names: list[str]
+    errors: dict[int, str]  # by place in `names`
+    codes: dict[str, np.ndarray]  # task -> int64 (n, k), the most probable class first
+    probabilities: dict[str, np.ndarray]  # task -> float32 (n, k)
+
+
+class Predictor:
+    """A run's best model, ready to answer.
+
+    Raises InputError where `run` holds no model; ConfigError for a task that it does not have.
+    """
+
+    def __init__(self, run: Path, device: torch.device, *, workers: int = 1, tasks: Sequence[str] = ()) -> None:
+        self.run, self.device, self.workers = run, device, workers
+        model, description = load_artifact(run / "best")
+        self.model, self.description = model.to(device), description
+        self.size = Size.parse(description.size)
+        if unknown := [task for task in tasks if task not in description.classes]:
+            raise ConfigError(f"unknown task {unknown[0]!r}: {run} has {', '.join(description.classes)}")
+        self.classes = {task: names for task, names in description.classes.items() if not tasks or task in tasks}
+
+    def probabilities(self, images: np.ndarray | torch.Tensor) -> dict[str, torch.Tensor]:
+        """uint8 (B, H, W, 3) of the model's size to calibrated probabilities {task: float32 (B, C)}, on the model's device.
+
+        Raises InputError where one is not a number.
+        """
+        tensor = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        with torch.inference_mode():
+            return probabilities(self.model(tensor.to(self.device)), self.classes, str(self.run))
+
+    def embedding(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """uint8 (B, H, W, 3) to features of unit length, float32 (B, F), on the model's device."""
+        tensor = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        with torch.inference_mode():
+            return torch.nn.functional.normalize(self.model.embedding(tensor.to(self.device)).float(), dim=1)
+
+    def answer(self, inputs: Iterable[Input], *, top: int = 3, batch_size: int = 256) -> Iterator[Answers]:
+        """Answers for every picture, in the order of the inputs, a batch at a time.
+
+        Raises PackedSetError where a packed set cannot be opened; what is wrong with a single picture is in its line.
+        """
+        batch_size = self.size.batch(batch_size)
+        for is_file, group in groupby(inputs, key=lambda one: isinstance(one, Picture)):
+            if is_file:
+                yield from self._answer_pictures((one for one in group if isinstance(one, Picture)), top, batch_size)
+            else:
+                for one in group:
+                    assert isinstance(one, SetInput)
+                    yield from self._answer_set(one.path, top, batch_size)
+
+    def _answer_pictures(self, pictures: Iterator[Picture], top: int, batch_size: int) -> Iterator[Answers]:
+        decoders = Decoders(self.workers)
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="predict")
+        ahead: deque[_Started] = deque()
+        try:
+            while batch := list(islice(pictures, batch_size)):
+                ahead.append(self._start(pool, decoders.fit, batch))
+                while len(ahead) > PREFETCH or (ahead and all(task.done() for task in ahead[0].tasks)):
+                    yield self._finish(ahead.popleft(), top)
+            while ahead:
+                yield self._finish(ahead.popleft(), top)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            decoders.close()
+            pool.shutdown()
+
+    def _start(self, pool: ThreadPoolExecutor, fit: Fit, batch: list[Picture]) -> "_Started":
+        images = np.empty((len(batch), self.size.height_px, self.size.width_px, 3), dtype=np.uint8)
+        chunks = range(0, len(batch), CHUNK)
+        return _Started(batch, images, [pool.submit(load_pictures, batch[at : at + CHUNK], images[at : at + CHUNK], fit) for at in chunks])
+
+    def _finish(self, started: "_Started", top: int) -> Answers:
+        errors = {i * CHUNK + place: text for i, task in enumerate(started.tasks) for place, text in task.result().items()}
+        return self.answers([one.name for one in started.batch], self.probabilities(started.images), errors, top)
+
+    def _answer_set(self, path: Path, top: int, batch_size: int) -> Iterator[Answers]:
+        packed = open_packed_set(path)
+        ids = packed.table["id"].to_numpy()
+        spec = self.spec(packed, np.arange(len(packed)), batch_size)
+        with closing(open_loader(spec)) as loader:
+            for step, batch in zip(spec.plan.steps(0), loader.steps(0), strict=True):
+                rows = step.rows.tolist()
+                names = [f"{path}/{ids[row]}" for row in rows]
+                errors = {i: loader.skipped[row].reason for i, row in enumerate(rows) if row in loader.skipped}
+                yield self.answers(names, self.probabilities(batch.images[: len(rows)]), errors, top)
+
+    def spec(self, packed: PackedSet, rows: np.ndarray, batch_size: int) -> LoaderSpec:
+        """How to load rows of a set, int64 (n,), whole and in order: at the resolution of the training where the set has it."""
+        pictures = self._resolution(packed)
+        return LoaderSpec(
+            pictures=pictures,
+            plan=Plan(rows=rows, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=batch_size),
+            labels=np.zeros((len(packed), 0), dtype=np.int64),
+            size=self.size,
+            device=self.device,
+            workers=self.workers,
+            on_bad="skip",
+        )
+
+    def _resolution(self, packed: PackedSet) -> Resolution:
+        trained = self.config().data.resolution
+        return choose_pictures(packed, trained if trained in packed.resolutions else "auto", str(self.size))[0]
+
+    def config(self) -> RunConfig:
+        return read_config(self.run)
+
+    def answers(self, names: list[str], probabilities: dict[str, torch.Tensor], errors: dict[int, str], top: int) -> Answers:
+        """The `top` best of probabilities {task: (B, C)}."""
+        codes, best = {}, {}
+        wrong = sorted(errors)
+        for task, values_BC in probabilities.items():
+            values, places = values_BC.topk(min(top, values_BC.shape[1]), dim=1)
+            codes[task], best[task] = places.cpu().numpy(), values.cpu().numpy()
+            codes[task][wrong], best[task][wrong] = NO_CODE, np.nan
+        return Answers(names=names, errors=errors, codes=codes, probabilities=best)
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A batch under way."""
+
+    batch: list[Picture]
+    images: np.ndarray  # uint8 (B, H, W, 3), being filled
+    tasks: list[Future[dict[int, str]]]
+
+
+def load_pictures(pictures: Sequence[Picture], out: np.ndarray, fit: Fit = load_encoded) -> dict[int, str]:
+    """Fill `out`, uint8 (n, H, W, 3), with whole pictures; returns why those could not be read that are left black, by place.
+
+    `fit` decodes: here, or in a process that may die.
+    """
+    errors: dict[int, str] = {}
+    encoded: list[bytes] = []
+    for place, picture in enumerate(pictures):
+        try:
+            encoded.append(picture.read())
+        except UnreachableError:
+            raise
+        except (InputError, OSError) as error:
+            errors[place] = str(error)
+            encoded.append(b"")
+    for place, text in fit(encoded, out).items():
+        errors.setdefault(place, text)
+    return errors

@@ -1,0 +1,5 @@
+"""A run's folder: the names of its files, opening it, what it was trained on."""
+
+from fastfashion.runs.opened import OpenRun, open_run, read_config
+
+__all__ = ["OpenRun", "open_run", "read_config"]

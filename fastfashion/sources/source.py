@@ -1,0 +1,212 @@
+"""Encoded images by name and the table beside them, from a folder or straight from the Kaggle zip, never unpacked.
+
+    folder | zip | s3://… ─► open_source ─► Source: name -> Member, where its bytes are ─► Reader.read_many ─► bytes
+
+A Reader needs no list of files: a worker gets it, and the Members of its own rows.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastfashion.errors import InputError, RemoteError
+from fastfashion.files import is_remote, location
+from fastfashion.images.codec import SUFFIXES, unsupported
+from fastfashion.remote import as_remote, ask, passes
+from fastfashion.sources.kinds import list_source, why_no_image, why_no_table
+from fastfashion.sources.listing import TABLE_NAME, UNREADABLE, Listing, Member, PassedOver, remote_infos
+from fastfashion.sources.match import Files, table_seen_from
+from fastfashion.sources.ranges import changed, stamp
+from fastfashion.sources.reader import Reader
+from fastfashion.untrusted import read_limited
+from fastfashion.words import why
+
+MOST_TABLE_BYTES = 8 << 30  # of a table that is named by itself: 40 million lines
+
+
+class State(NamedTuple):
+    """Digests of what file systems say of a source's files. A replaced file has another inode and another time of its change.
+
+    One of the two alone may differ for files that nobody touched: a FUSE mount may number its files anew, a hard link counts as a change.
+    """
+
+    images: str  # sizes and times (or entity tags) of the images
+    by_inode: str  # of the table too, with inodes
+    by_change: str  # the same with times of their change
+
+
+_UNSEEN = State("", "", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A folder or a zip of pictures with a table: in Kaggle's layout a styles.csv with an images folder beside it."""
+
+    path: Path
+    table_member: Member
+    files: dict[str, Member]  # every image, by its name in the source
+    reader: Reader
+    table_file: Path | None = None  # a table that is not among the files of the source
+    passed_over: Mapping[str, PassedOver] = field(default_factory=dict)  # by reason: files and folders below it that were left out
+    unread: tuple[str, ...] = ()  # images of formats that are not read
+    aliases: Mapping[str, str] = field(default_factory=dict)  # folder that is another name of a listed one -> that one
+    state: State = _UNSEEN  # when it was opened
+
+    @property
+    def table(self) -> str:
+        return self.table_member.name
+
+    @property
+    def is_zip(self) -> bool:
+        return self.reader.is_zip
+
+    @cached_property
+    def finder(self) -> Files:
+        """Finds the images of the rows of the table."""
+        on_disk = not self.is_zip and not is_remote(self.path)
+        return Files(self.path, self.files, self.table, str(self.path) if on_disk else None, self.aliases, self.unread)
+
+    @cached_property
+    def images(self) -> dict[str, Member]:
+        """What a table finds by names without folder and suffix, such as Kaggle's ids."""
+        return self.finder.images_by_stem()
+
+    def read_table(self) -> bytes:
+        """The table's bytes. Raises InputError where it cannot be read, and as `read_limited`."""
+        if self.table_file is None:
+            return self.reader.read(self.table_member, max_bytes=float("inf"))
+        try:
+            return read_limited(self.table_file, MOST_TABLE_BYTES)
+        except OSError as error:
+            raise InputError(f"{self.table_file}: cannot be read ({error.strerror or error})") from error
+
+    def read(self, text: str) -> bytes:
+        """Encoded bytes of the image that a text of the table names; raises InputError where it is missing or cannot be read."""
+        found = self.finder.find([text])
+        if found.members[0] is None:
+            raise InputError(found.missing[0])
+        return self.reader.read(found.members[0])
+
+    def unreadable(self) -> str:
+        """What to add to the reason of a row without an image, which may be in a folder that cannot be read."""
+        found = {reason: entry for reason, entry in self.passed_over.items() if reason.startswith(UNREADABLE)}
+        return "".join(f", but {entry.first} is {reason}" for reason, entry in found.items())
+
+    def passed_over_counts(self) -> dict[str, dict[str, int | str]]:
+        """For each reason, how many files and folders were left out, and the first name."""
+        return {reason: {"count": entry.count, "first": entry.first} for reason, entry in self.passed_over.items()}
+
+    def fingerprint(self) -> str:
+        """Changes when an image of the source is replaced: sha256 of sizes and times of change (or entity tags), as it was opened."""
+        return self.state.images
+
+    def check_unchanged(self) -> None:
+        """Raises ChangedError where a file of the source is another one than when it was opened; RemoteError where that cannot be had."""
+        try:
+            now = _look(self)
+        except (InputError, OSError) as error:
+            if isinstance(cause := error.__cause__, Exception) and passes(cause):
+                raise RemoteError(f"{error}; run the same command again when it can be read") from error
+            raise changed(self.path, why(error)) from error
+        if now.by_inode != self.state.by_inode and now.by_change != self.state.by_change:
+            raise changed(self.path)
+
+
+def open_source(path: Path, table: str = "") -> Source:
+    """Find the table and all images in a folder or zip, here or remote; which image is whose, sources/match.py says.
+
+    The table is the CSV that `table` names, in the source or by any other path, else styles.csv, else the only CSV there is. Where an
+    archive holds several copies of the table (Kaggle's do), the one nearest the top counts. Names that lead out of the zip (`../x`, `/x`,
+    `C:\\x`) are ignored. Raises InputError where there is no table, or no image.
+    """
+    before = None if is_remote(path) else _here(path)
+    listing = list_source(path)
+    name, outside = _find_table(listing, table)
+    files = {n: member for n, member in listing.files.items() if n.lower().endswith(SUFFIXES)}
+    if not files:
+        raise InputError(f"{path}: no image ({', '.join(SUFFIXES)}); {why_no_image(listing, name)}")
+    located = path if is_remote(path) else path.resolve()
+    source = Source(
+        path=located,
+        table_member=listing.files.get(name, Member(name)),
+        files=files,
+        reader=Reader(located, listing.is_zip, listing.version),
+        table_file=outside,
+        passed_over=listing.passed_over,
+        unread=tuple(sorted(n for n in listing.files if unsupported(n))),
+        aliases=listing.aliases,
+    )
+    return replace(source, state=_look(source, listing, before))
+
+
+def _look(source: Source, listing: Listing | None = None, before: tuple[str, str, str] | None = None) -> State:
+    """What the file systems say now; of a zip, its `listing` and what was said `before` that was read, where they are at hand."""
+    path, names = source.path, sorted(source.files)
+    if source.is_zip and is_remote(path):
+        listing = listing or list_source(path)
+        directory = hashlib.sha256(repr(sorted(listing.files.values())).encode(errors="backslashreplace")).hexdigest()
+        images = [(str(listing.version), directory, directory)]
+    elif source.is_zip:
+        images = [before or _here(path)]
+    elif is_remote(path):
+        infos = ask(path, lambda: remote_infos(path))
+        images = [_there(infos.get(name)) for name in names]
+    else:
+        images = [_here(path / name) for name in names]
+    table = source.table_file or (None if source.is_zip else path / source.table)
+    tables = [] if table is None else [_here(table)]
+    return State(
+        _digest(plain for plain, *_ in images),
+        _digest(f"{plain} {inode}" for plain, inode, _ in images + tables),
+        _digest(f"{plain} {change}" for plain, _, change in images + tables),
+    )
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _here(file: Path) -> tuple[str, str, str]:
+    """Size and time, inode, time of change; of a remote file as `_there`."""
+    if is_remote(file):
+        try:
+            return _there(ask(file, lambda: as_remote(file).fs.info(as_remote(file).path)))
+        except FileNotFoundError:
+            return _there(None)
+    try:
+        found = file.stat()
+    except (OSError, ValueError) as error:  # such as a link to nowhere: its row is rejected
+        return str(error), "", ""
+    return f"{found.st_size} {found.st_mtime_ns}", str(found.st_ino), str(found.st_ctime_ns)
+
+
+def _there(info: dict[str, Any] | None) -> tuple[str, str, str]:
+    return "gone" if info is None else stamp(info), "", ""
+
+
+def _find_table(listing: Listing, wanted: str) -> tuple[str, Path | None]:
+    """The name of the table, and where it is if not among the files of the source."""
+    path, members = listing.path, listing.files
+    name = wanted or TABLE_NAME
+    if tables := sorted((n for n in members if n == name or n.endswith(f"/{name}")), key=_nearest_top):
+        if len(tables) > 1 and tables[0].count("/") == tables[1].count("/"):
+            raise InputError(f"{path}: which table? There are {', '.join(tables[:5])}: choose with --table")
+        return tables[0], None
+    if wanted and (outside := next((place for place in (location(wanted), path / wanted) if place.is_file()), None)) is not None:
+        if listing.is_zip or is_remote(path) or is_remote(outside):
+            return outside.name, outside
+        return table_seen_from(path, outside), outside
+    others = sorted((n for n in members if n.lower().endswith((".csv", ".tsv"))), key=_nearest_top)
+    others = [n for n in others if not members[n].problem] or others
+    if len(others) == 1 and not wanted:
+        return others[0], None
+    if others:
+        raise InputError(f"{path}: no {name}, but {', '.join(others[:5])}: choose the table with --table")
+    raise InputError(f"{path}: no {name}, {why_no_table(listing)}")
+
+
+def _nearest_top(name: str) -> tuple[int, str]:
+    return name.count("/"), name

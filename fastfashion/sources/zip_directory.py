@@ -1,0 +1,143 @@
+"""The directory of a zip, an entry at a time: an odd entry costs itself and not the archive.
+
+zipfile refuses all of an archive for one name that is no UTF-8, one extra field that is cut, or one entry of a newer version.
+"""
+
+import contextlib
+import os
+import stat
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fastfashion.files import is_remote
+from fastfashion.remote import ask
+from fastfashion.sources.listing import ENCRYPTED, Member, kind_of_file
+from fastfashion.sources.ranges import Version, read_part
+from fastfashion.untrusted import open_regular
+
+# APPNOTE.TXT 4.3.16, 4.3.15, 4.3.14, 4.3.12
+_END, _LOCATOR, _END64, _ENTRY = (struct.Struct(f"<4s{form}") for form in ("4H2LH", "LQL", "Q2H2L4Q", "4B4H3L5H2L"))
+_UTF8, _ENCRYPTED = 0x800, 1  # flags of an entry
+_UNIX = 3  # "made by": the upper bits of its attributes are a mode
+_NEWEST = 63  # ten times the version of the format that a reader has to know
+_MAX_COMMENT = 0xFFFF
+CHUNK_BYTES = 4 << 20  # of a directory, held at once
+MOST_BYTES = 256 << 20  # of a directory: its entries are kept, those of 2,000,000 images with names of 80 bytes
+
+Read = Callable[[int, int], bytes]  # bytes of the zip from here to there; fewer where it ends before
+
+
+def read_entries(path: Path, version: Version | None = None) -> Iterator[Member]:
+    """The entries of a zip, here or, of one `version`, at a remote place. Raises as `read_directory`, `read_part` and `remote.ask`."""
+    if is_remote(path):
+        known = version or version_of(path)
+        yield from read_directory(lambda start, end: ask(path, lambda: read_part(path, start, end, known)[0]), known.size)
+        return
+    with open_regular(path) as file:
+
+        def read(start: int, end: int) -> bytes:
+            file.seek(start)
+            return file.read(end - start)
+
+        yield from read_directory(read, file.seek(0, os.SEEK_END))
+
+
+def version_of(path: Path) -> Version:
+    """What a remote file is now. Raises as `read_part` and `remote.ask`."""
+    return ask(path, lambda: read_part(path, 0, 1))[1]
+
+
+def read_directory(read: Read, size: int) -> Iterator[Member]:
+    """Every entry but folders, in the archive's order, with names as they are written; one that cannot be read has a `problem`.
+
+    Raises zipfile.BadZipFile where there is no directory, or it breaks off.
+    """
+    tail_at = max(0, size - _END.size - _MAX_COMMENT - _LOCATOR.size - _END64.size)
+    tail = read(tail_at, size)
+    at, before, num_bytes = _find(tail, tail_at)
+    if num_bytes > MOST_BYTES:
+        raise zipfile.BadZipFile(f"its directory has {num_bytes} bytes, more than {MOST_BYTES}: pack its images into several zips")
+    end = at + num_bytes
+    held = b""
+    while at < end or held:
+        if len(held) < _ENTRY.size + 3 * 0xFFFF and at < end:
+            more = tail[at - tail_at : end - tail_at] if at >= tail_at else read(at, min(at + CHUNK_BYTES, end))
+            if not more:
+                raise zipfile.BadZipFile("Truncated central directory")
+            held, at = held + more, at + len(more)
+            continue
+        view, place = memoryview(held), 0
+        while len(held) - place >= _ENTRY.size + 3 * 0xFFFF or (at >= end and place < len(held)):
+            member, place = _entry(view, place, before)
+            if member is not None:
+                yield member
+        held = held[place:]
+
+
+def _find(tail: bytes, tail_at: int) -> tuple[int, int, int]:
+    """Where the directory begins, how many bytes are before the archive in the file, and the directory's length."""
+    at = tail.rfind(b"PK\5\6", max(0, len(tail) - _END.size - _MAX_COMMENT - 1))
+    if at < 0 or at + _END.size > len(tail):
+        raise zipfile.BadZipFile("File is not a zip file")
+    num_bytes, offset = _END.unpack_from(tail, at)[5:7]
+    end = at
+    locator, record = at - _LOCATOR.size, at - _LOCATOR.size - _END64.size
+    if record >= 0 and tail.startswith(b"PK\6\7", locator) and tail.startswith(b"PK\6\6", record):
+        num_bytes, offset = _END64.unpack_from(tail, record)[8:10]
+        end = record
+    before = tail_at + end - num_bytes - offset
+    if offset + before < 0:
+        raise zipfile.BadZipFile("Bad offset for central directory")
+    return offset + before, before, num_bytes
+
+
+def _entry(view: memoryview, at: int, before: int) -> tuple[Member | None, int]:
+    """The entry at a place, None for a folder's, and where the next begins."""
+    if len(view) - at < _ENTRY.size:
+        raise zipfile.BadZipFile("Truncated central directory")
+    signature, _, system, version, _, flags, method, _, _, crc32, packed, size, *rest = _ENTRY.unpack_from(view, at)
+    name_bytes, extra_bytes, comment_bytes, _, _, attributes, offset = rest
+    if signature != b"PK\1\2":
+        raise zipfile.BadZipFile("Bad magic number for central directory")
+    at += _ENTRY.size
+    after = at + name_bytes + extra_bytes + comment_bytes
+    if after > len(view):
+        raise zipfile.BadZipFile("Truncated central directory")
+    name, problem = _name(bytes(view[at : at + name_bytes]), flags)
+    if name.endswith(("/", "\\")):
+        return None, after
+    if 0xFFFFFFFF in (size, packed, offset):
+        sizes = _sizes64(bytes(view[at + name_bytes : at + name_bytes + extra_bytes]), size, packed, offset)
+        problem = problem or ("its sizes in the zip's directory are damaged" if sizes is None else "")
+        size, packed, offset = sizes or (0, 0, 0)
+    if version > _NEWEST:
+        problem = problem or f"it needs version {version / 10} of the zip format; write the zip anew"
+    kind = stat.S_IFMT(attributes >> 16)
+    if system == _UNIX and kind not in (0, stat.S_IFREG):  # a link is stored as the path that it leads to
+        problem = problem or f"{kind_of_file(kind)} in the zip, which holds no data: write the zip with the files themselves"
+    method = ENCRYPTED if flags & _ENCRYPTED else method
+    return Member(name, offset + before, packed, size, method, crc32, problem), after
+
+
+def _name(written: bytes, flags: int) -> tuple[str, str]:
+    """A name, in UTF-8 also where the zip does not say that it is, as macOS writes it; and what is wrong with it."""
+    written = written.partition(b"\0")[0]
+    with contextlib.suppress(UnicodeDecodeError):
+        return written.decode("utf-8"), ""
+    if flags & _UTF8:
+        return written.decode("utf-8", "replace"), "its name is no UTF-8, as the zip says that it is; write the zip anew"
+    return written.decode("cp437"), ""
+
+
+def _sizes64(extra: bytes, *sizes: int) -> tuple[int, ...] | None:
+    """The sizes that do not fit into 32 bits, from the zip64 field (APPNOTE.TXT 4.5.3); None where that is cut."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        if kind == 1:
+            wide = iter(struct.unpack_from(f"<{min(length, len(extra) - 4) // 8}Q", extra, 4))
+            found = [next(wide, -1) if size == 0xFFFFFFFF else size for size in sizes]
+            return None if -1 in found else tuple(found)
+        extra = extra[4 + length :]
+    return None
