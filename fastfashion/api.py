@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from fastfashion.arguments import EmbeddedLoader, embedded, names_of, place_of, run_of
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
-from fastfashion.options import find_shards, find_source, parse_picture_size
+from fastfashion.options import find_shards, find_source, parse_image_size
 
 if TYPE_CHECKING:
     import torch
@@ -37,11 +37,11 @@ Result = dict[str, Any]
 
 @embedded
 def synth(out: Place = "data/synth", *, rows: int = 1200, res: str = "600x800", seed: int = 0, workers: int | None = None) -> Result:
-    """Draw a stand-in data set in the layout of the real one, of pictures of `res` (width x height); as `fastfashion synth`."""
+    """Draw a stand-in data set in the layout of the real one, of images of `res` (width x height); as `fastfashion synth`."""
     from fastfashion.dist import cores_per_process
     from fastfashion.sources.synth import write_synth
 
-    width_px, height_px = parse_picture_size(res)
+    width_px, height_px = parse_image_size(res)
     workers = workers or cores_per_process(1)
     summary = write_synth(Path(out), rows=rows, width_px=width_px, height_px=height_px, seed=seed, workers=workers)
     return _plain(asdict(summary) | {"out": out})
@@ -62,7 +62,7 @@ def shard(
     max_pixels: int = 100_000_000,
     workers: int | None = None,
 ) -> Result:
-    """Pack pictures and their table into shards; as `fastfashion shard`.
+    """Pack images and their table into shards; as `fastfashion shard`.
 
     `res`: the shorter side in pixels, or "full", or several of them. Goes on where an interrupted call stopped. A table of your own:
     `table`, its name within the source or any other path; `id_column`, paths or names of its images; `label_columns`, what to learn;
@@ -95,7 +95,7 @@ def shard(
 
 @embedded
 def open_packed_set(shards: "Set | None" = None) -> "PackedSet":
-    """A packed set to look into: its `table` (pandas), `vocab`, and pictures by `open(resolution)`."""
+    """A packed set to look into: its `table` (pandas), `vocab`, and images by `open(resolution)`."""
     from fastfashion.shards import open_packed_set as open_set
 
     return open_set(find_shards(None if shards is None else place_of(shards)))
@@ -222,7 +222,7 @@ def compare(first: Run, second: Run) -> Result:
 
 @embedded
 def open_run(run: Run, shards: "Set | None" = None) -> "OpenRun":
-    """A run to look into: its `model` (a torch module, uint8 pictures to logits), `config`, `packed` set, `codes` and `split`."""
+    """A run to look into: its `model` (a torch module, uint8 images to logits), `config`, `packed` set, `codes` and `split`."""
     from fastfashion.runs import open_run as open_folder
 
     return open_folder(*run_of(run, shards))
@@ -239,7 +239,7 @@ def predict(
     workers: int | None = None,
     device: "str | torch.device | None" = None,
 ) -> list[Result]:
-    """What pictures show: files, folders, zips or packed sets; as the lines of `fastfashion predict --format jsonl`.
+    """What images show: files, folders, zips or packed sets; as the lines of `fastfashion predict --format jsonl`.
 
     An image is `{"path", "answers": {task: [{"label", "probability"}, …]}, "error": None}`, the most probable first; of one that cannot be
     read `answers` is None and `error` says why.

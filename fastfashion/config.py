@@ -57,7 +57,7 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which pictures, in which shape, split how, fed by what."""
+    """Which images, in which shape, split how, fed by what."""
 
     shards: str
     resolution: str = "auto"
@@ -73,7 +73,7 @@ class DataConfig:
     workers: int = 0  # loader threads a process; 0: all cores of the machine shared among its processes
     shuffle: str = "epoch"  # a permutation of all rows; "window": of shards, then of the rows inside a window of shards
     window_shards: int = 16
-    on_bad: str = "stop"  # at a picture that does not decode; "skip": leave it out, count it, list it
+    on_bad: str = "stop"  # at an image that does not decode; "skip": leave it out, count it, list it
     cache_dir: str = ""  # where shards of sets on object storage are kept, of all of them; a folder of the user's cache by default
     cache_gb: float = 100.0  # its limit, in 10^9 bytes, for all sets together
 
@@ -108,10 +108,10 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What is done to a training picture at random; all of it is part of the epoch plan. 0 switches a thing off."""
+    """What is done to a training image at random; all of it is part of the epoch plan. 0 switches a thing off."""
 
-    min_area: float = 0.6  # smallest crop, as a share of the picture
-    max_stretch: float = 1.2  # largest change of the crop's aspect ratio against the picture's own
+    min_area: float = 0.6  # smallest crop, as a share of the image
+    max_stretch: float = 1.2  # largest change of the crop's aspect ratio against the image's own
     flip: float = 0.5  # probability of a horizontal flip
     brightness: float = 0.0  # times a factor uniform in [1 - brightness, 1 + brightness]; contrast and saturation likewise
     contrast: float = 0.0
@@ -119,8 +119,8 @@ class AugmentConfig:
     hue: float = 0.0  # turned by a share of the circle uniform in [-hue, hue]
     grayscale: float = 0.0  # probability
     erase: float = 0.0  # probability that a box is painted over
-    mixup: float = 0.0  # alpha of Beta(alpha, alpha), the share of the own picture
-    cutmix: float = 0.0  # the same; with both, each pair of pictures draws one of them
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha), the share of the own image
+    cutmix: float = 0.0  # the same; with both, each pair of images draws one of them
 
     def __post_init__(self) -> None:
         _check(0 < self.min_area <= 1, "augment.min_area", "above 0, at most 1", self.min_area)
@@ -140,7 +140,7 @@ class ModelConfig:
     pretrained: bool = True
     weights: str = ""  # a .safetensors, .pth or .bin file, or a run's folder, instead of the Hub
     dropout: float = 0.0
-    flip_average: bool = True  # answer with the mean over a picture and its mirror image; training does not change
+    flip_average: bool = True  # answer with the mean over an image and its mirror image; training does not change
 
     def __post_init__(self) -> None:
         _check(0 <= self.dropout < 1, "model.dropout", "0 to below 1", self.dropout)
@@ -314,10 +314,10 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
 # Recipes are differences from the defaults above, each value with its reason; what was measured stands in bench/LOG.md, "Recipes".
 RECIPES: dict[str, dict[str, Any]] = {
     # Good accuracy a minute. Batches of 64: twice as many steps as 128 take nearly the same time, and after so few epochs more
-    # steps tell most. Hardly any crop, since the product fills the picture, and rare classes more often. Where several labels are
+    # steps tell most. Hardly any crop, since the product fills the image, and rare classes more often. Where several labels are
     # learned, most weight is on what a product is, and little on baseColour and usage, which weighted alike make up nearly half of the
     # loss. On validation rows of ResNet18 from random weights the five other labels gained 0.001 to 0.010 of accuracy each by crops and
-    # weights together, usage 0.001, and baseColour lost 0.026; optim.task_weights= weighs all alike. Pictures that grow
+    # weights together, usage 0.001, and baseColour lost 0.026; optim.task_weights= weighs all alike. Images that grow
     # (train.first_size) are off: they brought no more than as much computing at full size.
     "fast": {
         "train.epochs": 12,
@@ -328,7 +328,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optim.task_weights": "subCategory=2.5,articleType=2,masterCategory=2,gender=1.5,baseColour=0.5,usage=0.5",
     },
     # Accuracy at any price: twice as long, and with mixup, without which the losses on validation rows ended at 2.84 instead of 2.57.
-    # Of four runs with crops of at least 60 or 85 %, with mixup or without (ResNet18, random weights, small pictures at 160x128) it was
+    # Of four runs with crops of at least 60 or 85 %, with mixup or without (ResNet18, random weights, small images at 160x128) it was
     # ahead in the mean accuracy of subCategory, masterCategory and season, by less than seeds differ, and in the macro F1 of each.
     "best": {
         "train.epochs": 24,

@@ -18,7 +18,7 @@ class FastfashionError(ValueError):
 
 
 class InputError(FastfashionError):
-    """The data handed in (a CSV, a zip, a folder of pictures) cannot be used."""
+    """The data handed in (a CSV, a zip, a folder of images) cannot be used."""
 
 
 class RemoteError(FastfashionError):

@@ -83,7 +83,7 @@ def check_place(path: Path, option: str, *, is_folder: bool) -> None:
 
 
 def Source(panel: str | None = None) -> Any:
-    return Location("Zip or folder of pictures and a table, or its s3:// or https:// address; the one under data/ by default.", panel)
+    return Location("Zip or folder of images and a table, or its s3:// or https:// address; the one under data/ by default.", panel)
 
 
 def Table(panel: str | None = None) -> Any:
@@ -108,7 +108,7 @@ def Protocol(panel: str | None = None) -> Any:
 
 def Size(panel: str | None = None) -> Any:
     return typer.Option(
-        "--size", help="Input of the model, HxW in pixels, such as 80x64; the pictures' own shape by default.", rich_help_panel=panel
+        "--size", help="Input of the model, HxW in pixels, such as 80x64; the images' own shape by default.", rich_help_panel=panel
     )
 
 
@@ -163,7 +163,7 @@ def find_source(given: Path | None, home: Path = Path("data")) -> Path:
         raise ConfigError(f"which data set? There are {', '.join(map(str, found))}: choose with --source")
     raise InputError(
         f"no data set under {home}/: name one with --source, or get one:\n"
-        f"  fastfashion download small --out {home}   60x80 pictures\n"
+        f"  fastfashion download small --out {home}   60x80 images\n"
         f"  fastfashion download full --out {home}    originals up to 1800x2400\n"
         f"  fastfashion synth --out {home}/synth      a drawn stand-in, in seconds"
     )
@@ -175,7 +175,7 @@ def parse_tasks(given: list[str] | None) -> tuple[str, ...]:
     return () if names == (ALL,) else names
 
 
-def parse_picture_size(text: str) -> tuple[int, int]:
+def parse_image_size(text: str) -> tuple[int, int]:
     """(width, height) in pixels of a WxH such as 600x800, the way sizes of photographs are spoken of."""
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):

@@ -71,8 +71,8 @@ def real_styles(real_source: Source) -> Styles:
     return read_styles(real_source.read_table(), "styles.csv")
 
 
-def smooth_picture(seed: int, width_px: int, height_px: int, mode: str = "RGB") -> Image.Image:
-    """A picture without sharp edges: JPEG keeps it well, and a shift or a swap of channels shows."""
+def smooth_image(seed: int, width_px: int, height_px: int, mode: str = "RGB") -> Image.Image:
+    """An image without sharp edges: JPEG keeps it well, and a shift or a swap of channels shows."""
     coarse = np.random.default_rng(seed).integers(30, 226, (6, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width_px, height_px), Image.Resampling.BICUBIC).convert(mode)
 
@@ -106,9 +106,9 @@ def make_source(folder: Path, rows: int = 60, *, width_px: int = 60, height_px: 
                 writer.writerow(line)
     for number, (identity, *_) in enumerate(table):
         size = (width_px + 1, height_px - 3) if number == 4 else (width_px, height_px)
-        picture = smooth_picture(8 if number == 9 else number, *size, mode="L" if number == 3 else "RGB")
+        image = smooth_image(8 if number == 9 else number, *size, mode="L" if number == 3 else "RGB")
         form = "PNG" if number == 5 else "JPEG"
-        picture.save(folder / "images" / f"{identity}.jpg", form, quality=92, comment=b"twin" if number == 9 else b"")
+        image.save(folder / "images" / f"{identity}.jpg", form, quality=92, comment=b"twin" if number == 9 else b"")
     return folder
 
 
@@ -138,7 +138,7 @@ def no_file_above(num_bytes: int) -> Iterator[None]:
 
 
 def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures of the same shape."""
+    """Peak signal-to-noise ratio of two uint8 images of the same shape."""
     assert a.shape == b.shape
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))

@@ -187,9 +187,9 @@ def _webp() -> dict[str, OddImage]:
 
 def with_exif_chunk(simple: bytes, block: bytes) -> bytes:
     """The lossless WebP in the extended form, with EXIF behind its pixels (RFC 9649)."""
-    picture = Image.open(io.BytesIO(simple))
+    image = Image.open(io.BytesIO(simple))
     chunk = simple[12 : 20 + struct.unpack_from("<L", simple, 16)[0]]
-    size = struct.pack("<L", picture.width - 1)[:3] + struct.pack("<L", picture.height - 1)[:3]
+    size = struct.pack("<L", image.width - 1)[:3] + struct.pack("<L", image.height - 1)[:3]
     body = b"WEBPVP8X" + struct.pack("<L", 10) + b"\x08\0\0\0" + size + chunk + bytes(len(chunk) % 2)
     body += b"EXIF" + struct.pack("<L", len(block)) + block + bytes(len(block) % 2)
     return b"RIFF" + struct.pack("<L", len(body)) + body
@@ -346,7 +346,7 @@ def _block_jpeg() -> dict[str, OddImage]:
     letters = [(82, 1, 1, luma), (71, 1, 1, blue), (66, 1, 1, red)]
     planes = np.stack([large, np.full_like(large, 110), np.full_like(large, 150)], axis=-1).astype(np.uint8)
     images["jpeg rgb by its letters"] = OddImage(data=block_jpeg(HEIGHT, WIDTH, letters, b""), expected=planes)
-    # Adobe stores inks the other way round: brightness of what is stored is the picture's, and no black is 255
+    # Adobe stores inks the other way round: brightness of what is stored is the image's, and no black is 255
     inks = [(1, 1, 1, luma), (2, 1, 1, blue), (3, 1, 1, red), (4, 1, 1, black)]
     images["jpeg ycck"] = OddImage(data=block_jpeg(HEIGHT, WIDTH, inks, adobe(2)), expected=255 - expected, tolerance=1)
     images["jpeg gray of blocks"] = OddImage(

@@ -204,9 +204,9 @@ def cmyk_profile(corners: np.ndarray) -> bytes:
     return icc_profile(b"CMYK", tags, kind=b"prtr", connection=b"Lab ")
 
 
-def in_space(picture: np.ndarray, colorants: Sequence[tuple[float, float, float]], gamma: float | None = None) -> np.ndarray:
+def in_space(image: np.ndarray, colorants: Sequence[tuple[float, float, float]], gamma: float | None = None) -> np.ndarray:
     """The same colours, sRGB uint8 (..., 3), as values of another space of three colorants, which must hold them."""
-    light = srgb_curve(picture / 255) @ np.array(SRGB_XYZ) @ np.linalg.inv(np.array(colorants))
+    light = srgb_curve(image / 255) @ np.array(SRGB_XYZ) @ np.linalg.inv(np.array(colorants))
     assert light.min() > -1e-4 and light.max() < 1 + 1e-4
     values = srgb_value(light) if gamma is None else np.clip(light, 0, 1) ** (1 / gamma)
     return np.rint(values * 255).astype(np.uint8)

@@ -74,7 +74,7 @@ def odd_entries(data: bytes) -> dict[str, tuple[Entry, str]]:
         "another checksum": ({"crc32": 7}, "Bad CRC-32"),
         "longer than it says": ({"size": len(data) - 9, "packed": packed, "method": 8}, "instead of"),
         "shorter than it says": ({"size": len(data) + 9, "packed": packed, "method": 8}, "instead of"),
-        "of 4 GB, it says": ({"size": 0xFFFFFFFE}, "more than a picture may have"),
+        "of 4 GB, it says": ({"size": 0xFFFFFFFE}, "more than an image may have"),
         "beyond the end": ({"offset": 10_000_000}, "no file header"),
         "in the middle of another": ({"offset": 3}, "no file header"),
         "another header": ({"signature": b"PK\7\x08"}, "no file header"),

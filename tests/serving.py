@@ -18,7 +18,7 @@ TASKS = ("subCategory", "season")
 
 
 def make_run(folder: Path, shards: Path, *, size: str = "64x48", model: str = "resnet10t", tasks: tuple[str, ...] = TASKS) -> Path:
-    """A run on a packed set, its full pictures, whose classifier has random weights, the same each time."""
+    """A run on a packed set, its full images, whose classifier has random weights, the same each time."""
     folder.mkdir(parents=True)
     vocab = open_packed_set(shards).vocab
     classes = {task: list(vocab.names(task)) for task in tasks}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_source, smooth_picture, zip_folder
+from conftest import make_source, smooth_image, zip_folder
 from odd_zips import Entry, odd_zip
 
 from fastfashion.catalog import Columns
@@ -345,7 +345,7 @@ def tar_of(folder: Path, path: Path, mode: Any = "w") -> Path:
 
 
 def webdataset_tar(path: Path) -> Path:
-    smooth_picture(1, 20, 20).save(image := path.with_name("image.jpg"))
+    smooth_image(1, 20, 20).save(image := path.with_name("image.jpg"))
     (label := path.with_name("label.cls")).write_text("1")
     with tarfile.open(path, "w") as archive:
         for key in ("0001", "0002"):
@@ -368,7 +368,7 @@ def written(path: Path, data: bytes) -> Path:
 
 
 def image_file(path: Path) -> Path:
-    smooth_picture(1, 20, 20).save(path)
+    smooth_image(1, 20, 20).save(path)
     return path
 
 
@@ -460,7 +460,7 @@ def test_class_folders_are_called_so_with_the_way_out(form: Callable[[Path, Path
     for label in ("Shoes", "Bags"):
         (tmp_path / "set" / label).mkdir(parents=True)
         for number in range(3):
-            smooth_picture(number, 20, 20).save(tmp_path / "set" / label / f"{number}.jpg")
+            smooth_image(number, 20, 20).save(tmp_path / "set" / label / f"{number}.jpg")
     said = r"but 6 images in 2 folders \(Bags, Shoes\), and no table .*: write a CSV .*Bags/0\.jpg\) and label, .*--id-column file"
     with pytest.raises(InputError, match=said):
         open_source(form(tmp_path / "set", tmp_path))
@@ -498,7 +498,7 @@ def test_predict_follows_links_as_packing_does_and_passes_over_hidden_folders(tm
 
     for name in ("real/1.jpg", "photos/0.jpg", "photos/deep/2.jpg", "photos/.thumbnails/0.jpg", "photos/__MACOSX/0.jpg", "3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        smooth_picture(1, 20, 20).save(tmp_path / name)
+        smooth_image(1, 20, 20).save(tmp_path / name)
     for name, target in (("linked", "../real"), ("a", "deep"), ("me", "."), ("up", ".."), ("root", "/"), ("gone", "nowhere")):
         (tmp_path / "photos" / name).symlink_to(target)
     found = [found.name for found in find_inputs([str(tmp_path / "photos")])]  # type: ignore[union-attr]
@@ -506,16 +506,16 @@ def test_predict_follows_links_as_packing_does_and_passes_over_hidden_folders(tm
 
 
 def test_predict_reads_names_with_backslashes_too(tmp_path: Path) -> None:
-    from fastfashion.predict.inputs import Picture, find_inputs
+    from fastfashion.predict.inputs import InputImage, find_inputs
 
-    smooth_picture(1, 20, 20).save(tmp_path / "one.jpg")
+    smooth_image(1, 20, 20).save(tmp_path / "one.jpg")
     data = (tmp_path / "one.jpg").read_bytes()
     with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
         for name in ("images\\1.jpg", "..\\2.jpg", "\\3.jpg"):
             archive.writestr(name, data)
     answers: dict[str, bytes | str] = {}
     for found in find_inputs([str(tmp_path / "windows.zip")]):
-        assert isinstance(found, Picture)
+        assert isinstance(found, InputImage)
         try:
             answers[found.name.partition("windows.zip/")[2]] = found.read()
         except InputError as error:

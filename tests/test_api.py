@@ -57,9 +57,9 @@ def test_the_main_job_in_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ff.compare("runs/first", "runs/first")["tasks"]["masterCategory"]["p_value"] == 1
     opened = ff.open_run("runs/first")
     assert opened.tasks == ["masterCategory"] and len(opened.split.rows("test")) == report["tasks"]["masterCategory"]["n"]
-    pictures = sorted(Path("data/synth/images").glob("*.jpg"))[:3]
-    answers = ff.predict("runs/first", [*pictures, "nowhere.jpg"], top=2, workers=1)
-    assert [answer["path"] for answer in answers] == [*map(str, pictures), "nowhere.jpg"]
+    images = sorted(Path("data/synth/images").glob("*.jpg"))[:3]
+    answers = ff.predict("runs/first", [*images, "nowhere.jpg"], top=2, workers=1)
+    assert [answer["path"] for answer in answers] == [*map(str, images), "nowhere.jpg"]
     assert all(len(answer["answers"]["masterCategory"]) == 2 for answer in answers[:3]) and "no such file" in answers[3]["error"]
     exported = ff.export("runs/first", "hub")
     assert exported["tasks"] == ["masterCategory"] and Path(exported["out"], "model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""The audit: counts and leakage as counted by hand, and a contact sheet with the pictures that it should show."""
+"""The audit: counts and leakage as counted by hand, and a contact sheet with the images that it should show."""
 
 import dataclasses
 import hashlib
@@ -68,10 +68,10 @@ def test_rejected_rows_are_counted_by_reason_and_rare_classes_by_what_is_left(tm
     images = {int(file.stem) - 995: file for file in (source / "images").iterdir() if int(file.stem) < 10_000}
     images[1].unlink()
     for number in (2, 4, 7):
-        images[number].write_bytes(b"<html>no such picture")
+        images[number].write_bytes(b"<html>no such image")
     pack(PackRequest(source=source, out=tmp_path / "packed", resolutions=("full",)))
     report = audit(tmp_path / "packed")
-    html = "not a picture: begins like an HTML or XML page"
+    html = "not an image: begins like an HTML or XML page"
     assert (report["images"], report["rejected"]) == (8, {"rows": 4, "reasons": {html: 3, "no image": 1}})
     # left are 0, 3, 5, 6, 8, 9, 10 and 11
     assert report["labels"]["articleType"]["images"] == {"Tshirts": 3, "Jeans": 2, "Shirts": 2, "Watches": 1}
@@ -103,11 +103,11 @@ SPLIT = [
         ({"4": "999"}, (0, 1)),
         ({"4": "999", "30": "10-a", "100": "3"}, (1, 2)),
         ({"100": "999", "3": "999"}, (1, 1)),
-        ({"3": "10-a"}, (0, 0)),  # validation and test share a picture, which training does not
+        ({"3": "10-a"}, (0, 0)),  # validation and test share an image, which training does not
         ({"77": "999"}, (0, 0)),  # one that stands in no part
     ],
 )
-def test_leakage_counts_rows_whose_picture_is_in_training_too(twins: dict[str, str], leaked: tuple[int, int]) -> None:
+def test_leakage_counts_rows_whose_image_is_in_training_too(twins: dict[str, str], leaked: tuple[int, int]) -> None:
     table = pd.DataFrame(SPLIT, columns=["id", "subCategory", "duplicate_group"])
     table["recovered"] = False
     place = {identity: row for row, identity in enumerate(table["id"])}
@@ -129,7 +129,7 @@ def test_the_seed_reaches_the_stratified_split(packed_small: PackedSmall) -> Non
     assert "seed of the split" in audit(packed_small.out, seed=-1)["leakage"]["stratified"]["season"]["impossible"]
 
 
-def test_the_reference_projects_test_of_subcategory_knows_177_pictures_from_training(real_styles: Styles, real_source: Source) -> None:
+def test_the_reference_projects_test_of_subcategory_knows_177_images_from_training(real_styles: Styles, real_source: Source) -> None:
     table = real_styles.table[real_styles.table["id"].isin(real_source.images.keys())].reset_index(drop=True)
     first: dict[bytes, int] = {}
     pixels = (decode_rgb(real_source.read(identity)) for identity in table["id"])
@@ -168,12 +168,12 @@ def grouped(packed: PackedSet, *groups: range) -> PackedSet:
 
 
 def tile(sheet: np.ndarray, line: int, place: int) -> np.ndarray:
-    """120x160 pixels of a picture; the lines are 230 apart, with a title of 24 above the pictures, and the gaps are 12."""
+    """120x160 pixels of an image; the lines are 230 apart, with a title of 24 above the images, and the gaps are 12."""
     top, left = 12 + 230 * line + 24, 12 + 132 * place
     return sheet[top : top + 160, left : left + 120]
 
 
-def test_the_contact_sheet_shows_each_group_in_a_row_the_largest_first_and_eight_pictures_at_most(packed_small: PackedSmall) -> None:
+def test_the_contact_sheet_shows_each_group_in_a_row_the_largest_first_and_eight_images_at_most(packed_small: PackedSmall) -> None:
     packed = grouped(open_packed_set(packed_small.out), range(10, 13), range(20, 30), range(40, 42))
     drawn = duplicates_sheet(packed)
     assert drawn is not None
@@ -185,15 +185,15 @@ def test_the_contact_sheet_shows_each_group_in_a_row_the_largest_first_and_eight
             if place >= len(rows):
                 assert (found == 255).all()
                 continue
-            with Image.open(packed_small.source / "images" / f"{packed.table['id'][rows[place]]}.jpg") as picture:
-                expected = picture.convert("RGB").resize((120, 160), Image.Resampling.BICUBIC)
+            with Image.open(packed_small.source / "images" / f"{packed.table['id'][rows[place]]}.jpg") as image:
+                expected = image.convert("RGB").resize((120, 160), Image.Resampling.BICUBIC)
             np.testing.assert_array_equal(found, np.asarray(expected))
             assert (tile(sheet, line, place) != 255).any()
             caption = sheet[12 + 230 * line + 24 + 160 :][:34, 12 + 132 * place :][:, :120]
             assert (caption < 100).any()  # the id, in black
 
 
-def test_a_picture_of_another_shape_stands_in_the_middle_of_its_tile(packed_small: PackedSmall) -> None:
+def test_a_image_of_another_shape_stands_in_the_middle_of_its_tile(packed_small: PackedSmall) -> None:
     drawn = duplicates_sheet(grouped(open_packed_set(packed_small.out), range(3, 5)))
     assert drawn is not None
     wide = tile(np.asarray(drawn), 0, 1)  # 61x77 becomes 120x151
@@ -212,7 +212,7 @@ def test_the_contact_sheet_is_made_from_the_smallest_resolution_that_fills_a_til
     np.testing.assert_array_equal(tile(np.asarray(drawn), 0, 0), decode_rgb(packed.open("120").encoded(8)))
 
 
-def test_a_damaged_picture_is_named(packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_a_damaged_image_is_named(packed_small: PackedSmall, tmp_path: Path) -> None:
     pack(PackRequest(source=packed_small.source, out=tmp_path / "packed", resolutions=("full",)))
     shard = tmp_path / "packed" / "full" / "00000.tar"
     shard.write_bytes(bytes(shard.stat().st_size))

@@ -22,7 +22,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def part_of(length: int, **fields: Any) -> Part:
-    """A share of `length` pictures with only the given augmentations."""
+    """A share of `length` images with only the given augmentations."""
     arrays = {name: np.asarray(values, dtype=np.int64 if name == "partners" else np.float32) for name, values in fields.items()}
     rows = np.arange(length)
     return Part(rows=rows, fetch=rows, boxes=np.zeros((length, 4), np.int32), flips=np.zeros(length, bool), **arrays)
@@ -107,7 +107,7 @@ def test_the_paint_is_what_a_backbone_takes_for_nothing() -> None:
     assert np.abs(normalised).max() < 0.01
 
 
-def test_boxes_are_rounded_to_whole_pixels_and_stay_in_the_picture() -> None:
+def test_boxes_are_rounded_to_whole_pixels_and_stay_in_the_image() -> None:
     np.testing.assert_array_equal(pixel_boxes(np.array([0.24, 0.26, 0.99, 1], np.float32), 10, 10), [2, 3, 10, 10])
     boxes = np.random.default_rng(0).random((100, 4)).astype(np.float32)
     for height, width in ((1, 1), (17, 4096)):
@@ -156,7 +156,7 @@ def test_nothing_to_do_costs_no_copy() -> None:
     assert mix(images, part_of(3, partners=[0, 1, 2], shares=[1, 1, 1], pasted=np.zeros((3, 4)))) is images
 
 
-def test_pictures_that_grayscale_spares_are_left_as_they_are() -> None:
+def test_images_that_grayscale_spares_are_left_as_they_are() -> None:
     sides = np.full(40, 80)
     plan = Plan(rows=np.arange(40), heights_px=sides, widths_px=sides, batch_size=40, augment=AugmentConfig(grayscale=0.5))
     before = torch.from_numpy(noise(40, 16, 16))
@@ -188,7 +188,7 @@ def test_what_a_plan_draws_looks_the_same_on_device_and_cpu(device: str, world_s
             assert torch.equal(mixed[part.rows == -1], on_cpu[part.rows == -1])
 
 
-def test_the_share_of_a_pasted_picture_is_the_share_of_its_pixels() -> None:
+def test_the_share_of_a_pasted_image_is_the_share_of_its_pixels() -> None:
     sides = np.full(64, 80)
     augment = AugmentConfig(cutmix=1.0)
     plan = Plan(rows=np.arange(64), heights_px=sides, widths_px=sides, batch_size=64, augment=augment)

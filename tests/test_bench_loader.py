@@ -29,12 +29,12 @@ from fastfashion.provenance import git_commit, package_versions
 IMAGE_FOLDER, WEBDATASET = "ImageFolder + DataLoader + Pillow", "webdataset + Pillow"
 FAST = ("threads", "dali", "resident", IMAGE_FOLDER, WEBDATASET)  # those that the whole benchmark is tested with
 COLUMNS = ["id", "gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "year", "usage", "productDisplayName"]
-NUM_PICTURES = 64
+NUM_IMAGES = 64
 
 
 @pytest.fixture(scope="module")
 def request_small(tmp_path_factory: pytest.TempPathFactory) -> BenchRequest:
-    """A set of 64 noisy pictures of 60x80, three classes and one row without a class."""
+    """A set of 64 noisy images of 60x80, three classes and one row without a class."""
     home = tmp_path_factory.mktemp("bench")
     source = home / "source"
     (source / "images").mkdir(parents=True)
@@ -42,7 +42,7 @@ def request_small(tmp_path_factory: pytest.TempPathFactory) -> BenchRequest:
     with (source / "styles.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for number in range(NUM_PICTURES):
+        for number in range(NUM_IMAGES):
             kind = "NA" if number == 11 else ("Topwear", "Shoes", "Watches")[number % 3]
             writer.writerow([7000 + number, "Men", "Apparel", kind, "Thing", "Blue", "Summer", 2012, "Casual", f"Thing {number}"])
             coarse = Image.fromarray(random.integers(0, 256, (20, 15, 3), dtype=np.uint8))
@@ -50,7 +50,7 @@ def request_small(tmp_path_factory: pytest.TempPathFactory) -> BenchRequest:
             pixels = np.clip(np.asarray(coarse.resize((60, 80))) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(source / "images" / f"{7000 + number}.jpg", quality=90)
     pack(PackRequest(source=source, out=home / "tiny", resolutions=("full",), workers=1, rows_per_shard=25))
-    return BenchRequest(shards=home / "tiny", threads=1, batch_size=16, num_images=NUM_PICTURES, rounds=2)
+    return BenchRequest(shards=home / "tiny", threads=1, batch_size=16, num_images=NUM_IMAGES, rounds=2)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def nothing_left(temporary: Path) -> Iterator[None]:
 
 
 def epoch(name: str, work: Work, folder: Path) -> tuple[list[int], np.ndarray]:
-    """Rows in the order of delivery, and the pictures by row: uint8 (N, H, W, 3)."""
+    """Rows in the order of delivery, and the images by row: uint8 (N, H, W, 3)."""
     folder.mkdir()
     with open_backend(name, work, folder) as batches:
         parts = list(batches())
@@ -99,7 +99,7 @@ def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_
         "size": "80x64",
         "threads": 1,
         "batch_size": 16,
-        "num_images": NUM_PICTURES,
+        "num_images": NUM_IMAGES,
         "rounds": 2,
     }
     assert result["ceiling_images_per_s"] > 0
@@ -135,7 +135,7 @@ def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "threads" and not name.startswith("FFCV")])
 @pytest.mark.usefixtures("nothing_left")
-def test_every_backend_delivers_the_same_pictures(request_small: BenchRequest, tmp_path: Path, name: str, threads: int) -> None:
+def test_every_backend_delivers_the_same_images(request_small: BenchRequest, tmp_path: Path, name: str, threads: int) -> None:
     work = replace(request_small, threads=threads, num_images=50).work()  # not a multiple of the batch
     try:
         found_rows, found = epoch(name, work, tmp_path / "found")
@@ -150,7 +150,7 @@ def test_every_backend_delivers_the_same_pictures(request_small: BenchRequest, t
     difference = np.abs(found.astype(float) - expected.astype(float)).mean(axis=(1, 2, 3))
     mirrored = np.abs(expected[:, :, ::-1].astype(float) - expected.astype(float)).mean(axis=(1, 2, 3))
     shifted = np.abs(np.roll(expected, 1, axis=1).astype(float) - expected.astype(float)).mean(axis=(1, 2, 3))
-    if name == "SPDL":  # FFmpeg does not interpolate chroma, of which these pictures are full: only the flip and the place can be told
+    if name == "SPDL":  # FFmpeg does not interpolate chroma, of which these images are full: only the flip and the place can be told
         assert (difference < 0.6 * mirrored).all()
         return
     assert difference.max() < 1.0
@@ -163,7 +163,7 @@ def test_a_set_smaller_than_asked_for_is_measured_whole_and_says_so(
     for module in ("nvidia.dali", "webdataset"):
         monkeypatch.setitem(sys.modules, module, None)  # what Python itself does for "not importable"
     result = bench(replace(request_small, num_images=1000, rounds=1, backends=FAST))
-    assert result["num_images"] == NUM_PICTURES
+    assert result["num_images"] == NUM_IMAGES
     by_name = {row["backend"]: row for row in result["rows"]}
     for name in ("dali", WEBDATASET):
         row = by_name[name]
@@ -196,7 +196,7 @@ def test_a_backend_that_loses_a_batch_is_no_result(
         return loader
 
     monkeypatch.setattr(bench_loader, "open_loader", open_short)
-    with pytest.raises(RuntimeError, match="threads: expected 64 pictures, each once; found 48"):
+    with pytest.raises(RuntimeError, match="threads: expected 64 images, each once; found 48"):
         bench(replace(request_small, backends=("threads",)))
 
 

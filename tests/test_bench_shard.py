@@ -120,28 +120,28 @@ def test_without_img2dataset_its_row_says_how_to_install_it(request_small: Bench
 
 
 @pytest.mark.usefixtures("without_img2dataset")
-def test_packing_that_loses_a_picture_is_no_result(request_small: BenchShardRequest, tmp_path: Path) -> None:
+def test_packing_that_loses_a_image_is_no_result(request_small: BenchShardRequest, tmp_path: Path) -> None:
     damaged = tmp_path / "photos"
     files = make_photos(damaged, SMALL, workers=1)
     files[3].write_bytes(files[3].read_bytes()[:-2000])
-    with pytest.raises(RuntimeError, match="pack 224: expected 8 pictures, found 7 done"):
+    with pytest.raises(RuntimeError, match="pack 224: expected 8 images, found 7 done"):
         bench(replace(request_small, photos=damaged))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
-def test_a_peer_that_loses_a_picture_is_no_result(photos: Path, tmp_path: Path) -> None:
+def test_a_peer_that_loses_a_image_is_no_result(photos: Path, tmp_path: Path) -> None:
     needs_img2dataset()
     files = repeat_photos(sorted(photos.glob("*.jpg")), tmp_path / "source", 8)
     files[0].unlink()
-    files[0].write_bytes(b"\xff\xd8\xff no picture")
+    files[0].write_bytes(b"\xff\xd8\xff no image")
     contestants, missing = shard._contestants(BenchShardRequest(num_images=8, workers=1), tmp_path, files)
     assert missing == {}
-    with pytest.raises(RuntimeError, match=re.escape("img2dataset 224: expected 8 pictures, found 7 done, [7] left")):
+    with pytest.raises(RuntimeError, match=re.escape("img2dataset 224: expected 8 images, found 7 done, [7] left")):
         shard._time("img2dataset 224", contestants["img2dataset 224"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_everybody_makes_pictures_of_the_same_size_and_content(photos: Path, tmp_path: Path) -> None:
+def test_everybody_makes_images_of_the_same_size_and_content(photos: Path, tmp_path: Path) -> None:
     needs_img2dataset()
     files = repeat_photos(sorted(photos.glob("*.jpg")), tmp_path / "source", 8)
     pack(PackRequest(source=tmp_path / "source", out=tmp_path / "packed"))
@@ -173,7 +173,7 @@ def test_the_same_seed_makes_the_same_stand_ins_whatever_the_workers(photos: Pat
     make_photos(tmp_path / "other", replace(SMALL, seed=1), workers=1)
     first, again, other = (digests(folder) for folder in (photos, tmp_path / "again", tmp_path / "other"))
     assert first == again
-    assert len(set(first.values()) | set(other.values())) == 2 * (SMALL.count + 1)  # every picture another, and its description
+    assert len(set(first.values()) | set(other.values())) == 2 * (SMALL.count + 1)  # every image another, and its description
 
 
 def test_stand_ins_are_made_once_and_a_folder_with_others_is_left_alone(photos: Path, tmp_path: Path) -> None:
@@ -187,10 +187,10 @@ def test_stand_ins_are_made_once_and_a_folder_with_others_is_left_alone(photos: 
         make_photos(tmp_path, SMALL, workers=1)
 
 
-def slope(picture: np.ndarray) -> float:
-    """Exponent of the amplitude spectrum of a (H, W) picture between 1/64 and 1/4 of a cycle a pixel."""
-    side = min(picture.shape)
-    square = picture[:side, :side] - picture[:side, :side].mean()
+def slope(image: np.ndarray) -> float:
+    """Exponent of the amplitude spectrum of a (H, W) image between 1/64 and 1/4 of a cycle a pixel."""
+    side = min(image.shape)
+    square = image[:side, :side] - image[:side, :side].mean()
     window = np.hanning(side)
     amplitude = np.abs(np.fft.fft2(square * window * window[:, None]))
     frequency = np.hypot(np.fft.fftfreq(side), np.fft.fftfreq(side)[:, None])
@@ -211,18 +211,18 @@ def test_the_texture_has_the_spectrum_of_photographs() -> None:
 def test_a_stand_in_of_full_size_takes_as_many_bytes_as_a_photograph(tmp_path: Path) -> None:
     files = make_photos(tmp_path / "photos", PhotoSpec(count=2, width_px=1800, height_px=2400), workers=1)
     for file in files:
-        with Image.open(file) as picture:
-            assert picture.size == (1800, 2400)
+        with Image.open(file) as image:
+            assert image.size == (1800, 2400)
         assert 450_000 < file.stat().st_size < 950_000
 
 
-def test_pictures_repeat_under_other_ids_without_taking_room(photos: Path, tmp_path: Path) -> None:
-    pictures = sorted(photos.glob("*.jpg"))
-    links = repeat_photos(pictures, tmp_path / "source", 20)
+def test_images_repeat_under_other_ids_without_taking_room(photos: Path, tmp_path: Path) -> None:
+    images = sorted(photos.glob("*.jpg"))
+    links = repeat_photos(images, tmp_path / "source", 20)
     source = open_source(tmp_path / "source")
     styles = read_styles(source.read_table(), "styles.csv")
     assert len(source.images) == styles.num_rows == len(set(styles.table["id"])) == len(links) == 20
-    assert [link.stat().st_ino for link in links] == [pictures[row % 8].stat().st_ino for row in range(20)]
+    assert [link.stat().st_ino for link in links] == [images[row % 8].stat().st_ino for row in range(20)]
 
 
 def test_peak_memory_is_told_apart_by_parent_and_largest_child() -> None:
@@ -248,7 +248,7 @@ def test_memory_is_measured_with_few_and_with_eight_times_as_many_rows(
         pytest.skip("no /proc")
     monkeypatch.setattr(memory, "SMALL_ROWS", 3)
     found = memory.measure_memory(sorted(photos.glob("*.jpg")), rows=16, workers=2, folder=tmp_path)
-    assert [(peak["pictures"], peak["rows"]) for peak in found] == [("stand-in", 2), ("stand-in", 16), ("60x80", 3), ("60x80", 24)]
+    assert [(peak["images"], peak["rows"]) for peak in found] == [("stand-in", 2), ("stand-in", 16), ("60x80", 3), ("60x80", 24)]
     assert all(20 < peak["worker_mb"] < 2000 and 20 < peak["parent_mb"] < 2000 for peak in found)
 
 

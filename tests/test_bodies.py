@@ -17,7 +17,7 @@ from fastfashion import remote
 from fastfashion.errors import FastfashionError, InputError, PackedSetError, RemoteError
 from fastfashion.files import location
 from fastfashion.load.remote import open_cached
-from fastfashion.predict.inputs import Picture, SetInput, find_inputs, read_file
+from fastfashion.predict.inputs import InputImage, SetInput, find_inputs, read_file
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import MOST_BYTES
 from fastfashion.shards.verify import verify
@@ -273,7 +273,7 @@ def test_predict_waits_for_a_set_and_an_image_at_an_address(server: Server, monk
     assert list(find_inputs([str(server.at())])) == [SetInput(server.at())]
     server.trouble = only("styles.jpg", "503", times=3)
     [image] = find_inputs([str(server.at("styles.jpg"))])
-    assert isinstance(image, Picture)
+    assert isinstance(image, InputImage)
     with pytest.raises(InputError, match=r"^cannot be read: no such file|^cannot be read: No such file"):
         image.read()
     assert server.gets["styles.jpg"] == 4
@@ -286,7 +286,7 @@ def test_what_predict_cannot_have_is_one_row_that_says_so(server: Server, monkey
         ("late.jpg", "cannot be read (the server answers 503"),
     ):
         [refused] = find_inputs([str(server.at(name))])
-        assert isinstance(refused, Picture)
+        assert isinstance(refused, InputImage)
         with pytest.raises(InputError) as raised:
             refused.read()
         assert str(raised.value).startswith(reason)
@@ -300,7 +300,7 @@ def test_images_of_a_folder_on_a_web_server_are_found_also_further_down(server: 
         (tmp_path / name).write_bytes(b"image")
     before, server.folder = server.folder, tmp_path
     try:
-        found = [one.name for one in find_inputs([str(server.at())]) if isinstance(one, Picture)]
+        found = [one.name for one in find_inputs([str(server.at())]) if isinstance(one, InputImage)]
         assert sorted(name.partition("//")[2].partition("/")[2] for name in found) == ["a.jpg", "more/b.png", "more/deep/c.webp"]
     finally:
         server.folder = before
@@ -329,7 +329,7 @@ def test_a_zip_whose_directory_is_too_long_is_refused_before_it_is_read(
     with pytest.raises(InputError, match=r"set\.zip: not a readable zip .*its directory has \d+ bytes, more than 2000"):
         list_source(archive)
     with pytest.raises(InputError, match=r"its directory has \d+ bytes, more than 2000"):
-        [one.read() for one in find_inputs([str(archive)]) if isinstance(one, Picture)]
+        [one.read() for one in find_inputs([str(archive)]) if isinstance(one, InputImage)]
 
 
 class Storage(http.server.ThreadingHTTPServer):

@@ -131,7 +131,7 @@ def test_a_table_of_other_columns_gives_the_labels_that_were_asked_for() -> None
 
 
 @pytest.mark.parametrize("identity", ["file", "id"])
-def test_in_a_table_of_ones_own_an_id_may_be_the_path_of_the_picture(identity: str) -> None:
+def test_in_a_table_of_ones_own_an_id_may_be_the_path_of_the_image(identity: str) -> None:
     data = f"{identity},colour\nphotos/a1.jpg,red\nold\\a1.jpg,blue\n../../b.TIF,red\nphotos/,red\n./photos\\a1.jpg,red\n".encode()
     styles = read_styles(data, "shop.csv", Columns(id=identity, labels=("colour",)))
     assert styles.table["id"].tolist() == ["photos_a1_jpg", "old_a1_jpg", "______b_TIF"]

@@ -16,7 +16,7 @@ from range_server import OneZip, Reply, Server
 from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import location
 from fastfashion.pack import PackRequest, PackSummary, Progress, pack
-from fastfashion.predict.inputs import Picture, find_inputs
+from fastfashion.predict.inputs import InputImage, find_inputs
 from fastfashion.sources.ranges import ChangedError, UnreachableError
 
 ROWS = 10
@@ -235,9 +235,9 @@ def test_the_command_says_it_in_one_line_and_exits_with_2(home: Path, server: Se
 
 def test_predict_reads_one_version_of_a_zip(home: Path, server: Server) -> None:
     served = server.serve((home / "set.zip").read_bytes())
-    found = [image.read() for image in find_inputs([server.url]) if isinstance(image, Picture)]
+    found = [image.read() for image in find_inputs([server.url]) if isinstance(image, InputImage)]
     assert found == [image.read_bytes() for image in sorted((home / "set" / "images").iterdir())]
-    reads = [image.read for image in find_inputs([server.url]) if isinstance(image, Picture)]
+    reads = [image.read for image in find_inputs([server.url]) if isinstance(image, InputImage)]
     served.fault = lambda number, reply: another_etag(reply)
     with pytest.raises(ChangedError, match='"first" at first, "second" now'):
         reads[3]()

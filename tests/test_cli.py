@@ -102,16 +102,16 @@ def test_help_of_every_command_fits_a_screen_and_ends_with_an_example(command: s
 def test_several_tasks_are_named_with_commas_or_again_and_again(packed_small: PackedSmall, tmp_path: Path) -> None:
     tasks = ("masterCategory", "subCategory", "season")
     run = make_run(tmp_path / "run", packed_small.out, size="32x32", model="test_resnet", tasks=tasks)
-    picture = next((packed_small.source / "images").iterdir())
+    image = next((packed_small.source / "images").iterdir())
     for given, answered in (
         (["season, masterCategory"], ["masterCategory", "season"]),
         (["season", "masterCategory"], ["masterCategory", "season"]),
         (["all"], list(tasks)),
     ):
         options = [option for task in given for option in ("--task", task)]
-        last_line(fastfashion("predict", str(run), str(picture), *options, "--out", "a.csv", "--json", cwd=tmp_path))
+        last_line(fastfashion("predict", str(run), str(image), *options, "--out", "a.csv", "--json", cwd=tmp_path))
         assert [name for name in pd.read_csv(tmp_path / "a.csv").columns if name in tasks] == answered
-    assert "unknown task 'colour'" in refused(tmp_path, "predict", str(run), str(picture), "--task", "season,colour")
+    assert "unknown task 'colour'" in refused(tmp_path, "predict", str(run), str(image), "--task", "season,colour")
 
 
 def refused(cwd: Path, *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""From encoded pictures to crops: the compiled path, the one in Python, and Pillow's crop and resize agree, whatever comes in."""
+"""From encoded images to crops: the compiled path, the one in Python, and Pillow's crop and resize agree, whatever comes in."""
 
 import io
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import psnr_db, smooth_picture
+from conftest import psnr_db, smooth_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,9 +33,9 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     yield request.param
 
 
-def encoded(picture: Image.Image, form: str = "JPEG", **options: Any) -> np.ndarray:
+def encoded(image: Image.Image, form: str = "JPEG", **options: Any) -> np.ndarray:
     file = io.BytesIO()
-    picture.save(file, form, **({"quality": 90} | options if form == "JPEG" else options))
+    image.save(file, form, **({"quality": 90} | options if form == "JPEG" else options))
     return np.frombuffer(file.getvalue(), dtype=np.uint8)
 
 
@@ -70,7 +70,7 @@ def test_any_box_at_any_size_is_what_pillow_makes_of_it(
     with pytest.MonkeyPatch.context() as patch:
         use(path, patch)
         patch.setattr(crops, "OVERSAMPLE", 1e9)  # decode in full: what scaled decoding costs is another test's
-        data = encoded(smooth_picture(3, SIZE_PX[1], SIZE_PX[0]), subsampling=subsampling)
+        data = encoded(smooth_image(3, SIZE_PX[1], SIZE_PX[0]), subsampling=subsampling)
         out, wrong = load([data], [box], [flip], size)
     assert not wrong
     difference = np.abs(out[0].astype(int) - pillow(data, box, flip, size))
@@ -79,7 +79,7 @@ def test_any_box_at_any_size_is_what_pillow_makes_of_it(
 
 
 def test_a_box_that_is_not_resized_has_the_decoders_own_pixels(path: str) -> None:
-    data = encoded(smooth_picture(1, SIZE_PX[1], SIZE_PX[0]))
+    data = encoded(smooth_image(1, SIZE_PX[1], SIZE_PX[0]))
     out, _ = load([data], [[17, 13, 57, 53]], [False], (40, 40))
     np.testing.assert_array_equal(out[0], np.asarray(Image.open(io.BytesIO(data.tobytes())).convert("RGB"))[17:57, 13:53])
 
@@ -87,32 +87,32 @@ def test_a_box_that_is_not_resized_has_the_decoders_own_pixels(path: str) -> Non
 def test_decoding_at_a_smaller_scale_costs_little(path: str) -> None:
     rng = np.random.default_rng(0)
     height, width = 1203, 905  # no multiple of 8
-    datas = [encoded(smooth_picture(seed, width, height)) for seed in range(4)]
+    datas = [encoded(smooth_image(seed, width, height)) for seed in range(4)]
     found = [[int(y), int(x), int(y) + 1001, int(x) + 777] for y, x in rng.integers(0, 120, (4, 2))]
     out, _ = load(datas, found, [False, True] * 2, (96, 80), (height, width))
-    for data, box, flip, picture in zip(datas, found, [False, True] * 2, out, strict=True):
-        assert psnr_db(picture, pillow(data, box, flip, (96, 80))) > 48
+    for data, box, flip, image in zip(datas, found, [False, True] * 2, out, strict=True):
+        assert psnr_db(image, pillow(data, box, flip, (96, 80))) > 48
         shifted = pillow(data, [box[0] + 8, box[1], box[2] + 8, box[3]], flip, (96, 80))  # two thirds of an output pixel
-        assert psnr_db(picture, shifted) < 45
+        assert psnr_db(image, shifted) < 45
 
 
 def kinds() -> dict[str, np.ndarray]:
-    picture = smooth_picture(2, SIZE_PX[1], SIZE_PX[0])
+    image = smooth_image(2, SIZE_PX[1], SIZE_PX[0])
     sideways = Image.Exif()
     sideways[0x0112] = 1
     return {
-        "gray": encoded(picture.convert("L")),
-        "cmyk": encoded(picture.convert("CMYK")),
-        "progressive": encoded(picture, progressive=True),
-        "restart markers": encoded(picture, restart_marker_blocks=3),
-        "upright by Exif": encoded(picture, exif=sideways),
-        "png named jpg": encoded(picture, "PNG"),
-        "webp": encoded(picture, "WEBP", lossless=True),
+        "gray": encoded(image.convert("L")),
+        "cmyk": encoded(image.convert("CMYK")),
+        "progressive": encoded(image, progressive=True),
+        "restart markers": encoded(image, restart_marker_blocks=3),
+        "upright by Exif": encoded(image, exif=sideways),
+        "png named jpg": encoded(image, "PNG"),
+        "webp": encoded(image, "WEBP", lossless=True),
     }
 
 
 @pytest.mark.parametrize("kind", kinds())
-def test_every_kind_of_picture_is_cropped_alike(path: str, kind: str) -> None:
+def test_every_kind_of_image_is_cropped_alike(path: str, kind: str) -> None:
     data, box = kinds()[kind], [5, 8, 85, 60]
     out, wrong = load([data], [box], [True], (60, 40))
     assert not wrong
@@ -120,19 +120,19 @@ def test_every_kind_of_picture_is_cropped_alike(path: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_a_box_of_a_turned_picture_is_of_the_picture_as_shown(path: str, turn: int) -> None:
+def test_a_box_of_a_turned_image_is_of_the_image_as_shown(path: str, turn: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = turn
-    shown = smooth_picture(4, 70, 90)
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's Transpose that makes the stored picture of the shown one
+    shown = smooth_image(4, 70, 90)
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's Transpose that makes the stored image of the shown one
     stored = shown.transpose(Image.Transpose(undo[turn])) if turn > 1 else shown
     out, _ = load([encoded(stored, exif=exif, quality=98, subsampling=0)], [[10, 5, 80, 65]], [False], (70, 60))
     assert psnr_db(out[0], np.asarray(shown.crop((5, 10, 65, 80)))) > 40
 
 
 def test_what_does_not_decode_is_named_and_harms_nobody_else(path: str) -> None:
-    whole = encoded(smooth_picture(0, SIZE_PX[1], SIZE_PX[0]))
-    other_size = encoded(smooth_picture(0, 40, 40))
+    whole = encoded(smooth_image(0, SIZE_PX[1], SIZE_PX[0]))
+    other_size = encoded(smooth_image(0, 40, 40))
     datas = [whole, np.zeros(500, dtype=np.uint8), whole, whole[: len(whole) // 2], whole[:0], other_size, whole]
     out, wrong = load(datas, [[0, 0, 90, 70]] * 7, [False] * 7, (32, 32))
     assert sorted(wrong) == [1, 3, 4, 5]
@@ -144,7 +144,7 @@ def test_what_does_not_decode_is_named_and_harms_nobody_else(path: str) -> None:
 
 def test_damaged_bytes_end_neither_the_process_nor_the_chunk(path: str) -> None:
     rng = np.random.default_rng(8)
-    whole = [encoded(smooth_picture(0, SIZE_PX[1], SIZE_PX[0]), **options) for options in ({}, {"progressive": True}, {"subsampling": 0})]
+    whole = [encoded(smooth_image(0, SIZE_PX[1], SIZE_PX[0]), **options) for options in ({}, {"progressive": True}, {"subsampling": 0})]
     damaged = []
     for number in range(300):
         data = whole[number % 3].copy()
@@ -167,9 +167,9 @@ def test_who_loads_without_the_compiled_path_is_told_once_what_it_takes(
 
 
 @pytest.mark.parametrize("box", [[0, 0, 91, 70], [-1, 0, 90, 70], [5, 5, 5, 9], [0, 9, 90, 9], [0, 0, 90, 71]])
-def test_a_box_outside_of_its_picture_is_refused(box: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_box_outside_of_its_image_is_refused(box: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     use("native", monkeypatch)
-    data = encoded(smooth_picture(0, SIZE_PX[1], SIZE_PX[0]))
+    data = encoded(smooth_image(0, SIZE_PX[1], SIZE_PX[0]))
     with pytest.raises(ValueError, match="box 0: expected y0 < y1 <= 90"):
         load([data], [box], [False], (32, 32))
     with pytest.raises(ValueError, match="box 0: expected"):
@@ -184,7 +184,7 @@ def test_a_box_outside_of_its_picture_is_refused(box: list[int], monkeypatch: py
 
 def test_arrays_of_the_wrong_shape_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     use("native", monkeypatch)
-    data = encoded(smooth_picture(0, SIZE_PX[1], SIZE_PX[0]))
+    data = encoded(smooth_image(0, SIZE_PX[1], SIZE_PX[0]))
     box, size, flip, out = (
         np.array([[0, 0, 90, 70]], np.int32),
         np.array([SIZE_PX], np.int32),
@@ -201,9 +201,9 @@ def test_arrays_of_the_wrong_shape_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(boxes(), min_size=1, max_size=5), st.tuples(st.integers(1, 100), st.integers(1, 100)), st.data())
-def test_resizing_kept_pictures_gives_the_same_on_every_device(found: list[list[int]], size: tuple[int, int], data: st.DataObject) -> None:
+def test_resizing_kept_images_gives_the_same_on_every_device(found: list[list[int]], size: tuple[int, int], data: st.DataObject) -> None:
     flips = np.array([data.draw(st.booleans()) for _ in found])
-    kept = np.stack([np.asarray(smooth_picture(seed, SIZE_PX[1], SIZE_PX[0])) for seed in range(6)])
+    kept = np.stack([np.asarray(smooth_image(seed, SIZE_PX[1], SIZE_PX[0])) for seed in range(6)])
     places = np.array([data.draw(st.integers(0, 5)) for _ in found])
     cut = np.array(found, dtype=np.int32)
     out, by_python = (np.zeros((len(found), *size, 3), dtype=np.uint8) for _ in range(2))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import make_source, smooth_picture
+from conftest import make_source, smooth_image
 from hypothesis import given
 from hypothesis import strategies as st
 from workers import fastfashion
@@ -254,7 +254,7 @@ def shop(tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
     folder.mkdir()
     for number in range(8):
-        smooth_picture(number, 40, 50).save(folder / f"{number}.png")
+        smooth_image(number, 40, 50).save(folder / f"{number}.png")
     hues = ["red", "-", "NA", "", "blue", "red", "nan", "red"]
     lines = [f"{number};{'mug' if number % 2 else 'cup'};{hues[number]};" for number in range(7)]
     (folder / "shop.csv").write_text("\n".join(["File;kind;hue;size", *lines, "", "99;mug;red;"]) + "\n")

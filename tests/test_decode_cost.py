@@ -167,7 +167,7 @@ def test_what_takes_more_than_one_image_may_is_refused_in_words() -> None:
             decoders.decode_rgb(images[1])
     assert list(errors) == [1] and "more than the 60 MB that one image may take here: shrink it" in errors[1]
     np.testing.assert_array_equal(there, here)
-    assert Limits().decoding_bytes > cost(encoded("WEBP")).num_bytes + 19 * Limits().picture_pixels
+    assert Limits().decoding_bytes > cost(encoded("WEBP")).num_bytes + 19 * Limits().image_pixels
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_DATA")

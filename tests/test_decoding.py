@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PackedSmall, smooth_picture
+from conftest import PackedSmall, smooth_image
 from PIL import Image
 from serving import ServedRun, make_run
 from test_floors import HEAVY, modules_after
@@ -77,7 +77,7 @@ def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def encode(seed: int, form: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:
     file = io.BytesIO()
-    smooth_picture(seed, 61, 83, mode).save(file, form, **options)
+    smooth_image(seed, 61, 83, mode).save(file, form, **options)
     return file.getvalue()
 
 
@@ -329,23 +329,23 @@ UNREAD = {"phone.heic": "HEIF", "new.jxl": "JPEG XL", "logo.SVG": "vector", "lay
 
 
 def test_formats_that_are_not_read_are_named_in_folders_zips_files_and_on_the_page(run: Path, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for name in UNREAD:
-        (pictures / name).write_bytes(b"whatever is in it")
+        (images / name).write_bytes(b"whatever is in it")
     for suffix in ("jfif", "jpe", "jif"):
-        (pictures / f"good.{suffix}").write_bytes(encode(1))
-    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
-        for path in pictures.iterdir():
+        (images / f"good.{suffix}").write_bytes(encode(1))
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for path in images.iterdir():
             archive.write(path, path.name)
         archive.writestr("__MACOSX/._phone.heic", b"")
     predictor = Predictor(run, torch.device("cpu"))
-    for inputs in ([str(pictures)], [str(tmp_path / "pictures.zip")], [str(path) for path in pictures.iterdir()]):
+    for inputs in ([str(images)], [str(tmp_path / "images.zip")], [str(path) for path in images.iterdir()]):
         (answers,) = predictor.answer(find_inputs(inputs))
         errors = {Path(answers.names[place]).name: text for place, text in answers.errors.items()}
         assert errors.keys() == UNREAD.keys() and len(answers.names) == 7
         assert all(words in errors[name] and "convert it to JPEG or PNG" in errors[name] for name, words in UNREAD.items())
     with closing(open_state(run, torch.device("cpu"), Limits())) as state:
-        records = {line.record["path"]: line.record for line in state.batch(sorted(pictures.iterdir()))}
+        records = {line.record["path"]: line.record for line in state.batch(sorted(images.iterdir()))}
     assert {name for name, record in records.items() if record.get("error")} == UNREAD.keys()
     assert all(UNREAD[name] in records[name]["error"] for name in UNREAD)

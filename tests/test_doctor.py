@@ -65,7 +65,7 @@ TWO_BUILDS = {"nvidia-dali-cuda120": "2.4.0", "nvidia-dali-cuda130": "2.4.0"}
     ("changes", "name", "state", "words"),
     [
         (NO_GPU, "GPU", "note", "on the CPU"),
-        (NO_GPU, "DALI", "ok", "pictures on the CPU"),
+        (NO_GPU, "DALI", "ok", "images on the CPU"),
         (UNSEEN, "GPU", "broken", "CUDA_VISIBLE_DEVICES"),
         (UNSEEN | {"gpu.torch_cuda": None}, "GPU", "broken", "built for CPUs: install one"),
         (UNSEEN | {"gpu.torch_cuda": "13.0"}, "GPU", "broken", "install a torch for CUDA 12"),

@@ -40,7 +40,7 @@ NAME = "fashion-product-images-small.zip"
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A data set of 60 pictures and 1 MB of something else, as Kaggle has it: twice."""
+    """A data set of 60 images and 1 MB of something else, as Kaggle has it: twice."""
     home = tmp_path_factory.mktemp("archive")
     source = make_source(home / "source")
     (source / "more.bin").write_bytes(bytes(range(256)) * 4096)

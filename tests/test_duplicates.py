@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.fft
-from conftest import smooth_picture
+from conftest import smooth_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -24,8 +24,8 @@ def signed(pixels: np.ndarray) -> np.ndarray:
     return np.frombuffer(fingerprint(pixels), np.int8).astype(int)
 
 
-def grouped(*pictures: np.ndarray) -> list[int]:
-    return duplicate_groups(np.frombuffer(b"".join(map(fingerprint, pictures)), np.uint8).reshape(-1, NUM_BYTES)).tolist()
+def grouped(*images: np.ndarray) -> list[int]:
+    return duplicate_groups(np.frombuffer(b"".join(map(fingerprint, images)), np.uint8).reshape(-1, NUM_BYTES)).tolist()
 
 
 def ramps() -> np.ndarray:
@@ -60,7 +60,7 @@ def test_fingerprints_stay_what_they_were(pixels: np.ndarray, expected: str) -> 
     assert fingerprint(pixels).hex() == expected
 
 
-def test_a_plain_picture_has_a_mean_and_nothing_else() -> None:
+def test_a_plain_image_has_a_mean_and_nothing_else() -> None:
     grey = np.full((80, 60, 3), 138, np.uint8)
     assert signed(grey).tolist() == [10] + [0] * 56
     red = np.zeros((5, 7, 3), np.uint8)
@@ -85,20 +85,20 @@ def test_every_size_gives_as_many_bytes(height_px: int, width_px: int) -> None:
 
 
 def test_the_layout_in_memory_does_not_matter() -> None:
-    picture = waves()
-    assert fingerprint(np.asfortranarray(picture)) == fingerprint(picture)
-    assert fingerprint(picture[::2, ::-1]) == fingerprint(picture[::2, ::-1].copy())
+    image = waves()
+    assert fingerprint(np.asfortranarray(image)) == fingerprint(image)
+    assert fingerprint(image[::2, ::-1]) == fingerprint(image[::2, ::-1].copy())
 
 
-def saved_again(picture: Image.Image, quality: int) -> np.ndarray:
+def saved_again(image: Image.Image, quality: int) -> np.ndarray:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return decode_rgb(buffer.getvalue())
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_another_scale_and_another_encoding_show_the_same_picture(seed: int) -> None:
-    large = smooth_picture(seed, 900, 1200)
+def test_another_scale_and_another_encoding_show_the_same_image(seed: int) -> None:
+    large = smooth_image(seed, 900, 1200)
     encoded = io.BytesIO()
     large.save(encoded, "JPEG", quality=92)
     quarter = decode_rgb(encoded.getvalue(), min_height_px=300, min_width_px=225)
@@ -107,16 +107,16 @@ def test_another_scale_and_another_encoding_show_the_same_picture(seed: int) -> 
     assert grouped(np.asarray(large), quarter, saved_again(large, 60), np.asarray(small), saved_again(small, 75)) == [0] * 5
 
 
-def test_a_grey_picture_shows_the_same_in_one_channel_and_in_three() -> None:
-    grey = smooth_picture(3, 60, 80, mode="L")
+def test_a_grey_image_shows_the_same_in_one_channel_and_in_three() -> None:
+    grey = smooth_image(3, 60, 80, mode="L")
     assert grouped(saved_again(grey, 90), saved_again(grey.convert("RGB"), 90)) == [0, 0]
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_mirrored_a_shifted_and_a_recoloured_picture_are_others(seed: int) -> None:
-    picture = np.asarray(smooth_picture(seed, 60, 80))
-    others = [picture[:, ::-1], picture[::-1], np.roll(picture, 4, axis=0), picture[..., [2, 0, 1]], 255 - picture]
-    assert grouped(picture, *others) == [0, 1, 2, 3, 4, 5]
+def test_a_mirrored_a_shifted_and_a_recoloured_image_are_others(seed: int) -> None:
+    image = np.asarray(smooth_image(seed, 60, 80))
+    others = [image[:, ::-1], image[::-1], np.roll(image, 4, axis=0), image[..., [2, 0, 1]], 255 - image]
+    assert grouped(image, *others) == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +137,11 @@ def test_on_the_real_set_every_twin_is_found_and_groups_stay_small(real_pixels: 
     groups = duplicate_groups(real_fingerprints)
     np.testing.assert_array_equal(groups[twin], groups)
     sizes = np.bincount(groups)
-    # 163 groups more, most of them one picture of a lipstick or the like with its tip in other shades: 16 of them the largest group
+    # 163 groups more, most of them one image of a lipstick or the like with its tip in other shades: 16 of them the largest group
     assert ((sizes > 1).sum(), sizes[sizes > 1].sum(), sizes.max()) == (816, 1840, 16)
 
 
-# The least share of 556 real pictures that must be found again, a little below what was found.
+# The least share of 556 real images that must be found again, a little below what was found.
 @pytest.mark.parametrize(
     ("change", "least"),
     [
@@ -153,14 +153,14 @@ def test_on_the_real_set_every_twin_is_found_and_groups_stay_small(real_pixels: 
     ],
     ids=["quality 60", "quality 75", "quality 95", "seven times as large", "three quarters"],
 )
-def test_real_pictures_of_60x80_are_found_again(
+def test_real_images_of_60x80_are_found_again(
     real_pixels: list[np.ndarray], change: Callable[[Image.Image], np.ndarray], least: float
 ) -> None:
     found = [grouped(pixels, change(Image.fromarray(pixels)))[1] == 0 for pixels in real_pixels[::80]]
     assert np.mean(found) >= least
 
 
-def test_real_pictures_in_other_colours_or_mirrored_are_others(real_pixels: list[np.ndarray]) -> None:
+def test_real_images_in_other_colours_or_mirrored_are_others(real_pixels: list[np.ndarray]) -> None:
     sample = [p for p in real_pixels[::80] if np.ptp(p.astype(int), axis=2).mean() > 8]  # there is colour to change
     assert len(sample) > 250
     assert [p for p in sample if grouped(p, p[..., [1, 2, 0]])[1] == 0] == []
@@ -169,7 +169,7 @@ def test_real_pictures_in_other_colours_or_mirrored_are_others(real_pixels: list
     assert [p for p in lopsided if grouped(p, p[:, ::-1])[1] == 0] == []
 
 
-def same_picture(a: list[int], b: list[int]) -> bool:
+def same_image(a: list[int], b: list[int]) -> bool:
     """The rule of shards/FORMAT.md, in whole numbers, for one pair."""
     luma = sum((x - y) ** 2 for x, y in zip(a[:45], b[:45], strict=True))
     chroma = sum((x - y) ** 2 for x, y in zip(a[45:], b[45:], strict=True))
@@ -181,13 +181,13 @@ def same_picture(a: list[int], b: list[int]) -> bool:
 def groups_by_hand(codes: np.ndarray) -> list[int]:
     rows, groups = codes.tolist(), []
     for i, row in enumerate(rows):
-        groups.append(next((j for j in range(i) if groups[j] == j and same_picture(rows[j], row)), i))
+        groups.append(next((j for j in range(i) if groups[j] == j and same_image(rows[j], row)), i))
     return groups
 
 
 @st.composite
 def clustered(draw: st.DrawFn) -> np.ndarray:
-    """int8 (N, 57): a few pictures, each several times with a little noise, of weak and of strong contrast, twins among them."""
+    """int8 (N, 57): a few images, each several times with a little noise, of weak and of strong contrast, twins among them."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     spread, noise = draw(st.sampled_from([0, 3, 20, 90])), draw(st.sampled_from([0.3, 0.7, 1.0, 1.4]))
     centres = rng.normal(0, spread, (draw(st.integers(1, 8)), 57))
@@ -217,7 +217,7 @@ def test_a_group_is_named_by_its_first_row_and_holds_all_that_is_identical(codes
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32))
-def test_the_order_of_pictures_that_have_little_in_common_changes_nothing(seed: int) -> None:
+def test_the_order_of_images_that_have_little_in_common_changes_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
     cluster = rng.integers(0, 30, 100)
     codes = rng.integers(-100, 101, (30, 57))[cluster] + rng.integers(0, 2, (100, 57)) * (np.arange(57) % 4 == 0)
@@ -243,7 +243,7 @@ def test_small_things_on_white_are_told_apart_by_what_there_is_to_see() -> None:
     assert duplicate_groups((faint + strong).view(np.uint8)).tolist() == [0, 0]
 
 
-def test_twenty_thousand_rows_of_one_picture_are_one_group_and_of_noise_none() -> None:
+def test_twenty_thousand_rows_of_one_image_are_one_group_and_of_noise_none() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (20_000, 57), dtype=np.uint8)
     assert not duplicate_groups(np.repeat(noise[:1], 20_000, axis=0)).any()
     np.testing.assert_array_equal(duplicate_groups(noise), np.arange(20_000))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import PackedSmall, digests, no_file_above, smooth_picture
+from conftest import PackedSmall, digests, no_file_above, smooth_image
 from PIL import Image
 from typer.testing import CliRunner
 from workers import free_port
@@ -28,7 +28,7 @@ from fastfashion.errors import ConfigError, DiskFullError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run
 from fastfashion.export import export as exporting
 from fastfashion.export.export import ExportRequest, export
-from fastfashion.export.subject import open_subject, pictures
+from fastfashion.export.subject import open_subject, part_images
 from fastfashion.model import load_artifact, save_artifact
 from fastfashion.model.description import FORMAT
 from fastfashion.runs import open_run
@@ -51,7 +51,7 @@ def trained(shards: Path, run: Path, **settings: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two heads, averaged with the mirror image, each with a temperature of its own, and answers that depend on the picture."""
+    """Two heads, averaged with the mirror image, each with a temperature of its own, and answers that depend on the image."""
     folder = tmp_path_factory.mktemp("runs") / "shop"
     trained(packed_small.out, folder, model__name="test_resnet", data__task=",".join(TASKS))
     model, description = load_artifact(folder / "best")
@@ -71,7 +71,7 @@ def onnx_folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.exit_code == 0, done.output
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["largest_difference"] <= summary["tolerance"] == 1e-4
-    assert (summary["pictures"], summary["tasks"]) == ("test", TASKS)
+    assert (summary["images"], summary["tasks"]) == ("test", TASKS)
     assert {"README.md", "export.json", "model.onnx", "model_int8.onnx"} == set(summary["files"]) == {p.name for p in folder.iterdir()}
     for loss in summary["int8"].values():
         assert loss["n"] > 0 and loss["difference"] == pytest.approx(loss["int8_accuracy"] - loss["accuracy"])
@@ -86,7 +86,7 @@ def test_onnx_answers_what_evaluate_wrote_down_for_batches_of_any_size(run: Path
     assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 32, 32, 3])
     about = json.loads(session.get_modelmeta().custom_metadata_map["fastfashion"])
     assert list(about["classes"]) == [output.name for output in session.get_outputs()] == TASKS
-    images = np.concatenate([images for images, _ in pictures(open_run(run), "test", 10_000)])
+    images = np.concatenate([images for images, _ in part_images(open_run(run), "test", 10_000)])
     table = pd.read_parquet(run / "predictions.parquet").sort_values("row")
     assert len(table) == len(images) > 4
     for size in (1, 3, len(images)):
@@ -110,7 +110,7 @@ def test_eight_bits_answer_nearly_the_same(run: Path, onnx_folder: Path) -> None
 
     kinds = {tensor.data_type for tensor in onnx.load(onnx_folder / "model_int8.onnx").graph.initializer}
     assert onnx.TensorProto.INT8 in kinds
-    images = np.concatenate([images for images, _ in pictures(open_run(run), "test", 10_000)])
+    images = np.concatenate([images for images, _ in part_images(open_run(run), "test", 10_000)])
     sessions = [onnxruntime.InferenceSession(str(onnx_folder / name)) for name in ("model.onnx", "model_int8.onnx")]
     full, small = (session.run(None, {"images": images}) for session in sessions)
     assert max(np.abs(a - b).mean() for a, b in zip(full, small, strict=True)) < 0.05
@@ -118,7 +118,7 @@ def test_eight_bits_answer_nearly_the_same(run: Path, onnx_folder: Path) -> None
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
 def test_timm_loads_a_hub_folder_and_answers_as_the_run(model: str, run: Path, packed_small: PackedSmall, tmp_path: Path) -> None:
-    """With timm's own transform, from a picture file, as the card says."""
+    """With timm's own transform, from an image file, as the card says."""
     import timm
 
     if model == "test_vit":
@@ -131,14 +131,14 @@ def test_timm_loads_a_hub_folder_and_answers_as_the_run(model: str, run: Path, p
     assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pth", ".pt", ".pkl")]
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(loaded))
-    picture = smooth_picture(5, 60, 80)
-    inputs = transform(picture)[None]
+    image = smooth_image(5, 60, 80)
+    inputs = transform(image)[None]
     subject = open_subject(run)
     with torch.inference_mode():
         logits = loaded(inputs)
         if subject.flip_average:
             logits = (logits + loaded(inputs.flip(3))) / 2
-    pixels = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR))[None]
+    pixels = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))[None]
     np.testing.assert_allclose(logits.softmax(1).numpy(), subject.probabilities(pixels)["season"], atol=1e-4)
     assert json.loads((folder / "config.json").read_text())["label_names"] == subject.classes["season"]
 
@@ -154,7 +154,7 @@ def test_the_model_card_is_what_the_hub_reads_and_has_the_reports_numbers(run: P
     assert found == {"accuracy": scores["accuracy"], "f1": scores["macro_f1"]}
     assert f"{scores['accuracy']:.4f}" in card.text and "Summer" in card.text and "random" in card.text
     (code,) = [part.partition("```")[0] for part in card.text.split("```python\n")[1:]]
-    smooth_picture(3, 60, 80).save(tmp_path / "hub/picture.jpg")
+    smooth_image(3, 60, 80).save(tmp_path / "hub/image.jpg")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "hub", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] in ("Summer", "Winter")
@@ -200,17 +200,17 @@ def test_a_space_runs_by_itself_and_answers_over_http(space: Path, run: Path, tm
     ):
         try:
             client = connect(Client, port, server, log)
-            picture = smooth_picture(11, 60, 80)
-            picture.save(tmp_path / "picture.png")
-            answers = client.predict(handle_file(tmp_path / "picture.png"), api_name="/answer")
-            (tmp_path / "page.jpg").write_text("<html>no picture</html>")
+            image = smooth_image(11, 60, 80)
+            image.save(tmp_path / "image.png")
+            answers = client.predict(handle_file(tmp_path / "image.png"), api_name="/answer")
+            (tmp_path / "page.jpg").write_text("<html>no image</html>")
             with pytest.raises(Exception, match="cannot identify image"):
                 client.predict(handle_file(tmp_path / "page.jpg"), api_name="/answer")
-            again = client.predict(handle_file(tmp_path / "picture.png"), api_name="/answer")
+            again = client.predict(handle_file(tmp_path / "image.png"), api_name="/answer")
         finally:
             server.terminate()
     assert answers == again
-    pixels = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR))[None]
+    pixels = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))[None]
     expected = open_subject(run).probabilities(pixels)
     for task, answer in zip(TASKS, answers, strict=True):
         assert answer["confidences"][0]["confidence"] == pytest.approx(float(expected[task].max()), abs=1e-4)
@@ -227,13 +227,13 @@ def connect(client: Any, port: int, server: subprocess.Popen[bytes], log: Path) 
     raise AssertionError(log.read_text())
 
 
-def test_without_the_packed_set_drawn_pictures_check_the_export(run: Path, tmp_path: Path) -> None:
+def test_without_the_packed_set_drawn_images_check_the_export(run: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "report.json")))
     config = json.loads((moved / "config.json").read_text())
     config["data"]["shards"] = str(tmp_path / "gone")
     (moved / "config.json").write_text(json.dumps(config))
     summary = export(ExportRequest(run=moved, to="hub"))
-    assert summary.pictures == "drawn" and summary.out == str(moved / "export/hub")
+    assert summary.images == "drawn" and summary.out == str(moved / "export/hub")
     assert "Not tested" in (moved / "export/hub/season/README.md").read_text()
     with pytest.raises(ConfigError, match="name it with --shards"):
         export(ExportRequest(run=moved, to="onnx", int8=True))

@@ -29,7 +29,7 @@ FLOORS = {
     "bench": 10,
     "cli": 11,
 }
-ROOT_ROOM, ROOT_FLOOR = "(package root)", 0
+ROOT_ROOM, ROOT_FLOOR = "(package root)", -1
 DALI_ROOMS = ("load/dali.py", "bench/loader_peers.py")  # the backend; and DALI's stock pipeline, which it is measured against
 HEAVY = ("torch", "torchvision", "timm", "nvidia", "pandas", "cv2", "matplotlib", "sklearn")
 

@@ -24,7 +24,7 @@ D5N86sVmd4CBzNHGvZfL8hmZ6hXU3Zyy6aYNVWT7qE5y/hr2JO38gyORuO/HnhXRkDJTfJO6R5Ww7CNa
 yMxxGIaVbtNUajNVC6+ZjrM/ur0Igv4suxOo+o+WtwxaFI+oljNMSOZZPQn/2Q==
 """
 VERSIONS = {"simplejpeg": "1.9.0", "pillow": "12.3.0", "pyarrow": "26.0.1"}
-# Depend on no library: the pictures' own bytes, the tar and index formats, JSON and CSV.
+# Depend on no library: the images' own bytes, the tar and index formats, JSON and CSV.
 PLAIN: dict[str, str] = {
     "full/00000.idx": "202c03cc23c420df",
     "full/00000.tar": "2b0bf6d3cce2fde0",
@@ -74,7 +74,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(5):
         (folder / "images" / f"{number}.jpg").write_bytes(bitmap(number))
     (folder / "images" / "5.jpg").write_bytes(base64.b64decode(JPEG))
-    (folder / "images" / "6.jpg").write_bytes(b"no picture")
+    (folder / "images" / "6.jpg").write_bytes(b"no image")
     return folder
 
 

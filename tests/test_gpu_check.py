@@ -1,4 +1,4 @@
-"""tools/gpu_check.sh on the CPU, with a few dozen pictures: the same code that a machine with a GPU runs."""
+"""tools/gpu_check.sh on the CPU, with a few dozen images: the same code that a machine with a GPU runs."""
 
 import json
 import os
@@ -80,13 +80,13 @@ def test_backends_are_compared_on_every_set_and_kind_of_file(whole: Whole) -> No
     for name in ("small at full", "224 at 224", "photos at full", "small at 40"):
         assert f"{name}, crops and flips" in rows
     for kind in ("baseline", "4:4:4", "progressive", "gray", "CMYK", "PNG named .jpg", "turned by Exif", "odd size"):
-        assert rows[f"kind of file: {kind}"]["pictures"] == 8
+        assert rows[f"kind of file: {kind}"]["images"] == 8
     compared = [row for row in rows.values() if "compared" in row]
     assert len(compared) == 21
     for row in compared:
         assert row["passed"] and row["cannot_run_here"] == {}
         assert {pair["backend"] for pair in row["compared"]} == {"dali on cpu", "resident on cpu"}
-        assert 50 < row["mean_level"] < 250  # a picture, not black
+        assert 50 < row["mean_level"] < 250  # an image, not black
         for pair in row["compared"]:
             assert pair["same_rows_and_labels"] and pair["mean"] <= pair["worst_mean"] <= pair["max"]
             # So small a tolerance that a box one pixel off would not pass.

@@ -111,8 +111,8 @@ def test_the_loader_gives_a_damaged_jpeg_pixels_or_an_error_and_its_neighbours_t
     assert 1 in errors
     assert {0, len(files) - 1}.isdisjoint(errors)
     np.testing.assert_array_equal(out[0], out[-1])
-    with Image.open(io.BytesIO(good)) as picture:
-        expected = np.asarray(picture.convert("RGB").resize((8, 6), Image.Resampling.BILINEAR)).astype(int)
+    with Image.open(io.BytesIO(good)) as image:
+        expected = np.asarray(image.convert("RGB").resize((8, 6), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(out[0] - expected).mean() < 8
     assert all(isinstance(error, InputError) for error in errors.values())
 

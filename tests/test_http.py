@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
-from conftest import PackedSmall, smooth_picture
+from conftest import PackedSmall, smooth_image
 from serving import ServedRun, make_run
 from typer.testing import CliRunner
 
@@ -392,7 +392,7 @@ def test_the_command_refuses_an_empty_password_and_says_who_sees_it(tmp_path: Pa
 def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_run(tmp_path_factory.mktemp("runs") / "random", packed_small.out)
     (folder / "plots").mkdir()
-    smooth_picture(2, 30, 20).save(folder / "plots" / "confusion_season.png")
+    smooth_image(2, 30, 20).save(folder / "plots" / "confusion_season.png")
     (folder / "plots" / "link.png").symlink_to(packed_small.source / "images")
     (folder / "plots" / "stolen.png").symlink_to(__file__)
     (folder / "plots" / "circle.png").symlink_to("circle.png")
@@ -424,7 +424,7 @@ def curl(url: str, data: bytes | None = None, headers: dict[str, str] | None = N
 
 def jpeg() -> bytes:
     file = io.BytesIO()
-    smooth_picture(1, 60, 80).save(file, "JPEG", quality=92)
+    smooth_image(1, 60, 80).save(file, "JPEG", quality=92)
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""One picture: what is decoded equals Pillow's, upright and complete, or is refused with a reason."""
+"""One image: what is decoded equals Pillow's, upright and complete, or is refused with a reason."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn
-from conftest import psnr_db, smooth_picture
+from conftest import psnr_db, smooth_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -20,20 +20,20 @@ from fastfashion.errors import InputError
 from fastfashion.images.codec import ImageInfo, content_box, decode_rgb, encode_jpeg, fit_short_side, probe, resize
 
 
-def encoded(picture: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
+def encoded(image: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    image.save(file, form, **options)
     return file.getvalue()
 
 
-def noisy_picture(seed: int = 0, width_px: int = 61, height_px: int = 43) -> Image.Image:
+def noisy_image(seed: int = 0, width_px: int = 61, height_px: int = 43) -> Image.Image:
     """Every pixel matters: a decoder that upsamples or rounds in another way shows."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height_px, width_px, 3), dtype=np.uint8))
 
 
 def by_pillow(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def exif(turn: int) -> Image.Exif:
@@ -45,9 +45,9 @@ def exif(turn: int) -> Image.Exif:
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("picture", [noisy_picture(), smooth_picture(1, 64, 48)], ids=["noisy", "smooth"])
-def test_a_jpeg_decodes_to_pillows_pixels(picture: Image.Image, mode: str, subsampling: str, progressive: bool) -> None:
-    data = encoded(picture.convert(mode), quality=85, subsampling=subsampling, progressive=progressive)
+@pytest.mark.parametrize("original", [noisy_image(), smooth_image(1, 64, 48)], ids=["noisy", "smooth"])
+def test_a_jpeg_decodes_to_pillows_pixels(original: Image.Image, mode: str, subsampling: str, progressive: bool) -> None:
+    data = encoded(original.convert(mode), quality=85, subsampling=subsampling, progressive=progressive)
     image = decode_rgb(data)
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, by_pillow(data))
@@ -55,7 +55,7 @@ def test_a_jpeg_decodes_to_pillows_pixels(picture: Image.Image, mode: str, subsa
 
 @pytest.mark.parametrize("restart", [0, 2])
 def test_any_buffer_of_the_same_bytes_decodes_to_the_same_pixels(restart: int) -> None:
-    data = encoded(noisy_picture(), quality=80, restart_marker_blocks=restart)
+    data = encoded(noisy_image(), quality=80, restart_marker_blocks=restart)
     for buffer in (memoryview(data), np.frombuffer(data, np.uint8)):
         np.testing.assert_array_equal(decode_rgb(buffer), by_pillow(data))
         assert probe(buffer) == ImageInfo(format="JPEG", height_px=43, width_px=61)
@@ -63,15 +63,15 @@ def test_any_buffer_of_the_same_bytes_decodes_to_the_same_pixels(restart: int) -
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_other_formats_decode_to_pillows_pixels(form: str) -> None:
-    data = encoded(noisy_picture(), form)
+    data = encoded(noisy_image(), form)
     np.testing.assert_array_equal(decode_rgb(data), by_pillow(data))
     assert probe(data) == ImageInfo(format=form, height_px=43, width_px=61)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_a_picture_is_turned_upright_as_pillow_does(turn: int, mode: str) -> None:
-    data = encoded(noisy_picture().convert(mode), quality=90, exif=exif(turn))
+def test_a_image_is_turned_upright_as_pillow_does(turn: int, mode: str) -> None:
+    data = encoded(noisy_image().convert(mode), quality=90, exif=exif(turn))
     shown = by_pillow(data)
     np.testing.assert_array_equal(decode_rgb(data), shown)
     assert decode_rgb(data).flags["C_CONTIGUOUS"]
@@ -83,26 +83,26 @@ def test_a_picture_is_turned_upright_as_pillow_does(turn: int, mode: str) -> Non
 @pytest.mark.parametrize("turn", [3, 6])
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])
 def test_other_formats_are_turned_upright_too(form: str, turn: int) -> None:
-    data = encoded(noisy_picture(), form, exif=exif(turn))
+    data = encoded(noisy_image(), form, exif=exif(turn))
     np.testing.assert_array_equal(decode_rgb(data), by_pillow(data))
     found = probe(data)
     assert (found.height_px, found.width_px) == ((61, 43) if turn == 6 else (43, 61))
 
 
 def test_tiff_is_turned_upright_too() -> None:
-    data = encoded(noisy_picture(), "TIFF", exif=exif(6))
+    data = encoded(noisy_image(), "TIFF", exif=exif(6))
     np.testing.assert_array_equal(decode_rgb(data), by_pillow(data))
     assert (probe(data).height_px, probe(data).width_px) == by_pillow(data).shape[:2] == (61, 43)
 
 
 def test_a_cmyk_jpeg_is_turned_upright_too() -> None:
-    data = encoded(noisy_picture().convert("CMYK"), exif=exif(6))
+    data = encoded(noisy_image().convert("CMYK"), exif=exif(6))
     np.testing.assert_array_equal(decode_rgb(data), by_pillow(data))
     assert (probe(data).height_px, probe(data).width_px) == (61, 43)
 
 
 def test_exif_is_found_behind_other_segments_and_not_in_them() -> None:
-    data = encoded(noisy_picture(), exif=exif(6))
+    data = encoded(noisy_image(), exif=exif(6))
     at = data.index(b"\xff\xe1")
     long = b"\xff\xe2" + (65_000).to_bytes(2, "big") + b"ICC_PROFILE\0\1\2" + bytes(65_000 - 16)
     assert probe(data[:at] + long + long + data[at:]).turn == 6
@@ -114,9 +114,9 @@ def test_exif_is_found_behind_other_segments_and_not_in_them() -> None:
 
 @pytest.mark.parametrize("turn", [0, 9, 700])
 def test_an_orientation_that_does_not_exist_means_upright(turn: int) -> None:
-    data = encoded(noisy_picture(), exif=exif(turn))
+    data = encoded(noisy_image(), exif=exif(turn))
     assert probe(data).turn == 1
-    np.testing.assert_array_equal(decode_rgb(data), by_pillow(encoded(noisy_picture())))
+    np.testing.assert_array_equal(decode_rgb(data), by_pillow(encoded(noisy_image())))
     assert (probe(data).height_px, probe(data).width_px) == (43, 61)
 
 
@@ -124,10 +124,10 @@ def test_an_orientation_that_does_not_exist_means_upright(turn: int) -> None:
 @pytest.mark.parametrize(
     "tags", [b"Exif\0\0", b"Exif\0\0garbage, not TIFF", b"Exif\0\0II*\0\xff\xff\xff\x7f"], ids=["empty", "garbage", "cut"]
 )
-def test_damaged_exif_means_upright_and_costs_no_picture(tags: bytes) -> None:
-    data = encoded(noisy_picture(), exif=tags)
+def test_damaged_exif_means_upright_and_costs_no_image(tags: bytes) -> None:
+    data = encoded(noisy_image(), exif=tags)
     assert tags in data
-    np.testing.assert_array_equal(decode_rgb(data), by_pillow(encoded(noisy_picture())))
+    np.testing.assert_array_equal(decode_rgb(data), by_pillow(encoded(noisy_image())))
     assert probe(data) == ImageInfo(format="JPEG", height_px=43, width_px=61)
 
 
@@ -136,7 +136,7 @@ def test_damaged_exif_means_upright_and_costs_no_picture(tags: bytes) -> None:
     ("min_height_px", "min_width_px"), [(300, 400), (299, 1), (1, 101), (76, 100), (75, 100), (30, 40), (1, 1), (0, 0)]
 )
 def test_a_scaled_decode_is_at_least_as_large_as_asked_and_looks_like_the_whole(turn: int, min_height_px: int, min_width_px: int) -> None:
-    data = encoded(smooth_picture(3, 400, 300), quality=95, exif=exif(turn))
+    data = encoded(smooth_image(3, 400, 300), quality=95, exif=exif(turn))
     image = decode_rgb(data, min_height_px=min_height_px, min_width_px=min_width_px)
     whole = by_pillow(data)
     assert whole.shape[0] >= image.shape[0] >= min(min_height_px, whole.shape[0])
@@ -147,7 +147,7 @@ def test_a_scaled_decode_is_at_least_as_large_as_asked_and_looks_like_the_whole(
 
 
 def test_a_scaled_decode_takes_the_smallest_scale_that_is_enough_but_never_seven_eighths() -> None:
-    data = encoded(smooth_picture(3, 400, 320))
+    data = encoded(smooth_image(3, 400, 320))
     assert [decode_rgb(data, min_height_px=least).shape[:2] for least in (320, 281, 241, 240, 41, 40, 1)] == [
         (320, 400),
         (320, 400),
@@ -162,9 +162,9 @@ def test_a_scaled_decode_takes_the_smallest_scale_that_is_enough_but_never_seven
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize(("name", "short_px"), [("china.jpg", 53), ("china.jpg", 80), ("flower.jpg", 80), ("flower.jpg", 160)])
 def test_a_photograph_of_an_odd_size_is_shrunk_as_well_from_a_scaled_decode(name: str, short_px: int, turn: int) -> None:
-    with Image.open(Path(sklearn.__file__).parent / "datasets" / "images" / name) as picture:
-        assert picture.size == (640, 427)  # at 1/4 to 3/4 a fraction of a line is left over
-        data = encoded(picture, quality=95, subsampling=0, exif=exif(turn))
+    with Image.open(Path(sklearn.__file__).parent / "datasets" / "images" / name) as original:
+        assert original.size == (640, 427)  # at 1/4 to 3/4 a fraction of a line is left over
+        data = encoded(original, quality=95, subsampling=0, exif=exif(turn))
     whole, info = by_pillow(data), probe(data)
     height_px, width_px = fit_short_side(info.height_px, info.width_px, short_px)
     image = decode_rgb(data, min_height_px=2 * height_px, min_width_px=2 * width_px)
@@ -174,8 +174,8 @@ def test_a_photograph_of_an_odd_size_is_shrunk_as_well_from_a_scaled_decode(name
     assert psnr_db(resize(image, height_px, width_px, content_box(image, info)), wanted) > (44 if short_px == 53 else 49)
 
 
-def test_the_box_of_a_full_size_decode_is_the_picture() -> None:
-    for data in (encoded(noisy_picture()), encoded(noisy_picture(), "PNG"), encoded(noisy_picture(width_px=1, height_px=1))):
+def test_the_box_of_a_full_size_decode_is_the_image() -> None:
+    for data in (encoded(noisy_image()), encoded(noisy_image(), "PNG"), encoded(noisy_image(width_px=1, height_px=1))):
         image = decode_rgb(data)
         assert content_box(image, probe(data)) == (0, 0, image.shape[1], image.shape[0])
 
@@ -193,20 +193,20 @@ def test_transparency_is_laid_over_white() -> None:
 def test_transparency_of_other_modes_is_laid_over_white(mode: str) -> None:
     options: dict[str, Any] = {}
     if mode == "LA":
-        picture = Image.new("LA", (4, 4), (0, 0))
+        image = Image.new("LA", (4, 4), (0, 0))
     else:
-        picture = Image.new(mode, (4, 4), 0)
+        image = Image.new(mode, (4, 4), 0)
         options["transparency"] = (0, 0, 0) if mode == "RGB" else 0
-    assert (decode_rgb(encoded(picture, "PNG", **options)) == 255).all()
+    assert (decode_rgb(encoded(image, "PNG", **options)) == 255).all()
 
 
-def test_a_picture_of_16_bits_keeps_its_tones() -> None:
+def test_a_image_of_16_bits_keeps_its_tones() -> None:
     ramp = np.linspace(0, 65_535, 256).astype(np.uint16)[None].repeat(4, axis=0)
     image = decode_rgb(encoded(Image.fromarray(ramp), "PNG"))
     assert np.abs(image[0, :, 0].astype(int) - np.arange(256)).max() <= 1
 
 
-JPEG = encoded(smooth_picture(2, 200, 150), quality=90)
+JPEG = encoded(smooth_image(2, 200, 150), quality=90)
 BROKEN = {
     "no bytes": (b"", "empty file"),
     "a page": (b"<!DOCTYPE html><html><body>403</body></html>", "HTML or XML"),
@@ -218,7 +218,7 @@ BROKEN = {
     "half": (JPEG[: len(JPEG) // 2], "does not decode: .*truncated"),
     "all but the last 40 bytes": (JPEG[:-40], "does not decode: .*truncated"),
     "exif of nothing": (b"\xff\xd8\xff\xe1\x00\x10Exif\0\0abcdefgh", "does not decode: begins like JPEG"),
-    "half a png": (encoded(noisy_picture(), "PNG")[:500], "does not decode: .*truncated"),
+    "half a png": (encoded(noisy_image(), "PNG")[:500], "does not decode: .*truncated"),
 }
 
 
@@ -231,7 +231,7 @@ def test_what_does_not_decode_completely_is_refused_with_the_reason(name: str) -
 
 
 @pytest.mark.parametrize("name", ["no bytes", "a page", "text", "zeros", "magic alone", "exif of nothing"])
-def test_probing_what_is_no_picture_is_refused_with_the_reason(name: str) -> None:
+def test_probing_what_is_no_image_is_refused_with_the_reason(name: str) -> None:
     data, reason = BROKEN[name]
     with pytest.raises(InputError, match=reason):
         probe(data)
@@ -245,8 +245,8 @@ def declared(data: bytes, height_px: int, width_px: int) -> bytes:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("turn", [1, 6])
-def test_a_picture_of_more_pixels_than_allowed_is_refused_and_one_of_as_many_is_not(form: str, turn: int) -> None:
-    data = encoded(noisy_picture(), form, **({} if form in ("GIF", "BMP") else {"exif": exif(turn)}))
+def test_a_image_of_more_pixels_than_allowed_is_refused_and_one_of_as_many_is_not(form: str, turn: int) -> None:
+    data = encoded(noisy_image(), form, **({} if form in ("GIF", "BMP") else {"exif": exif(turn)}))
     for act in (probe, decode_rgb):
         act(data, max_pixels=61 * 43)
         with pytest.raises(InputError, match=r"^(61x43|43x61) pixels, more than --max-pixels 2622: .*raise the limit"):
@@ -256,8 +256,8 @@ def test_a_picture_of_more_pixels_than_allowed_is_refused_and_one_of_as_many_is_
 def test_the_limit_is_ours_and_not_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # two thousand are an error to Image.open
     for form in ("JPEG", "PNG", "BMP"):
-        assert probe(encoded(noisy_picture(), form)).width_px == 61
-        assert decode_rgb(encoded(noisy_picture(), form)).shape == (43, 61, 3)
+        assert probe(encoded(noisy_image(), form)).width_px == 61
+        assert decode_rgb(encoded(noisy_image(), form)).shape == (43, 61, 3)
 
 
 BOMBS = """
@@ -292,7 +292,7 @@ def test_a_decompression_bomb_is_refused_without_memory_for_its_pixels(tmp_path:
     )
     jpeg.write_bytes(declared(JPEG, 65_500, 65_500))
     plain = tmp_path / "plain.png"
-    noisy_picture().save(plain)
+    noisy_image().save(plain)
     done = subprocess.run([sys.executable, "-c", BOMBS, plain, png, jpeg], capture_output=True, text=True, check=True)
     *reasons, grown_mib = done.stdout.splitlines()
     assert [reason.split(":")[0] for reason in reasons] == [
@@ -307,11 +307,11 @@ def test_a_decompression_bomb_is_refused_without_memory_for_its_pixels(tmp_path:
 def test_formats_that_are_no_photographs_are_refused() -> None:
     for form in ("EPS", "PDF", "PPM", "ICO", "TGA"):
         with pytest.raises(InputError, match="no known image format"):
-            decode_rgb(encoded(noisy_picture(), form))
+            decode_rgb(encoded(noisy_image(), form))
 
 
 def test_of_an_animation_the_first_frame_counts() -> None:
-    first, second = noisy_picture(1), noisy_picture(2)
+    first, second = noisy_image(1), noisy_image(2)
     for form in ("GIF", "WEBP", "PNG", "TIFF"):
         lossless = {"lossless": True} if form == "WEBP" else {}
         data = encoded(first, form, save_all=True, append_images=[second], **lossless)
@@ -356,32 +356,32 @@ def test_fitting_never_enlarges_and_keeps_the_shape(height_px: int, width_px: in
 
 
 def test_resizing_is_pillows_bicubic_and_nothing_where_the_size_is_right() -> None:
-    image = np.asarray(noisy_picture())
+    image = np.asarray(noisy_image())
     small = resize(image, 20, 30)
     np.testing.assert_array_equal(small, np.asarray(Image.fromarray(image).resize((30, 20), Image.Resampling.BICUBIC)))
     assert resize(image, 43, 61) is image
 
 
 @pytest.mark.parametrize(("subsampling", "sampling"), [("420", 2), ("422", 1), ("444", 0)])
-def test_encoding_keeps_the_picture_with_the_chroma_asked_for(subsampling: str, sampling: int) -> None:
+def test_encoding_keeps_the_image_with_the_chroma_asked_for(subsampling: str, sampling: int) -> None:
     from PIL import JpegImagePlugin
 
-    image = np.asarray(smooth_picture(5, 96, 128))
+    image = np.asarray(smooth_image(5, 96, 128))
     data = encode_jpeg(image, 90, subsampling)
     assert psnr_db(by_pillow(data), image) > 36
     assert len(data) < image.nbytes / 4
-    with Image.open(io.BytesIO(data)) as picture:
-        assert JpegImagePlugin.get_sampling(picture) == sampling
-        assert "progression" not in picture.info
+    with Image.open(io.BytesIO(data)) as original:
+        assert JpegImagePlugin.get_sampling(original) == sampling
+        assert "progression" not in original.info
 
 
 def test_a_higher_quality_is_closer_and_larger() -> None:
-    image = np.asarray(noisy_picture())
+    image = np.asarray(noisy_image())
     low, high = encode_jpeg(image, 50, "444"), encode_jpeg(image, 95, "444")
     assert len(low) < len(high)
     assert psnr_db(by_pillow(low), image) < psnr_db(by_pillow(high), image)
 
 
 def test_a_view_that_is_not_contiguous_encodes_like_its_copy() -> None:
-    image = np.asarray(noisy_picture())[:, ::-1]
+    image = np.asarray(noisy_image())[:, ::-1]
     assert encode_jpeg(image, 90, "420") == encode_jpeg(image.copy(), 90, "420")

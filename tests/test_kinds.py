@@ -46,10 +46,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load(packed: PackedSet, rows: np.ndarray, backend: str = "threads") -> tuple[Resolution, np.ndarray]:
     """Rows through a loader, in order, unshrunk: uint8 (n, 80, 60, 3)."""
-    pictures = packed.open("full")
-    plan = Plan(rows=rows, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=8)
+    originals = packed.open("full")
+    plan = Plan(rows=rows, heights_px=originals.height_px, widths_px=originals.width_px, batch_size=8)
     spec = LoaderSpec(
-        pictures=pictures,
+        images=originals,
         plan=plan,
         labels=np.zeros((len(packed), 0), dtype=np.int64),
         size=Size(80, 60),
@@ -60,7 +60,7 @@ def load(packed: PackedSet, rows: np.ndarray, backend: str = "threads") -> tuple
         images = np.concatenate(
             [batch.images.numpy()[: len(step.rows)] for step, batch in zip(plan.steps(0), loader.steps(0), strict=True)]
         )
-    return pictures, images
+    return originals, images
 
 
 def test_the_index_says_what_each_image_is(packed_small: PackedSmall) -> None:
@@ -91,10 +91,10 @@ def test_a_set_that_does_not_say_it_loads_the_same_and_is_looked_at_once(
     np.testing.assert_array_equal(images, expected)
 
     monkeypatch.setattr(codec, "kind", lambda data: pytest.fail("looked at again"))
-    pictures, images = load(packed, all_rows, backend)
+    originals, images = load(packed, all_rows, backend)
     np.testing.assert_array_equal(images, expected)
-    np.testing.assert_array_equal(pictures.kind, open_packed_set(packed_small.out).open("full").kind)
-    assert list((cache / "fastfashion" / "kinds").iterdir()) == [pictures.kinds.cache]
+    np.testing.assert_array_equal(originals.kind, open_packed_set(packed_small.out).open("full").kind)
+    assert list((cache / "fastfashion" / "kinds").iterdir()) == [originals.kinds.cache]
 
 
 def garbage(file: Path) -> None:
@@ -129,9 +129,9 @@ def test_a_cache_that_is_broken_or_cannot_be_written_costs_time_and_nothing_else
     file = packed.open("full").kinds.cache
     assert file is not None
     damage(file)
-    pictures, images = load(packed, np.arange(60))
+    originals, images = load(packed, np.arange(60))
     np.testing.assert_array_equal(images, load(open_packed_set(packed_small.out), np.arange(60))[1])
-    assert (pictures.kind >= 0).all()
+    assert (originals.kind >= 0).all()
 
 
 def test_two_processes_that_look_at_different_images_keep_what_both_found(packed_small: PackedSmall, tmp_path: Path, cache: Path) -> None:

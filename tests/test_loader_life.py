@@ -1,4 +1,4 @@
-"""What happens to loaders in a long life: epochs without leaks, ends half-way, forks, signals, pictures and shards that go bad."""
+"""What happens to loaders in a long life: epochs without leaks, ends half-way, forks, signals, images and shards that go bad."""
 
 import gc
 import importlib.util
@@ -35,17 +35,17 @@ ON_LINUX = pytest.mark.skipif(
 
 def spec_of(shards: Path, backend: str, **changes: Any) -> LoaderSpec:
     packed = open_packed_set(shards)
-    pictures = packed.open("full")
+    images = packed.open("full")
     plan = Plan(
         rows=np.arange(len(packed)),
-        heights_px=pictures.height_px,
-        widths_px=pictures.width_px,
+        heights_px=images.height_px,
+        widths_px=images.width_px,
         batch_size=changes.pop("batch_size", 7),
         augment=changes.pop("augment", AugmentConfig()),
     )
     labels = packed.vocab.codes(packed.table, ["subCategory"])
     known = {"size": Size(32, 32), "device": torch.device("cpu"), "workers": 2, "backend": backend}
-    return LoaderSpec(pictures=pictures, plan=plan, labels=labels, **known | changes)
+    return LoaderSpec(images=images, plan=plan, labels=labels, **known | changes)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -84,7 +84,7 @@ def test_ten_epochs_leave_the_process_as_the_first_did(loader: Loader) -> None:
         for _ in loader.steps(epoch):
             pass
     assert state() == before
-    # 58 epochs of 60 pictures of 32x32 are 10 MB of batches; a leak of the encoded or decoded pictures would be more.
+    # 58 epochs of 60 images of 32x32 are 10 MB of batches; a leak of the encoded or decoded images would be more.
     assert resident_kib() - memory < 8_000
 
 
@@ -221,12 +221,12 @@ def test_a_process_ends_at_once_however_it_leaves_its_loader(packed_small: Packe
 
 
 def damage(shards: Path, rows: list[int]) -> None:
-    """Pictures that are zeros; sizes stay."""
-    pictures = open_packed_set(shards).open("full")
+    """Images that are zeros; sizes stay."""
+    images = open_packed_set(shards).open("full")
     for row in rows:
-        with (shards / "full" / shard_name(int(pictures.shard[row]))).open("r+b") as file:
-            file.seek(int(pictures.offset[row]))
-            file.write(bytes(int(pictures.num_bytes[row])))
+        with (shards / "full" / shard_name(int(images.shard[row]))).open("r+b") as file:
+            file.seek(int(images.offset[row]))
+            file.write(bytes(int(images.num_bytes[row])))
 
 
 def test_what_may_be_skipped_is_masked_counted_and_listed(packed_small: PackedSmall, backend: str, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def train(shards: Path, out: Path, *more: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=out, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_two_processes_train_around_damaged_pictures_when_told_to(packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_two_processes_train_around_damaged_images_when_told_to(packed_small: PackedSmall, tmp_path: Path) -> None:
     shards = tmp_path / "damaged"
     shutil.copytree(packed_small.out, shards)
     split = json.loads((packed_small.out / "vocab.json").read_text())

@@ -17,7 +17,7 @@ from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.images import codec
 from fastfashion.images.jpeg_header import MAGIC as JPEG_MAGIC
-from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_pictures, dali, open_loader, resident
+from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_images, dali, open_loader, resident
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.layout import shard_name
@@ -39,17 +39,17 @@ def opened() -> Iterator[Any]:
     def make(packed: PackedSet, backend: str, *, size: Size, train: bool = True, resolution: str = "full", **changes: Any) -> Loader:
         if backend == "dali":
             pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (Linux only)")
-        pictures = packed.open(resolution)
+        images = packed.open(resolution)
         plan = Plan(
             rows=np.arange(len(packed)),
-            heights_px=pictures.height_px,
-            widths_px=pictures.width_px,
+            heights_px=images.height_px,
+            widths_px=images.width_px,
             batch_size=changes.pop("batch_size", 16),
             seed=3,
             augment=changes.pop("augment", AugmentConfig()) if train else None,
         )
         labels = packed.vocab.codes(packed.table, ["subCategory", "season"])
-        spec = LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=size, device=CPU, backend=backend, workers=2, **changes)
+        spec = LoaderSpec(images=images, plan=plan, labels=labels, size=size, device=CPU, backend=backend, workers=2, **changes)
         loaders.append(open_loader(spec))
         return loaders[-1]
 
@@ -81,12 +81,12 @@ def test_batches_have_the_promised_shapes_and_labels(packed: PackedSet, opened: 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_without_a_resize_the_pixels_are_those_of_the_file(packed: PackedSet, opened: Any, backend: str) -> None:
-    pictures = packed.open("full")
-    usual = (pictures.height_px == 80) & (pictures.width_px == 60)
+    originals = packed.open("full")
+    usual = (originals.height_px == 80) & (originals.width_px == 60)
     rows, _, images = stacked(list(opened(packed, backend, size=Size(80, 60), train=False).steps(0)))
     for row, found in zip(rows, images, strict=True):
         if usual[row]:
-            expected = np.asarray(Image.open(io.BytesIO(pictures.encoded(row).tobytes())).convert("RGB"))
+            expected = np.asarray(Image.open(io.BytesIO(originals.encoded(row).tobytes())).convert("RGB"))
             np.testing.assert_array_equal(found, expected)
 
 
@@ -102,13 +102,13 @@ def test_all_backends_give_the_same_batch_for_the_same_plan(packed: PackedSet, o
     # The same filter, rounded once here and after each axis there. DALI repeats the border where we leave out what lies beyond it.
     assert difference[:, 4:-4, 4:-4].max() <= (2 if other == "dali" else 1)
     assert difference.mean() <= 0.6
-    # Another epoch's crops differ by far more, so the tolerance does tell pictures and boxes apart.
+    # Another epoch's crops differ by far more, so the tolerance does tell images and boxes apart.
     later = stacked(list(opened(packed, "threads", size=size).steps(2)))
     by_row, later_by_row = images[np.argsort(rows)], later[2][np.argsort(later[0])]
     assert np.abs(by_row.astype(float) - later_by_row.astype(float)).mean() > 5
 
 
-def test_dali_cuts_the_same_crops_out_of_whole_pictures(packed: PackedSet, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dali_cuts_the_same_crops_out_of_whole_images(packed: PackedSet, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = opened(packed, "dali", size=Size(40, 30))
     with monkeypatch.context() as patched:
         patched.setattr(dali, "uses_nvjpeg", lambda spec: True)
@@ -226,29 +226,29 @@ def test_closing_ends_the_threads(packed: PackedSet, opened: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_picture_that_does_not_decode_names_set_and_cure(packed_small: PackedSmall, opened: Any, backend: str, tmp_path: Path) -> None:
+def test_a_image_that_does_not_decode_names_set_and_cure(packed_small: PackedSmall, opened: Any, backend: str, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(packed_small.out, damaged)
     packed = open_packed_set(damaged)
-    pictures = packed.open("full")
-    shard = damaged / "full" / shard_name(int(pictures.shard[5]))
+    images = packed.open("full")
+    shard = damaged / "full" / shard_name(int(images.shard[5]))
     with shard.open("r+b") as file:  # the size stays, so that only decoding can notice
-        file.seek(int(pictures.offset[5]))
-        file.write(bytes(int(pictures.num_bytes[5])))
+        file.seek(int(images.offset[5]))
+        file.write(bytes(int(images.num_bytes[5])))
     with pytest.raises(PackedSetError, match="fastfashion verify ") as caught:
         list(opened(packed, backend, size=Size(32, 32)).steps(0))
-    for said in (shard.name, f"byte {pictures.offset[5]}", packed.table["id"].iloc[5]):
+    for said in (shard.name, f"byte {images.offset[5]}", packed.table["id"].iloc[5]):
         assert said in str(caught.value)
 
 
 def test_the_smallest_sufficient_resolution_is_chosen(packed: PackedSet) -> None:
     assert packed.resolutions == ("32", "full")
     for size, expected in (("32x32", "32"), ("40x30", "32"), ("80x64", "full"), ("224", "full")):
-        assert choose_pictures(packed, "auto", size)[0].name == expected
-    pictures, size = choose_pictures(packed, "auto", "auto")
-    assert pictures.name == "full" and (size.height_px, size.width_px) == (80, 64)  # 80x60 to the next multiple of 16
+        assert choose_images(packed, "auto", size)[0].name == expected
+    images, size = choose_images(packed, "auto", "auto")
+    assert images.name == "full" and (size.height_px, size.width_px) == (80, 64)  # 80x60 to the next multiple of 16
     with pytest.raises(ConfigError, match="there are 32, full"):
-        choose_pictures(packed, "224", "auto")
+        choose_images(packed, "224", "auto")
 
 
 def test_an_unknown_backend_is_refused_by_name(packed: PackedSet, opened: Any) -> None:
@@ -256,9 +256,9 @@ def test_an_unknown_backend_is_refused_by_name(packed: PackedSet, opened: Any) -
         opened(packed, "ffcv", size=Size(32, 32))
 
 
-def test_pictures_that_do_not_fit_into_memory_are_refused_with_numbers(
+def test_images_that_do_not_fit_into_memory_are_refused_with_numbers(
     packed: PackedSet, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resident, "free_bytes", lambda device: 800_000)  # 60 pictures of 61x80 are 878,400 bytes
-    with pytest.raises(ConfigError, match=r"60 pictures of up to 61x80 take 0\.000878 GB, of which at most 0\.00064 GB are free on cpu"):
+    monkeypatch.setattr(resident, "free_bytes", lambda device: 800_000)  # 60 images of 61x80 are 878,400 bytes
+    with pytest.raises(ConfigError, match=r"60 images of up to 61x80 take 0\.000878 GB, of which at most 0\.00064 GB are free on cpu"):
         opened(packed, "resident", size=Size(32, 32))

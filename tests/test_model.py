@@ -48,7 +48,7 @@ def test_a_task_may_be_called_like_something_of_torchs_modules() -> None:
     assert {"heads.type_.weight", "heads.colour.weight"} <= set(model.state_dict())  # as in runs that are there
 
 
-def test_pictures_are_normalised_as_timm_does_it() -> None:
+def test_images_are_normalised_as_timm_does_it() -> None:
     model = scratch()
     data = timm.data.resolve_model_data_config(timm.create_model("resnet18", pretrained=False))
     from torchvision.transforms.v2 import functional as tv
@@ -57,7 +57,7 @@ def test_pictures_are_normalised_as_timm_does_it() -> None:
     torch.testing.assert_close(model.features(IMAGES), model.backbone(expected_input), rtol=1e-4, atol=1e-5)
 
 
-def test_a_picture_and_its_mirror_image_get_the_same_answer_which_is_the_mean_of_both() -> None:
+def test_a_image_and_its_mirror_image_get_the_same_answer_which_is_the_mean_of_both() -> None:
     model, alone = scratch(), scratch(flip_average=False)
     answers, mirrored = model(IMAGES), model(IMAGES.flip(2))
     for task, logits in answers.items():
@@ -108,7 +108,7 @@ def test_fast_convolutions_learn_what_the_plain_ones_do(name: str) -> None:
 
 
 def batch_of(labels_BT: torch.Tensor, num_labelled: tuple[int, ...], partners: list[int] | None = None, shares: Any = None) -> Batch:
-    """A batch as the loss sees it: without pictures."""
+    """A batch as the loss sees it: without images."""
     mixing = (None, None) if partners is None else (torch.tensor(partners), torch.tensor(shares))
     return Batch(torch.empty(0), labels_BT, torch.arange(len(labels_BT)), num_labelled, *mixing)
 
@@ -152,7 +152,7 @@ def test_a_batch_without_labels_costs_nothing_and_stays_finite() -> None:
         assert (logits.grad == 0).all()
 
 
-# Three pairs, a picture that stands alone, and padding. Task a: pair 0 has both labels, pair 1 one, pair 2 none; task b other ones.
+# Three pairs, an image that stands alone, and padding. Task a: pair 0 has both labels, pair 1 one, pair 2 none; task b other ones.
 MIXED_LABELS = torch.tensor([[0, 2], [4, -1], [1, 0], [-1, 1], [-1, -1], [-1, 2], [3, -1], [-1, -1]])
 MIXED_COUNTS = (4, 4)  # labels of each task
 PARTNERS, SHARES = [1, 0, 3, 2, 5, 4, 6, 7], [0.75, 0.75, 0.2, 0.2, 0.5, 0.5, 1.0, 1.0]
@@ -160,7 +160,7 @@ MIXED_LOGITS = {task: torch.randn(8, num, generator=torch.Generator().manual_see
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_of_mixed_pictures_is_cross_entropy_against_soft_labels(smoothing: float) -> None:
+def test_the_loss_of_mixed_images_is_cross_entropy_against_soft_labels(smoothing: float) -> None:
     expected = 0.0
     for t, (logits_BC, num) in enumerate(zip(MIXED_LOGITS.values(), MIXED_COUNTS, strict=True)):
         classes = logits_BC.shape[1]
@@ -177,7 +177,7 @@ def test_the_loss_of_mixed_pictures_is_cross_entropy_against_soft_labels(smoothi
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_pictures_that_keep_all_of_themselves_cost_what_they_cost_without_mixing() -> None:
+def test_images_that_keep_all_of_themselves_cost_what_they_cost_without_mixing() -> None:
     alone = batch_of(MIXED_LABELS, MIXED_COUNTS, PARTNERS, [1.0] * 8)
     torch.testing.assert_close(objective(MIXED_LOGITS, alone, 1), objective(MIXED_LOGITS, batch_of(MIXED_LABELS, MIXED_COUNTS), 1))
 

@@ -69,10 +69,10 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytes
     client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     said = printed(notebook)
-    assert "pictures kept" in said and "on validation, after epoch" in said and "differs from the run by at most" in said
+    assert "images kept" in said and "on validation, after epoch" in said and "differs from the run by at most" in said
     learned = json.loads((tmp_path / "runs/notebook-synth/report.json").read_text(encoding="utf-8"))["tasks"]["subCategory"]
     assert learned["accuracy"] > learned["chance_accuracy"] + 0.15
     assert len(shown(notebook, "image/png")) >= 5  # classes, batch, training, and the plots of the test
     assert any("macro_f1" in table for table in shown(notebook, "text/html"))
     assert (tmp_path / "runs/notebook-synth/export/hub/gender/model.safetensors").is_file()
-    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 3
+    assert len(list((tmp_path / "images").glob("*.jpg"))) == 3

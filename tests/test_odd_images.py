@@ -43,8 +43,8 @@ def test_only_plain_jpegs_are_for_other_decoders(name: str) -> None:
 def test_pillow_shows_a_plain_jpeg_alike_but_for_its_orientation(name: str) -> None:
     """What any other reader does with it, and nothing of ours."""
     odd = odd_images()[name]
-    with Image.open(io.BytesIO(odd.data)) as picture:
-        shown = picture if "xmp" in name else ImageOps.exif_transpose(picture)
+    with Image.open(io.BytesIO(odd.data)) as image:
+        shown = image if "xmp" in name else ImageOps.exif_transpose(image)
         np.testing.assert_array_equal(decode_rgb(odd.data), np.asarray(shown.convert("RGB")))
 
 

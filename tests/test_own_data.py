@@ -1,4 +1,4 @@
-"""A shop's own pictures and table, with other names than Kaggle's, from packing to an exported model."""
+"""A shop's own images and table, with other names than Kaggle's, from packing to an exported model."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import smooth_picture
+from conftest import smooth_image
 from PIL import Image
 from test_cli import last_line
 from workers import fastfashion
@@ -21,12 +21,12 @@ COLUMNS = ["--table", "shop.csv", "--id-column", "file", "--label-columns", "typ
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ninety pictures in two folders, none called images; a second table beside theirs, and a column that no one asks for."""
+    """Ninety images in two folders, none called images; a second table beside theirs, and a column that no one asks for."""
     folder = tmp_path_factory.mktemp("own") / "shop"
     lines = []
     for number in range(90):
         colour, kind = list(COLOURS)[number % 3], TYPES[number // 3 % 2]
-        noise = np.asarray(smooth_picture(number, 40, 40), dtype=np.float32)
+        noise = np.asarray(smooth_image(number, 40, 40), dtype=np.float32)
         shade = np.asarray(COLOURS[colour], dtype=np.float32)
         shade = shade if kind == "mug" else 255 - shade
         path = folder / kind / f"item-{number}.png"
@@ -39,7 +39,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_own_pictures_and_labels_from_packing_to_a_shipped_model(shop: Path, tmp_path: Path) -> None:
+def test_own_images_and_labels_from_packing_to_a_shipped_model(shop: Path, tmp_path: Path) -> None:
     """`type` is the name of a method of every torch module, and "fine colour" holds a space: both are labels like any other."""
     packed = last_line(fastfashion("shard", "--source", str(shop), *COLUMNS, "--res", "32", "--out", "packed", "--json", cwd=tmp_path))
     assert packed["kept"] == 90
@@ -74,11 +74,11 @@ def test_a_set_without_the_usual_label_says_which_ones_it_has(shop: Path, tmp_pa
         ff.train_run(tmp_path / "packed", pretrained=False)
 
 
-def test_a_table_of_paths_is_packed_and_one_that_names_no_picture_is_told_what_pictures_are_called(tmp_path: Path) -> None:
+def test_a_table_of_paths_is_packed_and_one_that_names_no_image_is_told_what_images_are_called(tmp_path: Path) -> None:
     shop = tmp_path / "shop"
     (shop / "photos").mkdir(parents=True)
     for number, suffix in enumerate(("bmp", "tif")):
-        smooth_picture(number, 40, 50).save(shop / "photos" / f"a{number}.{suffix}")
+        smooth_image(number, 40, 50).save(shop / "photos" / f"a{number}.{suffix}")
     (shop / "shop.csv").write_text("file,price,type\nphotos/a0.bmp,7,mug\nphotos/a1.tif,8,bowl\n")
     assert ff.shard(shop, tmp_path / "packed", res=32, id_column="file", label_columns=["type"], workers=1)["kept"] == 2
     with pytest.raises(InputError, match=r"none of the 2 rows .*\(line 2, id '7': no image\); .* such as 'photos/a0.bmp'; id_column"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import COLUMNS, PackedSmall, digests, make_source, psnr_db, smooth_picture, table_row, zip_folder
+from conftest import COLUMNS, PackedSmall, digests, make_source, psnr_db, smooth_image, table_row, zip_folder
 from PIL import Image
 
 from fastfashion.bench.photos import photograph
@@ -26,17 +26,17 @@ from fastfashion.pack import PackRequest, Progress, dry_run, pack
 from fastfashion.shards import PackedSet, open_packed_set
 
 
-def add_row(source: Path, identity: str, picture: bytes | None = None) -> None:
-    """Append a row with this id, and its picture."""
+def add_row(source: Path, identity: str, image: bytes | None = None) -> None:
+    """Append a row with this id, and its image."""
     with (source / "styles.csv").open("a", encoding="utf-8") as file:
         file.write(",".join([identity, *table_row(1)[1:]]) + "\n")
-    if picture is not None:
-        (source / "images" / f"{identity}.jpg").write_bytes(picture)
+    if image is not None:
+        (source / "images" / f"{identity}.jpg").write_bytes(image)
 
 
 def jpeg(seed: int, width_px: int = 60, height_px: int = 80) -> bytes:
     file = io.BytesIO()
-    smooth_picture(seed, width_px, height_px).save(file, "JPEG", quality=92)
+    smooth_image(seed, width_px, height_px).save(file, "JPEG", quality=92)
     return file.getvalue()
 
 
@@ -52,13 +52,13 @@ def published(out: Path) -> list[str]:
     return [name for name in digests(out) if not name.startswith(".staging/")]
 
 
-def picture_of(packed: PackedSet, name: str, row: int) -> np.ndarray:
+def image_of(packed: PackedSet, name: str, row: int) -> np.ndarray:
     return decode_rgb(packed.open(name).encoded(row))
 
 
 def pillow_rgb(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def test_packing_twice_gives_the_same_bytes_in_every_file(packed_small: PackedSmall, tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_the_summary_counts_what_stands_on_disk(packed_small: PackedSmall) -> No
     summary = packed_small.summary
     assert (summary.num_rows, summary.kept, summary.rejected, summary.packed_now, summary.resumed) == (60, 60, 0, 60, 0)
     assert summary.images_without_row == 0
-    pictures = sum(f.stat().st_size for f in (packed_small.source / "images").iterdir())
+    images = sum(f.stat().st_size for f in (packed_small.source / "images").iterdir())
     tars = sum(f.stat().st_size for f in (packed_small.out / "full").glob("*.tar"))
-    assert summary.resolutions["full"] == {"num_bytes": pictures, "tar_bytes": tars, "num_shards": 3}
+    assert summary.resolutions["full"] == {"num_bytes": images, "tar_bytes": tars, "num_shards": 3}
 
 
 def test_the_catalog_holds_every_row_in_the_tables_order(packed_small: PackedSmall) -> None:
@@ -131,7 +131,7 @@ def test_the_vocabulary_holds_the_labels_that_occur(packed_small: PackedSmall) -
     assert vocab["baseColour"] == ["Black", "Blue", "White"]
 
 
-def test_of_pictures_that_differ_only_twins_share_a_duplicate_group(packed_small: PackedSmall) -> None:
+def test_of_images_that_differ_only_twins_share_a_duplicate_group(packed_small: PackedSmall) -> None:
     source, table = packed_small.source, open_packed_set(packed_small.out).table
     a, b = (source / "images" / f"{table['id'].iloc[row]}.jpg" for row in (8, 9))
     assert a.read_bytes() != b.read_bytes()
@@ -139,7 +139,7 @@ def test_of_pictures_that_differ_only_twins_share_a_duplicate_group(packed_small
 
 
 @pytest.mark.parametrize("name", ["full", "32"])
-def test_every_row_has_its_picture_at_its_offset_with_its_crc(packed_small: PackedSmall, name: str) -> None:
+def test_every_row_has_its_image_at_its_offset_with_its_crc(packed_small: PackedSmall, name: str) -> None:
     packed = open_packed_set(packed_small.out)
     index = pd.read_parquet(packed_small.out / name / "index.parquet")
     assert index["row"].tolist() == list(range(60))
@@ -168,7 +168,7 @@ def test_a_resized_version_has_the_right_shape_and_looks_like_the_original(packe
     packed = open_packed_set(packed_small.out)
     opened = packed.open("32")
     for row, identity in enumerate(packed.table["id"]):
-        found = picture_of(packed, "32", row)
+        found = image_of(packed, "32", row)
         # 80x60 -> 43x32; 77x61 -> 40x32 (heights 42.7 and 40.4 before rounding)
         assert found.shape == ((40, 32, 3) if row == 4 else (43, 32, 3))
         assert found.shape[:2] == (opened.height_px[row], opened.width_px[row])
@@ -182,7 +182,7 @@ def test_a_photograph_is_resized_as_well_as_by_full_decoding_and_pillows_bicubic
     source = make_source(tmp_path / "set", rows=0)
     sizes = {"even": (1800, 2400), "odd": (1403, 1871), "wide": (1333, 777)}
     for seed, (identity, (width_px, height_px)) in enumerate(sizes.items()):
-        drawing = np.asarray(smooth_picture(seed, width_px // 2, height_px // 2))
+        drawing = np.asarray(smooth_image(seed, width_px // 2, height_px // 2))
         pixels = photograph(drawing, width_px, height_px, np.random.default_rng(seed))
         add_row(source, identity, encode_jpeg(pixels, 90, "420"))
     pack(PackRequest(source=source, out=tmp_path / "out", resolutions=("512", "224", "64"), quality=100, subsampling="444"))
@@ -190,13 +190,13 @@ def test_a_photograph_is_resized_as_well_as_by_full_decoding_and_pillows_bicubic
     for row, identity in enumerate(sizes):
         whole = pillow_rgb(source / "images" / f"{identity}.jpg")
         for name in ("512", "224", "64"):
-            found = picture_of(packed, name, row)
+            found = image_of(packed, name, row)
             assert min(found.shape[:2]) == int(name)
             # At quality 100 what is left is the scaled decode, the cascade 512 -> 224 -> 64, and rounding.
             assert psnr_db(found, np.asarray(whole.resize(found.shape[1::-1], Image.Resampling.BICUBIC))) >= 45, (identity, name)
 
 
-def test_a_small_picture_is_not_enlarged(tmp_path: Path) -> None:
+def test_a_small_image_is_not_enlarged(tmp_path: Path) -> None:
     source = make_source(tmp_path / "set", rows=4)
     pack(PackRequest(source=source, out=tmp_path / "out", resolutions=("224",)))
     opened = open_packed_set(tmp_path / "out").open("224")
@@ -207,10 +207,10 @@ def test_grayscale_odd_sizes_and_other_formats_survive_as_rgb(packed_small: Pack
     packed = open_packed_set(packed_small.out)
     for row, shape in ((3, (80, 60, 3)), (4, (77, 61, 3)), (5, (80, 60, 3))):
         np.testing.assert_array_equal(
-            picture_of(packed, "full", row), np.asarray(pillow_rgb(packed_small.source / "images" / f"{packed.table['id'].iloc[row]}.jpg"))
+            image_of(packed, "full", row), np.asarray(pillow_rgb(packed_small.source / "images" / f"{packed.table['id'].iloc[row]}.jpg"))
         )
-        assert picture_of(packed, "full", row).shape == shape
-    grey = picture_of(packed, "32", 3).astype(int)
+        assert image_of(packed, "full", row).shape == shape
+    grey = image_of(packed, "32", 3).astype(int)
     assert np.abs(grey - grey[:, :, :1]).max() <= 1
 
 
@@ -218,7 +218,7 @@ def broken_source(home: Path) -> tuple[Path, list[tuple[str, int, str]]]:
     """Ten good rows, and one of each kind that cannot be packed, with the line and a word of the reason."""
     source = make_source(home / "set", rows=10)
     whole = jpeg(50)
-    for identity, picture in (
+    for identity, image in (
         ("cut", whole[: len(whole) // 2]),
         ("zero", b""),
         ("page", b"<html>403 Forbidden</html>"),
@@ -226,7 +226,7 @@ def broken_source(home: Path) -> tuple[Path, list[tuple[str, int, str]]]:
         ("lost", None),
         ("fine", whole),
     ):
-        add_row(source, identity, picture)
+        add_row(source, identity, image)
     with (source / "styles.csv").open("a", encoding="utf-8") as file:
         file.write("short,Men,Apparel\n")
     (source / "images" / "nobody.jpg").write_bytes(whole)
@@ -253,7 +253,7 @@ def test_what_cannot_be_packed_is_listed_with_line_and_reason_and_the_rest_goes_
     assert (again.num_rows, again.kept, again.rejected, again.packed_now) == (17, 11, 6, 0)
 
 
-def test_a_block_of_nothing_but_broken_pictures_leaves_a_gap_and_no_shard(tmp_path: Path) -> None:
+def test_a_block_of_nothing_but_broken_images_leaves_a_gap_and_no_shard(tmp_path: Path) -> None:
     source = make_source(tmp_path / "set", rows=4)
     for place in range(2):
         add_row(source, f"broken{place}", b"junk")
@@ -280,16 +280,16 @@ def test_more_rejected_than_allowed_stops_and_publishes_nothing(workers: int, tm
     assert not (request.out / ".staging").exists()
 
 
-def test_a_source_of_which_no_picture_decodes_publishes_nothing(tmp_path: Path) -> None:
+def test_a_source_of_which_no_image_decodes_publishes_nothing(tmp_path: Path) -> None:
     source = make_source(tmp_path / "set", rows=3)
     for file in (source / "images").iterdir():
         file.write_bytes(b"junk")
-    with pytest.raises(InputError, match="not one picture decodes"):
+    with pytest.raises(InputError, match="not one image decodes"):
         pack(PackRequest(source=source, out=tmp_path / "out", resolutions=("full",)))
     assert published(tmp_path / "out") == []
 
 
-def test_a_table_whose_rows_all_lack_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_table_whose_rows_all_lack_images_is_refused(tmp_path: Path) -> None:
     source = make_source(tmp_path / "set", rows=2)
     for place, file in enumerate((source / "images").iterdir()):
         file.rename(file.with_name(f"other{place}.jpg"))
@@ -297,7 +297,7 @@ def test_a_table_whose_rows_all_lack_pictures_is_refused(tmp_path: Path) -> None
         pack(PackRequest(source=source, out=tmp_path / "out"))
 
 
-def test_a_picture_damaged_inside_a_zip_is_rejected_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_image_damaged_inside_a_zip_is_rejected_and_the_rest_goes_on(tmp_path: Path) -> None:
     archive = zip_folder(make_source(tmp_path / "set", rows=5), tmp_path / "set.zip")
     with zipfile.ZipFile(archive) as opened:
         hurt = next(info for info in opened.infolist() if info.filename == "images/996.jpg")
@@ -410,7 +410,7 @@ def test_other_settings_for_a_packed_resolution_are_refused(packed_small: Packed
     assert digests(packed_small.out) == before
 
 
-def test_progress_tells_every_picture_once(packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_progress_tells_every_image_once(packed_small: PackedSmall, tmp_path: Path) -> None:
     totals: list[int] = []
     told: list[tuple[int, int, int]] = []
     progress = Progress(on_start=totals.append, on_packed=lambda *sums: told.append(sums))

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import PackedSmall, smooth_picture
+from conftest import PackedSmall, smooth_image
 from serving import TASKS, ServedRun, make_run
 
 from fastfashion.files import publish_json
@@ -42,7 +42,7 @@ def server(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) 
     split = {"protocol": "stratified", "seed": 0, "by": [], "num_rows": 9, "train_rows": 42}
     publish_json(run / REPORT, {"run": "random", "split": split, "tasks": dict.fromkeys(TASKS, numbers)})
     (run / "plots").mkdir()
-    smooth_picture(2, 300, 200).save(run / "plots" / "confusion_season.png")
+    smooth_image(2, 300, 200).save(run / "plots" / "confusion_season.png")
     served = ServedRun(run, "--max-files", "8", "--max-pixels", "1000000")
     yield served
     served.close()
@@ -102,13 +102,13 @@ def upload(browser: Any, where: str, *paths: Path) -> None:
     one(browser, f"{where} input[type=file]").send_keys("\n".join(map(str, paths)))
 
 
-def picture(folder: Path, name: str = "shirt.jpg", seed: int = 1) -> Path:
-    smooth_picture(seed, 60, 80).save(folder / name, "JPEG")
+def image(folder: Path, name: str = "shirt.jpg", seed: int = 1) -> Path:
+    smooth_image(seed, 60, 80).save(folder / name, "JPEG")
     return folder / name
 
 
-def test_a_picture_is_answered_with_bars_maps_and_products(page: Any, tmp_path: Path) -> None:
-    upload(page, "#picture", picture(tmp_path))
+def test_a_image_is_answered_with_bars_maps_and_products(page: Any, tmp_path: Path) -> None:
+    upload(page, "#image", image(tmp_path))
     heads = wait(page, lambda driver: driver.find_elements(By.CSS_SELECTOR, "#answers .head"))
     assert [text_of(head.find_element(By.TAG_NAME, "h3")) for head in heads] == list(TASKS)
     assert all("%" in text_of(line) for line in heads[0].find_elements(By.CSS_SELECTOR, "li"))
@@ -128,25 +128,25 @@ def test_examples_and_nearest_products_work_at_once(page: Any) -> None:
 
 
 @pytest.mark.parametrize("hostile", ["html", "bomb"])
-def test_a_hostile_picture_gets_an_error_on_the_page(page: Any, hostile: str, tmp_path: Path) -> None:
+def test_a_hostile_image_gets_an_error_on_the_page(page: Any, hostile: str, tmp_path: Path) -> None:
     path = tmp_path / f"{hostile}.jpg"
     if hostile == "html":
         path.write_text("<!doctype html><script>document.title = 'owned'</script>", encoding="utf-8")
     else:
-        smooth_picture(1, 1200, 1200).save(path, "JPEG")
-    upload(page, "#picture", path)
+        smooth_image(1, 1200, 1200).save(path, "JPEG")
+    upload(page, "#image", path)
     said = {"html": "HTML", "bomb": "1200x1200 pixels"}[hostile]
     wait(page, lambda driver: said in " ".join(map(text_of, driver.find_elements(By.CSS_SELECTOR, "#answers .error"))))
     assert page.title == "fastfashion"
 
 
 def test_a_batch_becomes_a_table_and_a_csv(page: Any, tmp_path: Path) -> None:
-    open_tab(page, "Many pictures")
+    open_tab(page, "Many images")
     (tmp_path / "page.jpg").write_text("<html>", encoding="utf-8")
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
-        archive.write(picture(tmp_path, "b.jpg", 2), "../b.jpg")
+        archive.write(image(tmp_path, "b.jpg", 2), "../b.jpg")
         archive.write(tmp_path / "b.jpg", "b.jpg")
-    upload(page, "#files", picture(tmp_path, "a.jpg"), tmp_path / "page.jpg", tmp_path / "more.zip")
+    upload(page, "#files", image(tmp_path, "a.jpg"), tmp_path / "page.jpg", tmp_path / "more.zip")
     wait(page, lambda driver: "more" in text_of(one(driver, "#files")))
     button = one(page, "#ask")
     button.send_keys(Keys.ENTER)  # as with the keyboard
@@ -166,8 +166,8 @@ def test_a_batch_becomes_a_table_and_a_csv(page: Any, tmp_path: Path) -> None:
 
 
 def test_too_many_files_get_an_error_on_the_page(page: Any, tmp_path: Path) -> None:
-    open_tab(page, "Many pictures")
-    upload(page, "#files", *(picture(tmp_path, f"{number}.jpg", number) for number in range(9)))
+    open_tab(page, "Many images")
+    upload(page, "#files", *(image(tmp_path, f"{number}.jpg", number) for number in range(9)))
     wait(page, lambda driver: "8" in text_of(one(driver, "#files")))
     one(page, "#ask").send_keys(Keys.ENTER)
     said = wait(page, lambda driver: " ".join(map(text_of, driver.find_elements(By.CSS_SELECTOR, "#table .error"))))
@@ -192,8 +192,8 @@ def test_the_keyboard_reaches_everything_in_order(page: Any) -> None:
             page.execute_script("const e = document.activeElement; return e.outerHTML.slice(0, 300) + '|' + (e.closest('[id]') || e).id")
         )
     joined = "\n".join(seen)
-    assert "One picture" in joined or 'role="tab"' in joined
-    assert any("picture" in line.rpartition("|")[2] or "file" in line for line in seen), joined
+    assert "One image" in joined or 'role="tab"' in joined
+    assert any("image" in line.rpartition("|")[2] or "file" in line for line in seen), joined
     assert any("example" in line for line in seen), joined
 
 
@@ -217,7 +217,7 @@ def test_a_notebook_on_this_machine_may_show_the_page_in_a_frame(browser: Any, s
         Thread(target=notebook.serve_forever, daemon=True).start()
         browser.get(f"http://localhost:{notebook.server_port}/notebook.html")
         browser.switch_to.frame(0)
-        one(browser, "#picture")
+        one(browser, "#image")
         notebook.shutdown()
 
 

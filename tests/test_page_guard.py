@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from conftest import PackedSmall, smooth_picture
+from conftest import PackedSmall, smooth_image
 from serving import ServedRun, make_run
 from test_serve import ask, jpeg
 
@@ -110,7 +110,7 @@ def test_uploads_have_a_name_that_nobody_else_knows(server: ServedRun) -> None:
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image of this machine that nobody uploaded."""
-    smooth_picture(3, 60, 80).save(tmp_path_factory.mktemp("private") / "private.jpg")
+    smooth_image(3, 60, 80).save(tmp_path_factory.mktemp("private") / "private.jpg")
     return next(tmp_path_factory.getbasetemp().glob("private*/private.jpg"))
 
 

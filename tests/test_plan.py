@@ -9,7 +9,7 @@ from fastfashion.config import AugmentConfig
 from fastfashion.errors import InputError
 from fastfashion.load.plan import Plan
 
-# What seed 1, epoch 2 over eight pictures of 80x60 gave when the format of a plan was fixed.
+# What seed 1, epoch 2 over eight images of 80x60 gave when the format of a plan was fixed.
 GOLDEN_ROWS: list[int] = [7, 0, 5, 4, 6, 2, 3, 1]
 GOLDEN_BOXES = [
     [6, 5, 78, 60],
@@ -56,7 +56,7 @@ def test_any_world_sees_the_same_rows_boxes_and_flips(plan: Plan, epoch: int, wo
             together = np.concatenate([getattr(part, name)[keep] for part, keep in zip(parts, real, strict=True)])
             np.testing.assert_array_equal(together, getattr(step, name))
         for part in parts:
-            assert np.isin(part.fetch, step.rows).all()  # padding loads a real picture
+            assert np.isin(part.fetch, step.rows).all()  # padding loads a real image
         assert max(keep.sum() for keep in real) - min(keep.sum() for keep in real) <= 1
 
 
@@ -72,7 +72,7 @@ def test_starting_at_a_step_equals_the_tail_of_the_whole_epoch(plan: Plan, epoch
 
 
 @given(plans, st.integers(0, 50))
-def test_boxes_lie_within_their_pictures(plan: Plan, epoch: int) -> None:
+def test_boxes_lie_within_their_images(plan: Plan, epoch: int) -> None:
     for step in plan.steps(epoch):
         y0, x0, y1, x1 = step.boxes.T
         assert ((y0 >= 0) & (y0 < y1) & (y1 <= SIZES[step.rows, 0])).all()
@@ -114,7 +114,7 @@ def test_crops_are_spread_as_promised(seed: int) -> None:
     assert abs(np.corrcoef(y0, x0)[0, 1]) < 0.5
 
 
-def test_evaluation_takes_whole_pictures_in_the_order_given() -> None:
+def test_evaluation_takes_whole_images_in_the_order_given() -> None:
     plan = make_plan(101, 20, train=False)
     steps = list(plan.steps(0))
     np.testing.assert_array_equal(np.concatenate([s.rows for s in steps]), plan.rows)

@@ -28,7 +28,7 @@ def make_plan(num_rows: int, batch_size: int, *, seed: int = 0, augment: Augment
 
 
 def sample(count: int, seed: int = 0, **augment: float) -> Step:
-    """One step of `count` pictures with nothing but these augmentations."""
+    """One step of `count` images with nothing but these augmentations."""
     sides = np.full(count, 100)
     plan = Plan(rows=np.arange(count), heights_px=sides, widths_px=sides, batch_size=count, seed=seed, augment=AugmentConfig(**augment))
     return plan.step(0, 0)
@@ -43,7 +43,7 @@ plans = st.builds(make_plan, st.integers(1, 150), st.integers(1, 200), seed=st.i
 
 
 @given(plans, st.integers(0, 50), st.integers(1, 8))
-def test_any_world_draws_the_same_and_mixes_the_same_pictures(plan: Plan, epoch: int, world_size: int) -> None:
+def test_any_world_draws_the_same_and_mixes_the_same_images(plan: Plan, epoch: int, world_size: int) -> None:
     num_slots = plan.num_slots(world_size)
     for step in plan.steps(epoch):
         parts = [step.part(rank, world_size, num_slots) for rank in range(world_size)]
@@ -83,7 +83,7 @@ def test_neighbours_are_mixed_with_each_other_with_one_share_and_box(plan: Plan,
 
 
 @given(plans, st.integers(0, 50))
-def test_boxes_lie_in_the_picture(plan: Plan, epoch: int) -> None:
+def test_boxes_lie_in_the_image(plan: Plan, epoch: int) -> None:
     for step in plan.steps(epoch):
         for boxes in (step.erased, step.pasted):
             assert boxes.dtype == np.float32
@@ -114,7 +114,7 @@ def test_what_is_off_is_none_and_evaluation_draws_nothing() -> None:
     assert sample(9, mixup=1.0).erased is None
 
 
-def test_pictures_that_are_drawn_no_colour_keep_theirs_bit_for_bit() -> None:
+def test_images_that_are_drawn_no_colour_keep_theirs_bit_for_bit() -> None:
     colours = sample(400, grayscale=0.5).colours
     kept = (colours == np.eye(3, 4, dtype=np.float32)).all(axis=(1, 2))
     gray = np.isclose(colours[:, :, :3], LUMA, atol=1e-7).all(axis=(1, 2)) & (colours[:, :, 3] == 0).all(axis=1)
@@ -240,8 +240,8 @@ def changed(rgb: np.ndarray, colour: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(rgb.astype(float) @ colour[:, :3].T.astype(float) + colour[:, 3]), 0, 255)
 
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-BALANCED = np.concatenate([PICTURE, 255 - PICTURE])  # its mean grey is 127.5, about which torchvision then turns its contrast
+IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+BALANCED = np.concatenate([IMAGE, 255 - IMAGE])  # its mean grey is 127.5, about which torchvision then turns its contrast
 
 
 def by_torchvision(function: Callable[..., torch.Tensor], *args: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -273,17 +273,17 @@ def test_colour_matrices_are_those_of_torchvision_and_pillow(ours: np.ndarray, t
 @pytest.mark.parametrize("twist", [{"hue": 40.0}, {"hue": -100.0}, {"hue": 77.0, "saturation": 0.6, "brightness": 1.2}])
 def test_hue_turns_as_dali_turns_it(twist: dict[str, float]) -> None:
     dali = pytest.importorskip("nvidia.dali")
-    picture = PICTURE // 4 + 96  # nothing is clipped on the way
+    image = IMAGE // 4 + 96  # nothing is clipped on the way
 
     @dali.pipeline_def(batch_size=1, num_threads=1, device_id=None)
     def pipeline():
-        return dali.fn.color_twist(dali.fn.external_source(source=lambda: [picture], batch=True), **twist)
+        return dali.fn.color_twist(dali.fn.external_source(source=lambda: [image], batch=True), **twist)
 
     built = pipeline()
     built.build()
     theirs = np.asarray(built.run()[0][0]).astype(float)
     ours = matrix(twist.get("brightness", 1), 1, twist.get("saturation", 1), twist["hue"] / 360)
-    assert np.abs(changed(picture, ours) - theirs).max() <= 2  # DALI's matrices have three digits
+    assert np.abs(changed(image, ours) - theirs).max() <= 2  # DALI's matrices have three digits
 
 
 @given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
@@ -304,14 +304,14 @@ def test_no_turn_and_no_factor_is_the_identity_and_a_turn_goes_from_red_over_gre
 
 
 def test_factors_are_applied_one_after_the_other() -> None:
-    soft = PICTURE // 8 + 112  # no step is clipped
+    soft = IMAGE // 8 + 112  # no step is clipped
     one_by_one = soft.astype(float)
     for one in (matrix(brightness=1.1), matrix(contrast=0.8), matrix(saturation=1.3), matrix(turn=0.07)):
         one_by_one = one_by_one @ one[:, :3].T.astype(float) + one[:, 3]
     assert np.abs(changed(soft, matrix(1.1, 0.8, 1.3, 0.07)) - one_by_one).max() <= 0.51
 
 
-# What seed 1, epoch 2 over five pictures gave when the format of these draws was fixed; what a checkpoint made yesterday relies on.
+# What seed 1, epoch 2 over five images gave when the format of these draws was fixed; what a checkpoint made yesterday relies on.
 GOLDEN_COLOURS = [
     [[0.828087, -0.259826, 0.271868, 17.023453], [0.15259, 0.869399, -0.18186, 17.023453], [-0.754119, 0.530755, 1.063493, 17.023453]],
     [[0.376083, 0.73833, 0.143389, 4.130254]] * 3,

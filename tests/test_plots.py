@@ -20,14 +20,14 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def assert_readable(path: Path, folder: Path) -> None:
-    """A picture of sane size that is neither blank nor accompanied by left-overs."""
+    """An image of sane size that is neither blank nor accompanied by left-overs."""
     assert [file.name for file in folder.iterdir()] == [path.name]
-    picture = pixels(path)
-    height_px, width_px = picture.shape[:2]
+    image = pixels(path)
+    height_px, width_px = image.shape[:2]
     assert 200 <= height_px <= 4000
     assert 300 <= width_px <= 4000
-    assert len(np.unique(picture[::2, ::2] @ np.array([65536, 256, 1]))) > 10
-    assert (picture[[0, -1]] == 255).all() and (picture[:, [0, -1]] == 255).all(), "ink touches the edge: something is cut off"
+    assert len(np.unique(image[::2, ::2] @ np.array([65536, 256, 1]))) > 10
+    assert (image[[0, -1]] == 255).all() and (image[:, [0, -1]] == 255).all(), "ink touches the edge: something is cut off"
 
 
 def names_of(num_classes: int) -> list[str]:
@@ -191,15 +191,15 @@ def test_bad_input_leaves_no_file(tmp_path: Path, plot: Callable[..., Path], dat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_while_writing_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_writing_keeps_the_old_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = plot_training(tmp_path / "training.png", history_of(1, ["a"]), title="run a")
     before = path.read_bytes()
 
-    def half_a_picture(self: Any, file: BinaryIO, **options: Any) -> None:
+    def half_a_image(self: Any, file: BinaryIO, **options: Any) -> None:
         file.write(b"\x89PNG")
         raise OSError("disk full")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half_a_picture)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half_a_image)
     with pytest.raises(OSError, match="disk full"):
         plot_training(path, history_of(2, ["a"]), title="run a")
     assert [file.name for file in tmp_path.iterdir()] == ["training.png"]

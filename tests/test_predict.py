@@ -1,4 +1,4 @@
-"""`fastfashion predict`: the same pixels and answers from wherever a picture comes; what cannot be read is a line with an error."""
+"""`fastfashion predict`: the same pixels and answers from wherever an image comes; what cannot be read is a line with an error."""
 
 import io
 import json
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import PackedSmall, smooth_picture
+from conftest import PackedSmall, smooth_image
 from odd_zips import Entry, odd_zip, write_zip
 from PIL import Image
 from serving import TASKS, make_run
@@ -24,9 +24,9 @@ from fastfashion import dist
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import predict as predict_batches
 from fastfashion.load import open_loader
-from fastfashion.predict.inputs import Picture, SetInput, find_inputs
+from fastfashion.predict.inputs import InputImage, SetInput, find_inputs
 from fastfashion.predict.outputs import FORMATS, choose_format, frame, records, write_answers
-from fastfashion.predict.predictor import PREFETCH, Answers, Predictor, load_encoded, load_pictures
+from fastfashion.predict.predictor import PREFETCH, Answers, Predictor, load_encoded, load_images
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.state import State
 from fastfashion.shards import open_packed_set
@@ -47,16 +47,16 @@ def predictor(run: Path) -> Predictor:
 
 @pytest.fixture(scope="module")
 def odd_folder(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two good pictures, and whatever else is found in folders of pictures."""
+    """Two good images, and whatever else is found in folders of images."""
     folder = tmp_path_factory.mktemp("odd")
     sources = sorted((packed_small.source / "images").iterdir())
     (folder / "b.jpg").write_bytes(sources[0].read_bytes())
     (folder / "c").mkdir()
-    smooth_picture(3, 90, 70).save(folder / "c" / "d.png")
+    smooth_image(3, 90, 70).save(folder / "c" / "d.png")
     (folder / "page.jpg").write_text("<!doctype html><html>404</html>", encoding="utf-8")
     (folder / "cut.jpg").write_bytes(sources[1].read_bytes()[:300])
     (folder / "empty.jpeg").touch()
-    (folder / "notes.txt").write_text("not a picture by name", encoding="utf-8")
+    (folder / "notes.txt").write_text("not an image by name", encoding="utf-8")
     return folder
 
 
@@ -65,27 +65,27 @@ def all_rows(predictor: Predictor, inputs: list[str], top: int = 3, batch_size: 
     return pd.concat([frame(batch, predictor.classes) for batch in batches], ignore_index=True)
 
 
-def test_a_picture_has_the_same_pixels_as_a_file_and_in_a_packed_set(predictor: Predictor, packed_small: PackedSmall) -> None:
+def test_a_image_has_the_same_pixels_as_a_file_and_in_a_packed_set(predictor: Predictor, packed_small: PackedSmall) -> None:
     packed = open_packed_set(packed_small.out)
     spec = predictor.spec(packed, np.arange(len(packed)), 16)
-    assert spec.pictures.name == "full"
+    assert spec.images.name == "full"
     with closing(open_loader(spec)) as loader:
         from_set = np.concatenate([batch.images[batch.rows >= 0].numpy() for batch in loader.steps(0)])
     files = [packed_small.source / "images" / f"{identity}.jpg" for identity in packed.table["id"]]
     from_files = np.zeros_like(from_set)
-    assert load_pictures([Picture(path.name, path.read_bytes) for path in files], from_files) == {}
+    assert load_images([InputImage(path.name, path.read_bytes) for path in files], from_files) == {}
     assert len(from_set) == 60 and from_set.std() > 20
     np.testing.assert_array_equal(from_files, from_set)
 
 
-def test_pixels_are_those_of_the_whole_picture_squeezed_to_the_input(predictor: Predictor) -> None:
-    """Against Pillow's own antialiased filter of the same shape, on a smooth picture of another shape."""
-    picture = smooth_picture(5, 200, 120)
+def test_pixels_are_those_of_the_whole_image_squeezed_to_the_input(predictor: Predictor) -> None:
+    """Against Pillow's own antialiased filter of the same shape, on a smooth image of another shape."""
+    image = smooth_image(5, 200, 120)
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     out = np.zeros((1, 64, 48, 3), dtype=np.uint8)
     assert load_encoded([file.getvalue()], out) == {}
-    expected = np.asarray(picture.resize((48, 64), Image.Resampling.BILINEAR)).astype(int)
+    expected = np.asarray(image.resize((48, 64), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(out[0].astype(int) - expected).max() <= 2
 
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_read_is_a_line_with_an_error(predictor: Predictor, odd_f
     assert errors[f"{tmp_path}/evil.zip/b.jpg"] is None and "leads out" in errors[f"{tmp_path}/evil.zip/../../b.jpg"]
     assert "not a readable zip" in errors[f"{tmp_path}/broken.zip"]
     assert "version 9.9 of the zip format" in errors[f"{tmp_path}/newer.zip/../../b.jpg"] and errors[f"{tmp_path}/newer.zip/b.jpg"] is None
-    assert "no picture in it" in errors[f"{tmp_path}/nothing"]
+    assert "no image in it" in errors[f"{tmp_path}/nothing"]
     assert errors[f"{tmp_path}/nowhere.jpg"] == "no such file"
     assert len(errors) == 12
 
@@ -209,7 +209,7 @@ def test_a_name_that_is_not_utf8_and_one_too_long_are_lines_in_every_format(
     Path(os.fsdecode(odd)).write_bytes((odd_folder / "b.jpg").read_bytes())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(odd + b"\n" + b"x" * 5000 + b"\n"), encoding="utf-8"))
     counts = write_answers(predictor.answer(find_inputs([os.fsdecode(odd), "-"])), predictor.classes, form, out)
-    assert (counts.pictures, counts.errors) == (3, 1)
+    assert (counts.images, counts.errors) == (3, 1)
     text = pd.read_parquet(out).to_csv() if form == "parquet" else out.read_text(encoding="utf-8").replace(r"\\", "\\")
     assert text.count(r"caf\xe9.jpg") == 2 and "cannot be read: File name too long" in text
 
@@ -220,7 +220,7 @@ def test_a_folder_below_that_cannot_be_read_is_a_line(tmp_path: Path, monkeypatc
     for _ in range(17):  # 4250 characters, and a path may have 4095
         Path("d" * 250).mkdir()
         monkeypatch.chdir("d" * 250)
-    good, lost = (one for one in find_inputs([str(tmp_path)]) if isinstance(one, Picture))
+    good, lost = (one for one in find_inputs([str(tmp_path)]) if isinstance(one, InputImage))
     assert good.name == f"{tmp_path}/b.jpg" and lost.name.startswith(f"{tmp_path}/ddd")
     with pytest.raises(InputError, match="cannot be read: File name too long"):
         lost.read()
@@ -249,7 +249,7 @@ def test_every_format_says_the_same(form: str, predictor: Predictor, odd_folder:
     answers = list(predictor.answer(find_inputs([str(odd_folder)]), top=2, batch_size=2))
     expected = [record for batch in answers for record in records(batch, predictor.classes)]
     counts = write_answers(iter(answers), predictor.classes, form, out)
-    assert (counts.pictures, counts.errors) == (5, 3)
+    assert (counts.images, counts.errors) == (5, 3)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     if form == "jsonl":
         assert [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] == expected
@@ -275,14 +275,14 @@ def test_formats_tasks_and_runs_that_do_not_exist_are_refused(run: Path, tmp_pat
         Predictor(run, CPU, tasks=["colour"])
     with pytest.raises(InputError, match="no trained model"):
         Predictor(tmp_path, CPU)
-    assert list(find_inputs([])) == [] and isinstance(next(find_inputs([str(tmp_path)])), Picture)
+    assert list(find_inputs([])) == [] and isinstance(next(find_inputs([str(tmp_path)])), InputImage)
 
 
 def test_a_folder_may_be_named_from_where_one_stands(odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(odd_folder.parent)
-    pictures = [one for one in find_inputs([odd_folder.name]) if isinstance(one, Picture)]
-    assert len(pictures) == 5
-    assert pictures[0].name == f"{odd_folder.name}/b.jpg" and pictures[0].read() == (odd_folder / "b.jpg").read_bytes()
+    images = [one for one in find_inputs([odd_folder.name]) if isinstance(one, InputImage)]
+    assert len(images) == 5
+    assert images[0].name == f"{odd_folder.name}/b.jpg" and images[0].read() == (odd_folder / "b.jpg").read_bytes()
 
 
 def test_a_packed_set_is_known_by_its_files(packed_small: PackedSmall) -> None:
@@ -296,7 +296,7 @@ def test_the_command_reads_stdin_writes_a_file_and_counts(run: Path, odd_folder:
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
-    assert (summary["pictures"], summary["errors"], summary["out"]) == (2, 3, "a.csv")
+    assert (summary["images"], summary["errors"], summary["out"]) == (2, 3, "a.csv")
     assert pd.read_csv(tmp_path / "a.csv").columns.tolist() == ["path", "season", "season_probability", "error"]
     assert "2 of 5 images answered in" in done.stderr and "; 3 could not be read" in done.stderr
 

@@ -1,4 +1,4 @@
-"""The contact sheet: which pictures it shows, where, and under what name."""
+"""The contact sheet: which images it shows, where, and under what name."""
 
 import shutil
 from contextlib import closing
@@ -52,7 +52,7 @@ def test_chosen_rows_are_shown_in_their_order_with_label_or_without(packed_small
     assert (summary.resolution, summary.size) == ("32", "32x32")
 
 
-def test_more_pictures_than_there_are_is_all_that_have_a_label(packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_more_images_than_there_are_is_all_that_have_a_label(packed_small: PackedSmall, tmp_path: Path) -> None:
     without = {5, 18, 31, 44, 57}
     assert make(packed_small, tmp_path / "a.png", count=500, task="season")[0].rows == tuple(r for r in range(60) if r not in without)
 
@@ -71,14 +71,14 @@ def test_tiles_stand_in_a_line_in_the_order_of_the_epochs_at_one_size() -> None:
     assert [tuple(np.ptp(place, axis=0) + 1) for place in places] == [(60, 45)] * 4  # no frame or text over them
 
 
-def test_a_mixed_picture_names_both_its_labels_and_its_partner_the_same_two(packed_small: PackedSmall) -> None:
+def test_a_mixed_image_names_both_its_labels_and_its_partner_the_same_two(packed_small: PackedSmall) -> None:
     packed = open_packed_set(packed_small.out)
-    pictures = packed.open("32")
+    images = packed.open("32")
     rows = np.arange(21)
-    plan = Plan(rows=rows, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=21, augment=AugmentConfig(mixup=0.5))
+    plan = Plan(rows=rows, heights_px=images.height_px, widths_px=images.width_px, batch_size=21, augment=AugmentConfig(mixup=0.5))
     labels = packed.vocab.codes(packed.table, ["subCategory"])
     names = [f"label of {row}" for row in range(60)]
-    spec = LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=Size(32, 32), device=torch.device("cpu"), backend="threads")
+    spec = LoaderSpec(images=images, plan=plan, labels=labels, size=Size(32, 32), device=torch.device("cpu"), backend="threads")
     with closing(open_loader(spec)) as loader:
         views = read_views(loader, 0, names)
     assert sorted(views) == rows.tolist()

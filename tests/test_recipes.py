@@ -30,7 +30,7 @@ def losses_of(run: Path) -> list[float]:
 
 
 def golden_run(packed: PackedSmall, model: str, run: Path) -> list[float]:
-    """20 steps on 40 pictures; a small rate, so that other processors' rounding stays small."""
+    """20 steps on 40 images; a small rate, so that other processors' rounding stays small."""
     settings = {"model.name": model, "model.pretrained": False, "data.size": "32x32", "data.workers": 1}
     settings |= {"train.epochs": 4, "train.batch_size": 8, "train.log_every_steps": 1, "train.deterministic": True}
     settings |= {"optim.lr": 1e-4, "augment.erase": 0.5, "augment.brightness": 0.2, "train.precision": "fp32"}
@@ -50,7 +50,7 @@ def test_the_first_twenty_losses_are_those_of_the_golden_curve(model: str, packe
 
 
 def test_portions_of_a_batch_come_to_what_as_many_processes_come_to(packed_small: PackedSmall, tmp_path: Path) -> None:
-    # SGD without clipping: a gradient of another scale shows, as it would not with AdamW. Ten pictures a portion: batch norm over
+    # SGD without clipping: a gradient of another scale shows, as it would not with AdamW. Ten images a portion: batch norm over
     # fewer, of channels that hardly vary among them, makes a thousand times as much of what rounding leaves.
     few = {"train__epochs": 2, "model__dropout": 0.0, "train__log_every_steps": 1, "train__batch_size": 20}
     few |= {"optim__optimizer": "sgd", "optim__lr": 0.01, "optim__clip_norm": 0.0}

@@ -38,7 +38,7 @@ NUM_SHARDS = 15
 
 @pytest.fixture(scope="module")
 def local_set(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 pictures in 15 shards."""
+    """60 images in 15 shards."""
     out = tmp_path_factory.mktemp("many") / "set"
     pack(PackRequest(source=packed_small.source, out=out, resolutions=("32",), rows_per_shard=4))
     return out
@@ -66,7 +66,7 @@ class Website(http.server.ThreadingHTTPServer):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def pictures(self) -> Resolution:
+    def images(self) -> Resolution:
         return open_packed_set(location(self.address)).open("32")
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -119,31 +119,31 @@ def website(local_set: Path) -> Iterator[Website]:
 
 
 @contextmanager
-def cached(pictures: Resolution, cache_dir: Path, limit: int = PLENTY, **more: Any) -> Iterator[ShardCache]:
-    cache = open_cached(pictures, str(cache_dir), limit, **more)[1]
+def cached(images: Resolution, cache_dir: Path, limit: int = PLENTY, **more: Any) -> Iterator[ShardCache]:
+    cache = open_cached(images, str(cache_dir), limit, **more)[1]
     with closing(cache):
         yield cache
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("shards-")] == []
     assert list(cache_dir.glob("*.partial")) == []
 
 
-def plan_of(pictures: Resolution, *, window_shards: int = 0, batch_size: int = 4, shuffled: bool = True) -> Plan:
+def plan_of(images: Resolution, *, window_shards: int = 0, batch_size: int = 4, shuffled: bool = True) -> Plan:
     return Plan(
-        rows=np.arange(len(pictures.shard)),
-        heights_px=pictures.height_px,
-        widths_px=pictures.width_px,
+        rows=np.arange(len(images.shard)),
+        heights_px=images.height_px,
+        widths_px=images.width_px,
         batch_size=batch_size,
         seed=3,
         augment=AugmentConfig() if shuffled else None,
-        shard_starts=np.flatnonzero(np.diff(pictures.shard, prepend=-1)),
+        shard_starts=np.flatnonzero(np.diff(images.shard, prepend=-1)),
         window_shards=window_shards,
     )
 
 
-def batches(pictures: Resolution, plan: Plan, cache: ShardCache | None = None, backend: str = "threads", **more: Any) -> Iterator[Batch]:
-    labels = np.arange(len(pictures.shard))[:, None]
+def batches(images: Resolution, plan: Plan, cache: ShardCache | None = None, backend: str = "threads", **more: Any) -> Iterator[Batch]:
+    labels = np.arange(len(images.shard))[:, None]
     size, cpu = Size(32, 24), torch.device("cpu")
-    spec = LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=size, device=cpu, backend=backend, workers=2, cache=cache, **more)
+    spec = LoaderSpec(images=images, plan=plan, labels=labels, size=size, device=cpu, backend=backend, workers=2, cache=cache, **more)
     with closing(open_loader(spec)) as loader:
         for epoch in range(2):
             yield from loader.steps(epoch)
@@ -160,7 +160,7 @@ def read_all(cache: ShardCache, here: Resolution, plan: Plan, epoch: int = 0) ->
     """Rows of an epoch through the cache, each compared with the local set's bytes, a step at a time."""
     for step, part in cache.ahead((step, step.part(0, 1, plan.num_slots(1))) for step in plan.steps(epoch)):
         for row in part.fetch.tolist():
-            np.testing.assert_array_equal(cache.pictures.encoded(row), here.encoded(row))
+            np.testing.assert_array_equal(cache.images.encoded(row), here.encoded(row))
         yield len(step.rows)
 
 
@@ -210,13 +210,13 @@ def storage(request: pytest.FixtureRequest, local_set: Path) -> Iterator[tuple[P
 def test_batches_are_those_of_the_local_set_and_shards_are_fetched_once(
     storage: Any, here: Resolution, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pictures, plan = open_packed_set(storage[0]).open("32"), plan_of(here)
-    with cached(pictures, tmp_path) as cache:
-        assert_same(list(batches(cache.pictures, plan, cache)), list(batches(here, plan)))
+    images, plan = open_packed_set(storage[0]).open("32"), plan_of(here)
+    with cached(images, tmp_path) as cache:
+        assert_same(list(batches(cache.images, plan, cache)), list(batches(here, plan)))
     assert {path.name for path in tmp_path.glob("*.tar")} == {f"{entry.sha256}.tar" for entry in here.manifest.shards}
     storage[1]()
     try:  # nothing is asked for any more, by a loader that opens the cache itself
-        assert_same(list(batches(pictures, plan, cache_dir=str(tmp_path))), list(batches(here, plan)))
+        assert_same(list(batches(images, plan, cache_dir=str(tmp_path))), list(batches(here, plan)))
     finally:
         storage[2]()
     assert capfd.readouterr().err == ""
@@ -226,11 +226,11 @@ def test_a_server_that_is_killed_in_mid_epoch_and_comes_back_leaves_the_batches_
     storage: Any, here: Resolution, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     where, kill, start_again = storage
-    pictures, plan = open_packed_set(where).open("32"), plan_of(here, window_shards=2)
+    images, plan = open_packed_set(where).open("32"), plan_of(here, window_shards=2)
     limit = 4 * max(entry.num_bytes for entry in here.manifest.shards)  # so that the first batches do not fetch everything
     expected = list(batches(here, plan))
-    with cached(pictures, tmp_path, limit) as cache:
-        stream = batches(cache.pictures, plan, cache)
+    with cached(images, tmp_path, limit) as cache:
+        stream = batches(cache.images, plan, cache)
         found = [next(stream) for _ in range(2)]
         assert len(list(tmp_path.glob("*.tar"))) < 8
         kill()
@@ -250,8 +250,8 @@ def test_the_other_backends_read_through_the_cache_too(website: Website, here: R
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
     plan = plan_of(here, window_shards=3)
-    with cached(website.pictures(), tmp_path) as cache:
-        assert_same(list(batches(cache.pictures, plan, cache, backend)), list(batches(here, plan, None, backend)))
+    with cached(website.images(), tmp_path) as cache:
+        assert_same(list(batches(cache.images, plan, cache, backend)), list(batches(here, plan, None, backend)))
     assert set(website.gets.values()) == {1}
 
 
@@ -263,10 +263,10 @@ def test_a_shard_that_is_not_to_be_had_stops_every_backend_with_its_name(
         pytest.importorskip("nvidia.dali")
     website.trouble = lambda name, nth: "404" if name == "00009.tar" else ""
     with (
-        cached(website.pictures(), tmp_path) as cache,
+        cached(website.images(), tmp_path) as cache,
         pytest.raises(PackedSetError, match=r"/32/00009\.tar: the shard is gone; .*verify"),
     ):
-        list(batches(cache.pictures, plan_of(here), cache, backend))
+        list(batches(cache.images, plan_of(here), cache, backend))
 
 
 READER = """
@@ -279,7 +279,7 @@ from fastfashion.config import AugmentConfig
 from fastfashion.shards import open_packed_set
 url, folder, limit, local, rank, world, window = sys.argv[1:]
 here = open_packed_set(location(local)).open("32")
-pictures, cache = open_cached(open_packed_set(location(url)).open("32"), folder, int(limit))
+images, cache = open_cached(open_packed_set(location(url)).open("32"), folder, int(limit))
 starts = np.flatnonzero(np.diff(here.shard, prepend=-1))
 plan = Plan(rows=np.arange(60), heights_px=here.height_px, widths_px=here.width_px, batch_size=4, seed=3, augment=AugmentConfig(),
             shard_starts=starts, window_shards=int(window))
@@ -287,7 +287,7 @@ rows = 0
 for epoch in range(2):
     for _, part in cache.ahead((step, step.part(int(rank), int(world), plan.num_slots(int(world)))) for step in plan.steps(epoch)):
         for row in part.fetch.tolist():
-            assert pictures.encoded(row).tobytes() == here.encoded(row).tobytes()
+            assert images.encoded(row).tobytes() == here.encoded(row).tobytes()
             rows += 1
 cache.close()
 print(rows)
@@ -336,7 +336,7 @@ def test_the_folder_never_takes_more_than_the_limit(
 ) -> None:
     limit = room_for * max(entry.num_bytes for entry in here.manifest.shards)
     plan = plan_of(here, window_shards=window_shards)
-    with cached(website.pictures(), tmp_path, limit) as cache:
+    with cached(website.images(), tmp_path, limit) as cache:
         for epoch in range(2):
             for _ in read_all(cache, here, plan, epoch):
                 assert folder_bytes(tmp_path) <= limit
@@ -353,19 +353,19 @@ def test_shards_of_the_sets_used_longest_ago_give_way_and_foreign_files_do_not(w
     for age, path in ((60, old), (90, older)):
         path.write_bytes(bytes(max(sizes)))
         os.utime(path, (time.time() - age, time.time() - age))
-    with cached(website.pictures(), tmp_path, 2 * max(sizes)) as cache:
-        cache.pictures.encoded(0)
+    with cached(website.images(), tmp_path, 2 * max(sizes)) as cache:
+        cache.images.encoded(0)
         assert (old.exists(), older.exists()) == (True, False)
-        cache.pictures.encoded(4)
+        cache.images.encoded(4)
         assert not old.exists()
         os.utime(cache.local(1), (1, 1))
         cache.local(1)  # is a use
-        cache.pictures.encoded(8)
-        assert sorted(int(pictures_of(here, path)) for path in tmp_path.glob("*.tar")) == [1, 2]
+        cache.images.encoded(8)
+        assert sorted(int(images_of(here, path)) for path in tmp_path.glob("*.tar")) == [1, 2]
     assert (tmp_path / "notes.txt").exists()
 
 
-def pictures_of(here: Resolution, path: Path) -> int:
+def images_of(here: Resolution, path: Path) -> int:
     return next(entry.number for entry in here.manifest.shards if entry.sha256 == path.stem)
 
 
@@ -374,7 +374,7 @@ def test_what_goes_wrong_once_is_fetched_again(
     website: Website, here: Resolution, trouble: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     website.trouble = lambda name, nth: trouble if (name, nth) == ("00003.tar", 1) else ""
-    with cached(website.pictures(), tmp_path) as cache:
+    with cached(website.images(), tmp_path) as cache:
         assert sum(read_all(cache, here, plan_of(here, shuffled=False))) == 60
     assert website.gets == {shard_name(number): 1 + (number == 3) for number in range(NUM_SHARDS)}
     said = capfd.readouterr().err
@@ -397,7 +397,7 @@ def test_what_stays_wrong_is_an_error_when_it_is_needed_and_never_a_file(
     entry = here.manifest.shards[3]
     website.trouble = lambda name, nth: trouble if name == "00003.tar" else ""
     pattern = f"{website.address}/32/00003.tar: {message.format(sha256=entry.sha256, size=entry.num_bytes)}"
-    with cached(website.pictures(), tmp_path, patience_s=0.6) as cache:
+    with cached(website.images(), tmp_path, patience_s=0.6) as cache:
         steps = read_all(cache, here, plan_of(here, shuffled=False))
         assert [next(steps) for _ in range(3)] == [4, 4, 4]
         with pytest.raises(PackedSetError, match=rf"{pattern}.*fastfashion verify {website.address}"):
@@ -410,23 +410,23 @@ def test_what_stays_wrong_is_an_error_when_it_is_needed_and_never_a_file(
 
 
 def test_a_cached_file_that_was_cut_is_fetched_anew(website: Website, here: Resolution, tmp_path: Path) -> None:
-    with cached(website.pictures(), tmp_path) as cache:
+    with cached(website.images(), tmp_path) as cache:
         os.truncate(cache.local(3), 100)
-    with cached(website.pictures(), tmp_path) as cache:
-        np.testing.assert_array_equal(cache.pictures.encoded(12), here.encoded(12))
+    with cached(website.images(), tmp_path) as cache:
+        np.testing.assert_array_equal(cache.images.encoded(12), here.encoded(12))
     assert website.gets == {"00003.tar": 2}
 
 
 def test_a_set_that_is_packed_anew_at_its_address_is_fetched_anew(
     website: Website, here: Resolution, packed_small: PackedSmall, tmp_path: Path
 ) -> None:
-    with cached(website.pictures(), tmp_path / "cache") as cache:
-        cache.pictures.encoded(0)
+    with cached(website.images(), tmp_path / "cache") as cache:
+        cache.images.encoded(0)
     website.folder = tmp_path / "set"
     pack(PackRequest(source=packed_small.source, out=website.folder, resolutions=("32",), rows_per_shard=4, quality=50))
-    with cached(website.pictures(), tmp_path / "cache") as cache:
+    with cached(website.images(), tmp_path / "cache") as cache:
         new = open_packed_set(website.folder).open("32")
-        assert cache.pictures.encoded(0).tobytes() == new.encoded(0).tobytes() != here.encoded(0).tobytes()
+        assert cache.images.encoded(0).tobytes() == new.encoded(0).tobytes() != here.encoded(0).tobytes()
 
 
 def test_a_fetcher_that_is_killed_hands_its_shard_to_who_waits_for_it(website: Website, here: Resolution, tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def test_a_fetcher_that_is_killed_hands_its_shard_to_who_waits_for_it(website: W
     victim = reader(website, tmp_path)
     assert website.half_sent.wait(30)
     [first, *_] = [name for name, count in website.gets.items() if count]
-    with cached(website.pictures(), tmp_path) as cache:
+    with cached(website.images(), tmp_path) as cache:
         found: list[Path] = []
         waiting = threading.Thread(target=lambda: found.append(cache.local(int(first[:5]))))
         waiting.start()
@@ -463,8 +463,8 @@ def test_closing_half_way_ends_everything(website: Website, whose: str, tmp_path
         except BaseException as error:
             errors.append(error)
 
-    with cached(website.pictures(), tmp_path) as cache:
-        plan = plan_of(cache.pictures)
+    with cached(website.images(), tmp_path) as cache:
+        plan = plan_of(cache.images)
         consumer = threading.Thread(target=consume)
         consumer.start()
         assert website.half_sent.wait(30)
@@ -478,12 +478,12 @@ def test_closing_half_way_ends_everything(website: Website, whose: str, tmp_path
 
 
 def test_a_loader_is_closed_while_it_waits_for_a_shard(website: Website, tmp_path: Path) -> None:
-    pictures = website.pictures()
-    plan = plan_of(pictures, window_shards=2)
-    first = {shard_name(number) for step in range(5) for number in pictures.shard[plan.step(0, step).rows].tolist()}
+    images = website.images()
+    plan = plan_of(images, window_shards=2)
+    first = {shard_name(number) for step in range(5) for number in images.shard[plan.step(0, step).rows].tolist()}
     website.trouble = lambda name, nth: "" if name in first else "hang"
-    with cached(pictures, tmp_path) as cache:
-        stream = batches(cache.pictures, plan, cache)
+    with cached(images, tmp_path) as cache:
+        stream = batches(cache.images, plan, cache)
         next(stream)
         next(stream)  # of the steps under way, the last needs a shard that does not come
         assert website.half_sent.wait(30)
@@ -494,7 +494,7 @@ def test_a_loader_is_closed_while_it_waits_for_a_shard(website: Website, tmp_pat
 
 def test_an_epoch_that_is_left_half_way_lets_go_of_its_shards(website: Website, here: Resolution, tmp_path: Path) -> None:
     limit = 4 * max(entry.num_bytes for entry in here.manifest.shards)
-    with cached(website.pictures(), tmp_path, limit) as cache:
+    with cached(website.images(), tmp_path, limit) as cache:
         for epoch in range(6):
             steps = read_all(cache, here, plan_of(here, window_shards=2), epoch)
             next(steps)
@@ -505,9 +505,9 @@ def test_an_epoch_that_is_left_half_way_lets_go_of_its_shards(website: Website, 
 def test_a_limit_that_cannot_be_kept_is_refused(website: Website, here: Resolution, tmp_path: Path) -> None:
     largest = max(entry.num_bytes for entry in here.manifest.shards)
     with pytest.raises(ConfigError, match=r"data\.cache_gb .*: expected at least .* the size of a shard of http://"):
-        open_cached(website.pictures(), str(tmp_path), largest - 1)
+        open_cached(website.images(), str(tmp_path), largest - 1)
     with (
-        cached(website.pictures(), tmp_path, 2 * largest) as cache,
+        cached(website.images(), tmp_path, 2 * largest) as cache,
         pytest.raises(ConfigError, match=r"a step needs \d+ shards of .*data\.shuffle=window"),
     ):
         list(read_all(cache, here, plan_of(here, batch_size=30)))
@@ -517,10 +517,10 @@ def test_a_limit_that_cannot_be_kept_is_refused(website: Website, here: Resoluti
 def test_a_permutation_of_more_than_the_cache_holds_is_warned_about_once(
     website: Website, permuted: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = website.pictures()
+    images = website.images()
     for rank, limit in (("0", 10**6), ("1", 10**5), ("0", 10**5)):
         monkeypatch.setenv("LOCAL_RANK", rank)
-        with cached(pictures, tmp_path, limit, permuted=permuted):
+        with cached(images, tmp_path, limit, permuted=permuted):
             pass
     assert capfd.readouterr().err.count("data.shuffle=window") == permuted
 
@@ -560,7 +560,7 @@ def test_a_disk_that_takes_no_more_is_named_at_once(website: Website, tmp_path: 
 def test_a_place_where_no_folder_can_be_made_is_named(website: Website, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"file/cache: cannot hold shards .*data\.cache_dir"):
-        open_cached(website.pictures(), str(tmp_path / "file" / "cache"), PLENTY)
+        open_cached(website.images(), str(tmp_path / "file" / "cache"), PLENTY)
 
 
 def test_failures_are_told_apart_by_whether_they_pass() -> None:

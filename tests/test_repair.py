@@ -17,7 +17,7 @@ from fastfashion.shards.verify import verify
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A source of 30 large pictures, one of which is broken, and its set of three resolutions, each made from the one above."""
+    """A source of 30 large images, one of which is broken, and its set of three resolutions, each made from the one above."""
     home = tmp_path_factory.mktemp("repair")
     source = make_source(home / "set", rows=30, width_px=300, height_px=400)
     next((source / "images").iterdir()).write_bytes(b"junk")
@@ -82,7 +82,7 @@ def test_a_source_that_has_changed_is_refused_and_the_damaged_shard_left_alone(
     with pytest.raises(PackedSetError, match=r"full/00001\.tar: packed again from this source it has other bytes"):
         repair(copy, other, verify(copy).damage, 1)
     (other / "styles.csv").write_text("\n".join(table.splitlines()[:15]) + "\n")
-    with pytest.raises(PackedSetError, match=r"full/00001\.tar: its picture \d+ is not in .*other; is that its source\?"):
+    with pytest.raises(PackedSetError, match=r"full/00001\.tar: its image \d+ is not in .*other; is that its source\?"):
         repair(copy, other, verify(copy).damage, 1)
     assert digests(copy) == before
 

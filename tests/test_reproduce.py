@@ -89,7 +89,7 @@ def test_a_class_that_only_the_test_part_has_lowers_the_ceiling() -> None:
 
 
 def test_the_ceiling_of_the_real_split_is_six_sevenths(real_source: Source, real_styles: Styles) -> None:
-    """Its only Home picture is in the test part."""
+    """Its only Home image is in the test part."""
     table = real_styles.table[real_styles.table["id"].isin(real_source.images.keys())].reset_index(drop=True)
     vocab = Vocab.of_table(table)
     assert ceiling(table, vocab, "masterCategory") == pytest.approx(6 / 7)

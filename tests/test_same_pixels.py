@@ -25,7 +25,7 @@ from fastfashion.images.codec import Kind
 from fastfashion.load import Loader, LoaderSpec, Plan, open_loader
 from fastfashion.pack import PackRequest, pack
 from fastfashion.predict.inputs import find_inputs
-from fastfashion.predict.predictor import Predictor, load_pictures
+from fastfashion.predict.predictor import Predictor, load_images
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.state import State
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
@@ -68,21 +68,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(images, source, home / "set")
 
 
-def open_one(pictures: Resolution, rows: np.ndarray, size: Size, backend: str, *, crops: bool = False, on_bad: str = "stop") -> Loader:
+def open_one(images: Resolution, rows: np.ndarray, size: Size, backend: str, *, crops: bool = False, on_bad: str = "stop") -> Loader:
     if backend == "dali":
         pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (Linux only)")
     plan = Plan(
         rows=rows,
-        heights_px=pictures.height_px,
-        widths_px=pictures.width_px,
+        heights_px=images.height_px,
+        widths_px=images.width_px,
         batch_size=16,
         augment=AugmentConfig() if crops else None,
     )
     return open_loader(
         LoaderSpec(
-            pictures=pictures,
+            images=images,
             plan=plan,
-            labels=np.zeros((len(pictures.shard), 0), dtype=np.int64),
+            labels=np.zeros((len(images.shard), 0), dtype=np.int64),
             size=size,
             device=CPU,
             backend=backend,
@@ -124,8 +124,8 @@ def test_a_backend_shows_every_kind_as_it_was_drawn(world: World, backend: str) 
 def test_without_a_resize_all_backends_have_the_same_pixels(world: World, resolution: str, other: str) -> None:
     size = WHOLE if resolution == "full" else Size(32, 48)
     packed = world.packed()
-    pictures = packed.open(resolution)
-    usual = (pictures.height_px == size.height_px) & (pictures.width_px == size.width_px)
+    images = packed.open(resolution)
+    usual = (images.height_px == size.height_px) & (images.width_px == size.width_px)
     assert usual.sum() >= len(packed) - 5
     np.testing.assert_array_equal(load(packed, size, other, resolution)[usual], load(packed, size, "threads", resolution)[usual])
 
@@ -152,14 +152,14 @@ def test_predict_and_the_page_see_what_the_loader_sees(world: World, tmp_path: P
     predictor = Predictor(run, CPU, workers=1)
     packed = world.packed()
     spec = predictor.spec(packed, np.arange(len(packed)), 16)
-    assert spec.pictures.name == "full"
+    assert spec.images.name == "full"
     expected = load(packed, WHOLE, "threads")
     with closing(open_loader(spec)) as loader:
         np.testing.assert_array_equal(np.concatenate([batch.images[batch.rows >= 0].numpy() for batch in loader.steps(0)]), expected)
 
     paths = [world.file(identity) for identity in world.images]
     pixels = np.zeros_like(expected)
-    assert load_pictures(list(find_inputs(map(str, paths))), pixels) == {}  # type: ignore[arg-type]
+    assert load_images(list(find_inputs(map(str, paths))), pixels) == {}  # type: ignore[arg-type]
     for found, wanted, identity in zip(pixels, expected, world.images, strict=True):
         np.testing.assert_array_equal(found, wanted, err_msg=identity)
     with closing(State(run=run, predictor=predictor, limits=Limits(), products=None, no_products="")) as state:
@@ -243,11 +243,11 @@ def test_dalis_reader_reads_every_sample_and_sees_our_pixels_where_images_are_pl
 def damaged(world: World, tmp_path: Path) -> PackedSet:
     """The set with zeros where images were; sizes stay, so that only decoding can notice."""
     out = Path(shutil.copytree(world.out, tmp_path / "damaged"))
-    pictures = open_packed_set(out).open("full")
+    images = open_packed_set(out).open("full")
     for row in range(0, len(world.images), 2):
-        with (out / "full" / shard_name(int(pictures.shard[row]))).open("r+b") as file:
-            file.seek(int(pictures.offset[row]))
-            file.write(bytes(int(pictures.num_bytes[row])))
+        with (out / "full" / shard_name(int(images.shard[row]))).open("r+b") as file:
+            file.seek(int(images.offset[row]))
+            file.write(bytes(int(images.num_bytes[row])))
     return open_packed_set(out)
 
 

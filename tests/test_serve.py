@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PackedSmall, smooth_picture
+from conftest import PackedSmall, smooth_image
 from PIL import Image
 from serving import TASKS, ServedRun, make_run
 from torch import nn
@@ -32,7 +32,7 @@ from fastfashion.runs.opened import REPORT
 from fastfashion.serve import render
 from fastfashion.serve.auth import parse_auth
 from fastfashion.serve.cam import NoMapError, _feature_map, _pooled_alone, activation_maps, overlay
-from fastfashion.serve.limits import BusyError, Gate, Limits, check_picture, check_zip
+from fastfashion.serve.limits import BusyError, Gate, Limits, check_image, check_zip
 from fastfashion.serve.page import make_examples, results
 from fastfashion.serve.products import FILE
 from fastfashion.serve.state import State, open_state
@@ -67,7 +67,7 @@ def server(run: Path) -> Iterator[ServedRun]:
 
 def jpeg(seed: int = 1, width_px: int = 60, height_px: int = 80) -> bytes:
     file = io.BytesIO()
-    smooth_picture(seed, width_px, height_px).save(file, "JPEG", quality=92)
+    smooth_image(seed, width_px, height_px).save(file, "JPEG", quality=92)
     return file.getvalue()
 
 
@@ -110,7 +110,7 @@ def test_the_api_answers_as_the_command_does(server: ServedRun, run: Path, tmp_p
 
 
 def test_hostile_bodies_get_an_error_and_harm_nothing(server: ServedRun) -> None:
-    """Before and after them the same picture has the same answer."""
+    """Before and after them the same image has the same answer."""
     before = ask(f"{server.url}api/answer", jpeg())[1]["answers"]
     for data, status, said in [
         (bomb(), 400, "9000x9000 pixels"),
@@ -183,7 +183,7 @@ def test_a_password_stands_before_everything(run: Path, tmp_path: Path) -> None:
             assert ask(served.url + path, data, wrong | {"x-forwarded-for": f"192.0.2.{len(path)}"})[0] == 401
         assert ask(f"{served.url}api/answer", jpeg(), right)[0] == 200
         page = ask(served.url, None, right)[1]
-        assert "What is in this picture?" in page
+        assert "What is in this image?" in page
         for address in ("fonts.googleapis", "cdn.", "cdnjs", "googletagmanager"):
             assert address not in page
     finally:
@@ -231,7 +231,7 @@ def test_500_files_are_refused_whole_as_files_and_in_a_zip(state: State, tmp_pat
     with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
         for path in files[:11]:
             archive.writestr(path.name, b"x")
-    with pytest.raises(InputError, match="11 pictures; at most 10"):
+    with pytest.raises(InputError, match="11 images; at most 10"):
         list(state.batch([tmp_path / "some.zip"]))
 
 
@@ -257,15 +257,15 @@ def test_a_member_that_unpacks_to_gigabytes_is_left_alone(state: State, tmp_path
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros.jpg", bytes(30_000_000))
     (line,) = state.batch([tmp_path / "bomb.zip"])
-    assert "more than a picture may have" in line.record["error"]
+    assert "more than an image may have" in line.record["error"]
 
 
 def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
     file = io.BytesIO()
-    smooth_picture(1, 60, 80).save(file, "JPEG", progressive=True)
-    check_picture(file.getvalue(), Limits())
+    smooth_image(1, 60, 80).save(file, "JPEG", progressive=True)
+    check_image(file.getvalue(), Limits())
     with pytest.raises(InputError, match="scans"):
-        check_picture(file.getvalue() + b"\xff\xda" * 1000, Limits())
+        check_image(file.getvalue() + b"\xff\xda" * 1000, Limits())
 
 
 def test_the_gate_turns_the_next_away() -> None:
@@ -285,7 +285,7 @@ def test_passwords_and_limits_are_checked() -> None:
         Limits(queue=0)
 
 
-def test_nearest_products_are_the_picture_itself_first_and_made_once(
+def test_nearest_products_are_the_image_itself_first_and_made_once(
     state: State, packed_small: PackedSmall, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     products = state.products
@@ -305,25 +305,25 @@ def test_nearest_products_are_the_picture_itself_first_and_made_once(
     again.close()
 
 
-def test_pictures_that_do_not_decode_are_left_out_and_products_are_still_made_once(packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_images_that_do_not_decode_are_left_out_and_products_are_still_made_once(packed_small: PackedSmall, tmp_path: Path) -> None:
     shards = Path(shutil.copytree(packed_small.out, tmp_path / "packed"))
     run = make_run(tmp_path / "run", shards)
-    split, pictures = open_run(run).split, open_packed_set(shards).open("full")
+    split, images = open_run(run).split, open_packed_set(shards).open("full")
     bad = int(np.sort(split.train)[3])
     for row in (bad, *split.rows("test")):
-        with (shards / "full" / shard_name(int(pictures.shard[row]))).open("r+b") as file:
-            file.seek(int(pictures.offset[row]))
-            file.write(bytes(int(pictures.num_bytes[row])))
+        with (shards / "full" / shard_name(int(images.shard[row]))).open("r+b") as file:
+            file.seek(int(images.offset[row]))
+            file.write(bytes(int(images.num_bytes[row])))
     first, again = (open_state(run, CPU, Limits()) for _ in range(2))
     assert first.products is not None and again.products is not None
     first.products.start(first.run_model).join()
     again.products.start(lambda work: pytest.fail("made again")).join()
     row = int(np.sort(split.train)[7])
-    picture = packed_small.source / "images" / f"{first.products.caption(row)[0]}.jpg"
+    image = packed_small.source / "images" / f"{first.products.caption(row)[0]}.jpg"
     for opened in (first, again):
         assert opened.products is not None and opened.products.ready
         assert bad not in opened.products.rows and len(opened.products.rows) == len(split.train) - 1
-        assert asyncio.run(opened.look(picture)).nearest[0][0] == row
+        assert asyncio.run(opened.look(image)).nearest[0][0] == row
         assert make_examples(opened, tmp_path / "examples") == []
         opened.close()
 
@@ -351,16 +351,16 @@ def classifier(model: str, size: str = "64x64") -> Classifier:
 @pytest.mark.parametrize("model", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "swin_tiny_patch4_window7_224"])
 def test_any_backbone_with_a_map_shows_one(model: str) -> None:
     net = classifier(model, "224x224")
-    image = torch.from_numpy(np.asarray(smooth_picture(4, 224, 224)).copy())
+    image = torch.from_numpy(np.asarray(smooth_image(4, 224, 224)).copy())
     maps = activation_maps(net, image, {"task": 1})
     assert maps["task"].shape == (224, 224) and maps["task"].min() == 0 and maps["task"].max() == pytest.approx(1)
     assert overlay(image.numpy(), maps["task"]).shape == (224, 224, 3)
 
 
-def test_positions_alone_say_on_average_what_the_picture_says() -> None:
+def test_positions_alone_say_on_average_what_the_image_says() -> None:
     """Where nothing but a mean stands between map and head, as in a ResNet."""
     net = classifier("resnet10t", "96x64")
-    image = torch.from_numpy(np.asarray(smooth_picture(4, 64, 96)).copy())[None]
+    image = torch.from_numpy(np.asarray(smooth_image(4, 64, 96)).copy())[None]
     with torch.inference_mode():
         alone = _pooled_alone(net, _feature_map(net, image))
         torch.testing.assert_close(alone.mean(dim=(1, 2)), net.features(image), rtol=1e-4, atol=1e-5)

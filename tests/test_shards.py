@@ -42,7 +42,7 @@ def tars(packed: PackedSmall, name: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", ["full", "32"])
-def test_tar_lists_and_unpacks_every_picture(packed_small: PackedSmall, name: str, tmp_path: Path) -> None:
+def test_tar_lists_and_unpacks_every_image(packed_small: PackedSmall, name: str, tmp_path: Path) -> None:
     ids = open_packed_set(packed_small.out).table["id"].tolist()
     listed: list[str] = []
     for path in tars(packed_small, name):
@@ -71,7 +71,7 @@ def test_members_are_plain_ustar_files_of_nobody_and_no_time(packed_small: Packe
                 assert member.offset_data == member.offset + 512
 
 
-def test_python_reads_labels_beside_each_picture(packed_small: PackedSmall) -> None:
+def test_python_reads_labels_beside_each_image(packed_small: PackedSmall) -> None:
     table = open_packed_set(packed_small.out).table
     found: list[dict[str, str]] = []
     for path in tars(packed_small, "32"):
@@ -80,7 +80,7 @@ def test_python_reads_labels_beside_each_picture(packed_small: PackedSmall) -> N
     assert found == table[["id", *LABEL_COLUMNS]].to_dict("records")
 
 
-def test_webdataset_reads_keys_pictures_and_labels(packed_small: PackedSmall) -> None:
+def test_webdataset_reads_keys_images_and_labels(packed_small: PackedSmall) -> None:
     wds = pytest.importorskip("webdataset")
     packed = open_packed_set(packed_small.out)
     urls = [str(path) for path in tars(packed_small, "full")]
@@ -88,13 +88,13 @@ def test_webdataset_reads_keys_pictures_and_labels(packed_small: PackedSmall) ->
     assert [key for key, _, _ in samples] == packed.table["id"].tolist()
     assert [labels["subCategory"] for _, _, labels in samples] == packed.table["subCategory"].tolist()
     opened = packed.open("full")
-    for row, (_, picture, labels) in enumerate(samples):
-        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), decode_rgb(opened.encoded(row)))
+    for row, (_, image, labels) in enumerate(samples):
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), decode_rgb(opened.encoded(row)))
         assert labels["id"] == packed.table["id"].iloc[row]
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_hugging_face_datasets_reads_keys_pictures_and_labels(
+def test_hugging_face_datasets_reads_keys_images_and_labels(
     packed_small: PackedSmall, streaming: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -112,7 +112,7 @@ def test_hugging_face_datasets_reads_keys_pictures_and_labels(
 
 
 def read_by_dali(paths: list[Path], num_samples: int) -> Iterator[tuple[np.ndarray, bytes, np.ndarray]]:
-    """Encoded picture, JSON and decoded picture of every sample, by DALI's stock reader and our index, on the CPU."""
+    """Encoded image, JSON and decoded image of every sample, by DALI's stock reader and our index, on the CPU."""
     pytest.importorskip("nvidia.dali")
     from nvidia.dali import fn, pipeline_def
 
@@ -134,7 +134,7 @@ def read_by_dali(paths: list[Path], num_samples: int) -> Iterator[tuple[np.ndarr
 
 
 @pytest.mark.parametrize("name", ["full", "32"])
-def test_dalis_webdataset_reader_with_our_index_gives_every_picture(packed_small: PackedSmall, name: str) -> None:
+def test_dalis_webdataset_reader_with_our_index_gives_every_image(packed_small: PackedSmall, name: str) -> None:
     packed = open_packed_set(packed_small.out)
     opened = packed.open(name)
     for row, (jpg, labels, image) in enumerate(read_by_dali(tars(packed_small, name), len(packed))):
@@ -195,12 +195,12 @@ def test_set_json_describes_what_lies_beside_the_resolutions(packed_small: Packe
 def test_numbered_resolutions_hold_baseline_jpegs(packed_small: PackedSmall) -> None:
     opened = open_packed_set(packed_small.out).open("32")
     for row in range(60):
-        with Image.open(io.BytesIO(opened.encoded(row))) as picture:
-            assert (picture.format, picture.mode, min(picture.size)) == ("JPEG", "RGB", 32)
-            assert "progression" not in picture.info
+        with Image.open(io.BytesIO(opened.encoded(row))) as image:
+            assert (image.format, image.mode, min(image.size)) == ("JPEG", "RGB", 32)
+            assert "progression" not in image.info
 
 
-def test_rows_of_all_resolutions_are_the_same_pictures(packed_small: PackedSmall) -> None:
+def test_rows_of_all_resolutions_are_the_same_images(packed_small: PackedSmall) -> None:
     packed = open_packed_set(packed_small.out)
     full, small = packed.open("full"), packed.open("32")
     for row in range(60):
@@ -397,7 +397,7 @@ def index_of_an_unknown_shard(out: Path) -> None:
     change_index(out, lambda index: index.assign(shard=index["shard"] + 10))
 
 
-def index_of_flat_pictures(out: Path) -> None:
+def index_of_flat_images(out: Path) -> None:
     change_index(out, lambda index: index.assign(height=index["height"].where(index["row"] != 7, 0)))
 
 
@@ -462,7 +462,7 @@ def catalog_without_ids(out: Path) -> None:
             index_of_an_unknown_shard,
             r"full/index\.parquet: line 0: not in the shard that manifest\.json has for it .*shard 10,",
         ),
-        (index_of_flat_pictures, r"full/index\.parquet: line 7: an image without pixels .*width \d+, height 0.*; pack the set again"),
+        (index_of_flat_images, r"full/index\.parquet: line 7: an image without pixels .*width \d+, height 0.*; pack the set again"),
         (index_in_another_order, r"full/index\.parquet: line 0: rows are 0, 1, 2, .*row 59,.*; pack the set again"),
         (catalog_without_ids, r"catalog\.parquet: .*id.*; pack the set again"),
     ],
@@ -556,7 +556,7 @@ def test_an_unknown_resolution_names_those_that_are_packed(packed_small: PackedS
         open_packed_set(packed_small.out).open("224")
 
 
-def test_encoded_pictures_are_views_that_cannot_be_written(packed_small: PackedSmall) -> None:
+def test_encoded_images_are_views_that_cannot_be_written(packed_small: PackedSmall) -> None:
     data = open_packed_set(packed_small.out).open("full").encoded(0)
     assert data.dtype == np.uint8
     with pytest.raises(ValueError, match="read-only"):
@@ -611,12 +611,12 @@ def test_shards_are_those_of_tarfile(samples: list[tuple[str, bytes, bytes]]) ->
 
 
 def test_a_shard_far_larger_than_what_is_written_at_once_is_the_same(tmp_path: Path) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (9, 700_001), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (9, 700_001), dtype=np.uint8)
     with ShardWriter(tmp_path, 0) as writer:
-        for number, picture in enumerate(pictures):
-            writer.add(str(number), {"jpg": picture.tobytes()})
+        for number, image in enumerate(images):
+            writer.add(str(number), {"jpg": image.tobytes()})
     with tarfile.open(tmp_path / "00000.tar") as tar:
-        assert [tar.extractfile(member).read() for member in tar] == [picture.tobytes() for picture in pictures]  # type: ignore[union-attr]
+        assert [tar.extractfile(member).read() for member in tar] == [image.tobytes() for image in images]  # type: ignore[union-attr]
     assert writer.entry is not None
     assert writer.entry.sha256 == digests(tmp_path)["00000.tar"]
     assert writer.entry.idx_sha256 == digests(tmp_path)["00000.idx"]
@@ -691,7 +691,7 @@ def test_a_remote_shard_is_uploaded_when_it_is_whole_and_never_on_an_error(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_a_remote_set_opens_for_everything_but_its_pictures(packed_small: PackedSmall, remote: Any) -> None:
+def test_a_remote_set_opens_for_everything_but_its_images(packed_small: PackedSmall, remote: Any) -> None:
     remote.fs.put(str(packed_small.out), remote.path, recursive=True)
     here, there = open_packed_set(packed_small.out), open_packed_set(remote)
     pd.testing.assert_frame_equal(there.table, here.table)

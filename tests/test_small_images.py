@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import digests, make_source, smooth_picture
+from conftest import digests, make_source, smooth_image
 from odd_images import odd_images
 from PIL import Image
 from test_pack import add_row
@@ -29,18 +29,18 @@ def turned() -> Image.Exif:
     return exif
 
 
-PICTURE = smooth_picture(7, 60, 80)
+IMAGE = smooth_image(7, 60, 80)
 KEPT = {
-    "color": encoded(PICTURE, quality=70),
-    "finer": encoded(PICTURE, quality=99, subsampling=0),
-    "gray": encoded(PICTURE.convert("L")),
-    "comment": encoded(PICTURE, comment=b"kept, too"),
+    "color": encoded(IMAGE, quality=70),
+    "finer": encoded(IMAGE, quality=99, subsampling=0),
+    "gray": encoded(IMAGE.convert("L")),
+    "comment": encoded(IMAGE, comment=b"kept, too"),
 }
 ANEW = {
-    "progressive": encoded(PICTURE, progressive=True),
-    "turned": encoded(PICTURE, exif=turned()),
-    "png": encoded(PICTURE, "PNG"),
-    "cmyk": encoded(PICTURE.convert("CMYK")),
+    "progressive": encoded(IMAGE, progressive=True),
+    "turned": encoded(IMAGE, exif=turned()),
+    "png": encoded(IMAGE, "PNG"),
+    "cmyk": encoded(IMAGE.convert("CMYK")),
     "profile": odd_images()["jpeg display p3"].data,
 }
 
@@ -52,7 +52,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     source = make_source(home / "source", rows=0)
     for name, data in (KEPT | ANEW).items():
         add_row(source, name, data)
-    add_row(source, "large", encoded(smooth_picture(1, 300, 240)))
+    add_row(source, "large", encoded(smooth_image(1, 300, 240)))
     said = summary_text(pack(PackRequest(source=source, out=home / "set", resolutions=("100", "60", "48"))))
     return source, home / "set", said
 

@@ -1,4 +1,4 @@
-"""Pictures and their table from a folder or straight from a zip, and what is said where there are none."""
+"""Images and their table from a folder or straight from a zip, and what is said where there are none."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import make_source, smooth_picture, zip_folder
+from conftest import make_source, smooth_image, zip_folder
 from PIL import features
 
 from fastfashion.errors import InputError
@@ -61,15 +61,15 @@ def as_linked_images(folder: Path, home: Path) -> Path:
     ids=lambda f: f.__name__,
 )
 @pytest.mark.parametrize("name", ["plain", "two words", "Größe-服装"])
-def test_every_form_gives_the_same_table_and_pictures(form: Callable[[Path, Path], Path], name: str, tmp_path: Path) -> None:
+def test_every_form_gives_the_same_table_and_images(form: Callable[[Path, Path], Path], name: str, tmp_path: Path) -> None:
     home = tmp_path / name
     folder = make_source(home / "source", rows=5)
     table = (folder / "styles.csv").read_bytes()
-    pictures = {f.stem: f.read_bytes() for f in (folder / "images").iterdir()}
+    images = {f.stem: f.read_bytes() for f in (folder / "images").iterdir()}
     source = open_source(form(folder, home))
     assert source.read_table() == table
-    assert {identity: source.read(identity) for identity in source.images} == pictures
-    assert len(pictures) == 5
+    assert {identity: source.read(identity) for identity in source.images} == images
+    assert len(images) == 5
 
 
 def test_a_relative_path_still_works_after_a_change_of_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,14 +91,14 @@ def test_of_kaggles_two_copies_the_one_nearest_the_top_counts(form: Callable[[Pa
     assert all(member.name.startswith("images/") for member in source.images.values())
 
 
-def test_pictures_may_lie_in_the_other_copy_than_the_table(tmp_path: Path) -> None:
+def test_images_may_lie_in_the_other_copy_than_the_table(tmp_path: Path) -> None:
     folder = make_source(tmp_path / "set", rows=3)
     (folder / "myntradataset").mkdir()
     (folder / "images").rename(folder / "myntradataset" / "images")
     assert len(open_source(folder).images) == 3
 
 
-def test_what_other_systems_leave_in_archives_is_no_picture(tmp_path: Path) -> None:
+def test_what_other_systems_leave_in_archives_is_no_image(tmp_path: Path) -> None:
     folder = make_source(tmp_path / "set", rows=3)
     for junk in ("images/Thumbs.db", "images/notes.txt", "thumbs/9.jpg", "__MACOSX/images/._1163.jpg"):
         (folder / junk).parent.mkdir(exist_ok=True, parents=True)
@@ -107,7 +107,7 @@ def test_what_other_systems_leave_in_archives_is_no_picture(tmp_path: Path) -> N
     assert len(open_source(zip_folder(folder, tmp_path / "set.zip")).images) == 4
 
 
-def test_of_several_pictures_with_one_id_the_jpg_counts(tmp_path: Path) -> None:
+def test_of_several_images_with_one_id_the_jpg_counts(tmp_path: Path) -> None:
     folder = make_source(tmp_path / "set", rows=1)
     for suffix in ("png", "gif", "jpeg", "webp"):
         (folder / "images" / f"10000.{suffix}").write_bytes(b"other")
@@ -115,11 +115,11 @@ def test_of_several_pictures_with_one_id_the_jpg_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_kind_of_picture_is_found_and_decodes(suffix: str, tmp_path: Path) -> None:
+def test_every_kind_of_image_is_found_and_decodes(suffix: str, tmp_path: Path) -> None:
     if suffix == ".avif" and not features.check("avif"):
         pytest.skip("this Pillow was built without AVIF")
     (tmp_path / "list.csv").write_text("file\n")
-    smooth_picture(1, 70, 50).save(tmp_path / f"a{suffix}", "JPEG" if suffix.startswith(".j") else None)
+    smooth_image(1, 70, 50).save(tmp_path / f"a{suffix}", "JPEG" if suffix.startswith(".j") else None)
     assert decode_rgb(open_source(tmp_path).read("a")).shape == (50, 70, 3)
 
 
@@ -151,7 +151,7 @@ def test_a_truncated_zip_is_refused(keep: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_damaged_member_costs_that_picture_alone(compression: int, tmp_path: Path) -> None:
+def test_a_damaged_member_costs_that_image_alone(compression: int, tmp_path: Path) -> None:
     path = zip_folder(make_source(tmp_path / "set", rows=5), tmp_path / "set.zip", compression=compression)
     with zipfile.ZipFile(path) as archive:
         hurt, *others = [info for info in archive.infolist() if info.filename.startswith("images/")]
@@ -168,11 +168,11 @@ def test_a_damaged_member_costs_that_picture_alone(compression: int, tmp_path: P
 
 
 @pytest.mark.parametrize("form", [as_folder, as_zip], ids=lambda f: f.__name__)
-def test_a_source_without_a_table_or_without_pictures_is_refused(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+def test_a_source_without_a_table_or_without_images_is_refused(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
     no_table, no_images = make_source(tmp_path / "a" / "set", rows=2), make_source(tmp_path / "b" / "set", rows=2)
     (no_table / "styles.csv").unlink()
-    for picture in (no_images / "images").iterdir():
-        picture.unlink()
+    for image in (no_images / "images").iterdir():
+        image.unlink()
     with pytest.raises(InputError, match=r"set.*: no styles\.csv, but 2 images, and no table .*: write a CSV"):
         open_source(form(no_table, no_table.parent))
     with pytest.raises(InputError, match=r"set.*: no image \(\.jpg.*\); expected images/<id>\.jpg beside styles\.csv"):
@@ -180,7 +180,7 @@ def test_a_source_without_a_table_or_without_pictures_is_refused(form: Callable[
 
 
 @pytest.mark.parametrize("form", [as_folder, as_zip], ids=lambda f: f.__name__)
-def test_a_table_of_another_name_and_pictures_in_any_folder_are_found(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+def test_a_table_of_another_name_and_images_in_any_folder_are_found(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
     shop = make_source(tmp_path / "shop", rows=4)
     (shop / "styles.csv").rename(shop / "list.CSV")
     (shop / "images").rename(shop / "a")
@@ -223,7 +223,7 @@ def test_an_empty_folder_and_a_wrong_path_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [as_folder, as_zip], ids=lambda f: f.__name__)
-def test_a_missing_id_and_a_picture_that_vanished_raise(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+def test_a_missing_id_and_a_image_that_vanished_raise(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
     source = open_source(form(make_source(tmp_path / "set", rows=2), tmp_path))
     with pytest.raises(InputError, match="no image"):
         source.read("12345678")
@@ -245,13 +245,13 @@ def test_a_source_survives_pickling_into_another_process(form: Callable[[Path, P
 
 
 @pytest.mark.parametrize("form", [as_folder, as_zip, as_deflated_zip], ids=lambda f: f.__name__)
-def test_members_read_in_turn_give_pictures_and_errors_in_their_places(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+def test_members_read_in_turn_give_images_and_errors_in_their_places(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
     folder = make_source(tmp_path / "set", rows=3)
-    pictures = {f.stem: f.read_bytes() for f in (folder / "images").iterdir()}
+    images = {f.stem: f.read_bytes() for f in (folder / "images").iterdir()}
     source = open_source(form(folder, tmp_path))
     lost = source.images["996"]._replace(name="images/lost.jpg", offset=17)
     found = list(source.reader.read_many([source.images["996"], lost, source.images["10000"]]))
-    assert (found[0], found[2]) == (pictures["996"], pictures["10000"])
+    assert (found[0], found[2]) == (images["996"], images["10000"])
     assert isinstance(found[1], InputError)
     assert "cannot read images/lost.jpg" in str(found[1])
 
@@ -262,8 +262,8 @@ def test_a_local_header_may_have_an_extra_field_of_any_length(extra_bytes: int, 
         archive.writestr("styles.csv", "id\n")
         info = zipfile.ZipInfo("images/7.jpg")
         info.extra = struct.pack("<HH", 0xCAFE, extra_bytes) + bytes(extra_bytes)
-        archive.writestr(info, b"a picture")
-    assert open_source(tmp_path / "set.zip").read("7") == b"a picture"
+        archive.writestr(info, b"an image")
+    assert open_source(tmp_path / "set.zip").read("7") == b"an image"
 
 
 def test_of_two_members_with_one_name_the_last_counts(tmp_path: Path) -> None:
@@ -288,12 +288,12 @@ def test_a_member_beyond_four_gigabytes_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [as_folder, as_zip, as_deflated_zip], ids=lambda f: f.__name__)
-def test_a_member_larger_than_a_picture_may_be_is_refused_and_not_read(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+def test_a_member_larger_than_a_image_may_be_is_refused_and_not_read(form: Callable[[Path, Path], Path], tmp_path: Path) -> None:
     folder = make_source(tmp_path / "set", rows=2)
     source = open_source(form(folder, tmp_path))
     size = (folder / "images" / "10000.jpg").stat().st_size
     assert len(source.reader.read(source.images["10000"], max_bytes=size)) == size
-    with pytest.raises(InputError, match=r"cannot read images/10000\.jpg: .*more .*than a picture may have"):
+    with pytest.raises(InputError, match=r"cannot read images/10000\.jpg: .*more .*than an image may have"):
         source.reader.read(source.images["10000"], max_bytes=size - 1)
 
 
@@ -345,7 +345,7 @@ def test_a_zip_in_a_zip_is_named(tmp_path: Path) -> None:
         open_source(tmp_path / "outer.zip")
 
 
-def test_a_fingerprint_changes_when_a_picture_is_replaced(tmp_path: Path) -> None:
+def test_a_fingerprint_changes_when_a_image_is_replaced(tmp_path: Path) -> None:
     folder = make_source(tmp_path / "set", rows=3)
     before = open_source(folder).fingerprint()
     assert open_source(folder).fingerprint() == before
@@ -378,7 +378,7 @@ def test_a_remote_source_gives_what_the_local_one_gives(form: Callable[[Path, Pa
     assert pickle.loads(pickle.dumps(theirs.reader)).read(theirs.images["10000"]) == ours.read("10000")
 
 
-def test_a_picture_that_vanished_from_a_remote_folder_costs_that_one_alone(tmp_path: Path) -> None:
+def test_a_image_that_vanished_from_a_remote_folder_costs_that_one_alone(tmp_path: Path) -> None:
     remote = in_memory(make_source(tmp_path / "set", rows=20))
     source = open_source(remote)
     before = source.fingerprint()
@@ -474,7 +474,7 @@ def web(tmp_path: Path) -> Iterator[WebServer]:
     server.server_close()
 
 
-def test_a_zip_on_a_web_server_is_read_by_one_range_request_a_picture(web: WebServer, tmp_path: Path) -> None:
+def test_a_zip_on_a_web_server_is_read_by_one_range_request_a_image(web: WebServer, tmp_path: Path) -> None:
     local = open_source(zip_folder(make_source(tmp_path / "set", rows=50), tmp_path / "Größe 1.zip"))
     source = open_source(location(f"{web.url}/Größe 1.zip"))
     assert source.is_zip

@@ -31,13 +31,13 @@ PILLOWS_OWN = {
 @pytest.mark.parametrize("name", sorted(odd_images().keys() - PILLOWS_OWN))
 def test_a_space_sees_the_pixels_that_were_drawn(name: str) -> None:
     odd = odd_images()[name]
-    with Image.open(io.BytesIO(odd.data)) as picture:
-        pixels = np.asarray(upright(picture))
+    with Image.open(io.BytesIO(odd.data)) as image:
+        pixels = np.asarray(upright(image))
     assert pixels.shape == odd.expected.shape
     assert np.abs(pixels.astype(int) - odd.expected).max() <= odd.tolerance
 
 
 @pytest.mark.parametrize("name", ["tiff float", "tiff int16", "tiff int32", "tiff uint32"])
 def test_what_it_would_show_black_or_white_it_refuses(name: str) -> None:
-    with Image.open(io.BytesIO(odd_images()[name].data)) as picture, pytest.raises(ValueError, match="save it with 8"):
-        upright(picture)
+    with Image.open(io.BytesIO(odd_images()[name].data)) as image, pytest.raises(ValueError, match="save it with 8"):
+        upright(image)

@@ -176,7 +176,7 @@ def test_stratified_keeps_70_15_15_within_every_large_class(seed: int, num_a: in
     for name in ("a", "b"):
         n = int((table["season"] == name).sum())
         found = {part: int((table["season"].iloc[rows] == name).sum()) for part, rows in split.parts().items()}
-        # a group of three pictures cannot be parted, so a part may miss its share by a few of them
+        # a group of three images cannot be parted, so a part may miss its share by a few of them
         assert abs(found["train"] - 0.70 * n) <= 4
         assert abs(found["val"] - 0.15 * n) <= 4
         assert abs(found["test"] - 0.15 * n) <= 4

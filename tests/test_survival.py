@@ -55,7 +55,7 @@ def request(source: Path, out: Path, workers: int = 1) -> PackRequest:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A source of 300 pictures, two of which are broken, and the set that an undisturbed run makes of it."""
+    """A source of 300 images, two of which are broken, and the set that an undisturbed run makes of it."""
     home = tmp_path_factory.mktemp("many")
     source = make_source(home / "set", rows=300, width_px=300, height_px=400)
     for row in (30, 290):
@@ -139,7 +139,7 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(
 
 
 def started_and_stuck(start: Callable[..., "subprocess.Popen[str]"], source: Path, out: Path, workers: int) -> "subprocess.Popen[str]":
-    """A run that has packed all it can, and waits for a picture that never comes."""
+    """A run that has packed all it can, and waits for an image that never comes."""
     child = start(source, out, workers, STUCK)
     assert child.stdout is not None
     assert child.stdout.readline() == "waiting\n"
@@ -253,12 +253,12 @@ def test_a_worker_that_dies_is_replaced_once_and_then_the_run_stops_with_the_sha
     source, whole = many
     deadly = tmp_path / "set"
     shutil.copytree(source, deadly, copy_function=os.link)
-    picture = deadly / "images" / f"{table_row(17)[0]}.jpg"
-    picture.unlink()
-    picture.write_bytes(b"deadly")
+    image = deadly / "images" / f"{table_row(17)[0]}.jpg"
+    image.unlink()
+    image.write_bytes(b"deadly")
     (tmp_path / "child.py").write_text(KILLER)
     out = tmp_path / "out"
-    original = source / "images" / picture.name
+    original = source / "images" / image.name
     command = [sys.executable, tmp_path / "child.py", deadly, out, 2, tmp_path / "deaths", deaths, original]
     done = subprocess.run([str(part) for part in command], cwd=HOME, capture_output=True, text=True, timeout=120, check=False)
     if deaths == 1:
@@ -362,7 +362,7 @@ def test_staged_work_of_other_settings_or_another_table_is_not_used(many: tuple[
     assert digests(out) == digests(tmp_path / "fresh")
 
 
-def test_staged_work_is_not_used_after_a_picture_was_replaced(many: tuple[Path, Path], tmp_path: Path) -> None:
+def test_staged_work_is_not_used_after_a_image_was_replaced(many: tuple[Path, Path], tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     shutil.copytree(many[0], source)
 

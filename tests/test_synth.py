@@ -1,4 +1,4 @@
-"""The stand-in data set: same bytes anywhere, the real set's layout and quirks, learnable pictures that weigh what photographs weigh."""
+"""The stand-in data set: same bytes anywhere, the real set's layout and quirks, learnable images that weigh what photographs weigh."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def test_every_quirk_occurs(rows: int, seed: int, tmp_path: Path) -> None:
     assert any(line[8] == "NA" for line in lines)
     assert any(line[5] == "NA" for line in lines)
 
-    pictures = {f.stem: f for f in (out / "images").iterdir()}
-    missing = {line[0] for line in lines} - set(pictures)
-    assert len(missing) == rows - len(pictures) >= 1
+    images = {f.stem: f for f in (out / "images").iterdir()}
+    missing = {line[0] for line in lines} - set(images)
+    assert len(missing) == rows - len(images) >= 1
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
-    for file in pictures.values():
+    for file in images.values():
         with Image.open(file) as image:
             image.load()
             assert image.format == "JPEG"
@@ -92,7 +92,7 @@ def test_every_quirk_occurs(rows: int, seed: int, tmp_path: Path) -> None:
 
     labels = {line[0]: (line[3], line[6]) for line in lines}
     groups = defaultdict(list)
-    for number, file in pictures.items():
+    for number, file in images.items():
         groups[file.read_bytes()].append(labels[number])
     twins = [group for group in groups.values() if len(group) > 1]
     assert any(len(set(group)) == 1 for group in twins), "twins that agree"
@@ -139,7 +139,7 @@ def test_seed_changes_everything_and_size_changes_no_label(small: SynthSummary, 
     assert (resized.out / "styles.csv").read_bytes() == (small.out / "styles.csv").read_bytes()
 
 
-def test_large_pictures_weigh_what_photographs_weigh(tmp_path: Path) -> None:
+def test_large_images_weigh_what_photographs_weigh(tmp_path: Path) -> None:
     made = write_synth(tmp_path / "full", rows=4, width_px=1800, height_px=2400, seed=2)
     assert 0.10 < made.num_bytes / made.images / (1800 * 2400) < 0.25
     for file in (made.out / "images").iterdir():
@@ -149,7 +149,7 @@ def test_large_pictures_weigh_what_photographs_weigh(tmp_path: Path) -> None:
         assert corner.mean() > 225, "white ground"
 
 
-def test_small_pictures_weigh_what_thumbnails_weigh(small: SynthSummary) -> None:
+def test_small_images_weigh_what_thumbnails_weigh(small: SynthSummary) -> None:
     assert 1000 < small.num_bytes / small.images < 2500
 
 
@@ -162,7 +162,7 @@ def test_any_size(width: int, height: int, tmp_path: Path) -> None:
             assert np.asarray(image.convert("L")).std() > 5
 
 
-def test_pictures_can_be_learned(large: SynthSummary) -> None:
+def test_images_can_be_learned(large: SynthSummary) -> None:
     thumbs, labels = [], []
     seen: set[bytes] = set()
     for line in read_lines(large.out):
@@ -184,7 +184,7 @@ def test_pictures_can_be_learned(large: SynthSummary) -> None:
     assert accuracy < 0.98
 
 
-def test_pictures_of_one_article_differ(large: SynthSummary) -> None:
+def test_images_of_one_article_differ(large: SynthSummary) -> None:
     shirts = [line[0] for line in read_lines(large.out) if line[4] == "Tshirts" and len(line) == len(COLUMNS)]
     files = [f for f in (large.out / "images" / f"{number}.jpg" for number in shirts) if f.exists()]
     sizes = []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import smooth_picture
+from conftest import smooth_image
 from hostile import CONTROLS
 from serving import make_run
 
@@ -73,7 +73,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
         for number in range(40):
             identity = IDS[number] if number < len(IDS) else str(100 + number)
             writer.writerow([identity, KINDS[number % 4], ("Summer", "Winter")[number // 4 % 2]])
-            smooth_picture(number, 24, 32).save(source / "images" / f"{identity}.jpg", "JPEG")
+            smooth_image(number, 24, 32).save(source / "images" / f"{identity}.jpg", "JPEG")
         writer.writerows([[f"lost{ODD}", "+", "Summer"], ["=lost", "+", "Summer"]])
     status, _, said = run_here("shard", "--source", str(source), "--label-columns", "kind,season", "--res", "full", "--out", str(packed))
     assert status == 0, said

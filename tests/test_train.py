@@ -237,7 +237,7 @@ def test_weights_of_labels_that_are_not_trained_fall_away(shards: Path) -> None:
     assert tiny_config(shards, data__task="season", optim__task_weights=weights).optim.weights == {}
 
 
-def test_pictures_grow_to_their_size_over_four_fifths_of_the_epochs() -> None:
+def test_images_grow_to_their_size_over_four_fifths_of_the_epochs() -> None:
     images = torch.randint(0, 256, (2, 64, 80, 3), dtype=torch.uint8)
     config = TrainConfig(epochs=5, first_size=0.5)
     sizes = [tuple(grown(images, epoch, config).shape[1:3]) for epoch in range(6)]

@@ -317,7 +317,7 @@ def test_a_set_that_grew_in_its_place_is_noticed_and_an_export_says_so(whole: Pa
     with pytest.raises(InputError, match="10 are new"):
         evaluate_run(EvaluateRequest(run=run), ALONE)
     summary = export(ExportRequest(run=run, to="hub", out=tmp_path / "export"))
-    assert summary.pictures == "drawn" and "10 are new" in export_text(summary)
+    assert summary.images == "drawn" and "10 are new" in export_text(summary)
 
 
 def test_rows_that_a_run_never_saw_are_tested_on_a_set_that_has_grown(whole: Path, shop: Shop) -> None:

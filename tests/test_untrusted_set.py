@@ -482,8 +482,8 @@ def test_kinds_that_one_set_taught_are_not_believed_of_another_that_copies_its_c
     [
         b"[]",
         b'{"kept": 1}',
-        b'{"kept": {"id": ["a"], "height": [1], "width": [], "fingerprint": ["0"]}, "pictures": {}, "rejected": [], "shards": {}}',
-        b'{"kept": {"id": [], "height": [], "width": [], "fingerprint": []}, "pictures": {}, "rejected": [], "shards": {"full": {"n": 0}}}',
+        b'{"kept": {"id": ["a"], "height": [1], "width": [], "fingerprint": ["0"]}, "images": {}, "rejected": [], "shards": {}}',
+        b'{"kept": {"id": [], "height": [], "width": [], "fingerprint": []}, "images": {}, "rejected": [], "shards": {"full": {"n": 0}}}',
         b"[" * 100_000,
         None,
     ],

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import PackedSmall, smooth_picture
+from conftest import PackedSmall, smooth_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_shards import sign
@@ -160,38 +160,38 @@ def reason_of(path: Path) -> str:
     return found.reason
 
 
-def test_the_pictures_that_a_damaged_shard_hits_are_named_by_id(copy: Path) -> None:
+def test_the_images_that_a_damaged_shard_hits_are_named_by_id(copy: Path) -> None:
     packed = open_packed_set(copy)
-    pictures, ids = packed.open("full"), packed.table["id"].tolist()
+    images, ids = packed.open("full"), packed.table["id"].tolist()
     tar = copy / "full" / "00001.tar"
     for row in (30, 33):
-        flip(tar, int(pictures.offset[row]) + 100, 5)
-    assert f"2 of 25 pictures differ, from byte {pictures.offset[30]} on: ids {ids[30]}, {ids[33]}" in reason_of(copy)
+        flip(tar, int(images.offset[row]) + 100, 5)
+    assert f"2 of 25 images differ, from byte {images.offset[30]} on: ids {ids[30]}, {ids[33]}" in reason_of(copy)
     for row in range(34, 39):
-        flip(tar, int(pictures.offset[row]), 0)
+        flip(tar, int(images.offset[row]), 0)
     assert f"ids {', '.join([ids[30], ids[33], ids[34], ids[35], ids[36]])} and 2 more" in reason_of(copy)
 
 
-def test_a_shard_whose_labels_are_hit_has_whole_pictures(copy: Path) -> None:
-    pictures = open_packed_set(copy).open("32")
-    flip(copy / "32" / "00000.tar", int(pictures.offset[3]) - 512, 1)
-    assert "its pictures are whole: labels, headers or padding" in reason_of(copy)
+def test_a_shard_whose_labels_are_hit_has_whole_images(copy: Path) -> None:
+    images = open_packed_set(copy).open("32")
+    flip(copy / "32" / "00000.tar", int(images.offset[3]) - 512, 1)
+    assert "its images are whole: labels, headers or padding" in reason_of(copy)
 
 
-def test_a_shard_cut_short_is_told_by_its_sizes_and_the_pictures_it_lost(copy: Path) -> None:
+def test_a_shard_cut_short_is_told_by_its_sizes_and_the_images_it_lost(copy: Path) -> None:
     packed = open_packed_set(copy)
-    pictures = packed.open("full")
+    images = packed.open("full")
     size = (copy / "full/00002.tar").stat().st_size
-    (copy / "full/00002.tar").write_bytes((copy / "full/00002.tar").read_bytes()[: int(pictures.offset[58])])
+    (copy / "full/00002.tar").write_bytes((copy / "full/00002.tar").read_bytes()[: int(images.offset[58])])
     last = packed.table["id"].tolist()[58:]
-    assert f"expected {size} bytes, found {pictures.offset[58]}; 2 of 10 pictures differ" in reason_of(copy)
+    assert f"expected {size} bytes, found {images.offset[58]}; 2 of 10 images differ" in reason_of(copy)
     assert reason_of(copy).endswith(f"ids {last[0]}, {last[1]}")
 
 
-def test_pictures_are_not_named_by_an_index_or_a_catalog_that_is_damaged_itself(copy: Path) -> None:
+def test_images_are_not_named_by_an_index_or_a_catalog_that_is_damaged_itself(copy: Path) -> None:
     flip(copy / "full" / "00001.tar", 5000, 5)
     flip(copy / "catalog.parquet", 5000, 5)
-    assert ["sha256" in found.reason and "pictures" not in found.reason for found in verify(copy).damage] == [True, True]
+    assert ["sha256" in found.reason and "images" not in found.reason for found in verify(copy).damage] == [True, True]
 
 
 def test_files_that_are_no_part_of_the_set_are_named_and_hidden_ones_of_the_packer_are_not(copy: Path) -> None:
@@ -277,15 +277,15 @@ def remote(packed_small: PackedSmall) -> Iterator[Any]:
 
 def test_a_remote_set_is_verified_in_place(packed_small: PackedSmall, remote: Any) -> None:
     assert verify(remote) == verify(packed_small.out)
-    picture = open_packed_set(remote).open("full")
+    image = open_packed_set(remote).open("full")
     data = bytearray((remote / "full" / "00001.tar").read_bytes())
-    data[int(picture.offset[26])] ^= 1
+    data[int(image.offset[26])] ^= 1
     (remote / "full" / "00001.tar").write_bytes(bytes(data))
     (remote / "32" / "00002.idx").unlink()
     (remote / "full" / "more.txt").write_bytes(b"1")
     result = verify(remote)
     assert named(result) == [("32/00002.idx", "32", 2), ("full/00001.tar", "full", 1), ("full/more.txt", None, None)]
-    assert f"1 of 25 pictures differ, from byte {picture.offset[26]}" in result.damage[1].reason
+    assert f"1 of 25 images differ, from byte {image.offset[26]}" in result.damage[1].reason
 
 
 @pytest.fixture
@@ -309,12 +309,12 @@ LABELS = ["masterCategory", "subCategory", "articleType", "gender", "baseColour"
 
 
 def write_by_hand(out: Path) -> list[bytes]:
-    """A set of three pictures in two shards, by FORMAT.md and without fastfashion; returns its pictures."""
+    """A set of three images in two shards, by FORMAT.md and without fastfashion; returns its images."""
     (out / "full").mkdir(parents=True)
-    pictures, ids = [], ["12", "two words", "größe"]
+    images, ids = [], ["12", "two words", "größe"]
     for number in range(3):
-        smooth_picture(number, 40 + number, 50).save(data := io.BytesIO(), "JPEG")
-        pictures.append(data.getvalue())
+        smooth_image(number, 40 + number, 50).save(data := io.BytesIO(), "JPEG")
+        images.append(data.getvalue())
     labels = {name: [f"{name} {number % 2}" for number in range(3)] for name in LABELS}
     shards, index = [], []
     for number, rows in ((0, [0, 1]), (4, [2])):
@@ -324,7 +324,7 @@ def write_by_hand(out: Path) -> list[bytes]:
             for row in rows:
                 text = json.dumps({"id": ids[row]} | {name: values[row] for name, values in labels.items()}).encode()
                 line = []
-                for extension, data in (("jpg", pictures[row]), ("json", text)):
+                for extension, data in (("jpg", images[row]), ("json", text)):
                     member = tarfile.TarInfo(f"{ids[row]}.{extension}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -356,15 +356,15 @@ def write_by_hand(out: Path) -> list[bytes]:
     index_sha256 = hashlib.sha256((out / "full" / "index.parquet").read_bytes()).hexdigest()
     manifest = {"resolution": "full", "num_rows": 3, "index_sha256": index_sha256, "encoder": None, "shards": shards}
     sign(out / "full" / "manifest.json", head | manifest)
-    return pictures
+    return images
 
 
 def test_a_set_written_by_hand_after_format_md_opens_and_is_whole(tmp_path: Path) -> None:
-    pictures = write_by_hand(tmp_path / "set")
+    images = write_by_hand(tmp_path / "set")
     assert verify(tmp_path / "set").damage == ()
     packed = open_packed_set(tmp_path / "set")
     opened = packed.open("full")
-    assert [opened.encoded(row).tobytes() for row in range(3)] == pictures
+    assert [opened.encoded(row).tobytes() for row in range(3)] == images
     assert opened.kind.tolist() == [2, 2, 2]
     assert packed.vocab.classes["season"] == ("season 0", "season 1")
     flip(tmp_path / "set/full/00004.tar", 600, 2)

@@ -253,14 +253,14 @@ def one_batch(native: Any, corpus: list[bytes], draw: np.random.Generator) -> in
     native.load_crops(arrays, boxes, sizes, flips, out, height, width, oversample, status, np.zeros(3))
     assert set(status.tolist()) <= {0, 1}
     some, size = 4, draw.integers(1, 60, 2)
-    pictures = draw.integers(0, 256, (some, *size, 3), dtype=np.uint8)
+    images = draw.integers(0, 256, (some, *size, 3), dtype=np.uint8)
     places = draw.integers(0, some, BATCH)
-    native.resize_crops(pictures, *map(int, size), places, any_boxes(np.tile(size, (BATCH, 1)), draw), flips, out, BATCH, height, width)
+    native.resize_crops(images, *map(int, size), places, any_boxes(np.tile(size, (BATCH, 1)), draw), flips, out, BATCH, height, width)
     return int((status == 0).sum())
 
 
 def any_boxes(sizes: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """(y0, x0, y1, x1) inside of pictures, int32 (n, 4), of any size from a pixel on."""
+    """(y0, x0, y1, x1) inside of images, int32 (n, 4), of any size from a pixel on."""
     low = (draw.random(sizes.shape) * sizes).astype(np.int32)
     high = low + 1 + (draw.random(sizes.shape) * (sizes - low)).astype(np.int32)
     return np.ascontiguousarray(np.concatenate([low, np.minimum(high, sizes)], axis=1).astype(np.int32))

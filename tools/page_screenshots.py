@@ -1,11 +1,11 @@
-"""Pictures of the page of a run, on a wide and on a narrow screen, for the README, and how long the page takes.
+"""Images of the page of a run, on a wide and on a narrow screen, for the README, and how long the page takes.
 
     python tools/page_screenshots.py runs/NAME shirt.jpg --out docs
 
 Starts `fastfashion serve` for the run on a free port, has headless Chromium (Debian: apt install chromium chromium-driver; pip install
-selenium) ask about the picture, waits for the nearest products, and writes page-wide.png and page-narrow.png. With --times FILE also
-how long a browser that has just started needs from the address to the place where a picture is dropped, and how long from a dropped
-picture to the answers' bars, ten times each, on the wide screen.
+selenium) ask about the image, waits for the nearest products, and writes page-wide.png and page-narrow.png. With --times FILE also
+how long a browser that has just started needs from the address to the place where an image is dropped, and how long from a dropped
+image to the answers' bars, ten times each, on the wide screen.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from fastfashion.provenance import git_commit, machine_info, package_versions
 SCREENS = {"wide": (1280, 900), "narrow": (390, 844)}
 PATIENCE_S = 300
 TIMES = 10
-PICTURE, ANSWERS = "#picture input[type=file]", "#answers .head"
+IMAGE, ANSWERS = "#image input[type=file]", "#answers .head"
 MOST_HEIGHT_PX = 2600
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 FLAGS += ("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars")
@@ -66,13 +66,13 @@ def set_screen(browser: Any, width_px: int, height_px: int) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
-def shoot(url: str, picture: Path, out: Path, width_px: int, height_px: int) -> None:
+def shoot(url: str, image: Path, out: Path, width_px: int, height_px: int) -> None:
     with tempfile.TemporaryDirectory() as profile:
         browser = open_browser(Path(profile), width_px, height_px)
         try:
             until = time.monotonic() + PATIENCE_S
             while time.monotonic() < until:
-                ask(browser, url, picture)
+                ask(browser, url, image)
                 if browser.find_elements(By.CSS_SELECTOR, "#nearest img"):
                     break
                 time.sleep(5)  # the training set is still being looked at
@@ -85,9 +85,9 @@ def shoot(url: str, picture: Path, out: Path, width_px: int, height_px: int) -> 
             browser.quit()
 
 
-def ask(browser: Any, url: str, picture: Path) -> None:
+def ask(browser: Any, url: str, image: Path) -> None:
     browser.get(url)
-    wait_for(browser, PICTURE).send_keys(str(picture.resolve()))
+    wait_for(browser, IMAGE).send_keys(str(image.resolve()))
     wait_for(browser, "#nearest .ff")
 
 
@@ -96,8 +96,8 @@ def wait_for(browser: Any, selector: str) -> Any:
     return WebDriverWait(browser, PATIENCE_S, poll_frequency=0.01).until(lambda page: page.find_elements(By.CSS_SELECTOR, selector))[0]
 
 
-def measure(url: str, picture: Path) -> dict[str, Any]:
-    """Seconds to the first screen of a fresh browser, and from a dropped picture to its answers: median, least and most."""
+def measure(url: str, image: Path) -> dict[str, Any]:
+    """Seconds to the first screen of a fresh browser, and from a dropped image to its answers: median, least and most."""
     seconds: dict[str, list[float]] = {"first_screen_s": [], "answer_s": []}
     for _ in range(TIMES):
         with tempfile.TemporaryDirectory() as profile:
@@ -105,11 +105,11 @@ def measure(url: str, picture: Path) -> dict[str, Any]:
             try:
                 started = time.monotonic()
                 browser.get(url)
-                place = wait_for(browser, PICTURE)
+                place = wait_for(browser, IMAGE)
                 seconds["first_screen_s"].append(time.monotonic() - started)
                 time.sleep(1)  # until the browser is at rest
                 started = time.monotonic()
-                place.send_keys(str(picture.resolve()))
+                place.send_keys(str(image.resolve()))
                 wait_for(browser, ANSWERS)
                 seconds["answer_s"].append(time.monotonic() - started)
             finally:
@@ -123,7 +123,7 @@ def measure(url: str, picture: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--times", type=Path, help="write how long the page takes to this JSON file")
     options = parser.parse_args()
@@ -131,10 +131,10 @@ def main() -> None:
     server, url = start_server(options.run)
     try:
         for name, (width_px, height_px) in SCREENS.items():
-            shoot(url, options.picture, options.out / f"page-{name}.png", width_px, height_px)
+            shoot(url, options.image, options.out / f"page-{name}.png", width_px, height_px)
             print(options.out / f"page-{name}.png")
         if options.times:
-            found = measure(url, options.picture) | {
+            found = measure(url, options.image) | {
                 "rounds": TIMES,
                 "command": " ".join(["python", *sys.argv]),
                 "commit": git_commit(),

@@ -1,7 +1,7 @@
 """What planning an epoch costs, and how well it shuffles, as a set grows: python tools/plan_epoch.py 1000000 10000000 100000000
 
 Plans steps of 256 rows of a made-up index (rows int32, heights and widths uint16, 1,000 rows a shard), in windows of 16 shards and as one
-permutation of all rows, with every augmentation. Each in a process of its own; prints a JSON line each. No picture is read.
+permutation of all rows, with every augmentation. Each in a process of its own; prints a JSON line each. No image is read.
 
     ready_ms           opening the plan, once
     start_ms           the first step of an epoch (which also imports SciPy), of the second half of another, the last step of a third

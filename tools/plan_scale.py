@@ -1,7 +1,7 @@
 """What planning and publishing cost as a set grows: python tools/plan_scale.py 100000 1000000
 
 Writes a zip of ROWS one-byte members with a table of as many rows, and plans it as `fastfashion shard` does; then publishes ROWS records of
-made-up pictures (random fingerprints), as at the end of a run. No picture is decoded. Each size runs in a process of its own; prints a
+made-up images (random fingerprints), as at the end of a run. No image is decoded. Each size runs in a process of its own; prints a
 JSON line each with seconds and the peak of its memory.
 """
 
@@ -55,7 +55,7 @@ def measure(archive: Path, rows: int) -> dict[str, float | int]:
     from fastfashion.pack.packer import make_job
     from fastfashion.pack.plan import make_plan
     from fastfashion.pack.request import PackRequest
-    from fastfashion.pack.staging import KEPT, PICTURES, Record, Staging
+    from fastfashion.pack.staging import IMAGES, KEPT, Record, Staging
     from fastfashion.shards.layout import ShardEntry
 
     started = time.perf_counter()
@@ -75,13 +75,13 @@ def measure(archive: Path, rows: int) -> dict[str, float | int]:
         size = 2 * fingerprint_bytes
         same = [100] * len(ids)
         kept = {"id": ids, "height": same, "width": same, "fingerprint": [digits[at : at + size] for at in range(0, len(digits), size)]}
-        pictures = dict.fromkeys(("offset", "size", "height", "width", "crc32", "kind"), same)
+        images = dict.fromkeys(("offset", "size", "height", "width", "crc32", "kind"), same)
         entry = ShardEntry(number=number, num_rows=len(ids), num_bytes=1, sha256="0" * 64, idx_sha256="0" * 64)
         records.append(
             Record(
                 number=number,
                 kept=pa.table(kept, schema=KEPT),
-                pictures={"full": pa.table(pictures, schema=PICTURES)},
+                images={"full": pa.table(images, schema=IMAGES)},
                 rejected=[],
                 shards={"full": entry},
             )

@@ -1,8 +1,8 @@
 """How fast `fastfashion predict` answers, beside the model alone and the loop that people write by hand.
 
-    python tools/predict_rate.py runs/NAME photos.zip --set shards/NAME --pictures 2048 --rounds 5 --out bench/results/predict.json
+    python tools/predict_rate.py runs/NAME photos.zip --set shards/NAME --images 2048 --rounds 5 --out bench/results/predict.json
 
-In each round, one after the other: the model alone, on one batch that is there already; predict on the first pictures of the zip; on
+In each round, one after the other: the model alone, on one batch that is there already; predict on the first images of the zip; on
 those of the packed set; and a loop of Pillow's open, convert and resize, the same batches and the same model, one after the other in one
 thread. The model has the same threads in all of them.
 """
@@ -49,27 +49,27 @@ def by_hand(predictor: Predictor, path: Path, num: int, batch_size: int) -> int:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.lower().endswith(SUFFIXES)][:num]
         for at in range(0, len(names), batch_size):
-            pictures = [Image.open(io.BytesIO(archive.read(name))).convert("RGB").resize(size) for name in names[at : at + batch_size]]
-            predictor.probabilities(np.stack([np.asarray(picture) for picture in pictures]))
-            done += len(pictures)
+            images = [Image.open(io.BytesIO(archive.read(name))).convert("RGB").resize(size) for name in names[at : at + batch_size]]
+            predictor.probabilities(np.stack([np.asarray(image) for image in images]))
+            done += len(images)
     return done
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("zip", type=Path, help="a zip of pictures")
+    parser.add_argument("zip", type=Path, help="a zip of images")
     parser.add_argument("--set", type=Path, required=True, dest="packed", help="a packed set")
-    parser.add_argument("--pictures", type=int, default=2048)
+    parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write the result to this JSON file")
     options = parser.parse_args()
-    if options.pictures < options.batch_size:
-        parser.error(f"--pictures {options.pictures}: expected at least a batch, {options.batch_size}")
+    if options.images < options.batch_size:
+        parser.error(f"--images {options.images}: expected at least a batch, {options.batch_size}")
     world = dist.start()
     predictor = Predictor(options.run, world.device, workers=dist.cores_per_process(1))
-    num, batch_size = options.pictures, options.batch_size
+    num, batch_size = options.images, options.batch_size
     ways: dict[str, Callable[[], int]] = {
         "model alone": lambda: model_alone(predictor, num, batch_size),
         "predict, zip": lambda: predict_files(predictor, options.zip, num, batch_size),
@@ -97,7 +97,7 @@ def main() -> None:
         "model": predictor.config().model.name,
         "size": str(predictor.size),
         "flip_average": predictor.model.flip_average,
-        "pictures": num,
+        "images": num,
         "batch_size": batch_size,
         "rounds": options.rounds,
         "threads": predictor.workers,

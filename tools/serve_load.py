@@ -1,7 +1,7 @@
 """Load on a page that `fastfashion serve` shows: so many clients, each asking again as soon as it is answered.
 
     fastfashion serve runs/NAME --port 7860 &
-    python tools/serve_load.py http://127.0.0.1:7860/ picture.jpg --clients 50 --seconds 60 --out bench/results/serve.json
+    python tools/serve_load.py http://127.0.0.1:7860/ image.jpg --clients 50 --seconds 60 --out bench/results/serve.json
 
 Says how many requests were answered, turned away (503, asked again) or lost, how long answers took, and, where the server is a
 process of this machine (--pid), what memory it had over time: flat means that the second half needed no more than the first.
@@ -50,14 +50,14 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def client(url: str, picture: bytes, until: float, tally: Tally, timeout_s: float = TIMEOUT_S, source: str = "") -> None:
+def client(url: str, image: bytes, until: float, tally: Tally, timeout_s: float = TIMEOUT_S, source: str = "") -> None:
     """One visitor with one connection, from an address of this machine."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.netloc, timeout=timeout_s, source_address=(source, 0) if source else None)
     while time.monotonic() < until:
         started = time.monotonic()
         try:
-            connection.request("POST", "/api/answer?top=1", picture)
+            connection.request("POST", "/api/answer?top=1", image)
             response = connection.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -135,7 +135,7 @@ def tree_mb(pid: int) -> float:
 
 def run_largest(options: argparse.Namespace) -> dict[str, object]:
     """One client with a small image, alone and then beside many with large ones."""
-    small, images = options.picture.read_bytes(), largest(options.max_pixels, options.max_mb * 1_000_000)
+    small, images = options.image.read_bytes(), largest(options.max_pixels, options.max_mb * 1_000_000)
     alone, beside = Tally(), Tally()
     # Of another address than all others, as on a network: on Linux any of 127.0.0.0/8 is this machine.
     source = "127.0.0.2" if urlsplit(options.url).hostname == "127.0.0.1" and sys.platform == "linux" else ""
@@ -184,10 +184,10 @@ def p95_ms(tally: Tally) -> float:
 
 
 def run(options: argparse.Namespace) -> dict[str, object]:
-    picture, tally = options.picture.read_bytes(), Tally()
+    image, tally = options.image.read_bytes(), Tally()
     started = time.monotonic()
     until = started + options.seconds
-    clients = [threading.Thread(target=client, args=(options.url, picture, until, tally)) for _ in range(options.clients)]
+    clients = [threading.Thread(target=client, args=(options.url, image, until, tally)) for _ in range(options.clients)]
     for one in clients:
         one.start()
     memory = []
@@ -224,7 +224,7 @@ def run(options: argparse.Namespace) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="address of the page")
-    parser.add_argument("picture", type=Path, help="what everyone asks about")
+    parser.add_argument("image", type=Path, help="what everyone asks about")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--pid", type=int, default=0, help="process of the server, to watch its memory")

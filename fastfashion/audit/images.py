@@ -23,7 +23,7 @@ from fastfashion.words import counted, why
 
 REPORT, SHEET = "audit.json", "duplicates.png"
 PROTOCOLS_SHOWN = ("stratified", "reference")
-RARE = 5  # pictures; a class of fewer can hardly be in every part of a split
+RARE = 5  # images; a class of fewer can hardly be in every part of a split
 SHOWN = 3  # classes, sizes and reasons in the text; the report has all
 SHEET_GROUPS, SHEET_IMAGES = 12, 8  # of the contact sheet: groups, and images of one group
 GAP_PX = 12
@@ -31,7 +31,7 @@ TITLE_PX, CAPTION_PX, FONT_PX = 24, 34, 13
 
 
 def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS_SHOWN, seed: int = 0) -> dict[str, Any]:
-    """Report on a packed set; with `out`, also written there as audit.json beside a picture of the largest duplicate groups.
+    """Report on a packed set; with `out`, also written there as audit.json beside an image of the largest duplicate groups.
 
     `seed` is that of the stratified protocol. Raises PackedSetError where there is no complete set, InputError where `out` cannot be
     written.
@@ -149,7 +149,7 @@ def duplicates_sheet(packed: PackedSet) -> Image.Image | None:
         return None
     differing = {task: set(_differing(packed.table, packed.vocab, task).tolist()) for task in packed.vocab.classes}
     finest = max(packed.vocab.classes, key=lambda task: len(packed.vocab.names(task)))
-    pictures = sharp_enough(packed)
+    images = sharp_enough(packed)
     columns = min(SHEET_IMAGES, int(sizes[firsts[0]]))
     height_px = TITLE_PX + TILE_HEIGHT_PX + CAPTION_PX + GAP_PX
     sheet = Image.new("RGB", (GAP_PX + columns * (TILE_WIDTH_PX + GAP_PX), GAP_PX + len(firsts) * height_px), "white")
@@ -161,7 +161,7 @@ def duplicates_sheet(packed: PackedSet) -> Image.Image | None:
         draw.text((GAP_PX, top_px), title, fill="black", font=font)
         for place, row in enumerate(np.flatnonzero(groups == first)[:SHEET_IMAGES]):
             left_px = GAP_PX + place * (TILE_WIDTH_PX + GAP_PX)
-            sheet.paste(tile(pictures, int(row)), (left_px, top_px + TITLE_PX))
+            sheet.paste(tile(images, int(row)), (left_px, top_px + TITLE_PX))
             label = packed.table[[*tasks, finest][0]].iloc[row]
             for text, fill, drop_px in ((packed.table["id"].iloc[row], "black", 2), (label, "dimgray", 2 + FONT_PX)):
                 clipped = clip(str(text), font)

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures as they are packed, and beside each what the model sees of it in a few epochs.
+"""A contact sheet: images as they are packed, and beside each what the model sees of it in a few epochs.
 
 plan of the chosen rows ─► open_loader, epoch by epoch ─► groups: packed │ epoch 0 │ epoch 1 │ epoch 2 ─► PNG
 """
@@ -18,7 +18,7 @@ from fastfashion.images import codec
 from fastfashion.load.batch import Loader
 from fastfashion.load.loader import open_loader
 from fastfashion.load.plan import Plan
-from fastfashion.load.spec import LoaderSpec, choose_pictures, undecodable
+from fastfashion.load.spec import LoaderSpec, choose_images, undecodable
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 from fastfashion.shards.tiles import clip
 from fastfashion.words import why
@@ -26,9 +26,9 @@ from fastfashion.words import why
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PICTURES = 512  # the sheet is then some 20,000 pixels high
-VERSIONS = 3  # epochs shown of each picture
-GROUPS = 4  # groups of a picture and its versions in a line
+MAX_IMAGES = 512  # the sheet is then some 20,000 pixels high
+VERSIONS = 3  # epochs shown of each image
+GROUPS = 4  # groups of an image and its versions in a line
 TILE_HEIGHT_PX, TILE_WIDTH_PX = 128, 112  # the model's input is scaled to fit
 FONT_PX, LINE_PX, SMALL_FONT_PX, SMALL_LINE_PX = 13, 18, 11, 14
 GAP_PX, GROUP_GAP_PX, MARGIN_PX = 4, 24, 20
@@ -53,9 +53,9 @@ class PreviewRequest:
     epoch: int = 0  # the first of those shown
 
     def __post_init__(self) -> None:
-        num_pictures = self.count if self.rows is None else len(self.rows)
-        if not 1 <= num_pictures <= MAX_PICTURES:
-            raise ConfigError(f"pictures of a preview: expected 1 to {MAX_PICTURES}, found {num_pictures}")
+        num_images = self.count if self.rows is None else len(self.rows)
+        if not 1 <= num_images <= MAX_IMAGES:
+            raise ConfigError(f"images of a preview: expected 1 to {MAX_IMAGES}, found {num_images}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class PreviewSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A picture as the model sees it in one epoch: uint8 (H, W, 3), and (share, label) of what it is mixed from, nothing if unmixed."""
+    """An image as the model sees it in one epoch: uint8 (H, W, 3), and (share, label) of what it is mixed from, nothing if unmixed."""
 
     pixels: np.ndarray
     mixture: tuple[tuple[float, str], ...]
@@ -81,7 +81,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A picture's part of the sheet: title, the packed pixels, uint8 (H, W, 3), and a view an epoch."""
+    """An image's part of the sheet: title, the packed pixels, uint8 (H, W, 3), and a view an epoch."""
 
     title: str
     packed: np.ndarray
@@ -89,30 +89,30 @@ class Group:
 
 
 def preview(request: PreviewRequest) -> PreviewSummary:
-    """Write the sheet as a PNG. Pictures, crops and mixtures come from a loader, so that it shows what training would see of these rows.
+    """Write the sheet as a PNG. Images, crops and mixtures come from a loader, so that it shows what training would see of these rows.
 
     Raises ConfigError for settings the set does not have, InputError for rows it does not have and for a place that cannot be written
-    to, PackedSetError for damaged pictures.
+    to, PackedSetError for damaged images.
     """
     packed = open_packed_set(request.shards)
     tasks = packed.vocab.chosen(DataConfig(shards="", task=request.task).tasks)
-    pictures, size = choose_pictures(packed, request.resolution, request.size)
+    images, size = choose_images(packed, request.resolution, request.size)
     labels = packed.vocab.codes(packed.table, tasks)
-    plan = _plan(request, pictures, labels.max(axis=1))
+    plan = _plan(request, images, labels.max(axis=1))
     names = _label_texts([packed.vocab.names(task) for task in tasks], labels)
     epochs = tuple(range(request.epoch, request.epoch + VERSIONS))
-    with closing(open_loader(_spec(request, pictures, plan, labels, size))) as loader:
+    with closing(open_loader(_spec(request, images, plan, labels, size))) as loader:
         views = [read_views(loader, epoch, names) for epoch in epochs]
     tile = _tile_size(size)
     groups = [
         Group(
             title=f"{packed.table['id'].iloc[row]}  {names[row]}",
-            packed=_packed_pixels(pictures, row, tile),
+            packed=_packed_pixels(images, row, tile),
             views=[by_row[row] for by_row in views],
         )
         for row in plan.rows.tolist()
     ]
-    sheet = draw_sheet(_header(request, packed, pictures, size), groups, epochs, tile)
+    sheet = draw_sheet(_header(request, packed, images, size), groups, epochs, tile)
     try:
         request.out.parent.mkdir(parents=True, exist_ok=True)
         publish(request.out, lambda beside: sheet.save(beside, "PNG"))
@@ -122,7 +122,7 @@ def preview(request: PreviewRequest) -> PreviewSummary:
         raise InputError(f"{request.out}: cannot be written ({why(error)}); choose another --out") from error
     return PreviewSummary(
         out=str(request.out),
-        resolution=pictures.name,
+        resolution=images.name,
         size=str(size),
         rows=tuple(plan.rows.tolist()),
         epochs=epochs,
@@ -137,7 +137,7 @@ def _label_texts(classes: Sequence[Sequence[str]], labels: np.ndarray) -> list[s
     return [", ".join(names[code] if code >= 0 else missing for names, code in zip(classes, row, strict=True)) for row in labels.tolist()]
 
 
-def _plan(request: PreviewRequest, pictures: Resolution, codes: np.ndarray) -> Plan:
+def _plan(request: PreviewRequest, images: Resolution, codes: np.ndarray) -> Plan:
     """The plan of the rows to show, all in one step."""
     if request.rows is not None:
         rows = np.array(list(dict.fromkeys(request.rows)), dtype=np.int64)
@@ -147,8 +147,8 @@ def _plan(request: PreviewRequest, pictures: Resolution, codes: np.ndarray) -> P
         rows = np.flatnonzero(codes >= 0)
     plan = Plan(
         rows=rows,
-        heights_px=pictures.height_px,
-        widths_px=pictures.width_px,
+        heights_px=images.height_px,
+        widths_px=images.width_px,
         batch_size=len(rows),
         seed=request.seed,
         augment=request.augment,
@@ -158,11 +158,11 @@ def _plan(request: PreviewRequest, pictures: Resolution, codes: np.ndarray) -> P
     return replace(plan, batch_size=len(plan.rows))
 
 
-def _spec(request: PreviewRequest, pictures: Resolution, plan: Plan, labels: np.ndarray, size: Size) -> LoaderSpec:
+def _spec(request: PreviewRequest, images: Resolution, plan: Plan, labels: np.ndarray, size: Size) -> LoaderSpec:
     import torch
 
     return LoaderSpec(
-        pictures=pictures,
+        images=images,
         plan=plan,
         labels=labels,
         size=size,
@@ -189,12 +189,12 @@ def read_views(loader: Loader, epoch: int, names: Sequence[str]) -> Mapping[int,
     return views
 
 
-def _header(request: PreviewRequest, packed: PackedSet, pictures: Resolution, size: Size) -> list[str]:
+def _header(request: PreviewRequest, packed: PackedSet, images: Resolution, size: Size) -> list[str]:
     off = AugmentConfig(min_area=1, max_stretch=1, flip=0)
     chosen = {field.name: getattr(request.augment, field.name) for field in fields(AugmentConfig)}
     on = [f"{name} {value:g}" for name, value in chosen.items() if value != getattr(off, name)]
     return [
-        f"{packed.path}, resolution {pictures.name}: what a model with input {size} (height x width) sees; "
+        f"{packed.path}, resolution {images.name}: what a model with input {size} (height x width) sees; "
         f"label: {request.task}; seed: {request.seed}",
         f"augmentation: {', '.join(on) or 'none'}",
     ]
@@ -206,12 +206,12 @@ def _tile_size(size: Size) -> tuple[int, int]:
     return max(1, round(size.height_px * scale)), max(1, round(size.width_px * scale))
 
 
-def _packed_pixels(pictures: Resolution, row: int, tile: tuple[int, int]) -> np.ndarray:
-    """The whole packed picture, as large as fits a tile: uint8 (H, W, 3)."""
+def _packed_pixels(images: Resolution, row: int, tile: tuple[int, int]) -> np.ndarray:
+    """The whole packed image, as large as fits a tile: uint8 (H, W, 3)."""
     try:
-        pixels = codec.decode_rgb(pictures.encoded(row), min_height_px=tile[0], min_width_px=tile[1])
+        pixels = codec.decode_rgb(images.encoded(row), min_height_px=tile[0], min_width_px=tile[1])
     except InputError as error:
-        raise undecodable(pictures, row, error) from error
+        raise undecodable(images, row, error) from error
     scale = min(tile[0] / pixels.shape[0], tile[1] / pixels.shape[1])
     return codec.resize(pixels, max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale)))
 

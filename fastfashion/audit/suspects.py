@@ -38,7 +38,7 @@ class SuspectsRequest:
 
 
 def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]:
-    """Write suspects.csv, all tasks and worst first, and a sheet of pictures a task.
+    """Write suspects.csv, all tasks and worst first, and a sheet of images a task.
 
     Returns `{"out", "rows", "unseen", "suspects": {task: count}, "notes"}`.
 
@@ -121,6 +121,6 @@ def suspects_text(result: dict[str, Any]) -> str:
     if result["unseen"] < result["rows"]:
         lines[-1] += f"; for all, train with --protocol folds --set data.fold=0 to {FOLDS - 1} and name the {FOLDS} runs"
     lines += [f"{task:<16}{number:>6} {'suspicious label' + 's' * (number != 1)}" for task, number in result["suspects"].items()]
-    lines += [f"written: {result['out']}/{SUSPECTS}, worst first, and a sheet of pictures a task"]
+    lines += [f"written: {result['out']}/{SUSPECTS}, worst first, and a sheet of images a task"]
     lines += ["to put labels right, make a CSV with the columns id, task, label and name it with --corrections"]
     return "\n".join(lines)

@@ -30,7 +30,7 @@ from fastfashion.errors import ConfigError, FastfashionError
 
 # Module, function, weight among the stages' shares of the time, seconds below which it is not begun, and what the record holds.
 STAGES: dict[str, tuple[str, str, float, float, str]] = {
-    "sets": ("gpu_sets", "prepare", 17, 5, "the packed sets that the other stages use, and where their pictures are from"),
+    "sets": ("gpu_sets", "prepare", 17, 5, "the packed sets that the other stages use, and where their images are from"),
     "correct": (
         "gpu_correct",
         "correct",
@@ -72,7 +72,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(STAGES), help=f"stages, separated by commas: {', '.join(STAGES)}")
     parser.add_argument("--seconds", type=float, default=570, help="for everything; 570 by default")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a few dozen pictures: to try the check itself, not to measure")
+    parser.add_argument("--tiny", action="store_true", help="a few dozen images: to try the check itself, not to measure")
     parser.add_argument("--without-dali", action="store_true", help="measure the other backends where DALI is not installed")
     options = parser.parse_args(arguments)
     options.only = options.only.split(",")

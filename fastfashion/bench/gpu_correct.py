@@ -1,7 +1,7 @@
-"""The first stage of the GPU check: every backend makes the same pictures, training learns, and a killed run goes on exactly.
+"""The first stage of the GPU check: every backend makes the same images, training learns, and a killed run goes on exactly.
 
 plan ─► threads on the CPU: the reference
-   └──► DALI on the CPU, on the GPU; resident on the GPU ─► difference in grey levels, by picture ─► against a tolerance
+   └──► DALI on the CPU, on the GPU; resident on the GPU ─► difference in grey levels, by image ─► against a tolerance
 """
 
 import os
@@ -33,12 +33,12 @@ from fastfashion.train.checkpoint import read_checkpoint
 from fastfashion.train.job import resolve, train
 from fastfashion.train.learner import below
 
-# Mean difference, grey levels of 0..255, that no picture may exceed. The CPU's backends stay below 0.45 (1800x2400, where threads decode
+# Mean difference, grey levels of 0..255, that no image may exceed. The CPU's backends stay below 0.45 (1800x2400, where threads decode
 # at a smaller scale), most below 0.05; a crop box that is off by one pixel comes to 2 and more, which is in each row as `one_pixel_off`.
 TOLERANCE = 1.0
 CROPS = "crops and flips"
 WORK = {
-    "whole pictures": None,
+    "whole images": None,
     CROPS: AugmentConfig(),
     "crops, flips, colour, erasing": AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, grayscale=0.2, erase=0.3),
     "crops, flips, mixing": AugmentConfig(mixup=0.4, cutmix=1.0),
@@ -49,7 +49,7 @@ RUN_BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class Images:
     """An epoch as a backend made it: rows int64 (n,), labels int64 (n, T), images uint8 (n, H, W, 3)."""
 
     rows: np.ndarray
@@ -82,7 +82,7 @@ def _compare(
     check: Check, stock: Stock, augment: AugmentConfig | None, rows: np.ndarray, hw_loads: Sequence[float | None] = (None,)
 ) -> dict[str, Any]:
     """Every variant against the reference, and the GPU's DALI against the CPU's; differences in grey levels."""
-    made: dict[str, Pictures] = {}
+    made: dict[str, Images] = {}
     cannot: dict[str, str] = {}
     for name, (backend, device, load) in _variants(check, hw_loads).items():
         spec = make_spec(check, stock, device=device, augment=augment, rows=rows, backend=backend, hw_decoder_load=load, batch_size=32)
@@ -97,7 +97,7 @@ def _compare(
     shifted = np.abs(images[:, :, 1:] - images[:, :, :-1]).mean(axis=(1, 2, 3))
     return {
         "passed": bool(compared) and all(row["passed"] for row in compared),
-        "pictures": len(images),
+        "images": len(images),
         "mean_level": round(float(images.mean()), 2),  # another for each work, and far from black
         "worst_mean": max((row["worst_mean"] for row in compared), default=None),
         "one_pixel_off": round(float(np.median(shifted)), 2),  # what a crop box that is wrong by one pixel would come to
@@ -116,29 +116,29 @@ def _variants(check: Check, hw_loads: Sequence[float | None]) -> dict[str, tuple
     return variants
 
 
-def epoch_of(spec: LoaderSpec) -> Pictures:
+def epoch_of(spec: LoaderSpec) -> Images:
     """Looked at when the last batch is made: a buffer that is used again too early shows."""
     with closing(open_loader(spec)) as loader:
         parts = [(batch.rows, batch.labels, batch.images) for batch in loader.steps(EPOCH)]
         rows, labels, images = (torch.cat([part[i] for part in parts]).cpu().numpy() for i in range(3))
-    return Pictures(rows=rows, labels=labels, images=images)
+    return Images(rows=rows, labels=labels, images=images)
 
 
-def compare(made: dict[str, Pictures], name: str, other: str) -> dict[str, Any]:
+def compare(made: dict[str, Images], name: str, other: str) -> dict[str, Any]:
     a, b = made[name], made[other]
     same_rows = bool(np.array_equal(a.rows, b.rows) and np.array_equal(a.labels, b.labels))
     difference = np.abs(a.images.astype(np.int16) - b.images.astype(np.int16))
-    by_picture = difference.mean(axis=(1, 2, 3))
+    by_image = difference.mean(axis=(1, 2, 3))
     return {
         "backend": name,
         "against": other,
         "same_rows_and_labels": same_rows,
         "mean": round(float(difference.mean()), 4),
-        "worst_mean": round(float(by_picture.max()), 4),
-        "worst_row": int(a.rows[by_picture.argmax()]),
+        "worst_mean": round(float(by_image.max()), 4),
+        "worst_row": int(a.rows[by_image.argmax()]),
         "max": int(difference.max()),
         "tolerance_of_worst_mean": TOLERANCE,
-        "passed": same_rows and bool(by_picture.max() <= TOLERANCE),
+        "passed": same_rows and bool(by_image.max() <= TOLERANCE),
     }
 
 

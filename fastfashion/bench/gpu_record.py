@@ -37,12 +37,12 @@ class Scale:
     """How much is done."""
 
     draw_s: float  # time for drawing and packing each stand-in set
-    drawn_px: tuple[int, int]  # width and height of the pictures that are shrunk to 224
+    drawn_px: tuple[int, int]  # width and height of the images that are shrunk to 224
     photo_px: tuple[int, int]
     photos_a_core: int  # different ones
     most_rows: int  # of a stand-in set
     epoch_rows: int  # of a timed plan, at least: the end of an epoch empties the queues
-    num_compared: int  # pictures, for each comparison
+    num_compared: int  # images, for each comparison
     epochs: int
     start_s: float  # until a run has its first checkpoint, at most
     seconds: float  # a round

@@ -3,7 +3,7 @@
 small    the real archive, or drawn 60x80          full and 40
 224      drawn 600x800, shrunk                     224
 photos   stand-ins of 1800x2400, repeated          full
-kinds    a few pictures of every kind of file      full
+kinds    a few images of every kind of file      full
 drawn    drawn 60x80, for runs of a few seconds    full
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 TASK = "subCategory"
 SMALL_PX = (60, 80)
-PROBE_A_CORE = 64  # pictures drawn and packed, for a guess at how many the time is enough for
+PROBE_A_CORE = 64  # images drawn and packed, for a guess at how many the time is enough for
 LEAST_ROWS = 120  # from 100 on, a drawn set has every kind of product
 PHOTO_REPEATS = 16  # 64 different ones of 686 KB would fit into a processor's cache
 DRAWN_ROWS = 1200
@@ -83,14 +83,14 @@ def _made(check: Check, name: str, make: Callable[[Check], str]) -> dict[str, An
     folder = check.sets / name
     source = make(check) if not folder.exists() else "made before"
     packed = open_packed_set(folder)
-    pictures = packed.open(packed.resolutions[-1])
+    images = packed.open(packed.resolutions[-1])
     return {
         "source": source,
         "rows": len(packed),
         "resolutions": ", ".join(packed.resolutions),
         "mean_bytes": {each: round(float(packed.open(each).num_bytes.mean())) for each in packed.resolutions},
-        "median_width_px": int(np.median(pictures.width_px)),
-        "median_height_px": int(np.median(pictures.height_px)),
+        "median_width_px": int(np.median(images.width_px)),
+        "median_height_px": int(np.median(images.height_px)),
     }
 
 
@@ -134,7 +134,7 @@ def _draw(check: Check, name: str, size_px: tuple[int, int], resolutions: tuple[
 
 
 def _kinds(check: Check) -> str:
-    """Each drawn picture once as every kind of file; ids are 1000 times the kind's place, and on."""
+    """Each drawn image once as every kind of file; ids are 1000 times the kind's place, and on."""
     drawn, source = check.sets / "source/kinds-drawn", check.sets / "source/kinds"
     write_synth(drawn, rows=KIND_COUNT, width_px=240, height_px=320)
     (source / "images").mkdir(parents=True)
@@ -146,26 +146,26 @@ def _kinds(check: Check) -> str:
             (source / "images" / f"{ids[-1]}.jpg").write_bytes(_encode(pixels, kind))
     publish_csv(source / "styles.csv", COLUMNS, ([identity, *LABELS] for identity in ids))
     _pack(check, source, "kinds", ("full",))
-    return f"{KIND_COUNT} drawn pictures, each as {', '.join(KINDS)}"
+    return f"{KIND_COUNT} drawn images, each as {', '.join(KINDS)}"
 
 
 def _encode(pixels: np.ndarray, kind: str) -> bytes:
     from PIL import Image
 
-    picture, file, options = Image.fromarray(pixels), io.BytesIO(), dict[str, Any](quality=90, subsampling="4:2:0")
+    image, file, options = Image.fromarray(pixels), io.BytesIO(), dict[str, Any](quality=90, subsampling="4:2:0")
     if kind == "PNG named .jpg":
-        picture.save(file, "PNG")
+        image.save(file, "PNG")
         return file.getvalue()
     if kind in ("gray", "CMYK"):
-        picture = picture.convert("L" if kind == "gray" else kind)
+        image = image.convert("L" if kind == "gray" else kind)
     elif kind == "turned by Exif":
-        picture, options["exif"] = picture.rotate(90, expand=True), Image.Exif()
+        image, options["exif"] = image.rotate(90, expand=True), Image.Exif()
         options["exif"][0x0112] = 6  # to be shown turned clockwise by 90 degrees
     elif kind == "odd size":
-        picture = picture.crop((0, 0, picture.width - 3, picture.height - 5))
+        image = image.crop((0, 0, image.width - 3, image.height - 5))
     elif kind == "4:4:4":
         options["subsampling"] = kind
-    picture.save(file, "JPEG", progressive=kind == "progressive", **options)
+    image.save(file, "JPEG", progressive=kind == "progressive", **options)
     return file.getvalue()
 
 
@@ -183,15 +183,15 @@ def make_spec(
 ) -> LoaderSpec:
     """A loader of whole batches alone, of all rows or those given. Raises PackedSetError where the set was not made."""
     packed = open_packed_set(check.sets / stock.name)
-    pictures = packed.open(stock.resolution)
+    images = packed.open(stock.resolution)
     rows = np.arange(len(packed)) if rows is None else rows
     batch_size = min(changes.pop("batch_size", stock.batch_size), check.scale.most_batch, len(rows))
     return LoaderSpec(
-        pictures=pictures,
+        images=images,
         plan=Plan(
             rows=rows[: len(rows) // batch_size * batch_size],
-            heights_px=pictures.height_px,
-            widths_px=pictures.width_px,
+            heights_px=images.height_px,
+            widths_px=images.width_px,
             batch_size=batch_size,
             augment=augment,
         ),

@@ -23,7 +23,7 @@ from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
 from fastfashion.images.codec import decode_rgb
-from fastfashion.load import LoaderSpec, Plan, Profile, choose_pictures, open_loader
+from fastfashion.load import LoaderSpec, Plan, Profile, choose_images, open_loader
 from fastfashion.load.crops import is_native
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.scratch import scratch
@@ -34,7 +34,7 @@ OURS = ("threads", "dali", "resident")
 BACKENDS = (*OURS, *PEERS)
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "webdataset", "datasets", "spdl-io", "Pillow", "simplejpeg", "numpy")
 
-CHUNK = 16  # pictures a task of the ceiling, as in the threads backend
+CHUNK = 16  # images a task of the ceiling, as in the threads backend
 BUSY = 0.8  # of a step's time is what the loader takes for a batch, where the main thread is measured
 
 
@@ -75,29 +75,29 @@ class BenchRequest:
         import torch
 
         packed = open_packed_set(self.shards)
-        pictures, size = choose_pictures(packed, self.resolution, self.size)
+        images, size = choose_images(packed, self.resolution, self.size)
         plan = Plan(
             rows=np.arange(min(self.num_images, len(packed))),
-            heights_px=pictures.height_px,
-            widths_px=pictures.width_px,
+            heights_px=images.height_px,
+            widths_px=images.width_px,
             batch_size=self.batch_size,
             augment=AugmentConfig(),
         )
         labels = packed.vocab.codes(packed.table, list(packed.vocab.classes)[:1])
         cpu = torch.device("cpu")
-        spec = LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=size, device=cpu, workers=self.threads)
+        spec = LoaderSpec(images=images, plan=plan, labels=labels, size=size, device=cpu, workers=self.threads)
         return Work(spec=spec, ids=packed.table["id"].tolist())
 
 
 def bench(request: BenchRequest) -> dict[str, Any]:
     """Measure all backends that run here, round by round, and write the record where `request.out` says.
 
-    Rates are pictures a second. `of_ceiling` is a share of the decode-only rate, which a backend may exceed where it decodes at a smaller
+    Rates are images a second. `of_ceiling` is a share of the decode-only rate, which a backend may exceed where it decodes at a smaller
     scale or only the crop; `of_image_folder` and `of_threads` are ratios to those backends; medians of the rounds' ratios, all of them.
     `busy_main`: what an epoch takes on a main thread that is busy (sleeping, as if it waited for an accelerator) for as long that the
     loader needs BUSY of it, against that thread alone. A backend that cannot run here has None for its figures, and a `why`. Needs eight
-    times the pictures' bytes in the folder for temporary files, and room there for them decoded once. Raises ConfigError, PackedSetError,
-    and RuntimeError where a backend loses or repeats pictures.
+    times the images' bytes in the folder for temporary files, and room there for them decoded once. Raises ConfigError, PackedSetError,
+    and RuntimeError where a backend loses or repeats images.
     """
     work = request.work()
     found = _measure(work, request)
@@ -115,13 +115,13 @@ def bench(request: BenchRequest) -> dict[str, Any]:
         "command": _command(request),
         "commit": git_commit(),
         "set": request.shards.resolve().name,
-        "resolution": work.spec.pictures.name,
+        "resolution": work.spec.images.name,
         "size": str(work.spec.size),
         "device": "cpu",
         "threads": request.threads,
         "batch_size": request.batch_size,
         "num_images": len(work.spec.plan.rows),
-        "bytes_a_picture": round(float(work.spec.pictures.num_bytes[work.spec.plan.rows].mean())),
+        "bytes_a_image": round(float(work.spec.images.num_bytes[work.spec.plan.rows].mean())),
         "rounds": request.rounds,
         "native": is_native(),
         "augment": asdict(AugmentConfig()),
@@ -141,7 +141,7 @@ def bench(request: BenchRequest) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """By round: pictures a second of decoding alone and of each backend; and why the others cannot run."""
+    """By round: images a second of decoding alone and of each backend; and why the others cannot run."""
 
     ceiling: list[float]
     rates: dict[str, list[float]]
@@ -178,7 +178,7 @@ def _measure(work: Work, request: BenchRequest) -> _Found:
 
 
 def _rate(name: str, work: Work, batches: Iterable[Any]) -> float:
-    """Pictures a second of one epoch, whose rows (padding is -1) must be those of the plan, each once."""
+    """Images a second of one epoch, whose rows (padding is -1) must be those of the plan, each once."""
     started = time.perf_counter()
     parts = list(batches)
     seconds = time.perf_counter() - started
@@ -186,7 +186,7 @@ def _rate(name: str, work: Work, batches: Iterable[Any]) -> float:
     rows = rows[rows >= 0]
     if not np.array_equal(np.sort(rows), np.sort(work.spec.plan.rows)):
         raise RuntimeError(
-            f"{name}: expected {len(work.spec.plan.rows)} pictures, each once; found {len(rows)}, {len(np.unique(rows))} different ones"
+            f"{name}: expected {len(work.spec.plan.rows)} images, each once; found {len(rows)}, {len(np.unique(rows))} different ones"
         )
     return len(rows) / seconds
 
@@ -205,7 +205,7 @@ def _busy_main(epoch: Callable[[], Batches], step_s: float) -> float:
 
 
 def _profile(name: str, work: Work) -> dict[str, float]:
-    """Milliseconds a picture by stage, in one more epoch; summed over threads, but for `wait`."""
+    """Milliseconds an image by stage, in one more epoch; summed over threads, but for `wait`."""
     profile = Profile()
     loader = open_loader(replace(work.spec, backend=name, profile=profile))
     try:
@@ -229,7 +229,7 @@ def _profile(name: str, work: Work) -> dict[str, float]:
 def open_backend(name: str, work: Work, folder: Path) -> Iterator[Callable[[], Batches]]:
     """Open one of BACKENDS; each call of what is handed out runs the epoch: rows int64 (B,), images uint8 (B, H, W, 3).
 
-    The peers write the pictures below `folder` first. Raises ImportError or ConfigError where the backend cannot run here.
+    The peers write the images below `folder` first. Raises ImportError or ConfigError where the backend cannot run here.
     """
     if name in PEERS:
         own = folder / f"peer{list(PEERS).index(name)}"
@@ -246,13 +246,13 @@ def open_backend(name: str, work: Work, folder: Path) -> Iterator[Callable[[], B
 
 @contextmanager
 def _decode_only(work: Work) -> Iterator[Callable[[], Iterator[np.ndarray]]]:
-    """The ceiling: whole pictures through libjpeg-turbo (simplejpeg), from the memory-mapped shards, in the plan's order."""
+    """The ceiling: whole images through libjpeg-turbo (simplejpeg), from the memory-mapped shards, in the plan's order."""
     order = work.spec.plan.order(EPOCH)
     chunks = [order[at : at + CHUNK] for at in range(0, len(order), CHUNK)]
 
     def decode(rows: np.ndarray) -> np.ndarray:
         for row in rows:
-            decode_rgb(work.spec.pictures.encoded(int(row)))
+            decode_rgb(work.spec.images.encoded(int(row)))
         return rows
 
     with ThreadPoolExecutor(work.spec.workers, thread_name_prefix="decode") as pool:

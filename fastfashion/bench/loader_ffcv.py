@@ -22,7 +22,7 @@ def main(folder: Path, answers: TextIO) -> None:
 
     settings = json.loads((folder / "settings.json").read_text())
     plan = np.load(folder / "plan.npz")
-    encoded = np.split(np.fromfile(folder / "pictures.bin", dtype=np.uint8), np.cumsum(settings["bytes"])[:-1])
+    encoded = np.split(np.fromfile(folder / "images.bin", dtype=np.uint8), np.cumsum(settings["bytes"])[:-1])
     boxes = plan["boxes"].astype(np.int64)
 
     class Original(RGBImageField):
@@ -37,7 +37,7 @@ def main(folder: Path, answers: TextIO) -> None:
             destination["data_ptr"], storage = malloc(data.nbytes)
             storage[:] = data
 
-    class Pictures:
+    class Images:
         def __len__(self) -> int:
             return len(encoded)
 
@@ -67,21 +67,21 @@ def main(folder: Path, answers: TextIO) -> None:
                     height, width = np.uint32(field["height"]), np.uint32(field["width"])
                     if field["mode"] == jpg:
                         decode_c(data, temp_storage[place], height, width, height, width, 0, 0, 1, 1, False, False)
-                        picture = temp_storage[place].reshape(-1)[: 3 * height * width].reshape(height, width, 3)
+                        image = temp_storage[place].reshape(-1)[: 3 * height * width].reshape(height, width, 3)
                     else:
-                        picture = data.reshape(height, width, 3)
+                        image = data.reshape(height, width, 3)
                     box = boxes[index]
-                    resize_c(picture, box[0], box[2], box[1], box[3], destination[place])
+                    resize_c(image, box[0], box[2], box[1], box[3], destination[place])
                 return destination[: len(batch_indices)]
 
             decode.is_parallel = True
             return decode
 
-    beton = folder / "pictures.beton"
+    beton = folder / "images.beton"
     field = RGBImageField(write_mode="raw") if settings["raw"] else Original(write_mode="jpg")
-    # A page must hold a picture: with the default of 8 MB the writer waits for ever at the first larger one.
+    # A page must hold an image: with the default of 8 MB the writer waits for ever at the first larger one.
     DatasetWriter(str(beton), {"image": field, "row": IntField()}, num_workers=1, page_size=PAGE_BYTES).from_indexed_dataset(
-        Pictures(), shuffle_indices=False
+        Images(), shuffle_indices=False
     )
     loader = Loader(
         str(beton),

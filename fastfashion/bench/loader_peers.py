@@ -1,7 +1,7 @@
-"""What others load pictures with, doing the same work: the plan's rows, boxes and flips, the same size, the same number of cores.
+"""What others load images with, doing the same work: the plan's rows, boxes and flips, the same size, the same number of cores.
 
 Each peer is a context manager that gets the work and a folder of its own, and hands out what runs an epoch: rows int64 (B,), -1 for
-padding, and images uint8 (B, H, W, 3). Raises ImportError or ConfigError where it cannot run here. None turns pictures by EXIF orientation.
+padding, and images uint8 (B, H, W, 3). Raises ImportError or ConfigError where it cannot run here. None turns images by EXIF orientation.
 """
 
 import json
@@ -38,7 +38,7 @@ Epochs = Callable[[], Batches]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What every backend does: rows, crop boxes, size and number of threads; and the pictures' ids, by row."""
+    """What every backend does: rows, crop boxes, size and number of threads; and the images' ids, by row."""
 
     spec: LoaderSpec
     ids: list[str]
@@ -49,7 +49,7 @@ class Work:
         return tuple(np.concatenate([getattr(step, name) for step in steps]) for name in ("rows", "boxes", "flips"))  # type: ignore[return-value]
 
     def encoded(self, row: int) -> bytes:
-        return self.spec.pictures.encoded(row).tobytes()
+        return self.spec.images.encoded(row).tobytes()
 
 
 class PlannedCrop:
@@ -60,13 +60,13 @@ class PlannedCrop:
         rows, boxes, flips = (values.tolist() for values in work.whole_plan())
         self._cuts = {work.ids[row]: (row, box, flip) for row, box, flip in zip(rows, boxes, flips, strict=True)}
 
-    def with_pillow(self, key: str, picture: "Image") -> tuple["torch.Tensor", int]:
-        """A picture and its id to uint8 (H, W, 3) and the row."""
+    def with_pillow(self, key: str, image: "Image") -> tuple["torch.Tensor", int]:
+        """An image and its id to uint8 (H, W, 3) and the row."""
         import torch
         from PIL import Image
 
         row, (y0, x0, y1, x1), flip = self._cuts[key]
-        shown = picture.convert("RGB").crop((x0, y0, x1, y1)).resize((self._width, self._height), Image.Resampling.BILINEAR)
+        shown = image.convert("RGB").crop((x0, y0, x1, y1)).resize((self._width, self._height), Image.Resampling.BILINEAR)
         if flip:
             shown = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return torch.from_numpy(np.array(shown)), row
@@ -80,7 +80,7 @@ class PlannedCrop:
 
     def of_table(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """The same for rows of Hugging Face datasets."""
-        done = [self.with_pillow(key, picture) for key, picture in zip(columns["key"], columns["image"], strict=True)]
+        done = [self.with_pillow(key, original) for key, original in zip(columns["key"], columns["image"], strict=True)]
         return {"image": [image for image, _ in done], "row": [row for _, row in done]}
 
     def of_file(self, path: str) -> tuple["torch.Tensor", int]:
@@ -117,7 +117,7 @@ def _load(dataset: Any, work: Work, **more: Any) -> "DataLoader[Any]":
 
 
 def _write_files(work: Work, root: Path) -> None:
-    """A folder a class, a file a picture."""
+    """A folder a class, a file an image."""
     for row in work.spec.plan.rows.tolist():
         path = root / f"class_{work.spec.labels[row, 0] + 1:04d}" / f"{work.ids[row]}.jpg"  # names of classes may hold a slash
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def _without_class(samples: list[Any]) -> Any:
 
 
 def _write_tars(work: Work, folder: Path, num_tars: int) -> list[Path]:
-    """Tars in the plan's order, the same number of pictures in each but for one."""
+    """Tars in the plan's order, the same number of images in each but for one."""
     for number, rows in enumerate(np.array_split(work.spec.plan.order(EPOCH), num_tars)):
         with ShardWriter(folder, number) as shard:
             for row in rows.tolist():
@@ -238,7 +238,7 @@ def _stock_dali(work: Work, folder: Path) -> Iterator[Epochs]:
 
 @contextmanager
 def _spdl(work: Work, folder: Path) -> Iterator[Epochs]:
-    """SPDL: FFmpeg decodes, crops, scales and flips in threads; the encoded pictures come from the packed set's own memory maps."""
+    """SPDL: FFmpeg decodes, crops, scales and flips in threads; the encoded images come from the packed set's own memory maps."""
     import spdl.io
     import torch
     from spdl.pipeline import PipelineBuilder
@@ -278,7 +278,7 @@ def importable(module: str) -> bool:
 
 @contextmanager
 def _ffcv(work: Work, folder: Path, *, raw: bool) -> Iterator[Epochs]:
-    """FFCV in a process of its own; "raw" keeps decoded pictures. The flips are its own random ones, and labels and images stay there."""
+    """FFCV in a process of its own; "raw" keeps decoded images. The flips are its own random ones, and labels and images stay there."""
     import torch
 
     python = os.environ.get(FFCV_PYTHON)
@@ -286,7 +286,7 @@ def _ffcv(work: Work, folder: Path, *, raw: bool) -> Iterator[Epochs]:
         raise ImportError(f"name an interpreter that can import ffcv in ${FFCV_PYTHON}: it does not install beside our numpy")
     rows, boxes, _ = work.whole_plan()
     np.savez(folder / "plan.npz", rows=rows, boxes=boxes)
-    with (folder / "pictures.bin").open("wb") as joined:
+    with (folder / "images.bin").open("wb") as joined:
         sizes = [joined.write(work.encoded(row)) for row in rows.tolist()]
     size = [work.spec.size.height_px, work.spec.size.width_px]
     settings = {"raw": raw, "size": size, "batch_size": work.spec.plan.batch_size, "workers": work.spec.workers, "bytes": sizes}
@@ -331,5 +331,5 @@ PEERS: dict[str, Callable[[Work, Path], Any]] = {
     "FFCV, JPEG": partial(_ffcv, raw=False),
     "FFCV, raw": partial(_ffcv, raw=True),
 }
-# They keep decoded pictures, so that no JPEG is decoded in an epoch that is measured.
+# They keep decoded images, so that no JPEG is decoded in an epoch that is measured.
 DECODED_BEFORE = ("resident", "FFCV, raw")

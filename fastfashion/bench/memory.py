@@ -26,19 +26,19 @@ def check_memory_can_be_measured() -> None:
 
 
 def measure_memory(photos: Sequence[Path], rows: int, workers: int, folder: Path) -> list[dict[str, Any]]:
-    """Pack the stand-ins, and 60x80 pictures, each once more with TIMES as many rows; peak resident memory in MB."""
+    """Pack the stand-ins, and 60x80 images, each once more with TIMES as many rows; peak resident memory in MB."""
     small = make_photos(folder / "small", SMALL, workers)
     kinds = {"stand-in": (photos, max(1, rows // TIMES)), f"{SMALL.width_px}x{SMALL.height_px}": (small, SMALL_ROWS)}
     found = []
-    for kind, (pictures, few) in kinds.items():
+    for kind, (images, few) in kinds.items():
         for number in (few, few * TIMES):
             with tempfile.TemporaryDirectory(dir=folder) as fresh:
                 source, out = Path(fresh) / "source", Path(fresh) / "packed"
-                repeat_photos(pictures, source, number)
+                repeat_photos(images, source, number)
                 parent_mb, worker_mb = peak_mb(
                     [sys.executable, "-m", "fastfashion", "shard", "--source", str(source), "--out", str(out), "--workers", str(workers)]
                 )
-            found.append({"pictures": kind, "rows": number, "parent_mb": parent_mb, "worker_mb": worker_mb})
+            found.append({"images": kind, "rows": number, "parent_mb": parent_mb, "worker_mb": worker_mb})
     return found
 
 

@@ -1,6 +1,6 @@
-"""What others do to a picture, and decoding alone, as tasks of a process pool: files in, files out.
+"""What others do to an image, and decoding alone, as tasks of a process pool: files in, files out.
 
-A task takes a few files and returns how many pictures it has dealt with. Nothing is imported that the task does not need, since the
+A task takes a few files and returns how many images it has dealt with. Nothing is imported that the task does not need, since the
 start of the processes counts.
 """
 
@@ -24,11 +24,11 @@ def with_pillow(out: Path, sizes: Sequence[int], copy: bool, files: Sequence[Pat
 
     for file in files:
         with Image.open(file) as opened:
-            picture = opened.convert("RGB")
+            image = opened.convert("RGB")
         for size in sizes:
-            scale = min(1.0, size / min(picture.size))
-            shape = (round(picture.width * scale), round(picture.height * scale))
-            picture.resize(shape, Image.Resampling.BICUBIC).save(out / str(size) / file.name, quality=PILLOW_QUALITY)
+            scale = min(1.0, size / min(image.size))
+            shape = (round(image.width * scale), round(image.height * scale))
+            image.resize(shape, Image.Resampling.BICUBIC).save(out / str(size) / file.name, quality=PILLOW_QUALITY)
         if copy:
             shutil.copyfile(file, out / "full" / file.name)
     return len(files)
@@ -51,7 +51,7 @@ def load_resizer(size: int) -> Any:
 
 
 def with_img2dataset(out: Path, size: int, files: Sequence[Path]) -> int:
-    """Pictures that img2dataset's resizer returns, written to files."""
+    """Images that img2dataset's resizer returns, written to files."""
     resize = load_resizer(size)
     done = 0
     for file in files:

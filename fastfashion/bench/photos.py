@@ -1,10 +1,10 @@
-"""Stand-ins for photographs: drawn products with the texture and the noise of a camera's pictures, so that JPEG finds as much in them.
+"""Stand-ins for photographs: drawn products with the texture and the noise of a camera's images, so that JPEG finds as much in them.
 
     drawing at half size ─► enlarged: edges a few pixels wide ─► times 1/f texture ─► plus sensor noise ─► JPEG, quality 90, 4:2:0
 
-Natural pictures have the same contrast in every octave of spatial frequency: their amplitude falls as 1/f (D. J. Field, 1987, Relations
+Natural images have the same contrast in every octave of spatial frequency: their amplitude falls as 1/f (D. J. Field, 1987, Relations
 between the statistics of natural images and the response properties of cortical cells). The texture is one noise field an octave, all
-equally strong; the noise grows with the square root of the light, as that of photons does. At 1800x2400 pixels the 64 pictures of
+equally strong; the noise grows with the square root of the light, as that of photons does. At 1800x2400 pixels the 64 images of
 seed 0 take 144 to 898 KB, 686 in the mean. Decoded at a quarter of the scale (one thread) they take 8.3 ns a byte; the two photographs
 that come with scikit-learn, repeated to the same size and saved to the same bytes, take 8.3 and 8.8, and 7.7 where half is blank.
 """
@@ -98,7 +98,7 @@ def photograph(drawing: np.ndarray, width_px: int, height_px: int, rng: np.rando
 
 
 def octaves(width_px: int, height_px: int, rng: np.random.Generator) -> np.ndarray:
-    """1/f noise: fields of variance 1, from a period of FINEST_PX to one of the picture's size: float32 (height_px, width_px)."""
+    """1/f noise: fields of variance 1, from a period of FINEST_PX to one of the image's size: float32 (height_px, width_px)."""
     import cv2
 
     total = np.zeros((height_px, width_px), np.float32)
@@ -112,7 +112,7 @@ def octaves(width_px: int, height_px: int, rng: np.random.Generator) -> np.ndarr
 
 
 def repeat_photos(photos: Sequence[Path], folder: Path, rows: int) -> list[Path]:
-    """A source in Kaggle's layout that shows the pictures again and again, as hard links under `rows` ids; returns its pictures."""
+    """A source in Kaggle's layout that shows the images again and again, as hard links under `rows` ids; returns its images."""
     (folder / "images").mkdir(parents=True)
     ids = [str(10_000 + row) for row in range(rows)]
     publish_csv(folder / "styles.csv", COLUMNS, ([identity, *LABELS] for identity in ids))

@@ -45,7 +45,7 @@ REAL, REAL_40 = "source, pack full", "source, pack full 40"
 PACKAGES = ("fastfashion", "simplejpeg", "Pillow", "numpy", "opencv-python-headless", "img2dataset", "albumentations", "albucore")
 
 NUM_DISTINCT = 64  # stand-ins: 45 MB, repeated under other ids
-ROWS_PER_SHARD = 64  # so that a few hundred pictures make enough blocks for all workers; packed sets have 1,000
+ROWS_PER_SHARD = 64  # so that a few hundred images make enough blocks for all workers; packed sets have 1,000
 FILES_PER_TASK = 8
 REAL_IMAGES_PER_S = 5000
 
@@ -81,7 +81,7 @@ class BenchShardRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """`run` is handed an empty folder and returns how many pictures it has dealt with; `left` counts those in each output."""
+    """`run` is handed an empty folder and returns how many images it has dealt with; `left` counts those in each output."""
 
     num_images: int
     run: Callable[[Path], int]
@@ -122,8 +122,8 @@ def ratios(workers: int) -> list[Ratio]:
 def bench(request: BenchShardRequest) -> dict[str, Any]:
     """Measure all contestants that run here, round by round, and write the record where `request.out` says.
 
-    A contestant that cannot run here has None for its figures, and a `why`. Needs room for three copies of the pictures in the folder
-    for temporary files, or in `request.photos`. Raises ConfigError, InputError, and RuntimeError where a contestant loses pictures.
+    A contestant that cannot run here has None for its figures, and a `why`. Needs room for three copies of the images in the folder
+    for temporary files, or in `request.photos`. Raises ConfigError, InputError, and RuntimeError where a contestant loses images.
     """
     if request.source is not None:
         make_plan(PackRequest(source=request.source, out=Path("unused")))  # an error of the source comes before the measurements
@@ -231,7 +231,7 @@ def _copy(workers: int, files: Sequence[Path], out: Path) -> int:
 
 
 def _num_packable(source: Path, workers: int, out: Path) -> int:
-    """Rows with a picture that decodes; reading them also fills the page cache."""
+    """Rows with an image that decodes; reading them also fills the page cache."""
     kept = pack(PackRequest(source=source, out=out, resolutions=("full",), workers=workers)).kept
     shutil.rmtree(out)
     return kept
@@ -249,7 +249,7 @@ def _measure(contestants: dict[str, Contestant], rounds: int, out: Path) -> dict
 
 
 def _time(name: str, contestant: Contestant, out: Path) -> Timing:
-    """One run into an empty folder, which is checked for lost pictures and removed."""
+    """One run into an empty folder, which is checked for lost images and removed."""
     out.mkdir()
     try:
         os.sync()  # nobody waits for bytes that another one has written
@@ -257,7 +257,7 @@ def _time(name: str, contestant: Contestant, out: Path) -> Timing:
         done = contestant.run(out)
         timing = Timing(seconds=time.perf_counter() - started, core_s=_core_s() - core_s)
         if {done, *(left := contestant.left(out))} != {contestant.num_images}:
-            raise RuntimeError(f"{name}: expected {contestant.num_images} pictures, found {done} done, {left} left in its outputs")
+            raise RuntimeError(f"{name}: expected {contestant.num_images} images, found {done} done, {left} left in its outputs")
     finally:
         shutil.rmtree(out)
     return timing
@@ -323,7 +323,7 @@ def table_text(result: dict[str, Any]) -> str:
         lines.append(f"{ratio['ratio']}: {_between(ratio, '.2f')}{wanted}")
     for peak in result["memory"] or []:
         who = f"parent {peak['parent_mb']:.0f} MB, largest worker {peak['worker_mb']:.0f} MB"
-        lines.append(f"peak memory, {peak['rows']:,} rows of {peak['pictures']}: {who}")
+        lines.append(f"peak memory, {peak['rows']:,} rows of {peak['images']}: {who}")
     return "\n".join(lines)
 
 

@@ -86,7 +86,7 @@ class SameBatch:
 def bench(request: BenchTrainRequest) -> dict[str, Any]:
     """Measure, and write the record where `request.out` says.
 
-    Rates are pictures a second. `of_same_batch`: the loader's rate as a share of that on one batch. `checkpoint_s`: by how much a
+    Rates are images a second. `of_same_batch`: the loader's rate as a share of that on one batch. `checkpoint_s`: by how much a
     checkpoint lengthens training, its writing beside training included; `checkpoint_share`: of the time, at one every 10 minutes.
     """
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

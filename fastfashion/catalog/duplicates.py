@@ -1,4 +1,4 @@
-"""Near-duplicates: a fingerprint a picture, and which rows show the same picture under several ids.
+"""Near-duplicates: a fingerprint an image, and which rows show the same image under several ids.
 
     pixels ─► 16x16 thumbnail ─► cosine transform of luma and chroma ─► lowest coefficients in whole steps: 57 bytes
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 THUMBNAIL_PX = 16
-# Antialiased triangle filter; its box filter would put whole pixels into cells and so depend on the scale of the picture.
+# Antialiased triangle filter; its box filter would put whole pixels into cells and so depend on the scale of the image.
 _FILTER, _REDUCING_GAP = Image.Resampling.BILINEAR, 4.0
 
 _FREQUENCY = np.arange(9)
@@ -18,11 +18,11 @@ _BAND = _FREQUENCY[:, None] + _FREQUENCY
 _LUMA, _CHROMA = _BAND <= 8, _BAND <= 2
 NUM_LUMA = int(_LUMA.sum())
 NUM_BYTES = NUM_LUMA + 2 * int(_CHROMA.sum())
-# Orthogonal DCT-II in whole numbers of 2**-10, for a mean coefficient of 1: a picture's mean is its first coefficient.
+# Orthogonal DCT-II in whole numbers of 2**-10, for a mean coefficient of 1: an image's mean is its first coefficient.
 _ANGLE = np.pi * np.outer(_FREQUENCY, 2 * np.arange(THUMBNAIL_PX) + 1) / (2 * THUMBNAIL_PX)
 _COSINES = np.rint(1024 * np.where(_FREQUENCY == 0, 1, np.sqrt(2))[:, None] * np.cos(_ANGLE))
 _UNIT = (1024 * THUMBNAIL_PX) ** 2
-# One step is one to three times what JPEG at quality 60 does to that coefficient of a 60x80 picture, so that all count alike: 1 level for
+# One step is one to three times what JPEG at quality 60 does to that coefficient of a 60x80 image, so that all count alike: 1 level for
 # the mean of luma, 1/4 for its low and 1/8 for its high frequencies; 1/4 for the mean of chroma and 1/8 for the rest.
 _LUMA_STEP = np.where(_BAND == 0, _UNIT, np.where(_BAND <= 4, _UNIT // 4, _UNIT // 8))
 _CHROMA_STEP = np.where(_BAND == 0, _UNIT // 4, _UNIT // 8)
@@ -31,8 +31,8 @@ _STEPS = np.concatenate([_LUMA_STEP[_LUMA], _CHROMA_STEP[_CHROMA], _CHROMA_STEP[
 # Sums of squares over either part, exact in float32: whole numbers below 2**24.
 _LUMA_AND_CHROMA = np.stack([np.arange(NUM_BYTES) < NUM_LUMA, np.arange(NUM_BYTES) >= NUM_LUMA], axis=1).astype(np.float32)
 
-# Two pictures are the same up to this square of their difference, (luma, chroma): a share of what there is to see, or small jewellery on
-# white would be all one picture, within bounds. Of the real set's pictures saved again at JPEG quality 60, 75 and 95 they hold 94%, 99%
+# Two images are the same up to this square of their difference, (luma, chroma): a share of what there is to see, or small jewellery on
+# white would be all one image, within bounds. Of the real set's images saved again at JPEG quality 60, 75 and 95 they hold 94%, 99%
 # and 99.9%.
 _SHARES, _LOWEST, _HIGHEST = (25, 50), (2, 4**2), (7**2, 8**2)
 # Coefficients of the widest spread find the rows worth comparing: those in the same cell of a grid of these.
@@ -41,14 +41,14 @@ _CELL, _REACH = 32, 7
 
 
 def fingerprint(pixels: np.ndarray) -> bytes:
-    """Perceptual hash of a picture: uint8 (H, W, 3) RGB of any size to 57 bytes, each an int8.
+    """Perceptual hash of an image: uint8 (H, W, 3) RGB of any size to 57 bytes, each an int8.
 
-    45 DCT coefficients of luma and 6 of each chroma of the picture squeezed to 16x16, quantised. Scale and re-encoding move them by
-    a step or two; squares of differences add up to how different two pictures look.
+    45 DCT coefficients of luma and 6 of each chroma of the image squeezed to 16x16, quantised. Scale and re-encoding move them by
+    a step or two; squares of differences add up to how different two images look.
     """
     height_px, width_px = pixels.shape[:2]
-    picture = Image.frombuffer("RGB", (width_px, height_px), np.ascontiguousarray(pixels), "raw", "RGB", 0, 1)
-    thumbnail = picture.resize((THUMBNAIL_PX, THUMBNAIL_PX), _FILTER, reducing_gap=_REDUCING_GAP).convert("YCbCr")
+    image = Image.frombuffer("RGB", (width_px, height_px), np.ascontiguousarray(pixels), "raw", "RGB", 0, 1)
+    thumbnail = image.resize((THUMBNAIL_PX, THUMBNAIL_PX), _FILTER, reducing_gap=_REDUCING_GAP).convert("YCbCr")
     planes = np.asarray(thumbnail).transpose(2, 0, 1) - 128.0
     luma, blue, red = _COSINES @ planes @ _COSINES.T
     coefficients = np.concatenate([luma[_LUMA], blue[_CHROMA], red[_CHROMA]])
@@ -56,7 +56,7 @@ def fingerprint(pixels: np.ndarray) -> bytes:
 
 
 def duplicate_groups(fingerprints: np.ndarray) -> np.ndarray:
-    """For every row the first row that shows the same picture, itself where there is none earlier.
+    """For every row the first row that shows the same image, itself where there is none earlier.
 
     fingerprints: uint8 (N, 57). Returns int64 (N,). A row is compared with the first rows of groups alone, so that no group can grow
     along a chain of lookalikes; where several are near enough the earliest takes it. Raises ValueError for another shape or dtype.

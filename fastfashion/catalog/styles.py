@@ -53,7 +53,7 @@ class Columns:
             raise ConfigError(f"--label-columns: expected names of columns, each once, found {', '.join(self.labels) or 'none'}")
         for name in self.labels:
             if name == self.id:
-                raise ConfigError(f"--label-columns: {name!r} is the column of the ids; a label says what pictures have in common")
+                raise ConfigError(f"--label-columns: {name!r} is the column of the ids; a label says what images have in common")
             if name in OTHER_COLUMNS:
                 raise ConfigError(f"--label-columns: {name!r} is a name that a packed set uses itself; rename that column of the table")
             if not USABLE_LABEL.fullmatch(name):

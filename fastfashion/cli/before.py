@@ -15,7 +15,7 @@ from fastfashion.words import counted
 
 @app.command(epilog="Example: fastfashion download small")
 def download(
-    which: Annotated[str, typer.Argument(help="small: pictures of 60x80; full: the originals, up to 1800x2400.", metavar="small|full")],
+    which: Annotated[str, typer.Argument(help="small: images of 60x80; full: the originals, up to 1800x2400.", metavar="small|full")],
     out: Annotated[Path, OutFolder("Folder for the zip.", OUT)] = Path("data"),
     timeout: Annotated[
         float, typer.Option(help="Seconds without a byte after which a connection counts as cut.", rich_help_panel=RUN)

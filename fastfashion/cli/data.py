@@ -27,7 +27,7 @@ from fastfashion.options import (
     Workers,
     find_shards,
     find_source,
-    parse_picture_size,
+    parse_image_size,
 )
 from fastfashion.words import counted
 
@@ -37,7 +37,7 @@ def synth(
     out: Annotated[Path, OutFolder("Folder to make; must not exist or be empty.", OUT)] = Path("data/synth"),
     rows: Annotated[int, typer.Option(help="Lines of the table.", rich_help_panel=OUT)] = 1200,
     res: Annotated[
-        str, typer.Option(help="Size of the pictures, width x height in pixels, 60x80 to 1800x2400.", rich_help_panel=OUT)
+        str, typer.Option(help="Size of the images, width x height in pixels, 60x80 to 1800x2400.", rich_help_panel=OUT)
     ] = "600x800",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.", rich_help_panel=OUT)] = 0,
     workers: Annotated[int | None, Workers(RUN, what="Processes; all cores by default.")] = None,
@@ -49,8 +49,8 @@ def synth(
     from fastfashion.dist import cores_per_process
     from fastfashion.sources.synth import write_synth
 
-    width_px, height_px = parse_picture_size(res)
-    with tqdm(total=rows, unit="pictures", disable=None) as bar:
+    width_px, height_px = parse_image_size(res)
+    with tqdm(total=rows, unit="images", disable=None) as bar:
         summary = write_synth(
             out,
             rows=rows,
@@ -82,9 +82,9 @@ def shard(
     ] = None,
     out: Annotated[Path | None, OutFolder("Folder of the packed set; shards/NAME by default.", OUT)] = None,
     res: Annotated[list[str] | None, typer.Option(help="Shorter side in pixels, or full; again and again.", rich_help_panel=OUT)] = None,
-    quality: Annotated[int, typer.Option(help="JPEG quality of resized pictures.", rich_help_panel=OUT)] = 90,
+    quality: Annotated[int, typer.Option(help="JPEG quality of resized images.", rich_help_panel=OUT)] = 90,
     max_rejected: Annotated[int, typer.Option(help="Stop when more rows than this cannot be packed.", rich_help_panel=IN)] = 1000,
-    max_pixels: Annotated[int, typer.Option(help="Reject pictures of more pixels, unread.", rich_help_panel=IN)] = 100_000_000,
+    max_pixels: Annotated[int, typer.Option(help="Reject images of more pixels, unread.", rich_help_panel=IN)] = 100_000_000,
     workers: Annotated[int | None, Workers(RUN, what="Processes; all cores by default.")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray: the same blocks on a Ray cluster.", rich_help_panel=RUN)] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster, such as auto.", rich_help_panel=RUN)] = None,
@@ -92,7 +92,7 @@ def shard(
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Pack pictures and their table into shards, at one or several resolutions, on disk or object storage.
+    """Pack images and their table into shards, at one or several resolutions, on disk or object storage.
 
     Goes on where an interrupted run stopped. What is left out stands in rejected.csv, with the reason.
     """
@@ -178,7 +178,7 @@ def audit(
 ) -> None:
     """Report what a packed set holds: sizes, bytes, classes, duplicates, and what each split would leak from training into its test.
 
-    With --run, also which labels are probably wrong: suspects.csv and sheets of pictures in --out.
+    With --run, also which labels are probably wrong: suspects.csv and sheets of images in --out.
     """
     from fastfashion.audit.images import audit as audit_set
     from fastfashion.audit.images import audit_text
@@ -243,11 +243,11 @@ def splits(
 def preview(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
     task: Annotated[str, Task(IN)] = "subCategory",
-    count: Annotated[int, typer.Option("--rows", help="Pictures to show, drawn from those with a label.", rich_help_panel=IN)] = 32,
+    count: Annotated[int, typer.Option("--rows", help="Images to show, drawn from those with a label.", rich_help_panel=IN)] = 32,
     row: Annotated[list[int] | None, typer.Option(help="Show this row of the set instead; again and again.", rich_help_panel=IN)] = None,
     out: Annotated[Path, OutFile("PNG to write.", OUT)] = Path("preview.png"),
     size: Annotated[str, Size(RUN)] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the pictures and of the augmentation.", rich_help_panel=RUN)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the images and of the augmentation.", rich_help_panel=RUN)] = 0,
     recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=RUN)] = "fast",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="As in training: augment.mixup=0.2, again and again.", rich_help_panel=RUN)
@@ -256,7 +256,7 @@ def preview(
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Draw a sheet of what the model will see: packed pictures, and what augmentation makes of them in three epochs."""
+    """Draw a sheet of what the model will see: packed images, and what augmentation makes of them in three epochs."""
     from fastfashion.audit.preview import PreviewRequest
     from fastfashion.audit.preview import preview as draw
     from fastfashion.config import DataConfig, RunConfig, parse_settings

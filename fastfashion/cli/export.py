@@ -27,7 +27,7 @@ def export(
 ) -> None:
     """Write a run's best model for others: ONNX, a timm folder with a model card, or a page for a Hugging Face Space.
 
-    It is compared with the run on test pictures, and published only where it answers the same. A timm model has one head: a run
+    It is compared with the run on test images, and published only where it answers the same. A timm model has one head: a run
     with several becomes a folder a head.
     """
     out = out or run / "export" / to

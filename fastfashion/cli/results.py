@@ -70,8 +70,8 @@ def compare(
 
 @app.command(epilog="Example: fastfashion reproduce --small shards/small --model resnet18 --no-pretrained")
 def reproduce(
-    small: Annotated[Path | None, typer.Option(help="Packed set of the small pictures; runs their cells.", rich_help_panel=IN)] = None,
-    full: Annotated[Path | None, typer.Option(help="Packed set of the full pictures; runs their cells.", rich_help_panel=IN)] = None,
+    small: Annotated[Path | None, typer.Option(help="Packed set of the small images; runs their cells.", rich_help_panel=IN)] = None,
+    full: Annotated[Path | None, typer.Option(help="Packed set of the full images; runs their cells.", rich_help_panel=IN)] = None,
     any_set: Annotated[
         bool, typer.Option("--any-set", help="Run other data than the published values are of.", rich_help_panel=IN)
     ] = False,
@@ -89,7 +89,7 @@ def reproduce(
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Train and test the reference project's twelve cells, or some, beside its published results: one table, one picture.
+    """Train and test the reference project's twelve cells, or some, beside its published results: one table, one image.
 
     What is done stays done: the same command goes on.
     """

@@ -19,18 +19,18 @@ LIMITS = "Limits"
 @app.command(epilog="Example: fastfashion predict runs/NAME photos/ more.zip --out answers.csv")
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
-    paths: Annotated[list[str], typer.Argument(help="Pictures, folders, zips, packed sets; - reads paths from stdin.", metavar="PATH")],
+    paths: Annotated[list[str], typer.Argument(help="Images, folders, zips, packed sets; - reads paths from stdin.", metavar="PATH")],
     top: Annotated[int, typer.Option(help="Classes a label, the most probable first.", min=1, rich_help_panel=OUT)] = 3,
     task: Annotated[list[str] | None, Tasks("Only these labels", OUT)] = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, jsonl or parquet; by --out's name.", rich_help_panel=OUT)] = "auto",
     out: Annotated[Path | None, OutFile("File to write; stdout by default.", OUT)] = None,
     raw: Annotated[bool, Raw(OUT)] = False,
-    batch_size: Annotated[int, typer.Option(help="Pictures a step of the model.", min=1, rich_help_panel=RUN)] = 256,
+    batch_size: Annotated[int, typer.Option(help="Images a step of the model.", min=1, rich_help_panel=RUN)] = 256,
     workers: Annotated[int | None, Workers(RUN)] = None,
     as_json: Annotated[bool, Json(RUN)] = False,
     debug: Annotated[bool, Debug(RUN)] = False,
 ) -> None:
-    """Say what pictures show, with calibrated probabilities. A file that cannot be read is a line with an error.
+    """Say what images show, with calibrated probabilities. A file that cannot be read is a line with an error.
 
     Exits with 1 where not one could be read.
     """
@@ -48,12 +48,12 @@ def predict(
     with signals_raise():
         counts = write_answers(answers, predictor.classes, chosen, out, raw=raw)
     seconds = time.perf_counter() - started
-    read = counts.pictures - counts.errors
-    said = f"{read} of {counted(counts.pictures, 'image')} answered in {seconds:.1f} s"
+    read = counts.images - counts.errors
+    said = f"{read} of {counted(counts.images, 'image')} answered in {seconds:.1f} s"
     said += f"; {counts.errors} could not be read, each a row with its error" if counts.errors else ""
     print(f"{out}: {said}" if out else said, file=sys.stderr)
     if as_json:
-        summary = {"run": str(run), "out": None if out is None else str(out), "format": chosen, "pictures": read, "errors": counts.errors}
+        summary = {"run": str(run), "out": None if out is None else str(out), "format": chosen, "images": read, "errors": counts.errors}
         print(json.dumps(summary | {"seconds": round(seconds, 3), "images_per_s": round(read / max(1e-9, seconds), 1)}))
     if counts.errors and not read:
         raise typer.Exit(1)
@@ -97,7 +97,7 @@ def serve(
     from fastfashion.serve.server import ServeRequest
     from fastfashion.serve.server import serve as run_server
 
-    limits = Limits(picture_bytes=max_mb * 1_000_000, picture_pixels=max_pixels, batch_files=max_files, queue=max_queue)
+    limits = Limits(image_bytes=max_mb * 1_000_000, image_pixels=max_pixels, batch_files=max_files, queue=max_queue)
     run_server(
         ServeRequest(
             run=run,

@@ -27,8 +27,8 @@ def bench_loader(
     res: Annotated[str, typer.Option(help="Packed resolution; the smallest that is enough by default.", rich_help_panel=IN)] = "auto",
     out: Annotated[Path | None, OutFile("Write the record, with machine and versions, to this JSON file.", OUT)] = None,
     workers: Annotated[int | None, Workers(RUN)] = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures a batch.", rich_help_panel=RUN)] = 64,
-    images: Annotated[int, typer.Option(help="Pictures a measurement, the same for every backend.", rich_help_panel=RUN)] = 4096,
+    batch_size: Annotated[int, typer.Option(help="Images a batch.", rich_help_panel=RUN)] = 64,
+    images: Annotated[int, typer.Option(help="Images a measurement, the same for every backend.", rich_help_panel=RUN)] = 4096,
     rounds: Annotated[int, typer.Option(help="Interleaved measurements of each backend.", rich_help_panel=RUN)] = 5,
     backend: Annotated[
         list[str] | None, typer.Option(help="Measure this one, by the beginning of its name; again and again.", rich_help_panel=RUN)
@@ -67,7 +67,7 @@ def bench_train(
     size: Annotated[str, Size(IN)] = "auto",
     out: Annotated[Path | None, OutFile("Write the record, with machine and versions, to this JSON file.", OUT)] = None,
     model: Annotated[str, typer.Option(help="Any timm model, from random weights.", rich_help_panel=RUN)] = "resnet18",
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.", rich_help_panel=RUN)] = 128,
+    batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel=RUN)] = 128,
     steps: Annotated[int, typer.Option(help="Steps a measurement.", rich_help_panel=RUN)] = 20,
     rounds: Annotated[int, typer.Option(help="Interleaved measurements.", rich_help_panel=RUN)] = 5,
     workers: Annotated[int | None, Workers(RUN)] = None,
@@ -100,7 +100,7 @@ def bench_shard(
     photos: Annotated[Path | None, typer.Option(help="Folder where the stand-ins are made once and kept.", rich_help_panel=IN)] = None,
     source: Annotated[Path | None, typer.Option(help="A real zip or folder to pack as well.", rich_help_panel=IN)] = None,
     out: Annotated[Path | None, OutFile("Write the record, with machine and versions, to this JSON file.", OUT)] = None,
-    images: Annotated[int, typer.Option(help="Pictures a measurement, the same for everybody.", rich_help_panel=RUN)] = 1024,
+    images: Annotated[int, typer.Option(help="Images a measurement, the same for everybody.", rich_help_panel=RUN)] = 1024,
     workers: Annotated[int | None, Workers(RUN, what="Processes; all cores by default.")] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved measurements of everybody.", rich_help_panel=RUN)] = 5,
     memory: Annotated[

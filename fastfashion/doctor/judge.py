@@ -11,7 +11,7 @@ from typing import Any
 
 from fastfashion.load.crops import HOW_TO_BUILD
 
-MIN_MEMORY = 4 << 30  # training a ResNet18 on small pictures has 2.3 GB resident
+MIN_MEMORY = 4 << 30  # training a ResNet18 on small images has 2.3 GB resident
 MIN_FREE = 5 << 30
 SLOW_DISK = 50e6  # bytes a second
 PROBED = {"gpu": "GPU", "dali": "DALI", "threads": "CPU loader", "kaggle": "Kaggle", "hub": "Hub"}  # what a probe's findings are called
@@ -93,7 +93,7 @@ def gpus(gpu: Facts) -> Finding:
     if gpu["driver_gpus"]:
         found = f"{', '.join(gpu['driver_gpus'])}, which torch {gpu['torch']} does not see"
         return Finding(name="GPU", state="broken", found=found, advice=_why_unseen(gpu))
-    advice = "loading and training run on the CPU: small pictures (80x64) take minutes an epoch there, 224x224 ten times as long"
+    advice = "loading and training run on the CPU: small images (80x64) take minutes an epoch there, 224x224 ten times as long"
     return Finding(name="GPU", state="note", found="none", advice=advice)
 
 
@@ -135,8 +135,8 @@ def dali(dali: Facts, gpu: Facts) -> Finding:
         return Finding(name="DALI", state="broken", found=f"{found}, for a newer driver", advice=advice)
     if "error" in dali:
         advice = f"see DALI's page on what it supports, {instead}"
-        return Finding(name="DALI", state=worst, found=f"{found} does not load pictures: {dali['error']}", advice=advice)
-    found += f" loads pictures on the {dali['device'].upper().replace('CUDA', 'GPU')}"
+        return Finding(name="DALI", state=worst, found=f"{found} does not load images: {dali['error']}", advice=advice)
+    found += f" loads images on the {dali['device'].upper().replace('CUDA', 'GPU')}"
     if gpu.get("torch_cuda") and build != major(gpu["torch_cuda"]):
         found += f"; torch is built for CUDA {gpu['torch_cuda']}, which goes together"
     return Finding(name="DALI", state="ok", found=found)
@@ -145,7 +145,7 @@ def dali(dali: Facts, gpu: Facts) -> Finding:
 def compiled(threads: Facts) -> Finding:
     if "error" in threads:
         advice = "install fastfashion and what it needs again, or load with --set data.backend=dali"
-        return Finding(name="CPU loader", state="broken", found=f"does not load pictures: {threads['error']}", advice=advice)
+        return Finding(name="CPU loader", state="broken", found=f"does not load images: {threads['error']}", advice=advice)
     if not threads["native"]:
         return Finding(name="CPU loader", state="gap", found="works through Pillow, several times slower", advice=HOW_TO_BUILD)
     return Finding(name="CPU loader", state="ok", found="compiled")

@@ -52,7 +52,7 @@ def _driver() -> dict[str, Any]:
 
 
 def dali() -> dict[str, Any]:
-    """The installed builds, and whether one brings pictures to the device that training would use."""
+    """The installed builds, and whether one brings images to the device that training would use."""
     builds = sorted(
         (name, distribution.version)
         for distribution in importlib.metadata.distributions()
@@ -71,7 +71,7 @@ def threads() -> dict[str, Any]:
 
 
 def _load(backend: str) -> dict[str, Any]:
-    """Draw some pictures, pack them, and load them, on the GPU where there is one."""
+    """Draw some images, pack them, and load them, on the GPU where there is one."""
     import numpy as np
     import torch
 
@@ -87,11 +87,11 @@ def _load(backend: str) -> dict[str, Any]:
         write_synth(home / "drawn", rows=ROWS, width_px=60, height_px=80, seed=0, workers=1)
         pack(PackRequest(source=home / "drawn", out=home / "packed", resolutions=("full",), workers=1))
         packed = open_packed_set(home / "packed")
-        pictures = packed.open("full")
-        plan = Plan(rows=np.arange(64), heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=32, augment=None)
+        images = packed.open("full")
+        plan = Plan(rows=np.arange(64), heights_px=images.height_px, widths_px=images.width_px, batch_size=32, augment=None)
         labels = packed.vocab.codes(packed.table, ["subCategory"])
         loader = open_loader(
-            LoaderSpec(pictures=pictures, plan=plan, labels=labels, size=Size(80, 64), device=device, backend=backend, on_bad="skip")
+            LoaderSpec(images=images, plan=plan, labels=labels, size=Size(80, 64), device=device, backend=backend, on_bad="skip")
         )
         try:
             num_images = sum(int((batch.rows >= 0).sum()) for batch in loader.steps(0))

@@ -15,7 +15,7 @@ BIASED = frozenset({"balanced_accuracy", "macro_f1", "macro_f1_present", "calibr
 def bootstrap(labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
     """95 % interval of each score, by name, from 1,000 resamples of the rows.
 
-    labels: integers (N,) in [0, C); probabilities: float (N, C). It is how the score varies with the choice of test pictures, not with
+    labels: integers (N,) in [0, C); probabilities: float (N, C). It is how the score varies with the choice of test images, not with
     the seed of the training. In a resample macro F1 is over the classes that are in it, as scikit-learn has it.
 
     Scores of BIASED are other in a resample than in its rows, in the mean: a class of one row is missing from every third resample, and

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TASK_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255")
 INK, MUTED, LIGHT, FAINT = "#222222", "#777777", "#BBBBBB", "#ECECEC"
 DPI = 160
-# A count of five digits at 5 points still fits its cell up to here; with more classes such cells would make the picture too large.
+# A count of five digits at 5 points still fits its cell up to here; with more classes such cells would make the image too large.
 MAX_CLASSES_WITH_COUNTS = 60
 MIN_TITLE_IN = 3.6  # names of classes and the scale beside a small panel are as wide together
 LETTER_WIDTH = 0.6  # of a letter of the title, as a share of its height; few are wider in the mean
@@ -198,7 +198,7 @@ def _expect_bins(*values: np.ndarray) -> None:
 
 
 def _axes(width_in: float, height_in: float) -> "tuple[Figure, Axes]":
-    """One pair of axes of exactly this size; names and titles lie outside, and the saved picture grows by what they need."""
+    """One pair of axes of exactly this size; names and titles lie outside, and the saved image grows by what they need."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_in, height_in))

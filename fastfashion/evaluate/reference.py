@@ -1,4 +1,4 @@
-"""What the reference project publishes: twelve cells of task, picture size and model.
+"""What the reference project publishes: twelve cells of task, image size and model.
 
 "README" is its README, "notebook" what its own executed notebooks print for the same cell; they disagree in half of the cells, and two
 notebooks hold no test result. All of it is from ImageNet weights, at 224x224, on the split that is `reference` here.

@@ -1,4 +1,4 @@
-"""The reference project's twelve cells, trained and tested here: one table, one picture.
+"""The reference project's twelve cells, trained and tested here: one table, one image.
 
 cells ─► a run each, on the reference split and on the leak-free one ─► reports ─► table.md, table.csv, table.json, table.png
 
@@ -58,7 +58,7 @@ class ReproduceRequest:
             if unknown := [value for value in values if value not in known]:
                 raise ConfigError(f"--{what} {unknown[0]}: expected one of {', '.join(known)}")
         if not self.sets:
-            raise ConfigError("which pictures? Name a packed set with --small, --full, or both")
+            raise ConfigError("which images? Name a packed set with --small, --full, or both")
         if self.seeds < 1:
             raise ConfigError(f"--seeds: expected 1 or more, found {self.seeds}")
 
@@ -170,7 +170,7 @@ def _call(arguments: Sequence[str]) -> None:
 
 
 def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
-    """Scores of a cell's runs: of each seed, and the mean of their intervals' ends, which are of the choice of test pictures alone."""
+    """Scores of a cell's runs: of each seed, and the mean of their intervals' ends, which are of the choice of test images alone."""
     reports = [json.loads((run / REPORT).read_text(encoding="utf-8")) for run in runs]
     metrics = [read_metrics(run) for run in runs]
     values = [report["tasks"][task] for report in reports]

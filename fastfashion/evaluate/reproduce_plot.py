@@ -1,4 +1,4 @@
-"""The picture of the twelve cells."""
+"""The image of the twelve cells."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -23,7 +23,7 @@ from fastfashion.evaluate.intervals import bootstrap
 from fastfashion.evaluate.predictions import Predictions, predict, score
 from fastfashion.evaluate.sheet import write_sheet
 from fastfashion.files import plain, publish, publish_json
-from fastfashion.load import LoaderSpec, Plan, Skipped, choose_pictures, open_loader
+from fastfashion.load import LoaderSpec, Plan, Skipped, choose_images, open_loader
 from fastfashion.runs.opened import METRICS, REPORT, OpenRun, open_run, read_metrics
 from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards import PackedSet
@@ -33,7 +33,7 @@ from fastfashion.words import counted
 PREDICTIONS, PLOTS = "predictions.parquet", "plots"
 UNSEEN = "unseen"  # folder of the report of rows that a run never saw
 ROWS = ("test", UNSEEN)
-MISTAKES = 48  # pictures on a sheet
+MISTAKES = 48  # images on a sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,10 @@ def predict_rows(
     rows: int64 (n,); labels: int64 (N, T) by row of the set, which the predictions carry along.
     """
     data = opened.config.data
-    pictures, _ = choose_pictures(opened.packed, data.resolution, str(opened.size))
+    images, _ = choose_images(opened.packed, data.resolution, str(opened.size))
     spec = LoaderSpec(
-        pictures=pictures,
-        plan=Plan(rows=rows, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=opened.size.batch(request.batch_size)),
+        images=images,
+        plan=Plan(rows=rows, heights_px=images.height_px, widths_px=images.width_px, batch_size=opened.size.batch(request.batch_size)),
         labels=labels,
         size=opened.size,
         device=world.device,
@@ -240,7 +240,7 @@ def report_text(run: Path, report: Mapping[str, Any]) -> str:
     lines += ["", *_duplicate_lines(report)]
     if report["skipped"]:
         lines += ["", f"{counted(len(report['skipped']), 'test image')} left out, not decodable: the report names them"]
-    lines += ["", "interval: of the choice of test pictures; calibration: mean error of the probabilities; chance: the largest class", ""]
+    lines += ["", "interval: of the choice of test images; calibration: mean error of the probabilities; chance: the largest class", ""]
     out = report_folder(run, split.get("part", "test"))
     lines += [f"report       {out / REPORT}", f"predictions  {out / PREDICTIONS}", f"plots        {out / PLOTS}/*.png"]
     return "\n".join(lines)

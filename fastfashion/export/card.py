@@ -13,7 +13,7 @@ from fastfashion.export.space import gradio_version
 from fastfashion.export.subject import Subject
 from fastfashion.words import counted
 
-FEW = 10  # test pictures below which a class's score says little
+FEW = 10  # test images below which a class's score says little
 SCORES = (("accuracy", "accuracy"), ("macro_f1", "macro F1"))
 
 
@@ -31,8 +31,8 @@ def onnx_card(subject: Subject, int8: Mapping[str, Any] | None) -> str:
         "",
         'session = onnxruntime.InferenceSession("model.onnx")',
         'classes = json.loads(session.get_modelmeta().custom_metadata_map["fastfashion"])["classes"]',
-        'picture = Image.open("picture.jpg").convert("RGB")',
-        f"pixels = np.asarray(picture.resize(({width}, {height}), Image.Resampling.BILINEAR))[None]  # uint8 (batch, {height}, {width}, 3)",
+        'image = Image.open("image.jpg").convert("RGB")',
+        f"pixels = np.asarray(image.resize(({width}, {height}), Image.Resampling.BILINEAR))[None]  # uint8 (batch, {height}, {width}, 3)",
         'for task, answer in zip(classes, session.run(list(classes), {"images": pixels})):',
         "    print(task, classes[task][answer[0].argmax()], answer[0].max())",
         "```",
@@ -43,7 +43,7 @@ def onnx_card(subject: Subject, int8: Mapping[str, Any] | None) -> str:
         "",
     ]
     if int8:
-        parts += ["`model_int8.onnx` takes and gives the same, from 8-bit weights. What that costs, on the same test pictures:", ""]
+        parts += ["`model_int8.onnx` takes and gives the same, from 8-bit weights. What that costs, on the same test images:", ""]
         rows = [
             [
                 task,
@@ -55,7 +55,7 @@ def onnx_card(subject: Subject, int8: Mapping[str, Any] | None) -> str:
             ]
             for task, loss in int8.items()
         ]
-        parts += [*_table(["task", "pictures", "accuracy", "int8", "difference", "same answer"], rows), ""]
+        parts += [*_table(["task", "images", "accuracy", "int8", "difference", "same answer"], rows), ""]
     return "\n".join(parts + _facts(subject, list(subject.classes)))
 
 
@@ -85,7 +85,7 @@ def hub_card(subject: Subject, task: str) -> str:
         ]
     answer = "model(x)"
     if subject.flip_average:
-        answer = "(model(x) + model(x.flip(3))) / 2  # the picture and its mirror image, as the run answers"
+        answer = "(model(x) + model(x.flip(3))) / 2  # the image and its mirror image, as the run answers"
     parts = [_front(front), _heading(subject, [task]), "", "## Use", "", "```python"]
     parts += [
         "import timm, torch",
@@ -93,7 +93,7 @@ def hub_card(subject: Subject, task: str) -> str:
         "",
         'model = timm.create_model("local-dir:.", pretrained=True).eval()  # or "hf-hub:NAME/OF-THIS-REPOSITORY"',
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
-        'x = transform(Image.open("picture.jpg").convert("RGB"))[None]',
+        'x = transform(Image.open("image.jpg").convert("RGB"))[None]',
         "with torch.inference_mode():",
         f"    logits = {answer}",
         'print(model.pretrained_cfg["label_names"][logits.argmax()], logits.softmax(1).max())',
@@ -129,8 +129,8 @@ def space_card(subject: Subject) -> str:
         "",
     ]
     parts += ["From a program, through the page's HTTP API:", "", "```python", "from gradio_client import Client, handle_file", ""]
-    parts += ['print(Client("http://127.0.0.1:7860").predict(handle_file("picture.jpg"), api_name="/answer"))', "```", ""]
-    parts += ["Pictures that stand in a folder `examples/` beside app.py (*.jpg) are offered on the page.", ""]
+    parts += ['print(Client("http://127.0.0.1:7860").predict(handle_file("image.jpg"), api_name="/answer"))', "```", ""]
+    parts += ["Images that stand in a folder `examples/` beside app.py (*.jpg) are offered on the page.", ""]
     return "\n".join(parts + _facts(subject, list(subject.classes)))
 
 
@@ -167,10 +167,10 @@ def _results(subject: Subject, tasks: Sequence[str]) -> list[str]:
             cells.append(f"{values[key]:.4f} ({low:.4f}–{high:.4f})")
         cells += [f"{values[key]:.4f}" for key in ("top3_accuracy", "calibration_error", "chance_accuracy")]
         rows.append([_text(task), str(values["n"]), *cells])
-    header = ["task", "test pictures", *(name for _, name in SCORES), "top 3", "calibration error", "always the largest class"]
+    header = ["task", "test images", *(name for _, name in SCORES), "top 3", "calibration error", "always the largest class"]
     by = ", ".join(map(_text, split["by"]))
     where = f"Test part of the {split['protocol']} split by {by}, seed {split['seed']}, of {_text(_set_name(subject))}"
-    return ["## Results", "", f"{where}. In brackets: 95 % intervals of the choice of test pictures.", "", *_table(header, rows), ""]
+    return ["## Results", "", f"{where}. In brackets: 95 % intervals of the choice of test images.", "", *_table(header, rows), ""]
 
 
 def _training(subject: Subject) -> list[str]:
@@ -192,12 +192,12 @@ def _training(subject: Subject) -> list[str]:
         ["seed", str(config.train.seed)],
     ]
     if subject.report is not None:
-        rows.insert(0, ["training pictures", str(subject.report["split"]["train_rows"])])
+        rows.insert(0, ["training images", str(subject.report["split"]["train_rows"])])
     return ["## Training", "", *_table(["", ""], rows), ""]
 
 
 def _limits(subject: Subject, tasks: Sequence[str]) -> list[str]:
-    lines = ["## Limits", "", "It knows pictures like those it was trained on, and has no answer for “none of these”."]
+    lines = ["## Limits", "", "It knows images like those it was trained on, and has no answer for “none of these”."]
     for task in tasks:
         values = (subject.report or {"tasks": {}})["tasks"].get(task)
         if values is None:
@@ -205,7 +205,7 @@ def _limits(subject: Subject, tasks: Sequence[str]) -> list[str]:
         few = [_text(each["name"]) for each in values["classes"] if 0 < each["support"] < FEW]
         untested = [_text(each["name"]) for each in values["classes"] if each["support"] == 0]
         if few:
-            lines.append(f"- {_text(task)}: tested on fewer than {FEW} pictures, so hardly known: {', '.join(few)}.")
+            lines.append(f"- {_text(task)}: tested on fewer than {FEW} images, so hardly known: {', '.join(few)}.")
         if untested:
             lines.append(f"- {_text(task)}: not tested at all: {', '.join(untested)}.")
         twins = values["with_duplicate_in_training"]

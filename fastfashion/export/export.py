@@ -1,6 +1,6 @@
 """A run in the formats of others.
 
-    run ─► open_subject ─► model.onnx | timm folder a head | Space ─► compared with the run on its test pictures ─► published
+    run ─► open_subject ─► model.onnx | timm folder a head | Space ─► compared with the run on its test images ─► published
 
 Nothing is published that does not answer as the run does.
 """
@@ -19,7 +19,7 @@ from fastfashion.export import card
 from fastfashion.export.hub import HubModel, write_hub
 from fastfashion.export.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
 from fastfashion.export.space import write_app
-from fastfashion.export.subject import Subject, drawn, open_subject, pictures
+from fastfashion.export.subject import Subject, drawn, open_subject, part_images
 from fastfashion.files import publish, publish_json
 from fastfashion.runs import OpenRun
 from fastfashion.scratch import PREFIX, nearest, scratch, sweep
@@ -30,9 +30,9 @@ EXPORT = "export.json"  # what was exported, and how it was checked; also what m
 ONNX, INT8 = "model.onnx", "model_int8.onnx"
 OURS = ("out", "without_set", "notes")  # of the summary: paths of this machine, not to be published
 TOLERANCE = 1e-4  # largest difference of any probability; measured ones are near 1e-6
-CHECKED = 64  # pictures
-CALIBRATION = 512  # training pictures
-MEASURED = 2000  # test pictures
+CHECKED = 64  # images
+CALIBRATION = 512  # training images
+MEASURED = 2000  # test images
 
 Answering = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -65,8 +65,8 @@ class ExportSummary:
     tasks: list[str]
     folders: dict[str, str]  # of a hub export: task -> folder below `out`
     files: list[str]  # below `out`
-    num_pictures: int  # that run and export were compared on
-    pictures: str  # "test", or "drawn" where there is no packed set
+    num_images: int  # that run and export were compared on
+    images: str  # "test", or "drawn" where there is no packed set
     without_set: str  # why there is none; "" where there is one
     notes: tuple[str, ...]  # for people
     largest_difference: float  # of any probability
@@ -81,12 +81,12 @@ def export(request: ExportRequest) -> ExportSummary:
     subject = open_subject(request.run, request.tasks, request.shards)
     if request.int8 and subject.opened is None:
         raise ConfigError(
-            f"--int8 measures on pictures of the packed set, which is not to be had ({subject.without_set}); name it with --shards"
+            f"--int8 measures on images of the packed set, which is not to be had ({subject.without_set}); name it with --shards"
         )
     for place in (out, *out.absolute().parents[:3]):
         sweep(place)  # what exports that were killed left: also before there was an OUT
     _check_out(out)
-    images, source = _pictures(subject)
+    images, source = _images(subject)
     folders: dict[str, str] = {}
     int8 = None
     num_bytes = 4 * sum(weight.numel() for weight in subject.model.parameters())
@@ -113,8 +113,8 @@ def export(request: ExportRequest) -> ExportSummary:
             tasks=list(subject.classes),
             folders=folders,
             files=[*files, EXPORT],
-            num_pictures=len(images),
-            pictures=source,
+            num_images=len(images),
+            images=source,
             without_set=subject.without_set,
             notes=subject.opened.notes if subject.opened is not None else (),
             largest_difference=max(differences),
@@ -138,11 +138,11 @@ def _folder_name(task: str) -> str:
     return task
 
 
-def _pictures(subject: Subject) -> tuple[np.ndarray, str]:
+def _images(subject: Subject) -> tuple[np.ndarray, str]:
     """What run and export are compared on: uint8 (n, H, W, 3), and where it is from."""
     if subject.opened is None:
         return drawn(subject.size, CHECKED), "drawn"
-    return np.concatenate([images for images, _ in pictures(subject.opened, "test", CHECKED)]), "test"
+    return np.concatenate([images for images, _ in part_images(subject.opened, "test", CHECKED)]), "test"
 
 
 def _write_onnx(subject: Subject, path: Path, images: np.ndarray) -> float:
@@ -168,8 +168,8 @@ def _write_int8(subject: Subject, beside: Path, work: Path) -> dict[str, dict[st
 
 
 def _shown(what: str, opened: OpenRun, part: str, most: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """What `pictures` yields, with a bar on the terminal of now: while it calibrates, onnxruntime's stderr goes nowhere."""
-    return tqdm(pictures(opened, part, most), what, unit=" batches", disable=None, dynamic_ncols=True, leave=False)
+    """What `images` yields, with a bar on the terminal of now: while it calibrates, onnxruntime's stderr goes nowhere."""
+    return tqdm(part_images(opened, part, most), what, unit=" batches", disable=None, dynamic_ncols=True, leave=False)
 
 
 def _check(subject: Subject, answer: Answering, tasks: list[str], images: np.ndarray) -> float:
@@ -224,14 +224,14 @@ def export_text(summary: ExportSummary) -> str:
     lines += summary.notes
     if summary.without_set:
         lines.append(f"without the packed set: {summary.without_set}")
-    what = counted(summary.num_pictures, "test image" if summary.pictures == "test" else "drawn image")
-    what += "" if summary.pictures == "test" else ", since the packed set was not found,"
+    what = counted(summary.num_images, "test image" if summary.images == "test" else "drawn image")
+    what += "" if summary.images == "test" else ", since the packed set was not found,"
     lines.append(
         f"compared with the run on {what} no probability differs by more than {summary.largest_difference:.1e} "
         f"(allowed: {summary.tolerance:.0e})"
     )
     if summary.int8:
-        lines += ["", f"{'int8, test pictures':<24}{'n':>7}{'accuracy':>10}{'int8':>9}{'difference':>12}{'same answer':>13}"]
+        lines += ["", f"{'int8, test images':<24}{'n':>7}{'accuracy':>10}{'int8':>9}{'difference':>12}{'same answer':>13}"]
         for task, loss in summary.int8.items():
             cells = f"{loss['accuracy']:>10.4f}{loss['int8_accuracy']:>9.4f}{loss['difference']:>+12.4f}{loss['same_answer']:>13.4f}"
             lines.append(f"{task:<24}{loss['n']:>7}{cells}")

@@ -1,9 +1,9 @@
 """A run as one ONNX file, and as one of 8-bit integers.
 
-    images: uint8 (batch, H, W, 3) ─► normalise ─► backbone, picture and mirror image ─► heads / temperature ─► softmax: an output a task
+    images: uint8 (batch, H, W, 3) ─► normalise ─► backbone, image and mirror image ─► heads / temperature ─► softmax: an output a task
 
-All of the preprocessing is inside but the resize: ONNX runtimes agree neither on how nor on whether to antialias, and a picture that is
-shrunk without loses accuracy. The resize of training is Pillow's `resize((W, H), BILINEAR)` of the whole picture; the file says so itself.
+All of the preprocessing is inside but the resize: ONNX runtimes agree neither on how nor on whether to antialias, and an image that is
+shrunk without loses accuracy. The resize of training is Pillow's `resize((W, H), BILINEAR)` of the whole image; the file says so itself.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from fastfashion.model import Classifier
 
 INPUT = "images"
 METADATA = "fastfashion"  # key of what the file says of itself: JSON
-RESIZE = "whole picture, upright, RGB, transparency over white; Pillow resize((width, height), BILINEAR)"
+RESIZE = "whole image, upright, RGB, transparency over white; Pillow resize((width, height), BILINEAR)"
 OPSET = 18
 MOST_BYTES = 2**31  # of a protobuf message
 HOW_TO_INSTALL = "pip install 'fastfashion[export]'"
@@ -40,7 +40,7 @@ class ExportError(FastfashionError):
 class _Probabilities(nn.Module):
     """What the file computes: uint8 (B, H, W, 3) to a tuple of calibrated probabilities (B, C).
 
-    Picture and mirror image go through the backbone as one batch of twice the size: through two copies of it, batch norms are not folded
+    Image and mirror image go through the backbone as one batch of twice the size: through two copies of it, batch norms are not folded
     into the convolutions.
     """
 
@@ -164,7 +164,7 @@ class Int8Loss:
 
 
 def write_int8(full: Path, path: Path, calibration: Iterable[np.ndarray], work: Path) -> None:
-    """Quantise convolutions and matrix products: weights a channel at a time, activations by their range over the calibration pictures.
+    """Quantise convolutions and matrix products: weights a channel at a time, activations by their range over the calibration images.
 
     Weights keep 7 of the 8 bits, so that sums do not overflow on x86 processors without VNNI; there the result would otherwise be wrong.
     """
@@ -195,7 +195,7 @@ def write_int8(full: Path, path: Path, calibration: Iterable[np.ndarray], work: 
 def int8_loss(
     full: OnnxModel, small: OnnxModel, batches: Iterable[tuple[np.ndarray, np.ndarray]], tasks: Mapping[str, int]
 ) -> dict[str, Int8Loss]:
-    """`batches`: pictures uint8 (B, H, W, 3) and labels int64 (B, T); `tasks`: which column of them is whose."""
+    """`batches`: images uint8 (B, H, W, 3) and labels int64 (B, T); `tasks`: which column of them is whose."""
     answers: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
     for images, labels in batches:
         both = full.probabilities(images), small.probabilities(images)

@@ -1,4 +1,4 @@
-"""What is exported: a run's best model, what its report says of it, and pictures to check the result with.
+"""What is exported: a run's best model, what its report says of it, and images to check the result with.
 
 Reading a run runs no code from it: weights are safetensors, everything else is JSON.
 """
@@ -15,7 +15,7 @@ import torch
 from fastfashion import dist
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, FastfashionError
-from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.load import LoaderSpec, Plan, choose_images, open_loader
 from fastfashion.model import Classifier, load_artifact, probabilities
 from fastfashion.runs import OpenRun, open_run, read_config
 from fastfashion.runs.opened import read_report
@@ -78,19 +78,19 @@ def open_subject(run: Path, tasks: Sequence[str] = (), shards: Path | None = Non
     )
 
 
-def pictures(opened: OpenRun, part: str, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def part_images(opened: OpenRun, part: str, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches of uint8 (B, H, W, 3) and labels int64 (B, T) from up to `most` rows, spread evenly over train, val or test.
 
-    Pictures are whole, as in a test; those that do not decode are left out.
+    Images are whole, as in a test; those that do not decode are left out.
     """
     rows, labels = (
         (opened.split.train, opened.codes) if part == "train" else (opened.split.rows(part), opened.split.labels(part, opened.codes))
     )
     rows = np.sort(rows)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(np.int64))]
-    resolution, _ = choose_pictures(opened.packed, opened.config.data.resolution, str(opened.size))
+    resolution, _ = choose_images(opened.packed, opened.config.data.resolution, str(opened.size))
     spec = LoaderSpec(
-        pictures=resolution,
+        images=resolution,
         plan=Plan(rows=rows, heights_px=resolution.height_px, widths_px=resolution.width_px, batch_size=BATCH_SIZE),
         labels=labels,
         size=opened.size,
@@ -108,7 +108,7 @@ def pictures(opened: OpenRun, part: str, most: int) -> Iterator[tuple[np.ndarray
 
 
 def drawn(size: Size, count: int) -> np.ndarray:
-    """Smooth random pictures, uint8 (n, H, W, 3), the same each time: what remains to check with where there is no packed set."""
+    """Smooth random images, uint8 (n, H, W, 3), the same each time: what remains to check with where there is no packed set."""
     coarse = torch.rand((count, 3, 8, 6), generator=torch.Generator().manual_seed(0)) * 255
     fine = torch.nn.functional.interpolate(coarse, (size.height_px, size.width_px), mode="bilinear")
     return fine.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

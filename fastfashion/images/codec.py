@@ -47,7 +47,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInfo:
-    """What the header of an encoded picture says; sizes are in pixels, as shown (turned upright)."""
+    """What the header of an encoded image says; sizes are in pixels, as shown (turned upright)."""
 
     format: str
     height_px: int
@@ -99,8 +99,8 @@ def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     else:
         try:
             opened = pillow.open_image(data, None)
-            width_px, height_px = opened.picture.size
-            name, turn = opened.picture.format or "unknown", opened.turn
+            width_px, height_px = opened.image.size
+            name, turn = opened.image.format or "unknown", opened.turn
         except Exception as error:
             raise InputError(_unreadable(data, error)) from error
     _check_size(height_px, width_px, max_pixels)
@@ -135,8 +135,8 @@ def decode_rgb(
                 return pixels
     try:
         opened = pillow.open_image(data, header)
-        with opened.picture as picture:
-            _check_size(picture.height, picture.width, max_pixels)
+        with opened.image as image:
+            _check_size(image.height, image.width, max_pixels)
             return _upright(pillow.to_rgb(opened), opened.turn)
     except InputError:
         raise
@@ -205,14 +205,14 @@ def _unreadable(data: Encoded, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "does not decode: it takes more memory than there is for it"
     if bytes(data[:200]).lstrip()[:1] == b"<":
-        return "not a picture: begins like an HTML or XML page"
+        return "not an image: begins like an HTML or XML page"
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not a picture: no known image format in {len(data)} bytes"
+        return f"not an image: no known image format in {len(data)} bytes"
     return f"does not decode: {error}"
 
 
 def fit_short_side(height_px: int, width_px: int, short_px: int) -> tuple[int, int]:
-    """(height, width) with the shorter side at `short_px`, the shape kept; a picture is never enlarged."""
+    """(height, width) with the shorter side at `short_px`, the shape kept; an image is never enlarged."""
     short = min(height_px, width_px)
     if short <= short_px:
         return height_px, width_px
@@ -220,7 +220,7 @@ def fit_short_side(height_px: int, width_px: int, short_px: int) -> tuple[int, i
 
 
 def content_box(image: np.ndarray, info: ImageInfo) -> Box:
-    """(left, upper, right, lower) of what is picture in a scaled decode (H, W, 3) of it, in pixels of that decode.
+    """(left, upper, right, lower) of what is image in a scaled decode (H, W, 3) of it, in pixels of that decode.
 
     libjpeg rounds sizes up: 427 lines at 3/8 are 160.125, and come as 161. Taken for 161, everything is shifted by up to a pixel:
     photographs of 640x427 shrunk to 80 lines have 32 dB PSNR against full decode + bicubic instead of 50.

@@ -36,13 +36,13 @@ def is_srgb(profile: bytes | None, mode: str) -> bool:
     return not profile or _transform(profile, mode) is None
 
 
-def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """An image of mode "L", "RGB" or "CMYK" in sRGB: of mode "RGB" where the profile changes it, else the same image."""
-    transform = _transform(profile, picture.mode) if profile else None
+    transform = _transform(profile, image.mode) if profile else None
     if transform is None:
-        return picture
-    picture = picture if picture.mode == transform.input_mode else picture.convert(transform.input_mode)
-    return transform.apply(picture)
+        return image
+    image = image if image.mode == transform.input_mode else image.convert(transform.input_mode)
+    return transform.apply(image)
 
 
 def _transform(profile: bytes, mode: str) -> "ImageCms.ImageCmsTransform | None":

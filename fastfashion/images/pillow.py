@@ -32,7 +32,7 @@ class NotThisKindError(Exception):
 class Opened:
     """An image as its header describes it, not decoded yet."""
 
-    picture: Image.Image
+    image: Image.Image
     turn: int  # EXIF orientation, 1 to 8
     profile: bytes | None
     png: png_chunks.PngFile | None
@@ -45,18 +45,18 @@ def open_image(data: Encoded, header: JpegHeader | None) -> Opened:
     """
     raw = bytes(data)
     png = png_chunks.read(raw) if raw.startswith(png_chunks.MAGIC) else None
-    picture = _identified(png.data if png else raw)
-    profile = picture.info.get("icc_profile")
+    image = _identified(png.data if png else raw)
+    profile = image.info.get("icc_profile")
     if png:
         turn, profile = png.orientation.turn, png.profile
     elif header:
         turn, profile = header.orientation.turn, header.icc
-    elif picture.format in ("WEBP", "AVIF"):
-        turn = read_orientation(picture.info.get("exif", b"")).turn
+    elif image.format in ("WEBP", "AVIF"):
+        turn = read_orientation(image.info.get("exif", b"")).turn
     else:
         turn = 1
-        picture.info.pop("xmp", None)  # Pillow turns a TIFF itself, by what XMP says, too, though its size is that of before
-    return Opened(picture=picture, turn=turn, profile=profile, png=png)
+        image.info.pop("xmp", None)  # Pillow turns a TIFF itself, by what XMP says, too, though its size is that of before
+    return Opened(image=image, turn=turn, profile=profile, png=png)
 
 
 def _identified(raw: bytes) -> Image.Image:
@@ -77,9 +77,9 @@ def to_rgb(opened: Opened) -> np.ndarray:
 
     Each step of a conversion is a copy: it is done in bands, so that memory holds the decoded image, the pixels and little more.
     """
-    key, layers = opened.png.key if opened.png else None, [opened.picture]
-    if opened.picture.format == "TIFF":
-        layers = [_eight_bits_tiff(opened.picture)]
+    key, layers = opened.png.key if opened.png else None, [opened.image]
+    if opened.image.format == "TIFF":
+        layers = [_eight_bits_tiff(opened.image)]
     elif opened.png and key and len(key) == 3:
         layers.append(_low_bytes(opened.png))
     for layer in layers:
@@ -133,13 +133,13 @@ def _low_bytes(png: png_chunks.PngFile) -> Image.Image:
     return low
 
 
-def _eight_bits_tiff(picture: Image.Image) -> Image.Image:
+def _eight_bits_tiff(image: Image.Image) -> Image.Image:
     """One sample a pixel of more than 8 bits, signed, or float; brightness 0 to the largest value of its type, a float's 0 to 1."""
-    tags = picture.tag_v2  # type: ignore[attr-defined]
+    tags = image.tag_v2  # type: ignore[attr-defined]
     form, bits = int(tags.get(_SAMPLES_TAG, (_UNSIGNED,))[0]), int(tags.get(_BITS_TAG, (1,))[0])
-    mode, white_is_zero = picture.mode, tags.get(_WHITE_IS_TAG) == 0
+    mode, white_is_zero = image.mode, tags.get(_WHITE_IS_TAG) == 0
     if mode == "F":
-        values = np.asarray(picture)
+        values = np.asarray(image)
         if not (values.min() >= -_ROUNDED and values.max() <= 1 + _ROUNDED):
             raise InputError(
                 f"a TIFF of floating-point values from {values.min():g} to {values.max():g}; expected 0 (black) to 1 (white): "
@@ -147,9 +147,9 @@ def _eight_bits_tiff(picture: Image.Image) -> Image.Image:
             )
         levels = np.rint(np.clip(values, 0, 1) * np.float32(255)).astype(np.uint8)
     elif mode.startswith("I") or (mode == "L" and form == _SIGNED):
-        levels = _levels(np.asarray(picture), form == _SIGNED, bits)
+        levels = _levels(np.asarray(image), form == _SIGNED, bits)
     else:
-        return picture
+        return image
     return Image.fromarray(255 - levels if white_is_zero and mode != "L" else levels)
 
 

@@ -3,6 +3,6 @@
 from fastfashion.load.batch import Batch, Loader, Profile, Skipped
 from fastfashion.load.loader import open_loader
 from fastfashion.load.plan import Plan
-from fastfashion.load.spec import LoaderSpec, choose_pictures
+from fastfashion.load.spec import LoaderSpec, choose_images
 
-__all__ = ["Batch", "Loader", "LoaderSpec", "Plan", "Profile", "Skipped", "choose_pictures", "open_loader"]
+__all__ = ["Batch", "Loader", "LoaderSpec", "Plan", "Profile", "Skipped", "choose_images", "open_loader"]

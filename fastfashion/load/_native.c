@@ -1,4 +1,4 @@
-/* Decode the part of a JPEG that a crop needs, and resize it: whole chunks of pictures, without Python's lock.
+/* Decode the part of a JPEG that a crop needs, and resize it: whole chunks of images, without Python's lock.
  *
  *   encoded ─► header ─► scale n/8 ─► skip to the box's lines and columns ─► RGB ─► triangle filter, two axes ─► flip ─► out
  *
@@ -291,7 +291,7 @@ static unsigned read_number(const uint8_t *at, int bytes, int big) {
     return value;
 }
 
-/* Whether Exif says, or could say, that the picture is to be turned. */
+/* Whether Exif says, or could say, that the image is to be turned. */
 static int is_turned(const struct jpeg_decompress_struct *jpeg) {
     for (jpeg_saved_marker_ptr marker = jpeg->marker_list; marker; marker = marker->next) {
         const uint8_t *data = marker->data;
@@ -336,7 +336,7 @@ typedef struct {
     double oversample;
 } Wanted;
 
-/* One picture; 0, NOT_FOR_US where Python has to look at it, or NO_MEMORY. `size` is what the picture's height and width must be. */
+/* One image; 0, NOT_FOR_US where Python has to look at it, or NO_MEMORY. `size` is what the image's height and width must be. */
 static int load_one(struct jpeg_decompress_struct *jpeg, Errors *errors, Scratch *s, const Py_buffer *encoded, const int32_t *box,
                     const int32_t *size, int flip, const Wanted *wanted, uint8_t *out, double *seconds) {
     double started = now_s();
@@ -434,7 +434,7 @@ static void release(Held *held) {
     while (held->held) PyBuffer_Release(&held->views[--held->held]);
 }
 
-/* Python gives boxes inside of pictures; anything else would be read or written outside of them. */
+/* Python gives boxes inside of images; anything else would be read or written outside of them. */
 static int check_boxes(const int32_t *boxes, const int32_t *sizes, Py_ssize_t count) {
     for (Py_ssize_t i = 0; i < count; i++) {
         const int32_t *box = boxes + 4 * i, *size = sizes + 2 * i;

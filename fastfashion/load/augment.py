@@ -54,7 +54,7 @@ def apply_torch(images: torch.Tensor, part: Part) -> None:
 
 
 def mix(images: torch.Tensor, part: Part) -> torch.Tensor:
-    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of each picture of uint8 (B, H, W, 3) with its partner, on their device.
+    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of each image of uint8 (B, H, W, 3) with its partner, on their device.
 
     Mixup: the weighted mean of both, rounded; cutmix, where `pasted` is not all 0: the partner's pixels inside that box. Returns a new
     tensor, or `images` itself where nothing is mixed.
@@ -69,7 +69,7 @@ def mix_torch(images: torch.Tensor, part: Part) -> torch.Tensor:
     assert part.partners is not None and part.shares is not None and part.pasted is not None
     cut = _move(part.pasted.max(axis=1) > 0, images)[:, None, None]
     shares = _move(part.shares, images)[:, None, None]
-    own = torch.where(cut, (~_inside(part.pasted, images)).float(), shares)  # (B, H, W): weight of the own picture
+    own = torch.where(cut, (~_inside(part.pasted, images)).float(), shares)  # (B, H, W): weight of the own image
     partners = images[_move(part.partners, images)]
     return torch.lerp(partners.float(), images.float(), own[..., None]).round_().to(torch.uint8)
 
@@ -94,7 +94,7 @@ def pixel_boxes(boxes: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
 
 
 def _inside(boxes: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-    """bool (B, H, W): which pixels of `images` lie in the box, given in shares, of their picture."""
+    """bool (B, H, W): which pixels of `images` lie in the box, given in shares, of their image."""
     height, width = images.shape[1:3]
     y0, x0, y1, x1 = _move(pixel_boxes(boxes, height, width).T[:, :, None], images)  # (B, 1) each
     y, x = (torch.arange(side, device=images.device) for side in (height, width))

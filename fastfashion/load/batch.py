@@ -17,13 +17,13 @@ class Batch:
     labels: "torch.Tensor"  # int64 (B, T), -1 where a row has no label or is padding
     rows: "torch.Tensor"  # int64 (B,), -1 for padding
     num_labelled: tuple[int, ...]  # T: labelled rows of the whole global batch, what a mean over all ranks divides by
-    partners: "torch.Tensor | None" = None  # int64 (B,): whom a picture is mixed with, by place in this batch; None: no mixing
-    shares: "torch.Tensor | None" = None  # float32 (B,): the picture's own share in the mixture
+    partners: "torch.Tensor | None" = None  # int64 (B,): whom an image is mixed with, by place in this batch; None: no mixing
+    shares: "torch.Tensor | None" = None  # float32 (B,): the image's own share in the mixture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A picture that was left out because it does not decode."""
+    """An image that was left out because it does not decode."""
 
     row: int
     where: str  # id, shard and offset

@@ -1,6 +1,6 @@
 """Memory for batches on the CPU, used again when nobody holds the batch any more.
 
-Fresh memory costs a page fault every 4 KB: for 64 pictures of 224x224 as much as resizing them.
+Fresh memory costs a page fault every 4 KB: for 64 images of 224x224 as much as resizing them.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""From encoded or decoded pictures to crops of one size: the work that all CPU backends share.
+"""From encoded or decoded images to crops of one size: the work that all CPU backends share.
 
     encoded, box ─► decode at the scale, and only the part, that the box needs ─► triangle filter ─► flip ─► out
 
@@ -56,7 +56,7 @@ def load_crops(
 ) -> dict[int, InputError]:
     """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded images; returns what is wrong with those that do not decode, by place.
 
-    boxes int32 (n, 4): y0, x0, y1, x1 in pixels of the whole picture, whose height and width are `sizes`, int32 (n, 2); flips bool (n,);
+    boxes int32 (n, 4): y0, x0, y1, x1 in pixels of the whole image, whose height and width are `sizes`, int32 (n, 2); flips bool (n,);
     kinds int8 (n,), codec.Kind as the set's index has it: by default each image is looked at here.
     To `seconds`, float64 (3,), is added what reading, decoding and resizing took. All arrays are C-contiguous.
     """
@@ -92,13 +92,13 @@ def _load_plain(
         out[plain], left[plain] = some
 
 
-def resize_crops(pictures: np.ndarray, places: np.ndarray, boxes: np.ndarray, flips: np.ndarray, out: np.ndarray) -> None:
-    """The same from decoded pictures, uint8 (N, h, w, 3), those at `places`, int64 (n,)."""
+def resize_crops(images: np.ndarray, places: np.ndarray, boxes: np.ndarray, flips: np.ndarray, out: np.ndarray) -> None:
+    """The same from decoded images, uint8 (N, h, w, 3), those at `places`, int64 (n,)."""
     if _native is not None:
-        _native.resize_crops(pictures, pictures.shape[1], pictures.shape[2], places, boxes, flips, out, *out.shape[:3])
+        _native.resize_crops(images, images.shape[1], images.shape[2], places, boxes, flips, out, *out.shape[:3])
         return
     for i, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
-        resize_crop(pictures[places[i]], (y0, x0, y1, x1), bool(flips[i]), out[i])
+        resize_crop(images[places[i]], (y0, x0, y1, x1), bool(flips[i]), out[i])
 
 
 def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bool, out: np.ndarray, seconds: np.ndarray) -> None:
@@ -109,18 +109,18 @@ def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bo
     needed = 8 * OVERSAMPLE * max(out.shape[0] / (y1 - y0), out.shape[1] / (x1 - x0))
     eighths = next((scale for scale in SCALES if scale >= needed), 8)
     least = {} if eighths == 8 else {"min_height_px": math.ceil(size[0] * eighths / 8), "min_width_px": math.ceil(size[1] * eighths / 8)}
-    picture = codec.decode_rgb(data, max_pixels=size[0] * size[1], info=info, **least)
+    image = codec.decode_rgb(data, max_pixels=size[0] * size[1], info=info, **least)
     decoded = time.perf_counter()
-    left, upper, right, lower = codec.content_box(picture, info)
+    left, upper, right, lower = codec.content_box(image, info)
     down, across = (lower - upper) / size[0], (right - left) / size[1]
-    resize_crop(picture, (upper + y0 * down, left + x0 * across, upper + y1 * down, left + x1 * across), flip, out)
+    resize_crop(image, (upper + y0 * down, left + x0 * across, upper + y1 * down, left + x1 * across), flip, out)
     seconds[1:] += decoded - started, time.perf_counter() - decoded
 
 
-def resize_crop(picture: np.ndarray, box: tuple[float, float, float, float], flip: bool, out: np.ndarray) -> None:
+def resize_crop(image: np.ndarray, box: tuple[float, float, float, float], flip: bool, out: np.ndarray) -> None:
     """A box (y0, x0, y1, x1) of uint8 (h, w, 3) to uint8 `out`; pixels outside of the box count no more than if they were not there."""
     y0, x0, y1, x1 = box
     top, left = math.floor(y0), math.floor(x0)
-    inside = Image.fromarray(np.ascontiguousarray(picture[top : math.ceil(y1), left : math.ceil(x1)]))
+    inside = Image.fromarray(np.ascontiguousarray(image[top : math.ceil(y1), left : math.ceil(x1)]))
     shown = inside.resize((out.shape[1], out.shape[0]), Image.Resampling.BILINEAR, box=(x0 - left, y0 - top, x1 - left, y1 - top))
     out[...] = np.asarray(shown)[:, ::-1] if flip else np.asarray(shown)

@@ -48,8 +48,8 @@ class DaliLoader:
         self._planned: Iterator[Planned] = iter(())
         self._fed: deque[Planned] = deque()  # asked for by DALI, not yet handed out
         self._wrong: dict[int, InputError] = {}  # by row: why it does not decode
-        self._refused = np.zeros(len(spec.pictures.num_bytes), dtype=bool)  # by row: what DALI has failed on
-        self._sized = np.zeros(len(spec.pictures.num_bytes), dtype=bool)  # by row: as large as the index says
+        self._refused = np.zeros(len(spec.images.num_bytes), dtype=bool)  # by row: what DALI has failed on
+        self._sized = np.zeros(len(spec.images.num_bytes), dtype=bool)  # by row: as large as the index says
         self._pool: ThreadPoolExecutor | None = None  # for what DALI does not decode; made when it is first of use
         self._ended = True
         self._buffers = Buffers(spec.images_shape, keep=4)
@@ -100,7 +100,7 @@ class DaliLoader:
         self._fed.append(planned)
         started = time.perf_counter()
         part = planned.part
-        encoded = [self._spec.pictures.encoded(row) for row in part.fetch.tolist()]
+        encoded = [self._spec.images.encoded(row) for row in part.fetch.tolist()]
         if self._spec.profile is not None:
             self._spec.profile.add(read_s=time.perf_counter() - started)
         for place, error in self._unlike(part.fetch, encoded):
@@ -115,20 +115,20 @@ class DaliLoader:
 
     def _unlike(self, rows: np.ndarray, encoded: list[np.ndarray]) -> Iterator[tuple[int, InputError]]:
         """Places of images that are not what the index says; DALI itself would make room for any number of pixels."""
-        pictures = self._spec.pictures
+        images = self._spec.images
         fresh = ~self._sized[rows]
-        yield from pictures.unlike(rows, encoded).items()
-        for place in np.flatnonzero(fresh & (pictures.kinds_of(rows) != codec.Kind.OTHER)).tolist():
+        yield from images.unlike(rows, encoded).items()
+        for place in np.flatnonzero(fresh & (images.kinds_of(rows) != codec.Kind.OTHER)).tolist():
             row = int(rows[place])
             try:
-                codec.check_size(encoded[place], int(pictures.height_px[row]), int(pictures.width_px[row]))
+                codec.check_size(encoded[place], int(images.height_px[row]), int(images.width_px[row]))
                 self._sized[row] = True
             except InputError as error:
                 yield place, error
 
     def _not_for_dali(self, rows: np.ndarray) -> np.ndarray:
         """Places of images that DALI does not decode, or not to the right pixels."""
-        kinds = self._spec.pictures.kinds_of(rows)
+        kinds = self._spec.images.kinds_of(rows)
         unfit = kinds != codec.Kind.COLOR if uses_nvjpeg(self._spec) else kinds == codec.Kind.OTHER
         places: np.ndarray = np.flatnonzero(unfit | self._refused[rows])
         return places
@@ -178,17 +178,17 @@ class DaliLoader:
         Where each decodes by itself, DALI gets no bytes of them any more, but the crops: that is what an index is for that calls an
         image plain which is not.
         """
-        pictures = self._spec.pictures
+        images = self._spec.images
         rows = np.unique(np.concatenate([planned.part.fetch for planned in self._fed])) if self._fed else np.zeros(0, np.int64)
         rows = rows[~self._refused[rows]]
         if not len(rows):
-            raise PackedSetError(f"DALI fails on images of {pictures.folder} that it need not even decode: {error}") from error
+            raise PackedSetError(f"DALI fails on images of {images.folder} that it need not even decode: {error}") from error
         for row in rows.tolist():
             try:
-                codec.decode_rgb(pictures.encoded(row), max_pixels=int(pictures.height_px[row]) * int(pictures.width_px[row]))
+                codec.decode_rgb(images.encoded(row), max_pixels=int(images.height_px[row]) * int(images.width_px[row]))
             except InputError as reason:
                 if self._spec.on_bad != "skip":
-                    raise undecodable(pictures, row, reason) from error
+                    raise undecodable(images, row, reason) from error
                 self._wrong[row], self._refused[row] = reason, True
         if not self._refused[rows].any():
             self._refused[rows] = True
@@ -207,7 +207,7 @@ class DaliLoader:
         self._pipeline = None
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
-        self._spec.pictures.kinds.keep()
+        self._spec.images.kinds.keep()
         if self._spec.cache is not None:
             self._spec.cache.close()
 
@@ -215,15 +215,15 @@ class DaliLoader:
 def uses_nvjpeg(spec: LoaderSpec) -> bool:
     """Whether nvJPEG decodes, which cannot do all that libjpeg can (measured on an H200, DALI 2.4.0):
 
-    - Before 13.2 it does not decode a part of a picture with fancy upsampling, so that DALI would do it on the CPU. It is asked for
-      whole pictures, and crops are cut out of them, with the same result. A CPU decodes parts: 1800x2400 in two thirds of the time.
+    - Before 13.2 it does not decode a part of an image with fancy upsampling, so that DALI would do it on the CPU. It is asked for
+      whole images, and crops are cut out of them, with the same result. A CPU decodes parts: 1800x2400 in two thirds of the time.
     - A gray JPEG comes out with wrong pixels, without an error. It is decoded beforehand, and DALI is given the crop.
     """
     return spec.device.type == "cuda"
 
 
 def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]]) -> Any:
-    """The pipeline: `feed` gives encoded pictures (uint8), crop start and end (int32 y, x) and flips (int32); out come uint8 (H, W, 3)."""
+    """The pipeline: `feed` gives encoded images (uint8), crop start and end (int32 y, x) and flips (int32); out come uint8 (H, W, 3)."""
     from nvidia.dali import fn, pipeline_def, types
 
     cuda, whole = spec.device.type == "cuda", uses_nvjpeg(spec)
@@ -231,7 +231,7 @@ def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]]) -> Any
         "device": "mixed" if cuda else "cpu",
         "hw_decoder_load": HW_DECODER_LOAD if spec.hw_decoder_load is None else spec.hw_decoder_load,
         "output_type": types.RGB,
-        "jpeg_fancy_upsampling": True,  # the upsampling of libjpeg, so that GPU and CPU see the same picture
+        "jpeg_fancy_upsampling": True,  # the upsampling of libjpeg, so that GPU and CPU see the same image
     }
 
     @pipeline_def

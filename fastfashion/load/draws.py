@@ -1,14 +1,14 @@
-"""What is drawn for the pictures of a step: crop, colour, erased box, mixture. Pure functions of uniform random numbers.
+"""What is drawn for the images of a step: crop, colour, erased box, mixture. Pure functions of uniform random numbers.
 
-The numbers come from the plan, float64 in [0, 1) of shape (k, L): a line each for what is drawn, a column a picture.
+The numbers come from the plan, float64 in [0, 1) of shape (k, L): a line each for what is drawn, a column an image.
 """
 
 import numpy as np
 
 from fastfashion.config import AugmentConfig
 
-MID_GREY = 127.5  # contrast turns about it. Not about the picture's mean: a plan knows no pixels
-ERASED_AREAS = (0.02, 1 / 3)  # shares of the picture, and aspect ratios against its own: Zhong et al. 2017 as torchvision and timm have it
+MID_GREY = 127.5  # contrast turns about it. Not about the image's mean: a plan knows no pixels
+ERASED_AREAS = (0.02, 1 / 3)  # shares of the image, and aspect ratios against its own: Zhong et al. 2017 as torchvision and timm have it
 ERASED_ASPECTS = (0.3, 1 / 0.3)
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # Y of YIQ, ITU-R BT.601
@@ -21,9 +21,9 @@ _CROSSED = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, 1], [0, -1, 0]] @ _YIQ  # th
 def draw_crops(uniforms: np.ndarray, heights_px: np.ndarray, widths_px: np.ndarray, augment: AugmentConfig) -> np.ndarray:
     """Boxes y0, x0, y1, x1 in pixels, int32 (L, 4), the ends exclusive; from four lines.
 
-    A crop covers a share of the picture uniform in [min_area, 1], its aspect ratio changed by a factor log-uniform in
-    [1/max_stretch, max_stretch] against the picture's own, at a place uniform over all that fit. (torchvision's
-    RandomResizedCrop draws an absolute ratio and tries again where it does not fit; product pictures all share one shape.)
+    A crop covers a share of the image uniform in [min_area, 1], its aspect ratio changed by a factor log-uniform in
+    [1/max_stretch, max_stretch] against the image's own, at a place uniform over all that fit. (torchvision's
+    RandomResizedCrop draws an absolute ratio and tries again where it does not fit; product images all share one shape.)
     """
     area_u, stretch_u, y_u, x_u = uniforms
     area = augment.min_area + (1 - augment.min_area) * area_u
@@ -62,8 +62,8 @@ def colour_matrices(brightness: np.ndarray, contrast: np.ndarray, saturation: np
 def draw_erased(uniforms: np.ndarray, augment: AugmentConfig) -> np.ndarray | None:
     """Random erasing (Zhong et al. 2017): y0, x0, y1, x1 as shares of height and width, float32 (L, 4); from five lines.
 
-    With probability `erase` a box inside the picture, else all 0; None where it is off. Its area is uniform in ERASED_AREAS, its aspect
-    ratio against the picture's own log-uniform in ERASED_ASPECTS, as far as the box then fits, its place uniform over all that fit.
+    With probability `erase` a box inside the image, else all 0; None where it is off. Its area is uniform in ERASED_AREAS, its aspect
+    ratio against the image's own log-uniform in ERASED_ASPECTS, as far as the box then fits, its place uniform over all that fit.
     """
     if not augment.erase:
         return None
@@ -80,7 +80,7 @@ def draw_erased(uniforms: np.ndarray, augment: AugmentConfig) -> np.ndarray | No
 def draw_mixing(uniforms: np.ndarray, augment: AugmentConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of neighbours 2i, 2i+1: partners, shares, pasted; from four lines.
 
-    partners: int64 (L,), a picture's other one, itself for the last of an odd number; shares: float32 (L,), of the own picture;
+    partners: int64 (L,), an image's other one, itself for the last of an odd number; shares: float32 (L,), of the own image;
     pasted: float32 (L, 4), the box y0, x0, y1, x1, in shares of height and width, that shows the partner, all 0 for mixup. Both of a pair
     have the same share, drawn from Beta(alpha, alpha); for cutmix it is then exactly 1 - area of the box, which its edges may have
     clipped. Who pastes rounds the box to pixels: on 224x224 that is up to half a pixel an edge, while the share stays.

@@ -17,12 +17,12 @@ def open_loader(spec: LoaderSpec) -> Loader:
 
     A set on object storage is read through a cache of its shards. Raises ConfigError where the backend is unknown or cannot run here.
     """
-    if is_remote(spec.pictures.folder) and spec.cache is None:
+    if is_remote(spec.images.folder) and spec.cache is None:
         from fastfashion.load.remote import open_cached
 
         permuted = spec.plan.augment is not None and not spec.plan.window_shards
-        pictures, cache = open_cached(spec.pictures, spec.cache_dir, spec.cache_bytes, permuted=permuted)
-        spec = replace(spec, pictures=pictures, cache=cache)
+        images, cache = open_cached(spec.images, spec.cache_dir, spec.cache_bytes, permuted=permuted)
+        spec = replace(spec, images=images, cache=cache)
     backend = spec.chosen_backend
     if backend == "dali":
         from fastfashion.load.dali import DaliLoader

@@ -1,8 +1,8 @@
-"""The epoch plan: which rows are in which step, and how each picture is cropped, flipped, coloured, erased and mixed. Pure numpy.
+"""The epoch plan: which rows are in which step, and how each image is cropped, flipped, coloured, erased and mixed. Pure numpy.
 
 Every random number is a function of (seed, epoch, position): Philox (Salmon et al. 2011) keyed by (seed, epoch), its counter addressed
 by the sample's position in the epoch. Nobody else draws random numbers for data, so that resuming at a step, or training on another
-number of processes, sees the same pictures.
+number of processes, sees the same images.
 
     rows ─► order(epoch) ─► step s: positions [s·n/S, (s+1)·n/S) ─► rank r: its even share, padded with row -1
 
@@ -35,13 +35,13 @@ class Part:
     """
 
     rows: np.ndarray  # int64 (L,), -1 for padding
-    fetch: np.ndarray  # int64 (L,): what to load; padding loads a real picture of the batch, whose label is masked
-    boxes: np.ndarray  # int32 (L, 4): y0, x0, y1, x1 in pixels of the packed picture, the ends exclusive
+    fetch: np.ndarray  # int64 (L,): what to load; padding loads a real image of the batch, whose label is masked
+    boxes: np.ndarray  # int32 (L, 4): y0, x0, y1, x1 in pixels of the packed image, the ends exclusive
     flips: np.ndarray  # bool (L,): mirror left and right
     colours: np.ndarray | None = None  # float32 (L, 3, 4): out = M[:, :3] @ rgb + M[:, 3] in grey levels, rounded, clipped to 0..255
     erased: np.ndarray | None = None  # float32 (L, 4): y0, x0, y1, x1 as shares of the output's height and width, all 0: nothing
-    partners: np.ndarray | None = None  # int64 (L,): slot, here, of the picture this one is mixed with; itself where it is not
-    shares: np.ndarray | None = None  # float32 (L,): of the own picture in the mixture
+    partners: np.ndarray | None = None  # int64 (L,): slot, here, of the image this one is mixed with; itself where it is not
+    shares: np.ndarray | None = None  # float32 (L,): of the own image in the mixture
     pasted: np.ndarray | None = None  # float32 (L, 4): the box, as `erased`, that shows the partner (cutmix); all 0: a blend (mixup)
 
 
@@ -59,7 +59,7 @@ class Step:
     pasted: np.ndarray | None = None
 
     def part(self, rank: int, world_size: int, num_slots: int) -> Part:
-        """The even, contiguous share of one rank, padded to `num_slots`; of pairs, where pictures are mixed."""
+        """The even, contiguous share of one rank, padded to `num_slots`; of pairs, where images are mixed."""
         size, together = len(self.rows), 1 if self.partners is None else 2
         units = math.ceil(size / together)
         first, end = (min(edge * units // world_size * together, size) for edge in (rank, rank + 1))
@@ -91,7 +91,7 @@ class Step:
 class Plan:
     """Every row once an epoch, in steps of equal size (within one): shuffled and augmented, or in order and whole.
 
-    `heights_px` and `widths_px` are those of the packed pictures, by row of the set. With windows, rows are sorted, and nothing of the
+    `heights_px` and `widths_px` are those of the packed images, by row of the set. With windows, rows are sorted, and nothing of the
     length of an epoch is ever made. Raises InputError where there are no rows, or where `shard_starts` are not those of all rows.
     """
 
@@ -100,7 +100,7 @@ class Plan:
     widths_px: np.ndarray  # any integer (N,)
     batch_size: int  # global; no step is larger
     seed: int = 0
-    augment: AugmentConfig | None = None  # None: evaluation, in the order of `rows`, whole pictures
+    augment: AugmentConfig | None = None  # None: evaluation, in the order of `rows`, whole images
     shard_starts: np.ndarray | None = None  # int64 (S,): first row of each shard of the set, ascending from 0
     window_shards: int = 0  # most shards in a window; 0: one permutation of all rows
     numbers: np.ndarray | None = None  # int64 (N,): what row each row of the set was where `shard_starts` are from; None: the same
@@ -127,7 +127,7 @@ class Plan:
         return math.ceil(len(self.rows) / self.batch_size)
 
     def num_slots(self, world_size: int) -> int:
-        """Pictures in a rank's batch, padding included."""
+        """Images in a rank's batch, padding included."""
         most, together = math.ceil(len(self.rows) / self.num_steps), 2 if self._mixes else 1
         return math.ceil(math.ceil(most / together) / world_size) * together
 

@@ -26,27 +26,27 @@ MAX_ROWS_AHEAD = 1 << 18  # of the plan, kept in memory
 
 
 def open_cached(
-    pictures: Resolution, cache_dir: str, limit_bytes: int, *, permuted: bool = False, patience_s: float = PATIENCE_S
+    images: Resolution, cache_dir: str, limit_bytes: int, *, permuted: bool = False, patience_s: float = PATIENCE_S
 ) -> "tuple[Resolution, ShardCache]":
-    """The pictures of a set on object storage, read through a cache, and the cache.
+    """The images of a set on object storage, read through a cache, and the cache.
 
     `permuted` says that they will be read in one permutation over the whole set: where the cache is smaller than that, a line on stderr
     names the better way. Raises ConfigError where the limit is smaller than a shard, or the folder cannot be made.
     """
-    sizes = [entry.num_bytes for entry in pictures.manifest.shards]
+    sizes = [entry.num_bytes for entry in images.manifest.shards]
     if max(sizes, default=0) > limit_bytes:
         raise ConfigError(
-            f"data.cache_gb {limit_bytes / 1e9:g}: expected at least {max(sizes) / 1e9:.3g}, the size of a shard of {pictures.folder}"
+            f"data.cache_gb {limit_bytes / 1e9:g}: expected at least {max(sizes) / 1e9:.3g}, the size of a shard of {images.folder}"
         )
     if permuted and sum(sizes) > limit_bytes and dist.env_int("LOCAL_RANK", 0) == 0:
         print(
-            f"{pictures.folder}: {sum(sizes) / 1e9:.3g} GB in one permutation through a cache of {limit_bytes / 1e9:g} GB: most shards "
+            f"{images.folder}: {sum(sizes) / 1e9:.3g} GB in one permutation through a cache of {limit_bytes / 1e9:g} GB: most shards "
             "will be fetched again and again; use --set data.shuffle=window, or a larger data.cache_gb",
             file=sys.stderr,
             flush=True,
         )
-    cache = ShardCache(pictures, CacheFolder(cache_path(cache_dir), limit_bytes), limit_bytes, patience_s)
-    return cache.pictures, cache
+    cache = ShardCache(images, CacheFolder(cache_path(cache_dir), limit_bytes), limit_bytes, patience_s)
+    return cache.images, cache
 
 
 class ShardCache:
@@ -56,11 +56,11 @@ class ShardCache:
     space over the limit is in use only while a step that needs it is under way.
     """
 
-    def __init__(self, pictures: Resolution, folder: CacheFolder, limit_bytes: int, patience_s: float = PATIENCE_S) -> None:
-        self.pictures = replace(pictures, local=self.local, _maps={})
-        self._entries = {entry.number: entry for entry in pictures.manifest.shards}
+    def __init__(self, images: Resolution, folder: CacheFolder, limit_bytes: int, patience_s: float = PATIENCE_S) -> None:
+        self.images = replace(images, local=self.local, _maps={})
+        self._entries = {entry.number: entry for entry in images.manifest.shards}
         self._folder, self._limit_bytes = folder, limit_bytes
-        self._source = Source(pictures.folder, patience_s)
+        self._source = Source(images.folder, patience_s)
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()  # guards what follows
         self._wanted: Counter[int] = Counter()  # shard -> how many of the steps in sight need it
@@ -82,7 +82,7 @@ class ShardCache:
             while self._look_ahead(parts, coming):
                 step, part, numbers = coming[0]
                 for number in numbers:
-                    self.pictures.map_shard(number)
+                    self.images.map_shard(number)
                     self._folder.use(self._entries[number])
                 taken.append(coming.popleft()[2])
                 self._release(taken.popleft() if len(taken) > in_use else [])
@@ -105,7 +105,7 @@ class ShardCache:
         for thread in self._threads:
             thread.join()
         for number in self._entries:
-            self.pictures.unmap_shard(number)
+            self.images.unmap_shard(number)
 
     def _look_ahead(self, parts: Iterator[tuple[Step, Part]], coming: deque[tuple[Step, Part, list[int]]]) -> bool:
         """Take more steps from the plan, as far as that is of use; false once there is none left to hand on."""
@@ -115,12 +115,12 @@ class ShardCache:
             found = next(parts, None)
             if found is None:
                 break
-            numbers: list[int] = np.unique(self.pictures.shard[found[1].fetch]).tolist()
+            numbers: list[int] = np.unique(self.images.shard[found[1].fetch]).tolist()
             num_bytes = sum(self._entries[number].num_bytes for number in numbers)
             if num_bytes > self._limit_bytes:
                 raise ConfigError(
                     f"data.cache_gb {self._limit_bytes / 1e9:g}: expected at least {num_bytes / 1e9:.3g}, as a step needs {len(numbers)} "
-                    f"shards of {self.pictures.folder}; raise it, or use --set data.shuffle=window and fewer data.window_shards"
+                    f"shards of {self.images.folder}; raise it, or use --set data.shuffle=window and fewer data.window_shards"
                 )
             self._want(numbers)
             coming.append((*found, numbers))
@@ -149,7 +149,7 @@ class ShardCache:
                 if self._wanted[number] == 0:
                     del self._wanted[number]
                     self._wanted_bytes -= self._entries[number].num_bytes
-                    self.pictures.unmap_shard(number)
+                    self.images.unmap_shard(number)
             self._todo.extendleft(reversed(self._put_off))
             self._put_off.clear()
             self._changed.notify_all()
@@ -173,14 +173,14 @@ class ShardCache:
             try:
                 here = self._bring(number, urgent=False) is not None
                 if here:
-                    self.pictures.map_shard(number)
+                    self.images.map_shard(number)
             except Closed:
                 return
             except Exception:  # kept by `_bring`, or met again by whoever comes to need the shard
                 continue
             with self._changed:
                 if number not in self._wanted:
-                    self.pictures.unmap_shard(number)
+                    self.images.unmap_shard(number)
                 elif not here:
                     self._put_off.append(number)
 

@@ -1,8 +1,8 @@
-"""The resident backend: pictures are decoded once, when they are first needed, and kept as uint8; from then on only crops are resized.
+"""The resident backend: images are decoded once, when they are first needed, and kept as uint8; from then on only crops are resized.
 
-first visit:  encoded ─► decode whole ─► pictures[place]        every visit:  pictures[places], boxes ─► resize ─► flip ─► images
+first visit:  encoded ─► decode whole ─► images[place]        every visit:  images[places], boxes ─► resize ─► flip ─► images
 
-On a CPU the pictures lie in host memory, and the pool of threads resizes. On a GPU they lie there, and whole batches are resized as two
+On a CPU the images lie in host memory, and the pool of threads resizes. On a GPU they lie there, and whole batches are resized as two
 products with matrices of filter weights: the triangle filter is linear in the pixels, and separable.
 """
 
@@ -29,13 +29,13 @@ SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for the model and everybod
 
 
 def open_resident(spec: LoaderSpec) -> Loader:
-    """Open it where the plan's pictures fit into the device's memory; raises ConfigError where they do not."""
+    """Open it where the plan's images fit into the device's memory; raises ConfigError where they do not."""
     rows = spec.plan.rows
-    shape = (len(rows), int(spec.pictures.height_px[rows].max()), int(spec.pictures.width_px[rows].max()), 3)
+    shape = (len(rows), int(spec.images.height_px[rows].max()), int(spec.images.width_px[rows].max()), 3)
     needed, free = int(np.prod(shape, dtype=np.int64)), free_bytes(spec.device)
     if needed > SHARE_OF_MEMORY * free:
         raise ConfigError(
-            f"backend resident: {shape[0]} pictures of up to {shape[2]}x{shape[1]} take {needed / 1e9:.3g} GB, of which at most "
+            f"backend resident: {shape[0]} images of up to {shape[2]}x{shape[1]} take {needed / 1e9:.3g} GB, of which at most "
             f"{SHARE_OF_MEMORY * free / 1e9:.3g} GB are free on {spec.device}; use a smaller --res, or another backend"
         )
     return ResidentOnDevice(spec, shape) if spec.device.type == "cuda" else ResidentLoader(spec, shape)
@@ -54,12 +54,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 class ResidentLoader(ThreadsLoader):
-    """Pictures in host memory: uint8 (n, h, w, 3), each in the upper left corner of its place, in the order of the plan's rows."""
+    """Images in host memory: uint8 (n, h, w, 3), each in the upper left corner of its place, in the order of the plan's rows."""
 
     def __init__(self, spec: LoaderSpec, shape: tuple[int, ...]) -> None:
         super().__init__(spec)
-        self._pictures = np.empty(shape, dtype=np.uint8)
-        self._place = np.full(len(spec.pictures.shard), -1)
+        self._decoded = np.empty(shape, dtype=np.uint8)
+        self._place = np.full(len(spec.images.shard), -1)
         self._place[spec.plan.rows] = np.arange(len(spec.plan.rows))
         self._kept = np.zeros(len(spec.plan.rows), dtype=bool)
         self._wrong: dict[int, InputError] = {}  # by place
@@ -75,7 +75,7 @@ class ResidentLoader(ThreadsLoader):
     def _fill(self, out: np.ndarray, part: Part, chunk: slice) -> Wrong:
         places = self._keep(part.fetch[chunk])
         started = time.perf_counter()
-        resize_crops(self._pictures, places, part.boxes[chunk], part.flips[chunk], out)
+        resize_crops(self._decoded, places, part.boxes[chunk], part.flips[chunk], out)
         if self._spec.profile is not None:
             self._spec.profile.add(resize_s=time.perf_counter() - started, num_images=len(out))
         return self._errors(places, out)
@@ -87,7 +87,7 @@ class ResidentLoader(ThreadsLoader):
         return wrong
 
     def _keep(self, rows: np.ndarray) -> np.ndarray:
-        """Places of rows, whose pictures are decoded where they were not yet. Two threads may decode the same one, to the same bytes."""
+        """Places of rows, whose images are decoded where they were not yet. Two threads may decode the same one, to the same bytes."""
         places = self._place[rows]
         if not self._kept[places].all():
             fresh = np.unique(rows[~self._kept[places]])
@@ -97,14 +97,14 @@ class ResidentLoader(ThreadsLoader):
         return places
 
     def _decode(self, rows: np.ndarray, size: np.ndarray) -> None:
-        """Decode pictures of one size into their places."""
+        """Decode images of one size into their places."""
         places, sizes = self._place[rows], np.repeat(size[None], len(rows), axis=0)
         whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
         decoded = np.empty((len(rows), *size, 3), dtype=np.uint8)
         seconds = np.zeros(3)
-        encoded = [self._spec.pictures.encoded(row) for row in rows.tolist()]
-        kinds = self._spec.pictures.kinds_of(rows)
-        wrong = self._spec.pictures.unlike(rows, encoded) | load_crops(
+        encoded = [self._spec.images.encoded(row) for row in rows.tolist()]
+        kinds = self._spec.images.kinds_of(rows)
+        wrong = self._spec.images.unlike(rows, encoded) | load_crops(
             encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds, kinds
         )
         self._wrong |= {int(places[i]): error for i, error in wrong.items()}
@@ -114,7 +114,7 @@ class ResidentLoader(ThreadsLoader):
             self._spec.profile.add(read_s=seconds[0], decode_s=seconds[1] + seconds[2])
 
     def _store(self, places: np.ndarray, decoded: np.ndarray) -> None:
-        self._pictures[places, : decoded.shape[1], : decoded.shape[2]] = decoded
+        self._decoded[places, : decoded.shape[1], : decoded.shape[2]] = decoded
 
 
 class ResidentOnDevice(ResidentLoader):
@@ -162,15 +162,15 @@ class ResidentOnDevice(ResidentLoader):
         return batch
 
 
-def resize_on_device(pictures: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor, height_px: int, width_px: int) -> torch.Tensor:
+def resize_on_device(images: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor, height_px: int, width_px: int) -> torch.Tensor:
     """Boxes (y0, x0, y1, x1), (B, 4), of uint8 (B, h, w, 3) to uint8 (B, height_px, width_px, 3), mirrored where `flips`, (B,)."""
-    count, source_height, source_width, _ = pictures.shape
+    count, source_height, source_width, _ = images.shape
     # Half precision keeps grey levels exactly and weights to 0.05 %; products add up in float32. CPUs have no fast half.
-    precision = torch.float16 if pictures.device.type == "cuda" else torch.float32
+    precision = torch.float16 if images.device.type == "cuda" else torch.float32
     down = filter_weights(boxes[:, 0], boxes[:, 2], height_px, source_height).to(precision)
     across = filter_weights(boxes[:, 1], boxes[:, 3], width_px, source_width)
     across = torch.where(flips[:, None, None], across.flip(1), across).to(precision)
-    lines = down @ pictures.view(count, source_height, source_width * 3).to(precision)  # (B, H, w * 3)
+    lines = down @ images.view(count, source_height, source_width * 3).to(precision)  # (B, H, w * 3)
     columns = lines.view(count, height_px, source_width, 3).transpose(1, 2).reshape(count, source_width, height_px * 3)
     shown = (across @ columns).view(count, width_px, height_px, 3).transpose(1, 2)
     return shown.float().add_(0.5).clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)

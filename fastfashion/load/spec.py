@@ -34,7 +34,7 @@ class Planned:
 class LoaderSpec:
     """What to load, for whom, with what: a plain value, which any process may open a loader from."""
 
-    pictures: Resolution
+    images: Resolution
     plan: Plan
     labels: np.ndarray  # int64 (N, T) by row of the set
     size: Size
@@ -45,7 +45,7 @@ class LoaderSpec:
     backend: str = "auto"
     workers: int = 1  # threads of this process
     prefetch: int = 3  # batches under way while one is in use
-    on_bad: str = "stop"  # at a picture that does not decode: raise PackedSetError, or "skip": mask it and list it in `skipped`
+    on_bad: str = "stop"  # at an image that does not decode: raise PackedSetError, or "skip": mask it and list it in `skipped`
     hw_decoder_load: float | None = None  # share of JPEGs for the GPU's decoder engine; None: load/dali.py's
     profile: Profile | None = None  # filled where given
     cache_dir: str = ""  # for shards of a set on object storage; a folder of the user's cache by default
@@ -81,13 +81,13 @@ class LoaderSpec:
             yield Planned(part=part, labels=labels, num_labelled=num_labelled)
 
     def sizes_px(self, rows: np.ndarray) -> np.ndarray:
-        """Height and width of whole pictures: int32 (n, 2)."""
-        return np.stack([self.pictures.height_px[rows], self.pictures.width_px[rows]], axis=1).astype(np.int32)
+        """Height and width of whole images: int32 (n, 2)."""
+        return np.stack([self.images.height_px[rows], self.images.width_px[rows]], axis=1).astype(np.int32)
 
     def batch(self, images: "torch.Tensor", planned: Planned, wrong: Mapping[int, Exception], skipped: dict[int, Skipped]) -> Batch:
         """Put labels and rows beside the images, and mix those that are to be mixed.
 
-        `wrong` says of slots why their pictures do not decode: raises PackedSetError, or masks them and adds them to `skipped`.
+        `wrong` says of slots why their images do not decode: raises PackedSetError, or masks them and adds them to `skipped`.
         """
         import torch
 
@@ -99,8 +99,8 @@ class LoaderSpec:
             for slot, reason in sorted(wrong.items()):
                 row = int(part.fetch[slot])
                 if self.on_bad != "skip":
-                    raise undecodable(self.pictures, row, reason)
-                skipped.setdefault(row, Skipped(row=row, where=self.pictures.where(row), reason=str(reason)))
+                    raise undecodable(self.images, row, reason)
+                skipped.setdefault(row, Skipped(row=row, where=self.images.where(row), reason=str(reason)))
         images = mix(images, part)
 
         rows, codes = (self.to_device(torch.from_numpy(values)) for values in (part.rows, labels))
@@ -128,18 +128,18 @@ class LoaderSpec:
         return replace(part, rows=rows, partners=partners, shares=np.where(alone, np.float32(1), part.shares)), labels
 
 
-def undecodable(pictures: Resolution, row: int, reason: Exception) -> PackedSetError:
-    """The error for a picture that was whole when it was packed and does not decode any more."""
+def undecodable(images: Resolution, row: int, reason: Exception) -> PackedSetError:
+    """The error for an image that was whole when it was packed and does not decode any more."""
     return PackedSetError(
-        f"{pictures.where(row)}: {reason}; see what is damaged with fastfashion verify {pictures.folder.parent}, "
-        "or leave such pictures out with --on-bad skip"
+        f"{images.where(row)}: {reason}; see what is damaged with fastfashion verify {images.folder.parent}, "
+        "or leave such images out with --on-bad skip"
     )
 
 
-def choose_pictures(packed: PackedSet, resolution: str, size: str) -> tuple[Resolution, Size]:
+def choose_images(packed: PackedSet, resolution: str, size: str) -> tuple[Resolution, Size]:
     """Settle "auto": the input size, and the smallest packed resolution that need not be enlarged for it.
 
-    An automatic size keeps the pictures' own shape (the median's), with the shorter side at most 224.
+    An automatic size keeps the images' own shape (the median's), with the shorter side at most 224.
     """
     if size != "auto":
         wanted = Size.parse(size)
@@ -150,8 +150,8 @@ def choose_pictures(packed: PackedSet, resolution: str, size: str) -> tuple[Reso
     if resolution == "auto":
         enough = [name for name in packed.resolutions if name.isdecimal() and int(name) >= MAX_AUTO_SHORT_PX]
         resolution = enough[0] if enough else packed.resolutions[-1]
-    pictures = packed.open(resolution)
-    height, width = float(np.median(pictures.height_px)), float(np.median(pictures.width_px))
+    images = packed.open(resolution)
+    height, width = float(np.median(images.height_px)), float(np.median(images.width_px))
     scale = min(1.0, MAX_AUTO_SHORT_PX / min(height, width))
     sides = [max(SIZE_STEP_PX, round(side * scale / SIZE_STEP_PX) * SIZE_STEP_PX) for side in (height, width)]
-    return pictures, Size(*sides)
+    return images, Size(*sides)

@@ -1,6 +1,6 @@
 """The thread backend: libjpeg-turbo and a resize without Python's lock, on a pool of threads that fill shared batch arrays.
 
-part ─► chunks of pictures ─► pool: decode what the crop needs ─► resize ─► flip ─► colours, erased box ─► images[chunk]
+part ─► chunks of images ─► pool: decode what the crop needs ─► resize ─► flip ─► colours, erased box ─► images[chunk]
 """
 
 import time
@@ -21,9 +21,9 @@ from fastfashion.load.life import Batches, Life
 from fastfashion.load.plan import Part
 from fastfashion.load.spec import LoaderSpec, Planned
 
-CHUNK = 16  # pictures a task: at one a task, handing out costs a fifth of the rate
+CHUNK = 16  # images a task: at one a task, handing out costs a fifth of the rate
 
-Wrong = dict[int, InputError]  # what is wrong with pictures that do not decode, by slot
+Wrong = dict[int, InputError]  # what is wrong with images that do not decode, by slot
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ class ThreadsLoader:
         return {chunk.start + place: error for place, error in wrong.items()}
 
     def _fill(self, out: np.ndarray, part: Part, chunk: slice) -> Wrong:
-        """Pictures of some slots, uint8 (n, H, W, 3); returns what is wrong with those that do not decode, by place in `out`."""
-        rows, pictures = part.fetch[chunk], self._spec.pictures
+        """Images of some slots, uint8 (n, H, W, 3); returns what is wrong with those that do not decode, by place in `out`."""
+        rows, images = part.fetch[chunk], self._spec.images
         seconds = np.zeros(3)
         started = time.perf_counter()
-        encoded = [pictures.encoded(row) for row in rows.tolist()]
-        kinds, unlike = pictures.kinds_of(rows), pictures.unlike(rows, encoded)
+        encoded = [images.encoded(row) for row in rows.tolist()]
+        kinds, unlike = images.kinds_of(rows), images.unlike(rows, encoded)
         seconds[0] = time.perf_counter() - started
         wrong = unlike | load_crops(encoded, part.boxes[chunk], self._spec.sizes_px(rows), part.flips[chunk], out, seconds, kinds)
         out[list(unlike)] = 0
@@ -139,4 +139,4 @@ class ThreadsLoader:
             self._spec.cache.close()  # first: the planner may be waiting for a shard
         self._planner.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._spec.pictures.kinds.keep()
+        self._spec.images.kinds.keep()

@@ -1,6 +1,6 @@
 """Convolutions that CPUs train fast, and without harm.
 
-oneDNN (3.7 in torch 2.15) has two slow paths. A convolution over a few positions, as in a ResNet's last stage on small pictures, takes up
+oneDNN (3.7 in torch 2.15) has two slow paths. A convolution over a few positions, as in a ResNet's last stage on small images, takes up
 to four times as long, forward and backward, as a matrix product of the same sums; so it becomes one. The gradients of depthwise
 convolutions take up to eighty times as long in bfloat16 as in float32. Figures: bench/LOG.md, "Convolutions on a CPU".
 """

@@ -16,9 +16,9 @@ _TAKEN = frozenset(dir(nn.ModuleDict()))
 
 
 class Classifier(nn.Module):
-    """uint8 pictures (B, H, W, 3) to logits {task: (B, C)}; the mean and std of the backbone's training are part of it.
+    """uint8 images (B, H, W, 3) to logits {task: (B, C)}; the mean and std of the backbone's training are part of it.
 
-    Out of training, logits are the mean over a picture and its mirror image where `flip_average` is set, divided by the task's temperature
+    Out of training, logits are the mean over an image and its mirror image where `flip_average` is set, divided by the task's temperature
     (Guo et al. 2017), so that their softmax is calibrated once `temperatures` are fitted; they are 1 before.
     """
 

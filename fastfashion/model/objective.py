@@ -26,7 +26,7 @@ PLAIN = LossSettings()
 def objective(logits: Mapping[str, torch.Tensor], batch: Batch, world_size: int, settings: LossSettings = PLAIN) -> torch.Tensor:
     """Weighted sum over tasks of cross-entropy, each the mean over the labelled rows of the *global* batch (scalar, float32).
 
-    Rows with label -1 do not count. A mixed picture answers for its own label with its share and for its partner's with the rest (Zhang
+    Rows with label -1 do not count. A mixed image answers for its own label with its share and for its partner's with the rest (Zhang
     et al. 2018). Both of a pair have the same share, so that a row's label weighs share + (1 - share) = 1 over the two, whether the
     other has one or not: the weights always sum to the number of labelled rows, which is the divisor with and without mixing.
 

@@ -1,4 +1,4 @@
-"""From a source of pictures to a packed set."""
+"""From a source of images to a packed set."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

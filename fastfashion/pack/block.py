@@ -31,7 +31,7 @@ OVERSAMPLE = 2
 LOOK_SHORT_PX = 128
 TICK_S = 0.25
 
-Tick = Callable[[int, int, int], None]  # pictures, encoded bytes and rejected pictures since the last call
+Tick = Callable[[int, int, int], None]  # images, encoded bytes and rejected images since the last call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Block:
     """Consecutive rows of the table that become one shard."""
 
     number: int
-    samples: Sequence[tuple[str, Member, dict[str, str]]]  # id, where its picture lies, labels as written
+    samples: Sequence[tuple[str, Member, dict[str, str]]]  # id, where its image lies, labels as written
 
 
 def record_path(records: Path, number: int) -> Path:
@@ -63,11 +63,11 @@ def record_path(records: Path, number: int) -> Path:
 def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, rejected: None) -> None:
     """Write the shards of one block, then its record.
 
-    The record: `kept` (columns id, height, width, fingerprint), `pictures` (resolution -> columns offset, size, height, width,
+    The record: `kept` (columns id, height, width, fingerprint), `images` (resolution -> columns offset, size, height, width,
     crc32, kind, in the same order), `rejected` (id, reason), `shards` (resolution -> manifest entry, or null where nothing was kept).
     """
     kept: dict[str, list[Any]] = {name: [] for name in ("id", "height", "width", "fingerprint")}
-    pictures: dict[str, dict[str, list[int]]] = {
+    places: dict[str, dict[str, list[int]]] = {
         name: {column: [] for column in ("offset", "size", "height", "width", "crc32", "kind")} for name in job.resolutions
     }
     rejected: list[dict[str, str]] = []
@@ -88,13 +88,13 @@ def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, re
             for name, (jpg, height_px, width_px, kind) in versions.items():
                 offset = writers[name].add(identity, {"jpg": jpg, "json": labelled})["jpg"]
                 place = (offset, len(jpg), height_px, width_px, zlib.crc32(jpg), kind)
-                for column, number in zip(pictures[name].values(), place, strict=True):
+                for column, number in zip(places[name].values(), place, strict=True):
                     column.append(number)
             for name, value in zip(kept, (identity, *info), strict=True):
                 kept[name].append(value)
             told.add(sum(len(version.jpg) for version in versions.values()), 0)
     shards = {name: writer.entry and msgspec.structs.asdict(writer.entry) for name, writer in writers.items()}
-    text = json.dumps({"kept": kept, "pictures": pictures, "rejected": rejected, "shards": shards}, ensure_ascii=False)
+    text = json.dumps({"kept": kept, "images": places, "rejected": rejected, "shards": shards}, ensure_ascii=False)
     publish(record_path(job.records, block.number), lambda beside: beside.write_text(text, encoding="utf-8"))
     told.flush()
 
@@ -128,7 +128,7 @@ class Version(NamedTuple):
 
 
 def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str, Version]]:
-    """Decode once, and make every resolution from the smallest picture at hand that is at least twice as large.
+    """Decode once, and make every resolution from the smallest image at hand that is at least twice as large.
 
     Returns the image's shown height and width and its fingerprint (hex), and the version for each resolution. Raises InputError where
     the image does not decode completely.

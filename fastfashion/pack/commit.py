@@ -58,7 +58,7 @@ def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequ
     kept = pa.concat_tables([record.kept for record in records])
     if not len(kept):
         write_rejected(staging.root / REJECTED, rejected)
-        raise InputError(f"{request.source}: not one picture decodes; see {staging.root / REJECTED} for each and why")
+        raise InputError(f"{request.source}: not one image decodes; see {staging.root / REJECTED} for each and why")
     assert len(kept) + len(rejected) == styles.num_rows, "a row was lost"
     for name, folder in staging.folders.items():
         _write_parquet(folder / INDEX, _index(records, name))
@@ -66,7 +66,7 @@ def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequ
         told = SetFiles.read(out / SET)
         packed = read_catalog(out, read_vocab(out, told), told)
         if packed["id"].tolist() != kept["id"].to_pylist():
-            raise PackedSetError(f"{out}: the pictures of {request.source} changed since it was packed; choose another --out")
+            raise PackedSetError(f"{out}: the images of {request.source} changed since it was packed; choose another --out")
     else:
         catalog = _catalog(styles, kept)
         publish_json(out / VOCAB, Vocab.of_table(catalog, styles.labels, request.columns.no_label).classes)
@@ -89,11 +89,11 @@ def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequ
 
 
 def _index(records: Sequence[Record], name: str) -> pa.Table:
-    pictures = pa.concat_tables([record.pictures[name] for record in records])
+    images = pa.concat_tables([record.images[name] for record in records])
     shard = np.repeat([record.number for record in records], [len(record.kept) for record in records])
-    columns = {"row": pa.array(np.arange(len(pictures))), "shard": pa.array(shard)}
-    columns |= {column: pictures[column] for column in ("offset", "size", "width", "height", "crc32")}
-    return pa.table(columns | {KIND: pictures[KIND].cast(pa.int8())})
+    columns = {"row": pa.array(np.arange(len(images))), "shard": pa.array(shard)}
+    columns |= {column: images[column] for column in ("offset", "size", "width", "height", "crc32")}
+    return pa.table(columns | {KIND: images[KIND].cast(pa.int8())})
 
 
 def _catalog(styles: Styles, kept: pa.Table) -> pd.DataFrame:

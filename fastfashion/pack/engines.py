@@ -108,7 +108,7 @@ class Processes:
         if deaths >= ATTEMPTS:
             shard = job.folders[job.resolutions[0]] / f"{block.number:05d}.tar"
             raise PackedSetError(
-                f"{shard}: the process that packs it died {deaths} times (exit code {dead.process.exitcode}), with the pictures of ids "
+                f"{shard}: the process that packs it died {deaths} times (exit code {dead.process.exitcode}), with the images of ids "
                 f"{block.samples[0][0]} to {block.samples[-1][0]}; what is packed so far stays: run the same command again, with fewer "
                 "--workers if memory was short"
             )

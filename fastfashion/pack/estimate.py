@@ -17,12 +17,12 @@ from fastfashion.pack.request import PackRequest, descending
 from fastfashion.pack.staging import Staging
 from fastfashion.shards.layout import FULL
 
-SAMPLED = 64  # pictures that are packed in memory to estimate sizes
+SAMPLED = 64  # images that are packed in memory to estimate sizes
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What packing would do. Sizes are estimates from the pictures sampled."""
+    """What packing would do. Sizes are estimates from the images sampled."""
 
     out: Path
     num_rows: int
@@ -42,7 +42,7 @@ class DryRun:
 
 
 def dry_run(request: PackRequest) -> DryRun:
-    """Plan, pack a few pictures in memory, and write nothing; raises as `pack` does."""
+    """Plan, pack a few images in memory, and write nothing; raises as `pack` does."""
     plan = make_plan(request)
     present = already_packed(request, plan.styles)
     missing = descending(set(request.resolutions) - set(present))

@@ -1,6 +1,6 @@
 """Packing: plan, resume, commit.
 
-    table + pictures ─► blocks of rows ─► engine ─► staged shards and records ─► catalog, vocab, rejected, index, manifest ─► OUT/<res>/
+    table + images ─► blocks of rows ─► engine ─► staged shards and records ─► catalog, vocab, rejected, index, manifest ─► OUT/<res>/
 
 A resolution appears complete or not at all. What an interrupted run has packed stays staged, and the same command goes on from there.
 """
@@ -28,11 +28,11 @@ from fastfashion.shards.layout import FULL, REJECTED
 from fastfashion.sources.ranges import CHANGED, ChangedError, UnreachableError
 from fastfashion.words import why
 
-TAR_BYTES = 2560  # of a sample beside its picture: two headers, the labels, padding
+TAR_BYTES = 2560  # of a sample beside its image: two headers, the labels, padding
 
 
 def pack(request: PackRequest, progress: Progress | None = None) -> PackSummary:
-    """Pack a source into a set of shards at one or several resolutions, each picture decoded once.
+    """Pack a source into a set of shards at one or several resolutions, each image decoded once.
 
     Resolutions that OUT already has are left as they are. Raises InputError where the source cannot be used or more than
     `max_rejected` rows are left out, PackedSetError where OUT holds another set, another packer holds OUT, or the disk is full.
@@ -51,7 +51,7 @@ def pack(request: PackRequest, progress: Progress | None = None) -> PackSummary:
 
 
 def _pack_missing(request: PackRequest, plan: Plan, staging: Staging, engine: Engine, progress: Progress) -> tuple[int, int]:
-    """Pack what is not staged yet, and publish; returns how many pictures were packed now, and how many before."""
+    """Pack what is not staged yet, and publish; returns how many images were packed now, and how many before."""
     staging.prepare(plan_fingerprint(request, list(staging.folders), plan))
     run = _Run(request, plan, staging, progress)
     with _disk_full_explained(run):
@@ -87,13 +87,13 @@ class _Run:
         self._plan = plan
         self._records: dict[int, Record] = {}
         self._num_rejected = len(plan.lost)
-        self._told = [0, 0, len(plan.lost)]  # pictures, bytes, rejected
+        self._told = [0, 0, len(plan.lost)]  # images, bytes, rejected
         self._progress = progress
         self.staging = staging
         self.job = make_job(request, plan, staging)
 
     def resume(self) -> int:
-        """Take what an earlier run has packed; returns how many pictures that are."""
+        """Take what an earlier run has packed; returns how many images that are."""
         self._progress.on_start(len(self._plan.rows))
         for record in self.staging.finished():
             self.tick(record.num_rows, record.num_bytes, len(record.rejected))
@@ -138,8 +138,8 @@ class _Run:
     def bytes_needed(self) -> int:
         """About how many bytes the rest takes, from the mean of what is packed."""
         images, num_bytes, _ = self._told
-        per_picture = num_bytes / max(1, images) + len(self.job.resolutions) * TAR_BYTES
-        return int((len(self._plan.rows) - sum(record.num_rows for record in self._records.values())) * per_picture)
+        per_image = num_bytes / max(1, images) + len(self.job.resolutions) * TAR_BYTES
+        return int((len(self._plan.rows) - sum(record.num_rows for record in self._records.values())) * per_image)
 
 
 @contextlib.contextmanager

@@ -9,21 +9,21 @@ from fastfashion.words import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Called a few times a second, with pictures and encoded bytes done since the last call, and all that is rejected so far."""
+    """Called a few times a second, with images and encoded bytes done since the last call, and all that is rejected so far."""
 
     on_start: Callable[[int], None] = lambda total: None
-    on_resume: Callable[[int], None] = lambda images: None  # pictures that an earlier run has packed
+    on_resume: Callable[[int], None] = lambda images: None  # images that an earlier run has packed
     on_packed: Callable[[int, int, int], None] = lambda images, num_bytes, rejected: None
 
 
 @contextmanager
 def bar_progress() -> Iterator[Progress]:
-    """A progress bar on the terminal: pictures with rate and time left, megabytes written, rejected."""
+    """A progress bar on the terminal: images with rate and time left, megabytes written, rejected."""
     import sys
 
     from fastfashion.bars import tqdm
 
-    with tqdm(unit=" pictures", disable=None, dynamic_ncols=True) as bar:
+    with tqdm(unit=" images", disable=None, dynamic_ncols=True) as bar:
         written = before = 0
 
         def on_resume(images: int) -> None:

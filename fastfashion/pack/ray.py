@@ -120,7 +120,7 @@ def _refused(address: str | None) -> str:
 
 
 def _pack_block(job: Job, block: Block) -> tuple[int, int, int]:
-    """Pictures, encoded bytes and rejected pictures of the block."""
+    """Images, encoded bytes and rejected images of the block."""
     if not job.records.is_dir():
         raise PackedSetError(
             f"{job.records}: not there on node {socket.gethostname()}; source and output must lie where every node reaches them"

@@ -133,7 +133,7 @@ def _blocks(packed: PackedSet, plan: Plan, folder: Path, manifest: Manifest, num
     for number in sorted(numbers):
         ids = packed.table["id"].to_numpy()[shard == number]
         if gone := [identity for identity in ids if identity not in position]:
-            raise PackedSetError(f"{folder / shard_name(number)}: its picture {gone[0]} is not in {plan.source.path}; is that its source?")
+            raise PackedSetError(f"{folder / shard_name(number)}: its image {gone[0]} is not in {plan.source.path}; is that its source?")
         blocks.append(Block(number=number, samples=plan.samples(np.array([position[identity] for identity in ids]))))
     return blocks
 

@@ -24,7 +24,7 @@ class PackRequest:
     workers: int = 1
     engine: str = "local"
     address: str | None = None  # of a Ray cluster
-    max_rejected: int = 1000  # pictures that may be left out before the run stops
+    max_rejected: int = 1000  # images that may be left out before the run stops
     max_pixels: int = MAX_PIXELS
     quality: int = 90
     subsampling: str = "420"  # a quarter of the chroma samples: a fifth less time to decode than 444 (bench/LOG.md)

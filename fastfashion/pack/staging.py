@@ -45,11 +45,11 @@ def lock(out: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A packed block, as its record says: columns rather than objects, since there are as many rows as pictures."""
+    """A packed block, as its record says: columns rather than objects, since there are as many rows as images."""
 
     number: int
     kept: pa.Table
-    pictures: dict[str, pa.Table]  # resolution -> offset, size, height, width, crc32, kind
+    images: dict[str, pa.Table]  # resolution -> offset, size, height, width, crc32, kind
     rejected: Sequence[dict[str, str]]
     shards: dict[str, ShardEntry | None]
 
@@ -59,7 +59,7 @@ class Record:
 
     @property
     def num_bytes(self) -> int:
-        return sum(sum(table["size"].to_pylist()) for table in self.pictures.values())
+        return sum(sum(table["size"].to_pylist()) for table in self.images.values())
 
 
 class _Kept(msgspec.Struct):
@@ -82,13 +82,13 @@ class _Written(msgspec.Struct):
     """A record's file."""
 
     kept: _Kept
-    pictures: dict[str, _Places]
+    images: dict[str, _Places]
     rejected: list[dict[str, str]]
     shards: dict[str, ShardEntry | None]
 
     def __post_init__(self) -> None:
-        columns = [column for table in (self.kept, *self.pictures.values()) for column in msgspec.structs.astuple(table)]
-        if len({len(column) for column in columns}) > 1 or set(self.pictures) != set(self.shards):
+        columns = [column for table in (self.kept, *self.images.values()) for column in msgspec.structs.astuple(table)]
+        if len({len(column) for column in columns}) > 1 or set(self.images) != set(self.shards):
             raise ValueError("columns of different lengths, or of different resolutions")
 
 
@@ -139,7 +139,7 @@ class Staging:
         return Record(
             number=number,
             kept=pa.table(msgspec.to_builtins(values.kept), schema=KEPT),
-            pictures={name: pa.table(msgspec.to_builtins(columns), schema=PICTURES) for name, columns in values.pictures.items()},
+            images={name: pa.table(msgspec.to_builtins(columns), schema=IMAGES) for name, columns in values.images.items()},
             rejected=values.rejected,
             shards=values.shards,
         )
@@ -177,4 +177,4 @@ def has_manifest(folder: Path) -> bool:
 
 
 KEPT = pa.schema([("id", pa.string()), ("height", pa.int64()), ("width", pa.int64()), ("fingerprint", pa.string())])
-PICTURES = pa.schema([(name, pa.int64()) for name in ("offset", "size", "height", "width", "crc32", "kind")])
+IMAGES = pa.schema([(name, pa.int64()) for name in ("offset", "size", "height", "width", "crc32", "kind")])

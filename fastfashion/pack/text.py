@@ -16,9 +16,9 @@ def summary_text(summary: PackSummary) -> str:
     lines = [f"{summary.out}: {summary.kept} of {counted(summary.num_rows, 'row')} packed{_when(summary)}, {rejected}"]
     lines += account_lines(summary)
     for name, sizes in summary.resolutions.items():
-        tar_mb, picture_mb = sizes["tar_bytes"] / 1e6, sizes["num_bytes"] / 1e6
+        tar_mb, image_mb = sizes["tar_bytes"] / 1e6, sizes["num_bytes"] / 1e6
         shards = counted(sizes["num_shards"], "shard")
-        lines.append(f"  {name}: {shards}, {tar_mb:.1f} MB ({picture_mb:.1f} MB of images)")
+        lines.append(f"  {name}: {shards}, {tar_mb:.1f} MB ({image_mb:.1f} MB of images)")
         if smaller := sizes.get("smaller"):
             lines[-1] += f"; {smaller:,} of {summary.kept:,} are smaller than {name}, and not enlarged"
     return "\n".join(lines)

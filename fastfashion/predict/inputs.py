@@ -1,8 +1,8 @@
-"""What is named on a command line, or uploaded, as a stream of pictures.
+"""What is named on a command line, or uploaded, as a stream of images.
 
-    file | folder | zip | packed set | - ─► find_inputs ─► Picture, Picture, SetInput, … ─► predictor
+    file | folder | zip | packed set | - ─► find_inputs ─► Image, Image, SetInput, … ─► predictor
 
-Nothing is unpacked: a zip's members are read where they lie, and their names are only names. What cannot be read is a Picture that says
+Nothing is unpacked: a zip's members are read where they lie, and their names are only names. What cannot be read is a Image that says
 so when it is read, so that it has its line among the answers.
 """
 
@@ -20,7 +20,7 @@ from fastfashion.remote import is_file, is_folder, is_web, read, walk
 from fastfashion.shards.layout import CATALOG, VOCAB
 from fastfashion.sources.listing import identities
 from fastfashion.sources.passed_over import is_hidden
-from fastfashion.sources.reader import MAX_PICTURE_BYTES, Reader
+from fastfashion.sources.reader import MAX_IMAGE_BYTES, Reader
 from fastfashion.sources.zip_directory import read_entries, version_of
 from fastfashion.untrusted import open_regular
 from fastfashion.words import why
@@ -29,8 +29,8 @@ STDIN = "-"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One encoded picture; `read` raises InputError or OSError where there are no bytes to be had."""
+class InputImage:
+    """One encoded image; `read` raises InputError or OSError where there are no bytes to be had."""
 
     name: str
     read: Callable[[], bytes]
@@ -43,11 +43,11 @@ class SetInput:
     path: Path
 
 
-Input = Picture | SetInput
+Input = InputImage | SetInput
 
 
 def find_inputs(paths: Iterable[str]) -> Iterator[Input]:
-    """The pictures under each path in turn; names in a folder or zip are sorted, those of stdin are taken as they come."""
+    """The images under each path in turn; names in a folder or zip are sorted, those of stdin are taken as they come."""
     for path in paths:
         if path == STDIN:
             lines = (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer)  # as text, a name that is not UTF-8 would end it
@@ -60,7 +60,7 @@ def _find(path: Path) -> Iterator[Input]:
     try:
         is_zip = path.suffix.lower() == ".zip" and (is_file(path) if is_remote(path) else path.exists())
         # looking for a folder on a web server is fetching a page
-        is_dir = not (is_web(path) and (is_zip or is_picture(path.name))) and is_folder(path)
+        is_dir = not (is_web(path) and (is_zip or is_image(path.name))) and is_folder(path)
         is_set = is_dir and is_file(path / CATALOG) and is_file(path / VOCAB)
     except (OSError, RemoteError) as error:  # a name too long, a folder that may not be entered, a server in trouble
         yield refused(str(path), _reason(path, error))
@@ -75,7 +75,7 @@ def _find(path: Path) -> Iterator[Input]:
         yield named(str(path), lambda: read_file(path))
 
 
-def _in_folder(folder: Path) -> Iterator[Picture]:
+def _in_folder(folder: Path) -> Iterator[InputImage]:
     found = 0
     unread: list[OSError] = []
     try:
@@ -85,14 +85,14 @@ def _in_folder(folder: Path) -> Iterator[Picture]:
         return
     for root, names in walked:
         for name in sorted(names):
-            if is_picture(name) or is_unread(name):
+            if is_image(name) or is_unread(name):
                 found += 1
                 path = Path(root) / name if not is_remote(folder) else folder / name  # a root of os.walk begins with the folder
                 yield named(str(path), lambda path=path: read_file(path))  # type: ignore[misc]
     for error in unread:
         yield refused(str(error.filename), f"cannot be read: {error.strerror}")
     if not found and not unread:
-        yield refused(str(folder), f"no picture in it: expected files that end in {', '.join(SUFFIXES)}, or a packed set")
+        yield refused(str(folder), f"no image in it: expected files that end in {', '.join(SUFFIXES)}, or a packed set")
 
 
 def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[str, list[str]]]:
@@ -109,11 +109,11 @@ def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[
                 folders.append(name)
 
 
-def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterator[Picture]:
+def in_zip(path: Path, shown: str, max_bytes: int = MAX_IMAGE_BYTES) -> Iterator[InputImage]:
     """The images of a zip, by name below `shown`, read one at a time. A name that leads out of the zip is nobody's image, and refused."""
     try:
         version = version_of(path) if is_remote(path) else None
-        entries = [entry for entry in read_entries(path, version) if is_picture(entry.name) or is_unread(entry.name)]
+        entries = [entry for entry in read_entries(path, version) if is_image(entry.name) or is_unread(entry.name)]
     except RemoteError as error:
         yield refused(shown, _reason(path, error))
         return
@@ -121,7 +121,7 @@ def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterat
         yield refused(shown, f"not a readable zip ({why(error)})")
         return
     if not entries:
-        yield refused(shown, f"no picture in it: expected files that end in {', '.join(SUFFIXES)}")
+        yield refused(shown, f"no image in it: expected files that end in {', '.join(SUFFIXES)}")
     reader = Reader(path, is_zip=True, version=version)
     for entry in sorted(entries):
         name = f"{shown}/{entry.name}"
@@ -131,7 +131,7 @@ def in_zip(path: Path, shown: str, max_bytes: int = MAX_PICTURE_BYTES) -> Iterat
             yield named(name, lambda entry=entry: reader.read(entry, max_bytes))  # type: ignore[misc]
 
 
-def read_file(path: Path, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
+def read_file(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
     """The bytes of a file; raises InputError where it is missing, no file, or larger than `max_bytes`."""
     try:
         if is_remote(path):
@@ -145,7 +145,7 @@ def read_file(path: Path, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
     except (OSError, RemoteError) as error:
         raise InputError(_reason(path, error)) from error
     if len(data) > max_bytes:
-        raise InputError(f"more than {max_bytes} bytes, which is more than a picture may have")
+        raise InputError(f"more than {max_bytes} bytes, which is more than an image may have")
     return data
 
 
@@ -156,7 +156,7 @@ def _reason(path: Path, error: OSError | RemoteError) -> str:
     return f"cannot be read: {error.strerror or error}"
 
 
-def is_picture(name: str) -> bool:
+def is_image(name: str) -> bool:
     """By its name; what macOS and hidden folders leave in archives is none."""
     return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
 
@@ -176,16 +176,16 @@ def leads_out(name: str) -> bool:
     return not parts[0] or ":" in parts[0] or ".." in parts
 
 
-def named(name: str, read: Callable[[], bytes]) -> Picture:
-    """A picture, refused where its name says that it is of a format that is not read, as packing refuses it."""
+def named(name: str, read: Callable[[], bytes]) -> InputImage:
+    """An image, refused where its name says that it is of a format that is not read, as packing refuses it."""
     reason = unsupported(name)
-    return Picture(name, read) if reason is None else refused(name, reason)
+    return InputImage(name, read) if reason is None else refused(name, reason)
 
 
-def refused(name: str, reason: str) -> Picture:
-    """A picture that cannot be read, and why."""
+def refused(name: str, reason: str) -> InputImage:
+    """An image that cannot be read, and why."""
 
     def read() -> bytes:
         raise InputError(reason)
 
-    return Picture(name, read)
+    return InputImage(name, read)

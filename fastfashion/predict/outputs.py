@@ -28,7 +28,7 @@ _BAR = 10  # characters of a full bar
 class Counts:
     """What was answered."""
 
-    pictures: int = 0
+    images: int = 0
     errors: int = 0
 
 
@@ -57,7 +57,7 @@ def write_answers(
         return counts
 
     def write(beside: Path) -> None:
-        with tqdm(unit=" pictures", disable=None, dynamic_ncols=True, leave=False) as bar:
+        with tqdm(unit=" images", disable=None, dynamic_ncols=True, leave=False) as bar:
             counted = _count(answers, counts, bar.update)
             if form == "parquet":
                 _write_parquet(counted, classes, beside)
@@ -70,9 +70,9 @@ def write_answers(
     return counts
 
 
-def _count(answers: Iterable[Answers], counts: Counts, told: Callable[[int], object] = lambda pictures: None) -> Iterator[Answers]:
+def _count(answers: Iterable[Answers], counts: Counts, told: Callable[[int], object] = lambda images: None) -> Iterator[Answers]:
     for one in answers:
-        counts.pictures += len(one.names)
+        counts.images += len(one.names)
         counts.errors += len(one.errors)
         told(len(one.names))
         yield one
@@ -84,7 +84,7 @@ def _shown(name: str) -> str:
 
 
 def frame(answers: Answers, classes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """One line a picture: path; for each task the best class and its probability, then the second best's; error, or None."""
+    """One line an image: path; for each task the best class and its probability, then the second best's; error, or None."""
     columns: dict[str, Any] = {"path": np.array([_shown(name) for name in answers.names], dtype=object)}
     for task, codes in answers.codes.items():
         names = np.array([*classes[task], None], dtype=object)  # -1 picks the None
@@ -131,7 +131,7 @@ def _write_text(answers: Iterable[Answers], classes: Mapping[str, Sequence[str]]
 
 
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """A picture's lines in the table for people."""
+    """An image's lines in the table for people."""
     yield printable(record["path"])
     if record["error"] is not None:
         yield f"  error: {printable(record['error'])}"

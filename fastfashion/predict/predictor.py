@@ -1,9 +1,9 @@
-"""Pictures to answers: the best classes of every head, with calibrated probabilities.
+"""Images to answers: the best classes of every head, with calibrated probabilities.
 
-    Picture, Picture, … ─► threads: read ─► processes: decode, resize ─► batch ───┐
+    Image, Image, … ─► threads: read ─► processes: decode, resize ─► batch ───┐
     packed set ─► open_loader ─────────────────────────────────────────► batch ─┴► model ─► softmax ─► top k ─► Answers
 
-Files go through the very code of the loader (`load/crops.py`), so that a picture has the same pixels here and in a packed set; and in
+Files go through the very code of the loader (`load/crops.py`), so that an image has the same pixels here and in a packed set; and in
 processes that may die (`predict/decoding.py`), so that a file which kills a decoder is one line of the answers.
 """
 
@@ -20,16 +20,16 @@ import torch
 
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.load import LoaderSpec, Plan, choose_pictures, open_loader
+from fastfashion.load import LoaderSpec, Plan, choose_images, open_loader
 from fastfashion.model import load_artifact, probabilities
 from fastfashion.predict.decode_worker import load_encoded
 from fastfashion.predict.decoding import Decoders
-from fastfashion.predict.inputs import Input, Picture, SetInput
+from fastfashion.predict.inputs import Input, InputImage, SetInput
 from fastfashion.runs import read_config
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 from fastfashion.sources.ranges import UnreachableError
 
-CHUNK = 16  # pictures a task of a thread, as in the loader
+CHUNK = 16  # images a task of a thread, as in the loader
 PREFETCH = 3  # batches under way while one is answered
 NO_CODE = -1
 
@@ -38,7 +38,7 @@ Fit = Callable[[Sequence[bytes], np.ndarray], dict[int, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What the model says of some pictures. Where one could not be read its codes are -1, its probabilities NaN."""
+    """What the model says of some images. Where one could not be read its codes are -1, its probabilities NaN."""
 
     names: list[str]
     errors: dict[int, str]  # by place in `names`
@@ -77,25 +77,25 @@ class Predictor:
             return torch.nn.functional.normalize(self.model.embedding(tensor.to(self.device)).float(), dim=1)
 
     def answer(self, inputs: Iterable[Input], *, top: int = 3, batch_size: int = 256) -> Iterator[Answers]:
-        """Answers for every picture, in the order of the inputs, a batch at a time.
+        """Answers for every image, in the order of the inputs, a batch at a time.
 
-        Raises PackedSetError where a packed set cannot be opened; what is wrong with a single picture is in its line.
+        Raises PackedSetError where a packed set cannot be opened; what is wrong with a single image is in its line.
         """
         batch_size = self.size.batch(batch_size)
-        for is_file, group in groupby(inputs, key=lambda one: isinstance(one, Picture)):
+        for is_file, group in groupby(inputs, key=lambda one: isinstance(one, InputImage)):
             if is_file:
-                yield from self._answer_pictures((one for one in group if isinstance(one, Picture)), top, batch_size)
+                yield from self._answer_images((one for one in group if isinstance(one, InputImage)), top, batch_size)
             else:
                 for one in group:
                     assert isinstance(one, SetInput)
                     yield from self._answer_set(one.path, top, batch_size)
 
-    def _answer_pictures(self, pictures: Iterator[Picture], top: int, batch_size: int) -> Iterator[Answers]:
+    def _answer_images(self, images: Iterator[InputImage], top: int, batch_size: int) -> Iterator[Answers]:
         decoders = Decoders(self.workers)
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="predict")
         ahead: deque[_Started] = deque()
         try:
-            while batch := list(islice(pictures, batch_size)):
+            while batch := list(islice(images, batch_size)):
                 ahead.append(self._start(pool, decoders.fit, batch))
                 while len(ahead) > PREFETCH or (ahead and all(task.done() for task in ahead[0].tasks)):
                     yield self._finish(ahead.popleft(), top)
@@ -106,10 +106,10 @@ class Predictor:
             decoders.close()
             pool.shutdown()
 
-    def _start(self, pool: ThreadPoolExecutor, fit: Fit, batch: list[Picture]) -> "_Started":
+    def _start(self, pool: ThreadPoolExecutor, fit: Fit, batch: list[InputImage]) -> "_Started":
         images = np.empty((len(batch), self.size.height_px, self.size.width_px, 3), dtype=np.uint8)
         chunks = range(0, len(batch), CHUNK)
-        return _Started(batch, images, [pool.submit(load_pictures, batch[at : at + CHUNK], images[at : at + CHUNK], fit) for at in chunks])
+        return _Started(batch, images, [pool.submit(load_images, batch[at : at + CHUNK], images[at : at + CHUNK], fit) for at in chunks])
 
     def _finish(self, started: "_Started", top: int) -> Answers:
         errors = {i * CHUNK + place: text for i, task in enumerate(started.tasks) for place, text in task.result().items()}
@@ -128,10 +128,10 @@ class Predictor:
 
     def spec(self, packed: PackedSet, rows: np.ndarray, batch_size: int) -> LoaderSpec:
         """How to load rows of a set, int64 (n,), whole and in order: at the resolution of the training where the set has it."""
-        pictures = self._resolution(packed)
+        images = self._resolution(packed)
         return LoaderSpec(
-            pictures=pictures,
-            plan=Plan(rows=rows, heights_px=pictures.height_px, widths_px=pictures.width_px, batch_size=batch_size),
+            images=images,
+            plan=Plan(rows=rows, heights_px=images.height_px, widths_px=images.width_px, batch_size=batch_size),
             labels=np.zeros((len(packed), 0), dtype=np.int64),
             size=self.size,
             device=self.device,
@@ -141,7 +141,7 @@ class Predictor:
 
     def _resolution(self, packed: PackedSet) -> Resolution:
         trained = self.config().data.resolution
-        return choose_pictures(packed, trained if trained in packed.resolutions else "auto", str(self.size))[0]
+        return choose_images(packed, trained if trained in packed.resolutions else "auto", str(self.size))[0]
 
     def config(self) -> RunConfig:
         return read_config(self.run)
@@ -161,21 +161,21 @@ class Predictor:
 class _Started:
     """A batch under way."""
 
-    batch: list[Picture]
+    batch: list[InputImage]
     images: np.ndarray  # uint8 (B, H, W, 3), being filled
     tasks: list[Future[dict[int, str]]]
 
 
-def load_pictures(pictures: Sequence[Picture], out: np.ndarray, fit: Fit = load_encoded) -> dict[int, str]:
-    """Fill `out`, uint8 (n, H, W, 3), with whole pictures; returns why those could not be read that are left black, by place.
+def load_images(images: Sequence[InputImage], out: np.ndarray, fit: Fit = load_encoded) -> dict[int, str]:
+    """Fill `out`, uint8 (n, H, W, 3), with whole images; returns why those could not be read that are left black, by place.
 
     `fit` decodes: here, or in a process that may die.
     """
     errors: dict[int, str] = {}
     encoded: list[bytes] = []
-    for place, picture in enumerate(pictures):
+    for place, image in enumerate(images):
         try:
-            encoded.append(picture.read())
+            encoded.append(image.read())
         except UnreachableError:
             raise
         except (InputError, OSError) as error:

@@ -50,7 +50,7 @@ def api_routes(state: "State") -> "list[Route]":
         length = request.headers.get("content-length", "")
         async with state.admit(int(length) if length.isdecimal() else None) as place:  # before the body is read, which waits outside
             async with asyncio.timeout(READ_S):
-                found = await read_image(request, state.limits.picture_bytes)
+                found = await read_image(request, state.limits.image_bytes)
             wanted = _parse_top(top or found.top or TOP)
             answers = await state.answer(found.image, wanted, place)
         return _json({"answers": answers, "milliseconds": round(1000 * (time.perf_counter() - started), 1)})

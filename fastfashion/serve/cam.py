@@ -1,10 +1,10 @@
 """Where the model looked: class activation maps (Zhou et al. 2016) of any backbone whose last features are a map.
 
-    picture ─► forward_features ─► (C, h, w) ─► each position alone through pooling and head ─► what it says for the class ─► overlay
+    image ─► forward_features ─► (C, h, w) ─► each position alone through pooling and head ─► what it says for the class ─► overlay
 
 Pooling is a mean, so a class's logit is the mean of what the positions say; where a backbone has more between its map and its head (a
 norm, a hidden layer), the positions take that way one by one. Maps of few positions, which small inputs have, are averaged over shifted
-copies of the picture.
+copies of the image.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class NoMapError(ValueError):
 
 @torch.inference_mode()
 def activation_maps(model: Classifier, image_HWC: torch.Tensor, codes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """For each task, how much every place of a picture, uint8 (H, W, 3), speaks for a class: float32 (H, W), 0 to 1.
+    """For each task, how much every place of an image, uint8 (H, W, 3), speaks for a class: float32 (H, W), 0 to 1.
 
     Raises NoMapError where the backbone gives no map of at least two positions at this size.
     """
@@ -81,14 +81,14 @@ def _keeps_channels_last(model: Classifier) -> bool:
 
 
 def _shifted(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """A picture (H, W, …) moved by whole pixels; what comes in repeats the edge."""
+    """An image (H, W, …) moved by whole pixels; what comes in repeats the edge."""
     rows = (torch.arange(image.shape[0], device=image.device) - down).clamp(0, image.shape[0] - 1)
     columns = (torch.arange(image.shape[1], device=image.device) - right).clamp(0, image.shape[1] - 1)
     return image[rows][:, columns]
 
 
 def overlay(image_HWC: np.ndarray, map_HW: np.ndarray) -> np.ndarray:
-    """The picture, uint8 (H, W, 3), tinted by a map of the same size: dark blue where nothing speaks for the class, red where most does."""
+    """The image, uint8 (H, W, 3), tinted by a map of the same size: dark blue where nothing speaks for the class, red where most does."""
     stops = np.linspace(0, 1, len(RAMP))
     tint = np.stack([np.interp(map_HW, stops, RAMP[:, channel]) for channel in range(4)], axis=2)
     opacity = tint[:, :, 3:]

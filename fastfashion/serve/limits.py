@@ -25,9 +25,9 @@ class BusyError(FastfashionError):
 class Limits:
     """Of a server; what is above is answered with an error."""
 
-    picture_bytes: int = 20_000_000
-    picture_pixels: int = 40_000_000  # of one image
-    batch_files: int = 200  # pictures in a batch, the members of its zips too
+    image_bytes: int = 20_000_000
+    image_pixels: int = 40_000_000  # of one image
+    batch_files: int = 200  # images in a batch, the members of its zips too
     request_bytes: int = 200_000_000  # of one request, whatever is in it
     stored_bytes: int = 2_000_000_000  # of uploads that have not been thrown away yet
     queue: int = 64  # requests that wait, of large images and of all others each
@@ -40,14 +40,14 @@ class Limits:
 
     @property
     def decoding_bytes(self) -> int:
-        """Memory that decoding may take, one image or all large ones together: what `picture_pixels` take in any format."""
-        return MOST_A_PIXEL * self.picture_pixels + COPIES * self.picture_bytes + FIXED
+        """Memory that decoding may take, one image or all large ones together: what `image_pixels` take in any format."""
+        return MOST_A_PIXEL * self.image_pixels + COPIES * self.image_bytes + FIXED
 
 
-def check_picture(data: bytes, limits: Limits) -> None:
+def check_image(data: bytes, limits: Limits) -> None:
     """Raises InputError for bytes that are too many, or would keep the decoder busy for minutes; pixels are counted by the decoder."""
-    if len(data) > limits.picture_bytes:
-        raise InputError(f"{len(data) / 1e6:.1f} MB, more than the {limits.picture_bytes / 1e6:.0f} MB that a picture may have here")
+    if len(data) > limits.image_bytes:
+        raise InputError(f"{len(data) / 1e6:.1f} MB, more than the {limits.image_bytes / 1e6:.0f} MB that an image may have here")
     if data[:2] == b"\xff\xd8" and data.count(_SCAN) > MAX_SCANS:
         raise InputError(f"a JPEG of more than {MAX_SCANS} scans: save it anew, as a baseline JPEG")
 
@@ -66,7 +66,7 @@ def check_zip(path: Path, limits: Limits) -> None:
         raise InputError("a zip64 archive, which only very large ones need: split it")
     # Folders and tables are entries as well, and names have some bytes; a directory that is far longer than that is a bomb of its own.
     if count > 2 * limits.batch_files or directory_bytes > 2 * limits.batch_files * (_ENTRY_BYTES + 512):
-        raise InputError(f"a zip of {count} files; at most {limits.batch_files} pictures are answered at once: split it")
+        raise InputError(f"a zip of {count} files; at most {limits.batch_files} images are answered at once: split it")
 
 
 class Gate:

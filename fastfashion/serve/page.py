@@ -1,4 +1,4 @@
-"""The Gradio page: one picture, many pictures, the run's test numbers, and how programs ask."""
+"""The Gradio page: one image, many images, the run's test numbers, and how programs ask."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
 SHOW_ADDRESS = (
     "for (const code of element.querySelectorAll('pre')) code.textContent = code.textContent.replaceAll({}, new URL('.', location).href)"
 )
-WAITING = "Drop a picture here, paste one, take one, or choose an example: the answer comes at once."
+WAITING = "Drop an image here, paste one, take one, or choose an example: the answer comes at once."
 
 
 def theme() -> Any:
@@ -49,9 +49,9 @@ def build_page(state: State, store: Store, url: str) -> "gr.Blocks":
         description = predictor.description
         gr.HTML(render.page_title(state.run.resolve().name, description.model, description.size, predictor.classes))
         with gr.Tabs(overflow_behavior="wrap"):
-            with gr.Tab("One picture", id="one"):
+            with gr.Tab("One image", id="one"):
                 _one(state, store)
-            with gr.Tab("Many pictures", id="many"):
+            with gr.Tab("Many images", id="many"):
                 _many(state, store)
             with gr.Tab("Test results", id="results"):
                 gr.HTML(results(state.run), elem_id="results")
@@ -65,8 +65,8 @@ def build_page(state: State, store: Store, url: str) -> "gr.Blocks":
 def limits_text(state: State) -> str:
     limits = state.limits
     return (
-        f"A picture may have {limits.picture_bytes / 1e6:.0f} MB and {limits.picture_pixels / 1e6:.0f} million pixels, a batch "
-        f"{limits.batch_files} pictures, a request {limits.request_bytes / 1e6:.0f} MB; {limits.queue} requests may wait. "
+        f"An image may have {limits.image_bytes / 1e6:.0f} MB and {limits.image_pixels / 1e6:.0f} million pixels, a batch "
+        f"{limits.batch_files} images, a request {limits.request_bytes / 1e6:.0f} MB; {limits.queue} requests may wait. "
         f"Uploads are thrown away after {AGE_S // 60} minutes."
     )
 
@@ -76,18 +76,18 @@ def _one(state: State, store: Store) -> None:
 
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            picture = gr.Image(
-                label="Picture",
+            image = gr.Image(
+                label="Image",
                 type="filepath",
                 image_mode=None,
                 sources=["upload", "webcam", "clipboard"],
                 height=340,
-                elem_id="picture",
+                elem_id="image",
                 buttons=[],
             )
-            _only_uploads(picture)
+            _only_uploads(image)
             if examples := make_examples(state, store.examples):
-                gr.Examples([[str(path)] for path in examples], [picture], label="Examples, from the test part", elem_id="examples")
+                gr.Examples([[str(path)] for path in examples], [image], label="Examples, from the test part", elem_id="examples")
         with gr.Column(scale=3, min_width=300):
             answers = gr.HTML(render.note(WAITING), elem_id="answers")
     shown = [answers, gr.HTML(elem_id="maps"), gr.HTML(elem_id="nearest")]
@@ -105,8 +105,8 @@ def _one(state: State, store: Store) -> None:
         return render.answers(look), render.overlays(look), render.nearest(look, state.products, state.no_products)
 
     # As many at once as the gate lets in: who waits for a large image holds no thread, and holds up nobody.
-    picture.change(
-        answer, [picture], shown, api_visibility="private", show_progress="minimal", trigger_mode="always_last", concurrency_limit=None
+    image.change(
+        answer, [image], shown, api_visibility="private", show_progress="minimal", trigger_mode="always_last", concurrency_limit=None
     )
 
 
@@ -114,9 +114,9 @@ def _many(state: State, store: Store) -> None:
     import gradio as gr  # late: importing it turns Python's random state
 
     limits = state.limits
-    gr.HTML(render.text(f"Up to {limits.batch_files} pictures at once, as files or in a zip, {limits.request_bytes / 1e6:.0f} MB in all."))
+    gr.HTML(render.text(f"Up to {limits.batch_files} images at once, as files or in a zip, {limits.request_bytes / 1e6:.0f} MB in all."))
     files = gr.File(
-        label="Pictures or a zip", file_count="multiple", file_types=[*SUFFIXES, *UNREAD_SUFFIXES, ".zip"], height=200, elem_id="files"
+        label="Images or a zip", file_count="multiple", file_types=[*SUFFIXES, *UNREAD_SUFFIXES, ".zip"], height=200, elem_id="files"
     )
     _only_uploads(files)
     with gr.Row():
@@ -127,12 +127,12 @@ def _many(state: State, store: Store) -> None:
 
     def answer(paths: Sequence[str] | None, progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008 (Gradio's way)
         if not paths:
-            return render.note("Choose pictures or a zip first."), gr.DownloadButton(interactive=False)
+            return render.note("Choose images or a zip first."), gr.DownloadButton(interactive=False)
         started, lines = time.perf_counter(), []
         try:
             for line in state.batch([Path(path) for path in paths]):
                 lines.append(line)
-                progress((len(lines), None), desc="pictures answered", unit="pictures")
+                progress((len(lines), None), desc="images answered", unit="images")
             seconds = time.perf_counter() - started
             path = store.put("answers.csv", lambda path: write_csv(path.parent, [line.record for line in lines], tasks))
         except (FastfashionError, OSError) as error:
@@ -156,7 +156,7 @@ def write_csv(folder: Path, records: Sequence[Mapping[str, Any]], tasks: Sequenc
 
 
 def make_examples(state: State, folder: Path) -> list[Path]:
-    """A few pictures of the test part, as files; none where the packed set is not at hand."""
+    """A few images of the test part, as files; none where the packed set is not at hand."""
     if state.products is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def make_examples(state: State, folder: Path) -> list[Path]:
 def _only_uploads(component: Any) -> None:
     """Have a component take uploads alone, and hand over their paths unread.
 
-    Gradio would decode a picture before its size is known to be harmless, and fetch addresses that a program sends in place of files.
+    Gradio would decode an image before its size is known to be harmless, and fetch addresses that a program sends in place of files.
     paths.py lets nothing through but files of the store, and Gradio checks them again before it calls this.
     """
     import gradio as gr  # late: importing it turns Python's random state

@@ -1,4 +1,4 @@
-"""The products of the training set that look most like a picture, by the model's own features.
+"""The products of the training set that look most like an image, by the model's own features.
 
 training rows ─► open_loader ─► embedding, unit length ─► run/products.safetensors, made once ─► nearest by cosine
 """
@@ -77,7 +77,7 @@ class Products:
         return str(line["id"]), names
 
     def jpeg(self, row: int) -> bytes:
-        """A row's picture, at most SHOWN_HEIGHT_PX high; raises InputError where it does not decode."""
+        """A row's image, at most SHOWN_HEIGHT_PX high; raises InputError where it does not decode."""
         pixels = self._decoders.decode_rgb(bytes(self._shown.read(row)), min_height_px=SHOWN_HEIGHT_PX)
         height, width = pixels.shape[:2]
         scale = min(1.0, SHOWN_HEIGHT_PX / height)
@@ -129,10 +129,10 @@ class Products:
             print(f"{path}: cannot be kept ({why(error)}); it will be made again the next time", file=sys.stderr, flush=True)
 
     def _key(self) -> str:
-        """Changes with the weights, the rows asked for, and the pictures."""
+        """Changes with the weights, the rows asked for, and the images."""
         known = hashlib.sha256((self._predictor.run / "best" / WEIGHTS).read_bytes())
         known.update(self.rows.tobytes())
-        known.update(f"{self._spec.pictures.manifest.index_sha256} {self._spec.pictures.name}".encode())
+        known.update(f"{self._spec.images.manifest.index_sha256} {self._spec.images.name}".encode())
         return known.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: bars, overlays, products, tables. All text from outside is escaped; pictures stand in the HTML itself."""
+"""What the page shows, as HTML: bars, overlays, products, tables. All text from outside is escaped; images stand in the HTML itself."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ _SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "balanced_accuracy": 
 def page_title(run: str, model: str, size: str, classes: Mapping[str, Sequence[str]]) -> str:
     heads = ", ".join(f"{escape(task)} ({len(names)})" for task, names in classes.items())
     return _wrap(
-        f"<h1 style='font-size:1.35rem;font-weight:700;margin:.2rem 0'>What is in this picture?</h1>"
+        f"<h1 style='font-size:1.35rem;font-weight:700;margin:.2rem 0'>What is in this image?</h1>"
         f"<p class=muted>{escape(run)}: {escape(model)} at {escape(size)}. It answers {heads}.</p>"
     )
 
@@ -62,7 +62,7 @@ def _percent(percent: float) -> str:
 
 
 def overlays(look: Look) -> str:
-    """Where the model looked, a picture a head."""
+    """Where the model looked, an image a head."""
     if look.no_overlay:
         return note(f"Where the model looked cannot be shown: {look.no_overlay}.")
     figures = "".join(
@@ -72,12 +72,12 @@ def overlays(look: Look) -> str:
     )
     return _wrap(
         f"<h2>Where the model looked</h2><p class=muted>Red speaks most for the answer, dark blue least (class activation map).</p>"
-        f"<div class=pictures>{figures}</div>"
+        f"<div class=images>{figures}</div>"
     )
 
 
 def nearest(look: Look, products: Products | None, why_not: str) -> str:
-    """The training set's products that are most like the picture, or why they are not shown."""
+    """The training set's products that are most like the image, or why they are not shown."""
     if products is None:
         return note(f"The nearest products cannot be shown: {why_not}")
     if products.problem:
@@ -86,22 +86,22 @@ def nearest(look: Look, products: Products | None, why_not: str) -> str:
         share = 100 * products.done / max(1, len(products.rows))
         return note(f"The nearest products come later: the training set is being looked at, once, {share:.0f} % are done. Ask again then.")
     figures = "".join(_product(products, row, cosine) for row, cosine in look.nearest)
-    return _wrap(f"<h2>Nearest products of the training set</h2><div class=pictures>{figures}</div>")
+    return _wrap(f"<h2>Nearest products of the training set</h2><div class=images>{figures}</div>")
 
 
 def _product(products: Products, row: int, cosine: float) -> str:
     identity, names = products.caption(row)
     try:
-        picture = f"<img src='{_jpeg_uri(products.jpeg(row))}' alt='product {escape(identity, quote=True)}'>"
+        image = f"<img src='{_jpeg_uri(products.jpeg(row))}' alt='product {escape(identity, quote=True)}'>"
     except (InputError, OSError):
-        picture = "<p class=muted>no picture</p>"
+        image = "<p class=muted>no image</p>"
     labels = " · ".join(dict.fromkeys(names[:4]))
     alike = f"{max(0.0, 100 * cosine):.0f} % alike"
-    return f"<figure>{picture}<figcaption>{escape(labels)}<br><span class=muted>{escape(identity)}, {alike}</span></figcaption></figure>"
+    return f"<figure>{image}<figcaption>{escape(labels)}<br><span class=muted>{escape(identity)}, {alike}</span></figcaption></figure>"
 
 
 def batch_table(lines: Sequence[BatchLine], tasks: Sequence[str], seconds: float) -> str:
-    """A line a picture: the best class of each head, or why there is none."""
+    """A line an image: the best class of each head, or why there is none."""
     bad = sum(line.record["error"] is not None for line in lines)
     head = "".join(f"<th scope=col>{escape(task)}</th>" for task in tasks)
     rows = "".join(_batch_row(line, tasks) for line in lines)
@@ -134,21 +134,21 @@ def results(report: Mapping[str, Any] | None, run: str, plots: Mapping[str, Sequ
         rest = f"<td class=number>{values['top3_accuracy']:.3f}</td><td class=number>{values['calibration_error']:.3f}</td>"
         rest += f"<td class=number>{values['chance_accuracy']:.3f}</td><td class=number>{values['n']}</td>"
         rows.append(f"<tr><th scope=row>{escape(task)}</th>{cells}{rest}</tr>")
-    names = [*_SCORES.values(), "top 3", "calibration error", "largest class", "pictures"]
+    names = [*_SCORES.values(), "top 3", "calibration error", "largest class", "images"]
     head = "".join(f"<th scope=col class=number>{name}</th>" for name in names)
-    pictures = "".join(
+    images = "".join(
         f"<details{' open' if number == 0 else ''}><summary>{escape(group)}</summary><div class=plots>"
         + "".join(f"<img loading=lazy src='run/plots/{escape(name, quote=True)}' alt='{escape(name, quote=True)}'>" for name in files)
         + "</div></details>"
         for number, (group, files) in enumerate(plots.items())
     )
     return _wrap(
-        f"<p>{split['num_rows']} test pictures of the {escape(str(split['protocol']))} split, which the model never saw; "
+        f"<p>{split['num_rows']} test images of the {escape(str(split['protocol']))} split, which the model never saw; "
         f"trained on {split['train_rows']}.</p>"
         f"<div class=scroll tabindex=0 role=region aria-label='Test numbers'><table><thead><tr><th scope=col>label</th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
-        f"<p class=muted>In brackets: 95 % interval of the choice of pictures. Largest class: what answering it always would score.</p>"
-        f"<h2>Plots</h2>{pictures or '<p class=muted>none</p>'}"
+        f"<p class=muted>In brackets: 95 % interval of the choice of images. Largest class: what answering it always would score.</p>"
+        f"<h2>Plots</h2>{images or '<p class=muted>none</p>'}"
     )
 
 
@@ -161,10 +161,10 @@ def _score(values: Mapping[str, Any], name: str) -> str:
 def api_text(url: str, task: str, limits: str) -> str:
     """How to ask from a program."""
     answer = f'{{"answers": {{"{task}": [{{"label": "…", "probability": 0.93}}, …], …}}, "milliseconds": 21}}'
-    curl = f"curl --data-binary @picture.jpg '{url}api/answer?top=3'"
+    curl = f"curl --data-binary @image.jpg '{url}api/answer?top=3'"
     python = (
         "import json, urllib.request\n"
-        f"request = urllib.request.Request('{url}api/answer?top=3', open('picture.jpg', 'rb').read())\n"
+        f"request = urllib.request.Request('{url}api/answer?top=3', open('image.jpg', 'rb').read())\n"
         "answers = json.load(urllib.request.urlopen(request))['answers']\n"
         f"print(answers['{task}'][0])"
     )
@@ -182,7 +182,7 @@ def api_text(url: str, task: str, limits: str) -> str:
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """uint8 (H, W, 3) as an address that is the picture itself."""
+    """uint8 (H, W, 3) as an address that is the image itself."""
     return _jpeg_uri(codec.encode_jpeg(pixels, 88, "444"))
 
 

@@ -49,5 +49,5 @@ def body_bytes(path: str, limits: Limits) -> int:
     if path == UPLOAD:
         return limits.request_bytes
     if path == ANSWER:  # in JSON an image is a third larger
-        return limits.picture_bytes * 4 // 3 + JSON_BYTES
+        return limits.image_bytes * 4 // 3 + JSON_BYTES
     return JSON_BYTES if path in POSTS else 0

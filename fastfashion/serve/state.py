@@ -22,24 +22,24 @@ from fastfashion.errors import FastfashionError, InputError
 from fastfashion.export.subject import drawn
 from fastfashion.predict.decode_cost import cost
 from fastfashion.predict.decoding import LARGE_BYTES, Decoders, Memory, is_large
-from fastfashion.predict.inputs import Picture, in_zip, named, read_file, refused
+from fastfashion.predict.inputs import InputImage, in_zip, named, read_file, refused
 from fastfashion.predict.outputs import records
 from fastfashion.predict.predictor import Answers, Predictor
 from fastfashion.predict.room import Room
 from fastfashion.runs import open_run
 from fastfashion.serve.cam import NoMapError, activation_maps, overlay
-from fastfashion.serve.limits import Gate, Limits, Place, check_picture, check_zip
+from fastfashion.serve.limits import Gate, Limits, Place, check_image, check_zip
 from fastfashion.serve.products import Products
 from fastfashion.words import why as reason
 
 T = TypeVar("T")
 TOP, NEAREST = 3, 6
-BATCH = 32  # pictures a step: others' single pictures come in between
+BATCH = 32  # images a step: others' single images come in between
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """All that the page shows of one picture."""
+    """All that the page shows of one image."""
 
     answers: dict[str, list[dict[str, Any]]]  # task -> [{"label", "probability"}, …], the most probable first
     overlays: dict[str, np.ndarray]  # task -> uint8 (H, W, 3), where the model looked for its best class
@@ -50,7 +50,7 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLine:
-    """A picture of a batch: its answer as in JSON lines, and the pixels that the model saw, uint8 (H, W, 3), None where there are none."""
+    """An image of a batch: its answer as in JSON lines, and the pixels that the model saw, uint8 (H, W, 3), None where there are none."""
 
     record: dict[str, Any]
     pixels: np.ndarray | None
@@ -100,7 +100,7 @@ class State:
     @asynccontextmanager
     async def admit(self, num_bytes: int | None) -> AsyncIterator[Place]:
         """A place for a request whose body has so many bytes, and room to read it if they are many. Raises BusyError."""
-        most = 2 * self.limits.picture_bytes  # as base64 in JSON
+        most = 2 * self.limits.image_bytes  # as base64 in JSON
         num_bytes = most if num_bytes is None else min(num_bytes, most)
         large = num_bytes > LARGE_BYTES
         with self.gate.enter(large) as place:
@@ -114,14 +114,14 @@ class State:
 
     async def look(self, path: Path, top: int = TOP, num_nearest: int = NEAREST) -> Look:
         """The same of a file, with where the model looked and what is near. Raises InputError or BusyError."""
-        picture = named(path.name, lambda: read_file(path, self.limits.picture_bytes))
+        image = named(path.name, lambda: read_file(path, self.limits.image_bytes))
         try:
             num_bytes = path.stat().st_size
         except OSError as error:
             raise InputError(f"cannot be read: {reason(error)}") from error
         started = time.perf_counter()
         async with self.admit(num_bytes) as place:
-            pixels = await wrap_future(self._decoding(await asyncio.to_thread(picture.read), place))
+            pixels = await wrap_future(self._decoding(await asyncio.to_thread(image.read), place))
             return await wrap_future(self._on_model(lambda: self._look(pixels, top, num_nearest, started)))
 
     def _look(self, pixels: np.ndarray, top: int, num_nearest: int, started: float) -> Look:
@@ -139,47 +139,47 @@ class State:
         return Look(answers=answers, overlays=overlays, no_overlay=why, nearest=nearest, seconds=time.perf_counter() - started)
 
     def batch(self, paths: Sequence[Path]) -> Iterator[BatchLine]:
-        """The answers for uploaded files and zips, a picture a line. Raises InputError where they are too many, BusyError."""
-        pictures = self._pictures(paths)
-        if len(pictures) > self.limits.batch_files:
-            raise InputError(f"{len(pictures)} pictures; at most {self.limits.batch_files} are answered at once: send fewer")
+        """The answers for uploaded files and zips, an image a line. Raises InputError where they are too many, BusyError."""
+        images = self._images(paths)
+        if len(images) > self.limits.batch_files:
+            raise InputError(f"{len(images)} images; at most {self.limits.batch_files} are answered at once: send fewer")
         with self.gate.enter():
-            for at in range(0, len(pictures), BATCH):
-                yield from self._batch(pictures[at : at + BATCH])
+            for at in range(0, len(images), BATCH):
+                yield from self._batch(images[at : at + BATCH])
 
-    def _batch(self, pictures: list[Picture]) -> Iterator[BatchLine]:
-        images = self._blank(len(pictures))
+    def _batch(self, files: list[InputImage]) -> Iterator[BatchLine]:
+        images = self._blank(len(files))
         errors: dict[int, str] = {}
-        for place, picture in enumerate(pictures):
+        for place, image in enumerate(files):
             try:
-                images[place] = self._decoding(picture.read()).result()[0]
+                images[place] = self._decoding(image.read()).result()[0]
             except (InputError, OSError) as error:
                 errors[place] = str(error)
         probabilities = self.run_model(lambda: self.predictor.probabilities(images))
-        answers = self.predictor.answers([picture.name for picture in pictures], probabilities, errors, top=1)
+        answers = self.predictor.answers([image.name for image in files], probabilities, errors, top=1)
         for place, record in enumerate(records(answers, self.predictor.classes)):
             yield BatchLine(record=record, pixels=None if place in errors else images[place])
 
-    def _pictures(self, paths: Sequence[Path]) -> list[Picture]:
+    def _images(self, paths: Sequence[Path]) -> list[InputImage]:
         if len(paths) > self.limits.batch_files:
-            raise InputError(f"{len(paths)} files; at most {self.limits.batch_files} pictures are answered at once: send fewer")
-        found: list[Picture] = []
+            raise InputError(f"{len(paths)} files; at most {self.limits.batch_files} images are answered at once: send fewer")
+        found: list[InputImage] = []
         for path in paths:
             if path.suffix.lower() != ".zip":
-                found.append(named(path.name, lambda path=path: read_file(path, self.limits.picture_bytes)))  # type: ignore[misc]
+                found.append(named(path.name, lambda path=path: read_file(path, self.limits.image_bytes)))  # type: ignore[misc]
                 continue
             try:
                 check_zip(path, self.limits)
-                found += in_zip(path, path.name, self.limits.picture_bytes)
+                found += in_zip(path, path.name, self.limits.image_bytes)
             except (InputError, OSError) as error:
                 found.append(refused(path.name, str(error)))
         return found
 
     def _decode(self, data: bytes) -> np.ndarray:
         """uint8 (1, H, W, 3); raises InputError."""
-        check_picture(data, self.limits)
+        check_image(data, self.limits)
         pixels = self._blank(1)
-        if wrong := self.decoders.fit([data], pixels, self.limits.picture_pixels):
+        if wrong := self.decoders.fit([data], pixels, self.limits.image_pixels):
             raise InputError(wrong[0])
         return pixels
 

@@ -44,7 +44,7 @@ STATS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """The pictures of a packed set at one resolution. All arrays have one entry a row."""
+    """The images of a packed set at one resolution. All arrays have one entry a row."""
 
     folder: Path
     manifest: Manifest
@@ -54,7 +54,7 @@ class Resolution:
     num_bytes: np.ndarray  # int64
     height_px: np.ndarray  # int32
     width_px: np.ndarray  # int32
-    crc32: np.ndarray  # uint32, of the encoded picture
+    crc32: np.ndarray  # uint32, of the encoded image
     kinds: Kinds
     local: Callable[[int], Path] | None = None  # a shard's file on a disk of this machine, by number; None: the set lies on one
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
@@ -97,7 +97,7 @@ class Resolution:
         return {entry.number: entry.num_bytes for entry in self.manifest.shards}
 
     def encoded(self, row: int) -> np.ndarray:
-        """The encoded picture of a row: uint8 (bytes,), a view of the memory-mapped shard.
+        """The encoded image of a row: uint8 (bytes,), a view of the memory-mapped shard.
 
         Raises PackedSetError where the shard is gone or cut, or lies on object storage, which has no memory maps, and `local` is None.
         """
@@ -109,7 +109,7 @@ class Resolution:
         return shard[start : start + int(self.num_bytes[row])]
 
     def read(self, row: int) -> np.ndarray:
-        """What `encoded` gives, from object storage too, at the price of a request: for looking at a few pictures."""
+        """What `encoded` gives, from object storage too, at the price of a request: for looking at a few images."""
         source = self.folder / shard_name(int(self.shard[row]))
         if self.local is not None or not is_remote(source):
             return self.encoded(row)
@@ -126,7 +126,7 @@ class Resolution:
             return shard
         source = self.folder / shard_name(number)
         if self.local is None and is_remote(source):
-            raise PackedSetError(f"{source}: pictures are read from disks only; copy the set to a disk first: {self.folder.parent}")
+            raise PackedSetError(f"{source}: images are read from disks only; copy the set to a disk first: {self.folder.parent}")
         expected = self._tar_bytes[number]
         for _ in range(MAP_TRIES if self.local else 1):
             path = self.local(number) if self.local else source

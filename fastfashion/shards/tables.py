@@ -78,12 +78,12 @@ def read_catalog(path: Path, vocab: Vocab, told: SetFiles) -> "pd.DataFrame":
     data = read_file(file, most_catalog_bytes(told.files[CATALOG].num_bytes))
     needed = CATALOG_COLUMNS | dict.fromkeys(vocab.classes, TEXT)
     table = _parse(file, data, needed, num_rows=num_rows, teller=SET, more=MORE_COLUMNS, unread={FINGERPRINT: TEXT})
-    pictures = table.to_pandas(use_threads=False)
-    groups = pictures["duplicate_group"].to_numpy()
-    _refuse_first(file, (groups < 0) | (groups > np.arange(num_rows)), "duplicate_group is neither the row nor one before it", pictures)
-    sizes = pictures[["height", "width"]].to_numpy()
-    _refuse_first(file, ((sizes < 1) | (sizes > MAX_SIDE_PX)).any(axis=1), "an image without pixels", pictures)
-    return pictures
+    images = table.to_pandas(use_threads=False)
+    groups = images["duplicate_group"].to_numpy()
+    _refuse_first(file, (groups < 0) | (groups > np.arange(num_rows)), "duplicate_group is neither the row nor one before it", images)
+    sizes = images[["height", "width"]].to_numpy()
+    _refuse_first(file, ((sizes < 1) | (sizes > MAX_SIDE_PX)).any(axis=1), "an image without pixels", images)
+    return images
 
 
 def wrong_in_catalog(path: Path, vocab: Vocab, told: SetFiles) -> str | None:

@@ -1,4 +1,4 @@
-"""Pictures of a packed set on tiles of one size, for contact sheets."""
+"""Images of a packed set on tiles of one size, for contact sheets."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +21,14 @@ def sharp_enough(packed: PackedSet) -> Resolution:
     return next(filling, opened[-1])
 
 
-def tile(pictures: Resolution, row: int) -> "Image":
-    """A picture on a white tile, as large as fits, in the middle. Raises PackedSetError where it does not decode."""
+def tile(images: Resolution, row: int) -> "Image":
+    """An image on a white tile, as large as fits, in the middle. Raises PackedSetError where it does not decode."""
     from PIL import Image
 
     try:
-        pixels = codec.decode_rgb(pictures.read(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
+        pixels = codec.decode_rgb(images.read(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
     except InputError as error:
-        raise PackedSetError(f"{pictures.where(row)}: {error}; run fastfashion verify on the set") from error
+        raise PackedSetError(f"{images.where(row)}: {error}; run fastfashion verify on the set") from error
     height_px, width_px = pixels.shape[:2]
     scale = min(TILE_HEIGHT_PX / height_px, TILE_WIDTH_PX / width_px)
     fitted = codec.resize(pixels, max(1, round(height_px * scale)), max(1, round(width_px * scale)))

@@ -120,7 +120,7 @@ def verify(
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         read = list(pool.map(lambda check: _compare(path, check, count), checks))
     damage = told.damage + [check.damage(reason) for check, (_, reason) in zip(checks, read, strict=True) if reason]
-    damage = _name_pictures(path, damage)
+    damage = _name_images(path, damage)
     damage += _contradictions(path, told, {found.where for found in damage})
     damage += _foreign(listing, told, {check.where for check in checks})
     return VerifyResult(
@@ -217,8 +217,8 @@ def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tupl
     return num_bytes, None
 
 
-def _name_pictures(path: Path, damage: list[Damage]) -> list[Damage]:
-    """Say of damaged tars which pictures are hit, where an index that is whole tells where they lie."""
+def _name_images(path: Path, damage: list[Damage]) -> list[Damage]:
+    """Say of damaged tars which images are hit, where an index that is whole tells where they lie."""
     wheres = {found.where for found in damage}
     tables: dict[str, pd.DataFrame | None] = {}
     named = []
@@ -230,13 +230,13 @@ def _name_pictures(path: Path, damage: list[Damage]) -> list[Damage]:
         if name not in tables:
             tables[name] = None if {f"{name}/{INDEX}", f"{name}/{MANIFEST}", CATALOG, VOCAB, SET} & wheres else _places(path, name)
         table = tables[name]
-        hit = "" if table is None else "; " + _pictures_hit(path / found.where, table[table["shard"] == number])
+        hit = "" if table is None else "; " + _images_hit(path / found.where, table[table["shard"] == number])
         named.append(replace(found, reason=found.reason + hit))
     return named
 
 
 def _places(path: Path, resolution: str) -> pd.DataFrame | None:
-    """Where the pictures of a resolution lie, with their ids; None where that is not told as the format asks."""
+    """Where the images of a resolution lie, with their ids; None where that is not told as the format asks."""
     try:
         told = SetFiles.read(path / SET)
         index = read_index(path / resolution, Manifest.read(path / resolution / MANIFEST), told.num_rows)
@@ -245,23 +245,23 @@ def _places(path: Path, resolution: str) -> pd.DataFrame | None:
         return None
 
 
-def _pictures_hit(tar: Path, pictures: pd.DataFrame) -> str:
-    """Which pictures have another CRC than the index says."""
+def _images_hit(tar: Path, images: pd.DataFrame) -> str:
+    """Which images have another CRC than the index says."""
     hit = []
     try:
         with contextlib.nullcontext() if is_remote(tar) else open_regular(tar) as file:
-            for identity, offset, size, crc32 in pictures[["id", "offset", "size", "crc32"]].itertuples(index=False):
+            for identity, offset, size, crc32 in images[["id", "offset", "size", "crc32"]].itertuples(index=False):
                 if file is not None:
                     file.seek(offset)
                 if zlib.crc32(read_range(tar, offset, size) if file is None else file.read(size)) != crc32:
                     hit.append((identity, offset))
     except (OSError, ValueError) as error:
-        return f"its pictures cannot be read ({why(error)})"
+        return f"its images cannot be read ({why(error)})"
     if not hit:
-        return "its pictures are whole: labels, headers or padding between them differ"
+        return "its images are whole: labels, headers or padding between them differ"
     ids = ", ".join(str(identity) for identity, _ in hit[:MAX_IDS_NAMED])
     more = f" and {len(hit) - MAX_IDS_NAMED} more" if len(hit) > MAX_IDS_NAMED else ""
-    return f"{len(hit)} of {len(pictures)} pictures differ, from byte {hit[0][1]} on: ids {ids}{more}"
+    return f"{len(hit)} of {len(images)} images differ, from byte {hit[0][1]} on: ids {ids}{more}"
 
 
 def _contradictions(path: Path, told: _Told, damaged: set[str]) -> Iterator[Damage]:

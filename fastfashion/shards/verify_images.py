@@ -17,20 +17,20 @@ MAX_IDS_NAMED = 5
 def wrong_images(path: Path, name: str, index: Mapping[str, np.ndarray], damaged: Set[str]) -> Iterator[str]:
     """What is wrong with columns of an index, each with the ids of the rows; tars in `damaged`, by relative name, are not looked at."""
     try:
-        pictures = open_packed_set(path).open(name)
-        whole = [entry.number for entry in pictures.manifest.shards if f"{name}/{entry.number:05d}.tar" not in damaged]
+        images = open_packed_set(path).open(name)
+        whole = [entry.number for entry in images.manifest.shards if f"{name}/{entry.number:05d}.tar" not in damaged]
         wrong: dict[str, list[str]] = {"crc32": [], "height and width": [], KIND: []}
-        rows = np.flatnonzero(np.isin(pictures.shard, whole)).tolist()
+        rows = np.flatnonzero(np.isin(images.shard, whole)).tolist()
         for row in rows:
-            for column in _wrong_columns(pictures.encoded(row), {column: int(values[row]) for column, values in index.items()}):
-                wrong[column].append(str(pictures.ids[row]))
+            for column in _wrong_columns(images.encoded(row), {column: int(values[row]) for column, values in index.items()}):
+                wrong[column].append(str(images.ids[row]))
     except PackedSetError:  # damaged in another way, which is said of its own file
         return
     for column, ids in wrong.items():
         if ids:
             more = f" and {len(ids) - MAX_IDS_NAMED} more" if len(ids) > MAX_IDS_NAMED else ""
             said = f"its column {column} says" if " " not in column else f"its columns {column} say"
-            yield f"{len(ids)} of {len(pictures.ids)} images are not what {said}: ids {', '.join(ids[:MAX_IDS_NAMED])}{more}"
+            yield f"{len(ids)} of {len(images.ids)} images are not what {said}: ids {', '.join(ids[:MAX_IDS_NAMED])}{more}"
 
 
 def _wrong_columns(data: np.ndarray, said: Mapping[str, int]) -> Iterator[str]:

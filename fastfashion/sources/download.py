@@ -234,7 +234,7 @@ def _granted_start(response: Any, asked: int, size: int | None) -> int:
 
 
 def _finish(place: _Place) -> int:
-    """Check the part to the last byte and let it appear under its name; returns how many pictures it holds."""
+    """Check the part to the last byte and let it appear under its name; returns how many images it holds."""
     try:
         _check_members(place)
         images = len(open_source(place.part).images)

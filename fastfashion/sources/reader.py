@@ -24,8 +24,8 @@ from fastfashion.terminal import printable
 from fastfashion.untrusted import open_regular
 from fastfashion.words import why
 
-MAX_PICTURE_BYTES = 256 << 20  # a JPEG of 100 megapixels has some 50 MiB; a zip bomb unpacks to gigabytes
-REQUESTS = 16  # on their way to object storage at once: at 50 ms a request, 320 pictures a second
+MAX_IMAGE_BYTES = 256 << 20  # a JPEG of 100 megapixels has some 50 MiB; a zip bomb unpacks to gigabytes
+REQUESTS = 16  # on their way to object storage at once: at 50 ms a request, 320 images a second
 UNKNOWN_PATIENCE_S = 10.0  # with an error that says neither that it passes nor that it stays
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and the extra field (APPNOTE.TXT 4.3.7)
 _EXTRA_BYTES = 64  # a guess at the extra field, so that header and image come with one read
@@ -47,7 +47,7 @@ class Reader:
     _file: list[BinaryIO] = field(default_factory=list, repr=False, compare=False)
     _told: list[bool] = field(default_factory=list, repr=False, compare=False)  # that a server is waited for: by one of many threads
 
-    def read(self, member: Member, max_bytes: float = MAX_PICTURE_BYTES) -> bytes:
+    def read(self, member: Member, max_bytes: float = MAX_IMAGE_BYTES) -> bytes:
         """The bytes of one member.
 
         Raises InputError where it is missing, damaged, or larger than `max_bytes`, UnreachableError where a remote place is silent.
@@ -56,7 +56,7 @@ class Reader:
             if member.problem:
                 raise InputError(member.problem)
             if max(member.size, member.packed) > max_bytes:
-                raise InputError(f"{max(member.size, member.packed)} bytes, more than a picture may have ({max_bytes}): remove it")
+                raise InputError(f"{max(member.size, member.packed)} bytes, more than an image may have ({max_bytes}): remove it")
             if self.is_zip:
                 return self._read_zipped(member)
             if is_remote(self.path):
@@ -150,7 +150,7 @@ def _read_file(path: Path, max_bytes: float) -> bytes:
     if not stat.S_ISREG(found.st_mode):
         raise InputError(f"{kind_of_file(found.st_mode)}, no regular file")
     if found.st_size > max_bytes:
-        raise InputError(f"more bytes than a picture may have ({max_bytes}): remove it")
+        raise InputError(f"more bytes than an image may have ({max_bytes}): remove it")
     return path.read_bytes()
 
 

@@ -43,7 +43,7 @@ _UNSEEN = State("", "", "")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A folder or a zip of pictures with a table: in Kaggle's layout a styles.csv with an images folder beside it."""
+    """A folder or a zip of images with a table: in Kaggle's layout a styles.csv with an images folder beside it."""
 
     path: Path
     table_member: Member

@@ -1,9 +1,9 @@
-"""The stand-in data set: product-like pictures drawn by program, in the layout, labels and quirks of the Kaggle set.
+"""The stand-in data set: product-like images drawn by program, in the layout, labels and quirks of the Kaggle set.
 
     seed ─► kinds ─► labels ─► quirks ─► styles.csv
-                                 └─────► one Picture a file ─► synth_draw ─► images/<id>.jpg
+                                 └─────► one Image a file ─► synth_draw ─► images/<id>.jpg
 
-A picture is a function of (seed, row, size), the table of (seed, rows); the same OpenCV and numpy give the same bytes.
+An image is a function of (seed, row, size), the table of (seed, rows); the same OpenCV and numpy give the same bytes.
 """
 
 import shutil
@@ -22,7 +22,7 @@ import numpy as np
 from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.sources.synth_data import Kind, read_kinds
-from fastfashion.sources.synth_draw import Picture, row_generator, write_picture
+from fastfashion.sources.synth_draw import Drawing, row_generator, write_image
 
 Labels = dict[str, str]  # one line of styles.csv by column, in the order of the columns
 Choice = TypeVar("Choice")
@@ -33,7 +33,7 @@ YEARS = ("2012",) * 16 + ("2011",) * 14 + ("2016",) * 6 + ("2017", "2015") * 3 +
 BRANDS = ("Northline", "Aurea", "Basecamp Co", "Lindell", "Marigold", "Otto & Vale", "Paragon", "Quill", "Rivera", "Tandem", "Umbra")
 FIRST_ID = 1163  # the real set's ids, too, lie between 1,163 and 60,000, with gaps
 NUM_IDS = 58_837
-TABLE_ROW = 2**64 - 1  # the table's own random numbers: no picture has this row
+TABLE_ROW = 2**64 - 1  # the table's own random numbers: no image has this row
 
 REAL_ROWS = 44_446
 MIN_ROWS_FOR_QUIRKS = 100
@@ -44,10 +44,10 @@ REAL_QUIRKS = {  # rows of the real set that have it
     "colour NA": 15,
     "no year": 1,
     "no usage": 1,
-    "no picture": 5,
+    "no image": 5,
     "greyscale": 431,
     "odd size": 23,
-    "twin": 780,  # shows the picture of another row
+    "twin": 780,  # shows the image of another row
     "original": 780,  # the other row
 }
 MIN_TWINS = 2  # one that agrees with its original, one that does not
@@ -84,7 +84,7 @@ def write_synth(
     """Draw a stand-in data set into `out`: `styles.csv` with `rows` lines below its header, and `images/<id>.jpg`.
 
     The bytes depend on rows, size and seed, never on `workers`; from 100 rows on every articleType and every quirk of the real set occurs.
-    `on_progress` is told the number of pictures finished since its last call. Nothing is left behind on an exception.
+    `on_progress` is told the number of images finished since its last call. Nothing is left behind on an exception.
     Raises InputError if `out` exists and is not an empty folder, ConfigError if a number is out of range.
     """
     _check_range("rows", rows, 1, 10**8)
@@ -100,10 +100,10 @@ def write_synth(
     sizes: list[int] = []
     try:
         (beside / "images").mkdir(parents=True)
-        table, pictures = _make_table(rows, (width_px, height_px), seed)
+        table, images = _make_table(rows, (width_px, height_px), seed)
         lines = [",".join(COLUMNS), *(",".join(labels.values()) for labels in table), ""]
         # closed before the folder is removed: no process may still be writing then
-        with room_for(out), closing(_draw_all(beside / "images", seed, pictures, workers)) as drawn:
+        with room_for(out), closing(_draw_all(beside / "images", seed, images, workers)) as drawn:
             (beside / "styles.csv").write_text("\n".join(lines), encoding="utf-8", newline="\n")
             for written in drawn:
                 sizes += written
@@ -121,21 +121,21 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
         raise ConfigError(f"synthetic data set: {name}: expected {low}..{high}, found {value}")
 
 
-def _draw_all(folder: Path, seed: int, pictures: list[Picture], workers: int) -> Generator[list[int], None, None]:
-    """Write all pictures; yields the sizes in bytes of each one's files."""
+def _draw_all(folder: Path, seed: int, images: list[Drawing], workers: int) -> Generator[list[int], None, None]:
+    """Write all images; yields the sizes in bytes of each one's files."""
     import cv2
 
-    draw = partial(write_picture, folder, seed)
+    draw = partial(write_image, folder, seed)
     if workers == 1:
-        yield from map(draw, pictures)
+        yield from map(draw, images)
         return
     # OpenCV's own threads would compete with the processes
     with ProcessPoolExecutor(workers, get_context("spawn"), partial(cv2.setNumThreads, 1)) as pool:
-        yield from pool.map(draw, pictures, chunksize=max(1, min(16, len(pictures) // (4 * workers))))
+        yield from pool.map(draw, images, chunksize=max(1, min(16, len(images) // (4 * workers))))
 
 
-def _make_table(rows: int, size_px: tuple[int, int], seed: int) -> tuple[list[Labels], list[Picture]]:
-    """The lines of styles.csv, and the pictures to draw."""
+def _make_table(rows: int, size_px: tuple[int, int], seed: int) -> tuple[list[Labels], list[Drawing]]:
+    """The lines of styles.csv, and the images to draw."""
     rng = row_generator(seed, TABLE_ROW)
     kind_of_row = _choose_kinds(rows, rng)
     ids = FIRST_ID + rng.permutation(max(NUM_IDS, 2 * rows))[:rows]
@@ -145,7 +145,7 @@ def _make_table(rows: int, size_px: tuple[int, int], seed: int) -> tuple[list[La
     common = np.flatnonzero(np.bincount(kind_of_row)[kind_of_row] >= 4)
     quirky = _spread_quirks(rows, rng.permutation(common).tolist())
     table = _with_quirks(truth, quirky, rng)
-    return table, _list_pictures(truth, kinds, quirky, size_px)
+    return table, _list_images(truth, kinds, quirky, size_px)
 
 
 def _choose_kinds(rows: int, rng: np.random.Generator) -> np.ndarray:
@@ -196,18 +196,18 @@ def _with_quirks(truth: list[Labels], quirky: dict[str, list[int]], rng: np.rand
     return table
 
 
-def _list_pictures(truth: list[Labels], kinds: list[Kind], quirky: dict[str, list[int]], size_px: tuple[int, int]) -> list[Picture]:
-    """One picture a row, but for rows without one and for twins, who share one."""
+def _list_images(truth: list[Labels], kinds: list[Kind], quirky: dict[str, list[int]], size_px: tuple[int, int]) -> list[Drawing]:
+    """One image a row, but for rows without one and for twins, who share one."""
     width, height = size_px
-    no_picture, greyscale, odd = (set(quirky[quirk]) for quirk in ("no picture", "greyscale", "odd size"))
+    no_image, greyscale, odd = (set(quirky[quirk]) for quirk in ("no image", "greyscale", "odd size"))
     original_of = dict(zip(quirky["twin"], quirky["original"], strict=False))
-    pictures: dict[int, Picture] = {}
+    images: dict[int, Drawing] = {}
     for row, labels in enumerate(truth):
-        if row in no_picture:
+        if row in no_image:
             continue
         shown = original_of.get(row, row)
-        if shown not in pictures:
-            pictures[shown] = Picture(
+        if shown not in images:
+            images[shown] = Drawing(
                 row=shown,
                 labels=truth[shown],
                 drawings=kinds[shown].drawings,
@@ -216,8 +216,8 @@ def _list_pictures(truth: list[Labels], kinds: list[Kind], quirky: dict[str, lis
                 greyscale=shown in greyscale,
                 files=[],
             )
-        pictures[shown].files.append(f"{labels['id']}.jpg")
-    return list(pictures.values())
+        images[shown].files.append(f"{labels['id']}.jpg")
+    return list(images.values())
 
 
 def _one_of(options: Sequence[Choice], rng: np.random.Generator) -> Choice:

@@ -1,8 +1,8 @@
-"""Drawing one picture of the stand-in data set.
+"""Drawing one image of the stand-in data set.
 
     drawing ─► pose ─► colours, pattern ─► light, shadow ─► grain ─► JPEG
 
-Whatever varies is drawn from the picture's own random generator, in a fixed order: a draw more, or elsewhere, changes all later ones.
+Whatever varies is drawn from the image's own random generator, in a fixed order: a draw more, or elsewhere, changes all later ones.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ BLACK, WHITE = np.full(3, 27.0), np.full(3, 244.0)
 SATURATION_AND_BRIGHTNESS = {"Summer": (1.2, 1.04), "Spring": (1.0, 1.1), "Fall": (0.85, 0.92), "Winter": (0.7, 0.82)}
 
 
-class Picture(NamedTuple):
-    """All that a picture depends on, but for the seed of the data set."""
+class Drawing(NamedTuple):
+    """All that an image depends on, but for the seed of the data set."""
 
     row: int
     labels: dict[str, str]  # as they were before a quirk changed them
@@ -42,34 +42,34 @@ def row_generator(seed: int, row: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, row], np.uint64)))
 
 
-def write_picture(folder: Path, seed: int, picture: Picture) -> list[int]:
-    """Write a picture under each of its names; returns the size of each file in bytes."""
+def write_image(folder: Path, seed: int, drawing: Drawing) -> list[int]:
+    """Write an image under each of its names; returns the size of each file in bytes."""
     import cv2
 
-    rng = row_generator(seed, picture.row)
-    width, height = picture.size_px
-    # small pictures are drawn larger and averaged down, as a camera would
+    rng = row_generator(seed, drawing.row)
+    width, height = drawing.size_px
+    # small images are drawn larger and averaged down, as a camera would
     enlarged = -(-MIN_CANVAS_HEIGHT_PX // height)
-    image, mask = _paint(picture, width * enlarged, height * enlarged, rng)
+    image, mask = _paint(drawing, width * enlarged, height * enlarged, rng)
     image = cv2.resize(_light(image, mask, rng), (width, height), interpolation=cv2.INTER_AREA)
     mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
     image = cv2.add(image, cv2.merge([_grain(mask, rng)] * 3), dtype=cv2.CV_8U)
-    if picture.greyscale:
+    if drawing.greyscale:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-    return [(folder / name).write_bytes(data) for name in picture.files]
+    return [(folder / name).write_bytes(data) for name in drawing.files]
 
 
-def _paint(picture: Picture, width: int, height: int, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+def _paint(drawing: Drawing, width: int, height: int, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
     """Flat colours (H, W, 3) on white, and the product's mask (H, W) 0..255, both uint8."""
     import cv2
 
-    cold_share = 0.8 if picture.labels["season"] in ("Fall", "Winter") else 0.15
-    warm_drawing, cold_drawing = picture.drawings
+    cold_share = 0.8 if drawing.labels["season"] in ("Fall", "Winter") else 0.15
+    warm_drawing, cold_drawing = drawing.drawings
     strokes = read_drawing(cold_drawing if rng.random() < cold_share else warm_drawing)
-    to_pixels, unit_px = _pose(picture.labels, strokes, width, height, rng)
-    tones = _tones(picture.labels, rng)
-    pattern = _pattern(str(rng.choice(picture.patterns)), rng)
+    to_pixels, unit_px = _pose(drawing.labels, strokes, width, height, rng)
+    tones = _tones(drawing.labels, rng)
+    pattern = _pattern(str(rng.choice(drawing.patterns)), rng)
 
     image = np.full((height, width, 3), 255, np.uint8)
     mask = np.zeros((height, width), np.uint8)
@@ -222,7 +222,7 @@ def _light(image: Pixels, mask: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _grain(mask: Pixels, rng: np.random.Generator) -> Pixels:
-    """Film grain and thread to add to a picture, most of it on the product: float32 (H, W) around 0."""
+    """Film grain and thread to add to an image, most of it on the product: float32 (H, W) around 0."""
     import cv2
 
     height, width = mask.shape

@@ -60,7 +60,7 @@ def train(
     ] = None,
     nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
     workers: Annotated[int | None, Workers(RUN)] = None,
-    on_bad: Annotated[str | None, typer.Option(help="Pictures that do not decode: stop or skip.", rich_help_panel=RUN)] = None,
+    on_bad: Annotated[str | None, typer.Option(help="Images that do not decode: stop or skip.", rich_help_panel=RUN)] = None,
     out: Annotated[Path, OutFolder("Folder of all runs.", RUN)] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Of the run; made from the settings by default.", rich_help_panel=RUN)] = None,
     resume: Annotated[str, typer.Option(help="auto, never or must go on with a run.", rich_help_panel=RUN)] = "auto",

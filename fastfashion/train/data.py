@@ -10,7 +10,7 @@ from fastfashion.catalog import ids_hash
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import location
-from fastfashion.load import LoaderSpec, Plan, choose_pictures
+from fastfashion.load import LoaderSpec, Plan, choose_images
 from fastfashion.model import LossSettings, logit_offsets
 from fastfashion.runs.folder import is_untrained
 from fastfashion.runs.opened import assumed_list, corrected
@@ -37,7 +37,7 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
 
     Raises ConfigError where a batch is too small for so many processes, InputError where the set is not the one that `run` was trained on.
     """
-    # Pictures are mixed in pairs, which stay together.
+    # Images are mixed in pairs, which stay together.
     each = (2 if config.augment.mixup or config.augment.cutmix else 1) * config.train.accumulate
     if config.train.batch_size < each * world.size:
         raise ConfigError(
@@ -52,11 +52,11 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
             f"{packed.path}: holds other ids, or in another order, than the set of rank 0; every process needs the same packed set"
         )
     split, codes = rows.split, vocab.codes(corrected(packed, data.corrections), tasks)
-    pictures, size = choose_pictures(packed, config.data.resolution, config.data.size)
+    images, size = choose_images(packed, config.data.resolution, config.data.size)
     plan = Plan(
         rows=rows.train,
-        heights_px=pictures.height_px,
-        widths_px=pictures.width_px,
+        heights_px=images.height_px,
+        widths_px=images.width_px,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         augment=config.augment,
@@ -65,7 +65,7 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
         window_shards=config.data.window_shards if config.data.shuffle == "window" else 0,
     )
     spec = LoaderSpec(
-        pictures=pictures,
+        images=images,
         plan=plan,
         labels=codes,
         size=size,

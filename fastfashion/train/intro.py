@@ -29,7 +29,7 @@ class Intro:
         """Set, rows by part, classes by label, model and first weights, and how it is trained into which run."""
         config, data, spec, train = self.config, self.config.data, self.spec, self.config.train
         plan = spec.plan
-        images = f"{len(spec.pictures.height_px):,} images, resolution {spec.pictures.name}"
+        images = f"{len(spec.images.height_px):,} images, resolution {spec.images.name}"
         distinct = len(np.unique(plan.rows))
         oversampled = f" ({len(plan.rows):,} an epoch: rare classes repeated)" if len(plan.rows) > distinct else ""
         split = f"{data.protocol}{f', fold {data.fold}' if data.protocol == 'folds' else ''} split by {', '.join(data.split_tasks)}"

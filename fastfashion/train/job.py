@@ -18,7 +18,7 @@ from fastfashion.disk import room_for
 from fastfashion.errors import TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, score
 from fastfashion.files import clear_unpublished, location, publish_json
-from fastfashion.load import Batch, Loader, Skipped, choose_pictures, open_loader
+from fastfashion.load import Batch, Loader, Skipped, choose_images, open_loader
 from fastfashion.model import (
     ModelDescription,
     check_first_weights,
@@ -60,7 +60,7 @@ def resolve(config: RunConfig) -> RunConfig:
         packed.vocab.check(task)
     for task in config.optim.weights.keys() - set(LABEL_COLUMNS):
         packed.vocab.names(task)
-    pictures, size = choose_pictures(packed, data.resolution, data.size)
+    images, size = choose_images(packed, data.resolution, data.size)
     check_tracking(config)
     check_declared(config.model)
     check_first_weights(config.model)  # last: it may have to ask the Hub
@@ -73,7 +73,7 @@ def resolve(config: RunConfig) -> RunConfig:
     first_size = 1.0 if has_fixed_size(config.model.name) else config.train.first_size
     return replace(
         config,
-        data=replace(data, resolution=pictures.name, size=str(size)),
+        data=replace(data, resolution=images.name, size=str(size)),
         optim=replace(config.optim, task_weights=_weights_among(tasks, config.optim)),
         train=replace(config.train, precision=precision, first_size=first_size),
     )
@@ -285,7 +285,7 @@ def _tell_skipped(run: Path, world: dist.World, recorder: Recorder, skipped: dic
     if by_row and world.is_main:
         lines = [(row, one.where, one.reason) for row, one in sorted(by_row.items())]
         publish_csv(run / SKIPPED, ("row", "where", "reason"), lines)
-        recorder.say(f"{len(lines)} pictures do not decode and were left out: {run / SKIPPED}")
+        recorder.say(f"{len(lines)} images do not decode and were left out: {run / SKIPPED}")
 
 
 def _start_line(run: Path, config: RunConfig, progress: Progress, step: int, world: dist.World, command: str) -> dict[str, Any]:

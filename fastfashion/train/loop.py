@@ -29,7 +29,7 @@ from fastfashion.train.timing import Phases
 
 MEAN_WEIGHT = 0.02  # of a step's loss in the running mean
 _FEW = 8  # images, of whose mean loss a jump says something
-SHOWN = 16  # training pictures for TensorBoard
+SHOWN = 16  # training images for TensorBoard
 
 
 @dataclass(kw_only=True)
@@ -139,7 +139,7 @@ def train_epoch(job: Training, progress: Progress) -> Progress:
 
 
 def _backward(job: Training, epoch: int, step: int, batches: Iterator[Batch], phases: Phases) -> int:
-    """Gradients of a step, portion by portion; returns the number of labelled pictures in the global batch."""
+    """Gradients of a step, portion by portion; returns the number of labelled images in the global batch."""
     learner, portions = job.learner, job.config.accumulate
     losses, rows = [], []
     for portion in range(portions):

@@ -19,7 +19,7 @@ from fastfashion.train.track import open_trackers
 
 WIDE = 110  # columns: less than that has no room for a bar
 LINE_S = 60.0  # between two lines where there is no terminal
-GRID = 4  # pictures a line of the sheet for TensorBoard
+GRID = 4  # images a line of the sheet for TensorBoard
 # Every line of metrics.jsonl has all of these, null where there is none: many readers take the columns from the first lines alone.
 KEYS = (
     *("kind", "epoch", "step"),
@@ -128,10 +128,10 @@ class RunRecorder:
         self._bar.update()
 
     def show(self, images: torch.Tensor) -> None:
-        """The first pictures as the model sees them, uint8 (n, H, W, 3), as one sheet in TensorBoard."""
-        pictures = images.cpu().numpy()
-        pictures = pictures[: len(pictures) // GRID * GRID] if len(pictures) > GRID else pictures
-        lines = [np.concatenate(list(pictures[at : at + GRID]), axis=1) for at in range(0, len(pictures), GRID)]
+        """The first images as the model sees them, uint8 (n, H, W, 3), as one sheet in TensorBoard."""
+        shown = images.cpu().numpy()
+        shown = shown[: len(shown) // GRID * GRID] if len(shown) > GRID else shown
+        lines = [np.concatenate(list(shown[at : at + GRID]), axis=1) for at in range(0, len(shown), GRID)]
         self._events.add_image("batch", np.concatenate(lines), dataformats="HWC")
 
     def say(self, text: str) -> None:
