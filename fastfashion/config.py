@@ -22,6 +22,7 @@ ON_BAD = ("stop", "skip")
 OPTIMIZERS = ("adamw", "adam", "sgd")  # sgd: Nesterov's momentum, 0.9
 PRECISIONS = ("auto", "fp32", "bf16")
 TRACKERS = ("wandb", "mlflow")
+REMOVED = {"train.first_size": 1.0, "optim.logit_adjust": 0.0}  # an older config.json may hold them, at these values
 BATCH_PIXELS = 1 << 28  # of a batch that is answered: 256 images of 1024x1024
 
 
@@ -158,7 +159,6 @@ class OptimConfig:
     clip_norm: float = 1.0  # 0 switches clipping off
     ema_decay: float = 0.999  # 0 switches the average off
     label_smoothing: float = 0.0
-    logit_adjust: float = 0.0  # times the log of a class's share of training rows, added to its logit in the loss (Menon et al. 2021)
     task_weights: str = ""  # such as season=0.5,gender=0.5; the others count 1
     fused: bool = True  # one kernel for all weights, instead of one for each operation
 
@@ -170,7 +170,6 @@ class OptimConfig:
         _check(0 <= self.warmup_share < 1, "optim.warmup_share", "0 to below 1", self.warmup_share)
         _check(self.clip_norm >= 0, "optim.clip_norm", "0 (off) or more", self.clip_norm)
         _check(0 <= self.ema_decay < 1, "optim.ema_decay", "0 (off) to below 1", self.ema_decay)
-        _check(0 <= self.logit_adjust <= 4, "optim.logit_adjust", "0 (off) to 4", self.logit_adjust)
         _check(all(weight >= 0 for weight in self.weights.values()), "optim.task_weights", "0 or more each", self.task_weights)
         _check(0 <= self.label_smoothing < 1, "optim.label_smoothing", "0 to below 1", self.label_smoothing)
 
@@ -188,7 +187,6 @@ class TrainConfig:
     """How long, in which portions, what is kept, and when to stop early."""
 
     epochs: int = 10
-    first_size: float = 1.0  # of the sides, in the first epoch; grows to 1 over four fifths of the epochs, where the model takes any size
     batch_size: int = 128  # global: over all processes
     accumulate: int = 1  # portions that a process takes its share of a batch in, one after the other, for less memory
     seed: int = 0
@@ -216,7 +214,6 @@ class TrainConfig:
             _check(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
         for name in ("early_stop_epochs", "max_restarts", "loss_spike", "checkpoint_every_steps", "checkpoint_every_minutes"):
             _check(getattr(self, name) >= 0, f"train.{name}", "0 (off) or more", getattr(self, name))
-        _check(0.25 <= self.first_size <= 1, "train.first_size", "0.25 to 1", self.first_size)
         _check(0 <= self.seed < 2**63, "train.seed", "0 to 2^63 - 1", self.seed)
         _check(self.precision in PRECISIONS, "train.precision", " or ".join(PRECISIONS), self.precision)
         _check(self.select in ("accuracy", "macro_f1", "last"), "train.select", "accuracy, macro_f1 or last", self.select)
@@ -277,6 +274,9 @@ class RunConfig:
         sections = {f.name: f.type for f in dataclasses.fields(self)}
         changes: dict[str, dict[str, Any]] = {}
         for key, value in settings.items():
+            if key in REMOVED:
+                _check(_cast(key, float, value) == REMOVED[key], key, f"{REMOVED[key]:g}, since this setting was removed", value)
+                continue
             section, _, name = key.partition(".")
             known = {f.name: f.type for f in dataclasses.fields(sections[section])} if section in sections else {}  # type: ignore[arg-type]
             if name not in known:
@@ -317,8 +317,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # steps tell most. Hardly any crop, since the product fills the image, and rare classes more often. Where several labels are
     # learned, most weight is on what a product is, and little on baseColour and usage, which weighted alike make up nearly half of the
     # loss. On validation rows of ResNet18 from random weights the five other labels gained 0.001 to 0.010 of accuracy each by crops and
-    # weights together, usage 0.001, and baseColour lost 0.026; optim.task_weights= weighs all alike. Images that grow
-    # (train.first_size) are off: they brought no more than as much computing at full size.
+    # weights together, usage 0.001, and baseColour lost 0.026; optim.task_weights= weighs all alike.
     "fast": {
         "train.epochs": 12,
         "train.batch_size": 64,

@@ -12,7 +12,7 @@ import torch
 from conftest import PackedSmall
 from torch import nn
 
-from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size, TrainConfig
+from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size
 from fastfashion.errors import ConfigError
 from fastfashion.model import (
     Classifier,
@@ -25,7 +25,6 @@ from fastfashion.model import (
     save_artifact,
     use_fast_convolutions,
 )
-from fastfashion.train.growth import size_in
 from fastfashion.train.job import resolve
 
 CPU = torch.device("cpu")
@@ -43,7 +42,7 @@ SIZES = ("80x64", "96x100", "224x224")
 
 
 def first_step(name: str, size: Size, **other: Any) -> FirstStep:
-    return FirstStep(**{"model": name, "sizes": [size], "device": CPU, "precision": torch.float32, "images": 2} | other)
+    return FirstStep(**{"model": name, "size": size, "device": CPU, "precision": torch.float32, "images": 2} | other)
 
 
 def built(name: str, size: Size, classes: Sequence[int] = (3,)) -> Classifier:
@@ -166,14 +165,6 @@ def test_a_batch_of_one_is_refused_only_where_the_model_needs_two() -> None:
         check_first_step(resnet, first_step("resnet18", Size(32, 32), images=1))
     check_first_step(resnet, first_step("resnet18", Size(80, 64), images=1))  # there its last maps have six values each
     check_first_step(built("test_vit", Size(32, 32)), first_step("test_vit", Size(32, 32), images=1))
-
-
-def test_sizes_through_which_images_grow_are_tried_too() -> None:
-    model = built("dla46_c", Size(96, 96))
-    config = TrainConfig(epochs=5, first_size=0.5)
-    sizes = [Size(96, 96), *dict.fromkeys(size_in(epoch, Size(96, 96), config) for epoch in range(5))]
-    with pytest.raises(ConfigError, match=r"train\.first_size: model dla46_c takes images of 96x96 but not of 48x48"):
-        check_first_step(model, first_step("dla46_c", Size(96, 96), sizes=sizes))
 
 
 def test_an_automatic_size_is_one_that_the_model_takes(packed_small: PackedSmall) -> None:

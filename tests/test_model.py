@@ -20,7 +20,6 @@ from fastfashion.model import (
     ModelDescription,
     build_classifier,
     load_artifact,
-    logit_offsets,
     objective,
     save_artifact,
     use_fast_convolutions,
@@ -122,17 +121,12 @@ def test_the_loss_of_one_process_is_plain_cross_entropy_over_labelled_rows() -> 
     torch.testing.assert_close(objective(logits, batch_of(labels, (5, 3)), world_size=1), expected)
 
 
-def test_tasks_have_weights_and_classes_have_offsets() -> None:
+def test_tasks_have_weights() -> None:
     logits = {"a": torch.randn(3, 2), "b": torch.randn(3, 2)}
     batch = batch_of(torch.tensor([[0, 1], [1, 1], [0, 0]]), (3, 3))
     losses = {task: functional.cross_entropy(values, batch.labels[:, t]) for t, (task, values) in enumerate(logits.items())}
     weighted = objective(logits, batch, 1, LossSettings(weights={"b": 0.25}))
     torch.testing.assert_close(weighted, losses["a"] + 0.25 * losses["b"])
-    offsets = logit_offsets(np.array([0, 0, 0, 1, -1]), 2, 2.0)
-    torch.testing.assert_close(offsets, torch.tensor([2 * np.log(0.75), 2 * np.log(0.25)], dtype=torch.float32))
-    adjusted = objective(logits, batch, 1, LossSettings(offsets={"a": offsets}))
-    torch.testing.assert_close(adjusted, functional.cross_entropy(logits["a"] + offsets, batch.labels[:, 0]) + losses["b"])
-    assert torch.isfinite(logit_offsets(np.array([0, 0]), 3, 1.0)).all()  # classes that no training row has
 
 
 def test_uneven_shares_of_ranks_average_to_the_loss_of_the_whole_batch() -> None:

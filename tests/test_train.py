@@ -13,12 +13,11 @@ import torch
 from conftest import PackedSmall
 
 from fastfashion import dist
-from fastfashion.config import OPTIMIZERS, DataConfig, RunConfig, Size, TrainConfig
+from fastfashion.config import OPTIMIZERS, DataConfig, RunConfig, Size
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.model import build_classifier
 from fastfashion.runs.folder import check_run_folder
 from fastfashion.train.checkpoint import Checkpoints
-from fastfashion.train.growth import grown
 from fastfashion.train.job import resolve, run_name, train
 from fastfashion.train.launch import must_launch
 from fastfashion.train.learner import Learner, schedule
@@ -237,20 +236,16 @@ def test_weights_of_labels_that_are_not_trained_fall_away(shards: Path) -> None:
     assert tiny_config(shards, data__task="season", optim__task_weights=weights).optim.weights == {}
 
 
-def test_images_grow_to_their_size_over_four_fifths_of_the_epochs() -> None:
-    images = torch.randint(0, 256, (2, 64, 80, 3), dtype=torch.uint8)
-    config = TrainConfig(epochs=5, first_size=0.5)
-    sizes = [tuple(grown(images, epoch, config).shape[1:3]) for epoch in range(6)]
-    assert sizes == sorted(sizes) and sizes[0] == (32, 32) and sizes[2] == (48, 64) and sizes[4] == sizes[5] == (64, 80)
-    assert grown(images, 5, config) is images and grown(images, 0, TrainConfig(epochs=6)) is images
-    small = grown(images, 0, config)
-    assert small.dtype == torch.uint8
-    assert float(small.float().mean()) == pytest.approx(float(images.float().mean()), abs=1.5)
-
-
-def test_models_of_one_size_get_it_from_the_first_epoch_on(shards: Path) -> None:
-    firsts = [tiny_config(shards, model__name=name, train__first_size=0.5).train.first_size for name in ("test_vit", "resnet18")]
-    assert firsts == [1.0, 0.5]
+def test_settings_that_were_removed_are_ignored_at_their_default_and_refused_otherwise(shards: Path) -> None:
+    config = tiny_config(shards)
+    old = config.to_dict()
+    old["train"]["first_size"], old["optim"]["logit_adjust"] = 1.0, 0
+    assert RunConfig.from_dict(old) == config
+    old["train"]["first_size"] = 0.5
+    with pytest.raises(ConfigError, match=r"train\.first_size: expected 1, since this setting was removed, found 0\.5"):
+        RunConfig.from_dict(old)
+    with pytest.raises(ConfigError, match=r"optim\.logit_adjust: expected 0, since"):
+        config.replace({"optim.logit_adjust": "1"})
 
 
 def test_default_names_of_two_recipes_differ_and_that_of_the_default_is_as_ever(shards: Path) -> None:

@@ -5,7 +5,7 @@ from fastfashion.model.cpu_conv import use_fast_convolutions
 from fastfashion.model.description import ModelDescription, described
 from fastfashion.model.first_weights import check_first_weights
 from fastfashion.model.net import Classifier, build_classifier, no_numbers, probabilities
-from fastfashion.model.objective import LossSettings, logit_offsets, objective
+from fastfashion.model.objective import LossSettings, objective
 from fastfashion.model.own_run import keep_heads
 from fastfashion.model.probe import FirstStep, check_first_step
 from fastfashion.model.sizes import has_fixed_size, nearest_size
@@ -24,7 +24,6 @@ __all__ = [
     "has_fixed_size",
     "keep_heads",
     "load_artifact",
-    "logit_offsets",
     "nearest_size",
     "no_numbers",
     "objective",

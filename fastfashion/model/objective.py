@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import torch
 from torch.nn import functional
 
@@ -17,7 +16,6 @@ class LossSettings:
 
     label_smoothing: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)  # of a task in the sum; 1 where it is not named
-    offsets: Mapping[str, torch.Tensor] = field(default_factory=dict)  # float32 (C,), added to a task's logits
 
 
 PLAIN = LossSettings()
@@ -35,19 +33,9 @@ def objective(logits: Mapping[str, torch.Tensor], batch: Batch, world_size: int,
     """
     total = batch.labels.new_zeros((), dtype=torch.float32)
     for t, (task, logits_BC) in enumerate(logits.items()):
-        adjusted_BC = logits_BC.float() + settings.offsets[task] if task in settings.offsets else logits_BC.float()
-        losses = _losses(adjusted_BC, batch, t, settings.label_smoothing)
+        losses = _losses(logits_BC.float(), batch, t, settings.label_smoothing)
         total = total + losses * (settings.weights.get(task, 1.0) * world_size / max(1, batch.num_labelled[t]))
     return total
-
-
-def logit_offsets(codes: np.ndarray, num_classes: int, strength: float) -> torch.Tensor:
-    """Logit adjustment (Menon et al. 2021, equation 10): strength times the log of each class's share, float32 (C,).
-
-    codes: int64 (N,), those of the training rows, -1 ignored. A class that has none counts as half a row.
-    """
-    counts = np.maximum(np.bincount(codes[codes >= 0], minlength=num_classes), 0.5)
-    return torch.from_numpy(strength * np.log(counts / counts.sum())).float()
 
 
 def _losses(logits_BC: torch.Tensor, batch: Batch, t: int, label_smoothing: float) -> torch.Tensor:

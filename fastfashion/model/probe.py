@@ -1,7 +1,7 @@
 """One training step of two images before training begins: what would fail in the first step fails here, and is explained."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class FirstStep:
     """What the first step of training will be."""
 
     model: str  # timm's name
-    sizes: Sequence[Size]  # that images have in training, the full one first
+    size: Size  # of the images
     device: torch.device
     precision: torch.dtype
     images: int  # of a batch of one process
@@ -33,28 +33,23 @@ def check_first_step(model: Classifier, step: FirstStep) -> None:
     The model is left as it was, but for its memory layout: where channels-last fails and NCHW does not, it is laid out as NCHW. Random
     generators are left as they were.
     """
-    size, error = _first_failure(model, step)
+    error = _error(model, step, PROBED)
     if error is not None and model.channels_last and not _is_memory(error):
         model.lay_out(channels_last=False)
-        size, error = _first_failure(model, step)
+        error = _error(model, step, PROBED)
     if error is None:
-        if step.images == 1 and (error := _error(model, step, step.sizes[0], 1)) is not None:
+        if step.images == 1 and (error := _error(model, step, 1)) is not None:
             raise ConfigError(
-                f"a batch of one image a process: {step.model} normalises over its batch and fails on one image of {step.sizes[0]} "
+                f"a batch of one image a process: {step.model} normalises over its batch and fails on one image of {step.size} "
                 f"({reason(error)}); choose a --batch-size of two or more images for each process and portion (train.accumulate), "
                 "or a larger --size"
             ) from error
         return
     if _is_memory(error):
         raise ConfigError(
-            f"model {step.model}: two images of {size} do not fit into the memory of {step.device}; choose another"
+            f"model {step.model}: two images of {step.size} do not fit into the memory of {step.device}; choose another"
         ) from error
-    if size != step.sizes[0]:
-        raise ConfigError(
-            f"train.first_size: model {step.model} takes images of {step.sizes[0]} but not of {size}, through which they would grow "
-            f"({reason(error)}); use --set train.first_size=1"
-        ) from error
-    raise ConfigError(explain(step.model, size, reason(error))) from error
+    raise ConfigError(explain(step.model, step.size, reason(error))) from error
 
 
 def reason(error: BaseException) -> str:
@@ -66,17 +61,10 @@ def _is_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
 
 
-def _first_failure(model: Classifier, step: FirstStep) -> tuple[Size, Exception | None]:
-    for size in step.sizes:
-        if (error := _error(model, step, size, PROBED)) is not None:
-            return size, error
-    return step.sizes[0], None
-
-
-def _error(model: Classifier, step: FirstStep, size: Size, images: int) -> Exception | None:
+def _error(model: Classifier, step: FirstStep, images: int) -> Exception | None:
     """What a forward and a backward pass raise, if anything."""
     drawn = torch.Generator().manual_seed(0)
-    shape = (images, size.height_px, size.width_px, 3)
+    shape = (images, step.size.height_px, step.size.width_px, 3)
     pixels = torch.randint(0, 256, shape, generator=drawn, dtype=torch.uint8).to(step.device)
     with _untouched(model, step.device):
         model.train()

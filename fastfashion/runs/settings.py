@@ -13,9 +13,9 @@ FREE = frozenset(
 # Allowed by name: they change the result, but leave the checkpoint and the place in the data valid.
 ALLOWED = frozenset(
     {"optim.lr", "optim.weight_decay", "optim.schedule", "optim.warmup_share", "optim.clip_norm", "optim.label_smoothing", "optim.fused"}
-    | {"optim.logit_adjust", "optim.task_weights", "model.dropout", "model.flip_average", "data.corrections"}
+    | {"optim.task_weights", "model.dropout", "model.flip_average", "data.corrections"}
     | {"train.epochs", "train.precision", "train.select", "train.early_stop_epochs", "train.loss_spike", "train.deterministic"}
-    | {"train.accumulate", "train.sync_bn", "train.compile", "train.cuda_graphs", "train.validate_every", "train.first_size"}
+    | {"train.accumulate", "train.sync_bn", "train.compile", "train.cuda_graphs", "train.validate_every"}
     | {f"augment.{name}" for name in ("min_area", "max_stretch", "flip", "brightness", "contrast", "saturation", "hue", "grayscale")}
     | {"augment.erase", "augment.mixup", "augment.cutmix"}
 )

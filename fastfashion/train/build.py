@@ -5,13 +5,12 @@ from contextlib import contextmanager
 
 import torch
 
-from fastfashion.config import RunConfig, Size
+from fastfashion.config import RunConfig
 from fastfashion.dist import World
 from fastfashion.errors import FastfashionError, FirstStepError
 from fastfashion.load import LoaderSpec
 from fastfashion.model import Classifier, FirstStep, build_classifier, check_first_step, keep_heads, use_fast_convolutions
 from fastfashion.model.probe import reason
-from fastfashion.train.growth import size_in
 
 
 def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: LoaderSpec, world: World) -> tuple[Classifier, str]:
@@ -27,19 +26,13 @@ def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: Lo
     synchronised = config.train.sync_bn and world.size > 1
     step = FirstStep(
         model=config.model.name,
-        sizes=_sizes(config, spec.size),
+        size=spec.size,
         device=world.device,
         precision=torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
         images=spec.images_shape[0] * (world.size if synchronised else 1),
     )
     check_first_step(model, step)
     return model, heads
-
-
-def _sizes(config: RunConfig, size: Size) -> list[Size]:
-    """Those that images have in training, the full one first."""
-    grown = {size_in(epoch, size, config.train) for epoch in range(config.train.epochs)} if config.train.first_size < 1 else set()
-    return [size, *sorted(grown - {size}, key=str)]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import location
 from fastfashion.load import LoaderSpec, Plan, choose_images
-from fastfashion.model import LossSettings, logit_offsets
+from fastfashion.model import LossSettings
 from fastfashion.runs.folder import is_untrained
 from fastfashion.runs.opened import assumed_list, corrected
 from fastfashion.runs.trained_on import RowsOfSet, TrainedOn, list_rows, read_trained_on
@@ -82,13 +82,7 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
     val_plan = replace(plan, rows=rows.val, augment=None)
     val_spec = replace(spec, plan=val_plan, labels=split.labels("val", codes), portions=1)
     classes = {task: vocab.names(task) for task in tasks}
-    offsets = {}
-    if config.optim.logit_adjust:
-        offsets = {
-            task: logit_offsets(codes[rows.train, t], len(classes[task]), config.optim.logit_adjust).to(world.device)
-            for t, task in enumerate(tasks)
-        }
-    loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights, offsets=offsets)
+    loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights)
     return Data(
         num_test=len(split.rows("test")), classes=classes, loss=loss, spec=spec, val_spec=val_spec, numbers=rows.numbers, to_keep=to_keep
     )

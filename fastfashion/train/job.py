@@ -23,7 +23,6 @@ from fastfashion.model import (
     ModelDescription,
     check_first_weights,
     count_parameters,
-    has_fixed_size,
     nearest_size,
     objective,
     save_artifact,
@@ -70,12 +69,11 @@ def resolve(config: RunConfig) -> RunConfig:
     if precision == "auto":
         # CPUs without the matrix unit compute bfloat16 no faster.
         precision = "bf16" if torch.cuda.is_available() or torch.cpu._is_amx_tile_supported() else "fp32"
-    first_size = 1.0 if has_fixed_size(config.model.name) else config.train.first_size
     return replace(
         config,
         data=replace(data, resolution=images.name, size=str(size)),
         optim=replace(config.optim, task_weights=_weights_among(tasks, config.optim)),
-        train=replace(config.train, precision=precision, first_size=first_size),
+        train=replace(config.train, precision=precision),
     )
 
 

@@ -21,7 +21,6 @@ from fastfashion.errors import TrainingError
 from fastfashion.load import Batch, Loader
 from fastfashion.train.checkpoint import Progress
 from fastfashion.train.control import Control, Stopped
-from fastfashion.train.growth import grown
 from fastfashion.train.learner import Learner, seed_step
 from fastfashion.train.record import Recorder
 from fastfashion.train.texts import epoch_text, weighted_mean
@@ -149,7 +148,7 @@ def _backward(job: Training, epoch: int, step: int, batches: Iterator[Batch], ph
             job.recorder.show(batch.images[:SHOWN])
         with learner.alone() if portion + 1 < portions else nullcontext():
             with torch.autocast(job.world.device.type, dtype=learner.precision, enabled=learner.precision != torch.float32):
-                loss = job.loss(learner.wrapped(grown(batch.images, epoch, job.config)), batch)
+                loss = job.loss(learner.wrapped(batch.images), batch)
             with _strides_not_warned_of() if job.world.size > 1 and job.first_step_s is None else nullcontext():
                 loss.backward()
         losses.append(loss.detach())
