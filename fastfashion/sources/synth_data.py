@@ -133,4 +133,4 @@ def _expand(weights: str) -> tuple[str, ...]:
 
 
 def _read_text(name: str) -> str:
-    return (resources.files("fastfashion.catalog") / name).read_text(encoding="utf-8")
+    return (resources.files("fastfashion.sources") / name).read_text(encoding="utf-8")
