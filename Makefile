@@ -1,4 +1,4 @@
-# make demo | make test | make lint | make fuzz | make clean. Needs Python >= 3.11 and the package index, nothing else.
+# make demo | make test | make test-slow | make lint | make fuzz | make clean. Needs Python >= 3.11 and the package index, nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ DEMO := demo
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 0
 
-.PHONY: install base demo test lint fuzz clean python
+.PHONY: install base demo test test-slow lint fuzz clean python
 
 install: $(DEV)
 
@@ -38,6 +38,10 @@ demo: base
 
 test: install
 	$(BIN)/python -m pytest -q
+
+# What `make test` leaves out; tests that need a GPU, a browser or the internet are skipped where there is none.
+test-slow: install
+	$(BIN)/python -m pytest -q -m "slow or browser or dist or gpu or net"
 
 lint: install
 	$(BIN)/ruff check .

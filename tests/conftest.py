@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import resource
+import signal
 import subprocess
 import sys
 import zipfile
@@ -27,16 +28,8 @@ settings.load_profile("shared machine")
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: tests are the same with a Hub and without
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow") or "slow" in config.getoption("-m"):
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell, which processes inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 REAL_ZIP_VARIABLE = "FASTFASHION_REAL_ZIP"

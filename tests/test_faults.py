@@ -142,6 +142,7 @@ def test_killed_at_twenty_random_moments_on_any_rank_it_ends_bit_for_bit_the_sam
     assert len({line["step"] for line in starts}) > 8  # it was gone on with at many places, in mid-epoch
 
 
+@pytest.mark.slow
 def test_three_ranks_whose_sums_have_an_order_end_bit_for_bit_the_same_too(packed_small: PackedSmall, tmp_path: Path) -> None:
     config = config_of(packed_small, train__epochs=4, train__batch_size=12).to_dict()
     assert workers.run_all(config, tmp_path / "whole", 3) == [0] * 3
@@ -200,6 +201,7 @@ def test_a_signal_to_one_rank_saves_on_all_at_the_same_step_and_ends_within_seco
     assert record_of(run) == record_of(whole) and final_of(run) == final_of(whole)
 
 
+@pytest.mark.dist
 def test_the_launcher_passes_signals_on_and_starts_again_what_dies(packed_small: PackedSmall, whole: Path, tmp_path: Path) -> None:
     settings = [f"--set={key}={value}" for key, value in BASE.items()]
     arguments = [sys.executable, "-m", "fastfashion", "train", "--shards", str(packed_small.out), *settings, "--no-pretrained"]
@@ -220,6 +222,7 @@ def test_the_launcher_passes_signals_on_and_starts_again_what_dies(packed_small:
     assert_same_end(run, whole)
 
 
+@pytest.mark.dist
 def test_torchrun_starts_again_a_worker_that_was_killed(packed_small: PackedSmall, whole: Path, tmp_path: Path) -> None:
     settings = [f"--set={key}={value}" for key, value in BASE.items()]
     arguments = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=2", "--max-restarts=3"]

@@ -11,6 +11,8 @@ import pytest
 from conftest import PackedSmall
 from test_faults import BASE, checkpoints_of, lines_of, status_of, wait_for
 
+pytestmark = pytest.mark.dist
+
 ADDRESSES = {"ff-one": "10.77.0.1", "ff-two": "10.77.0.2"}
 CABLE = "ffcable"
 

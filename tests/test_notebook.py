@@ -57,6 +57,7 @@ def printed(notebook: Any) -> str:
     return "".join(output["text"] for output in outputs if output["output_type"] == "stream" and output["name"] == "stdout")
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gradio")
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")

@@ -182,6 +182,7 @@ def test_bits_do_not_depend_on_how_often_it_is_saved_or_logged(packed_small: Pac
     assert BASE["train.deterministic"]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch's synchronisation debug mode needs one")
 def test_the_loop_never_waits_for_the_gpu_outside_log_lines(packed_small: PackedSmall, tmp_path: Path, monkeypatch: Any) -> None:
     from fastfashion.train import loop
