@@ -19,6 +19,7 @@ from fastfashion.files import publish, publish_json
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.tables import read_rejected
 from fastfashion.shards.tiles import TILE_HEIGHT_PX, TILE_WIDTH_PX, clip, sharp_enough, tile
+from fastfashion.tables import table_text
 from fastfashion.words import counted, why
 
 REPORT, SHEET = "audit.json", "duplicates.png"
@@ -178,27 +179,29 @@ def audit_text(report: dict[str, Any]) -> str:
         f"sizes (width x height): {', '.join(_most(report['sizes']['images']))}",
         f"  shorter side {shorter['min']} to {shorter['max']} px, median {shorter['median']:g}",
         "",
-        *_table(
+        table_text(
             ["resolution", "shards", "tar MB", "images MB", "median KB", "min KB", "max KB"],
             (
                 [name, str(r["num_shards"]), *(f"{r[key] / 1e6:.1f}" for key in ("tar_bytes", "num_bytes"))]
                 + [f"{r[key] / 1e3:.1f}" for key in ("median_bytes", "min_bytes", "max_bytes")]
                 for name, r in report["resolutions"].items()
             ),
+            left=(0, -1),
         ),
         "",
-        *_table(
+        table_text(
             ["label", "classes", "missing", f"below {RARE}", "most frequent, and rarest"],
             (
                 [task, *(str(r[key]) for key in ("classes", "missing", "rare")), ", ".join(_ends(r["images"]))]
                 for task, r in report["labels"].items()
             ),
+            left=(0, -1),
         ),
         "",
         *_duplicates_text(report["duplicates"]),
         "",
         "rows with a duplicate in training:",
-        *_table(["protocol", "label", "val", "test"], _leakage_rows(report["leakage"])),
+        table_text(["protocol", "label", "val", "test"], _leakage_rows(report["leakage"]), left=(0, -1)),
     ]
     return "\n".join(lines)
 
@@ -231,12 +234,3 @@ def _most(counts: dict[str, int]) -> list[str]:
 def _ends(counts: dict[str, int]) -> list[str]:
     items = [f"{name} {number}" for name, number in counts.items()]
     return items if len(items) <= 2 * SHOWN else [*items[:SHOWN], "…", *items[-SHOWN:]]
-
-
-def _table(header: list[str], rows: Any) -> list[str]:
-    """Columns as wide as their widest cell; the first and the last flush left."""
-    cells = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    last = len(widths) - 1
-    flush = [str.ljust if place in (0, last) else str.rjust for place in range(len(widths))]
-    return ["  ".join(f(cell, width) for f, cell, width in zip(flush, line, widths, strict=True)).rstrip() for line in cells]

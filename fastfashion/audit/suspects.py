@@ -19,6 +19,7 @@ from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate.run import EvaluateRequest, predict_rows
 from fastfashion.evaluate.sheet import write_sheet
 from fastfashion.runs.opened import OpenRun, open_run
+from fastfashion.tables import table_text
 from fastfashion.words import counted
 
 SUSPECTS, SHOWN = "suspects.csv", 48
@@ -120,7 +121,7 @@ def suspects_text(result: dict[str, Any]) -> str:
     ]
     if result["unseen"] < result["rows"]:
         lines[-1] += f"; for all, train with --protocol folds --set data.fold=0 to {FOLDS - 1} and name the {FOLDS} runs"
-    lines += [f"{task:<16}{number:>6} {'suspicious label' + 's' * (number != 1)}" for task, number in result["suspects"].items()]
+    lines.append(table_text(["", ""], [[task, counted(number, "suspicious label")] for task, number in result["suspects"].items()]))
     lines += [f"written: {result['out']}/{SUSPECTS}, worst first, and a sheet of images a task"]
     lines += ["to put labels right, make a CSV with the columns id, task, label and name it with --corrections"]
     return "\n".join(lines)

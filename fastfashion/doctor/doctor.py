@@ -16,6 +16,7 @@ from typing import Any
 
 from fastfashion.dist import cores_per_process
 from fastfashion.doctor.judge import Finding, judge
+from fastfashion.tables import table_text
 from fastfashion.words import counted
 
 LOCAL_S, REMOTE_S = 300.0, 60.0  # after which a probe counts as hanging
@@ -150,14 +151,14 @@ def data_here() -> dict[str, Any]:
 
 def report_text(report: Report) -> str:
     """A line for each finding, and one below for what to do."""
-    lines = []
+    rows = []
     for finding in report.findings:
-        lines.append(f"{finding.state:<7}{finding.name:<13}{finding.found}")
+        rows.append([finding.state, finding.name, finding.found])
         if finding.advice:
-            lines.append(f"{'':<20}-> {finding.advice}")
+            rows.append(["", "", f"-> {finding.advice}"])
     counts = {state: sum(finding.state == state for finding in report.findings) for state in ("broken", "gap")}
     if counts["broken"]:
         end = f"{counted(counts['broken'], 'fault')} above must be fixed before everything works here"
     else:
         end = "all that fastfashion does works here" + (f", with {counted(counts['gap'], 'gap')}" if counts["gap"] else "")
-    return "\n".join([*lines, "", end])
+    return "\n".join([table_text(["", "", ""], rows, left=(0, 1, 2)), "", end])

@@ -18,6 +18,7 @@ from fastfashion.files import unreadable
 from fastfashion.runs.opened import REPORT, read_config, read_report
 from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards.tables import TEXT, UnfitError, parse_table
+from fastfashion.tables import table_text
 from fastfashion.untrusted import read_limited
 
 MAX_PREDICTIONS_BYTES = 1 << 30
@@ -133,15 +134,15 @@ def compare_text(result: Mapping[str, Any]) -> str:
     """A comparison as a table for people."""
     first, second = result["runs"]
     lines = [*_difference_of_sets(result), f"second minus first: {second} against {first}", ""]
-    lines.append(
-        f"{'task':<16}{'rows':>7}{'accuracy, 95 % interval':>30}{'macro F1, 95 % interval':>30}{'only 1st':>10}{'only 2nd':>10}{'p':>9}"
-    )
+    rows = []
     for task, values in result["tasks"].items():
         cells = []
         for name in ("accuracy", "macro_f1"):
             low, high = values["intervals"][name]
             cells.append(f"{values['difference'][name]:+.4f} ({low:+.4f} to {high:+.4f})")
-        right = f"{values['only_first_right']:>10}{values['only_second_right']:>10}{values['p_value']:>9.2g}"
-        lines.append(f"{task:<16}{values['n']:>7}{cells[0]:>30}{cells[1]:>30}{right}")
+        alone = (values["only_first_right"], values["only_second_right"])
+        rows.append([task, values["n"], *cells, *alone, f"{values['p_value']:.2g}"])
+    columns = ["task", "rows", "accuracy, 95 % interval", "macro F1, 95 % interval", "only 1st", "only 2nd", "p"]
+    lines.append(table_text(columns, rows))
     lines += ["", "only 1st, only 2nd: rows that one alone has right; p: McNemar's exact test that both are right equally often"]
     return "\n".join(lines)

@@ -26,6 +26,7 @@ from fastfashion.evaluate.reproduce_folder import check_data, check_folder
 from fastfashion.files import publish, publish_json
 from fastfashion.runs.opened import REPORT, read_metrics
 from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.tables import table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,7 +202,7 @@ def write_tables(out: Path, result: Mapping[str, Any]) -> None:
     publish_json(out / "table.json", result)
     lines = list(_lines(result))
     publish_csv(out / "table.csv", HEADER, lines)
-    text = "\n".join("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER), *lines)) + "\n"
+    text = table_text(HEADER, lines, markdown=True) + "\n"
     if other := sorted({row["images"] for row in result["rows"] if row["data"] == OTHER}):
         text += f"\nThe {' and '.join(other)} images are not those that the published values are of: do not compare them.\n"
     publish(out / "table.md", lambda beside: beside.write_text(text, encoding="utf-8"))

@@ -27,6 +27,7 @@ from fastfashion.load import LoaderSpec, Plan, Skipped, choose_images, open_load
 from fastfashion.runs.opened import METRICS, REPORT, OpenRun, open_run, read_metrics
 from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards import PackedSet
+from fastfashion.tables import table_text
 from fastfashion.untrusted import file_sha256
 from fastfashion.words import counted
 
@@ -231,13 +232,16 @@ def report_text(run: Path, report: Mapping[str, Any]) -> str:
     for task, counts in report.get("unknown_classes", {}).items():
         listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
         lines.append(f"{sum(counts.values())} of them are not tested for {task}, whose classes {listed} the run does not know")
-    columns = f"{'accuracy, 95 % interval':>26}{'macro F1, 95 % interval':>26}{'top 3':>8}{'calibration':>13}{'chance':>8}"
-    lines += ["", f"{'task':<16}{columns}"]
-    for task, values in report["tasks"].items():
-        cells = "".join(_with_interval(values, name).rjust(26) for name in ("accuracy", "macro_f1"))
-        rest = f"{values['top3_accuracy']:>8.4f}{values['calibration_error']:>13.4f}{values['chance_accuracy']:>8.4f}"
-        lines.append(f"{task:<16}{cells}{rest}")
-    lines += ["", *_duplicate_lines(report)]
+    columns = ["task", "accuracy, 95 % interval", "macro F1, 95 % interval", "top 3", "calibration", "chance"]
+    rows = [
+        [
+            task,
+            *(_with_interval(values, name) for name in ("accuracy", "macro_f1")),
+            *(f"{values[name]:.4f}" for name in ("top3_accuracy", "calibration_error", "chance_accuracy")),
+        ]
+        for task, values in report["tasks"].items()
+    ]
+    lines += ["", table_text(columns, rows), "", *_duplicate_lines(report)]
     if report["skipped"]:
         lines += ["", f"{counted(len(report['skipped']), 'test image')} left out, not decodable: the report names them"]
     lines += ["", "interval: of the choice of test images; calibration: mean error of the probabilities; chance: the largest class", ""]
@@ -263,11 +267,12 @@ def _duplicate_lines(report: Mapping[str, Any]) -> list[str]:
         ]
     if not any(values["with_duplicate_in_training"]["n"] for values in tasks.values()):
         return ["no test row has a near-duplicate in training"]
-    lines = ["accuracy on test rows that have a near-duplicate in training, and on the others:"]
-    for task, values in tasks.items():
-        parts = (values["with_duplicate_in_training"], values["without_duplicate_in_training"])
-        lines.append(f"{task:<16}" + "".join(_accuracy_of(part).rjust(20) for part in parts))
-    return lines
+    parts = ("with_duplicate_in_training", "without_duplicate_in_training")
+    rows = [[task, *(_accuracy_of(values[part]) for part in parts)] for task, values in tasks.items()]
+    return [
+        "accuracy on test rows that have a near-duplicate in training, and on the others:",
+        table_text(["task", "with duplicate", "others"], rows),
+    ]
 
 
 def _accuracy_of(part: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from fastfashion.export.subject import Subject, drawn, open_subject, part_images
 from fastfashion.files import publish, publish_json
 from fastfashion.runs import OpenRun
 from fastfashion.scratch import PREFIX, nearest, scratch, sweep
+from fastfashion.tables import table_text
 from fastfashion.words import counted, why
 
 FORMATS = ("onnx", "hub", "space")
@@ -33,6 +34,7 @@ TOLERANCE = 1e-4  # largest difference of any probability; measured ones are nea
 CHECKED = 64  # images
 CALIBRATION = 512  # training images
 MEASURED = 2000  # test images
+INT8_COLUMNS = {"n": "", "accuracy": ".4f", "int8_accuracy": ".4f", "difference": "+.4f", "same_answer": ".4f"}  # and how each is shown
 
 Answering = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -231,10 +233,9 @@ def export_text(summary: ExportSummary) -> str:
         f"(allowed: {summary.tolerance:.0e})"
     )
     if summary.int8:
-        lines += ["", f"{'int8, test images':<24}{'n':>7}{'accuracy':>10}{'int8':>9}{'difference':>12}{'same answer':>13}"]
-        for task, loss in summary.int8.items():
-            cells = f"{loss['accuracy']:>10.4f}{loss['int8_accuracy']:>9.4f}{loss['difference']:>+12.4f}{loss['same_answer']:>13.4f}"
-            lines.append(f"{task:<24}{loss['n']:>7}{cells}")
+        rows = [[task, *(f"{loss[name]:{form}}" for name, form in INT8_COLUMNS.items())] for task, loss in summary.int8.items()]
+        columns = ["int8, test images", "n", "accuracy", "int8", "difference", "same answer"]
+        lines += ["", table_text(columns, rows)]
     for task, folder in summary.folders.items():
         lines.append(f'timm.create_model("local-dir:{Path(summary.out) / folder}", pretrained=True)  # {task}')
     return "\n".join(lines)
