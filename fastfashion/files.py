@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from fastfashion.disk import room_for
-from fastfashion.errors import ConfigError, FastfashionError
+from fastfashion.errors import ConfigError, DiskFullError, FastfashionError, InputError
 from fastfashion.remote import is_remote as is_remote
 from fastfashion.scratch import scratch
+from fastfashion.words import why
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
 NO_UTF8 = re.compile("[\ud800-\udfff]")  # in a path: bytes that are none
@@ -146,6 +147,17 @@ def publish_json(path: Path, value: object) -> None:
     """The same for a JSON value, `plain`, indented, in UTF-8."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
     publish(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def writing_to(out: Path) -> Iterator[None]:
+    """Raise InputError in place of the OSError of a place, chosen with --out, that cannot be written to."""
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({why(error)}); choose another --out") from error
 
 
 @contextlib.contextmanager

@@ -12,10 +12,11 @@ import pytest
 from conftest import PackedSmall, make_source
 from PIL import Image
 
-from fastfashion.audit.images import audit, audit_text, duplicates_sheet, leakage
+from fastfashion.audit.images import audit, audit_text, duplicate_tiles, leakage
 from fastfashion.catalog import Styles, Vocab
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.images.codec import decode_rgb
+from fastfashion.images.sheets import draw_sheet
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.sources import Source
@@ -167,18 +168,23 @@ def grouped(packed: PackedSet, *groups: range) -> PackedSet:
     return dataclasses.replace(packed, table=packed.table.assign(duplicate_group=first))
 
 
+MARGIN, GAP, LINE, TITLE, CAPTION = 20, 8, 230, 20, 30  # pixels; lines of images are 230 apart: title, image, caption, gap
+
+
+def drawn(packed: PackedSet) -> np.ndarray:
+    return np.asarray(draw_sheet(duplicate_tiles(packed)))
+
+
 def tile(sheet: np.ndarray, line: int, place: int) -> np.ndarray:
-    """120x160 pixels of an image; the lines are 230 apart, with a title of 24 above the images, and the gaps are 12."""
-    top, left = 12 + 230 * line + 24, 12 + 132 * place
+    """120x160 pixels of an image."""
+    top, left = MARGIN + LINE * line + TITLE, MARGIN + (120 + GAP) * place
     return sheet[top : top + 160, left : left + 120]
 
 
 def test_the_contact_sheet_shows_each_group_in_a_row_the_largest_first_and_eight_images_at_most(packed_small: PackedSmall) -> None:
     packed = grouped(open_packed_set(packed_small.out), range(10, 13), range(20, 30), range(40, 42))
-    drawn = duplicates_sheet(packed)
-    assert drawn is not None
-    sheet = np.asarray(drawn)
-    assert sheet.shape == (12 + 3 * 230, 12 + 8 * 132, 3)
+    sheet = drawn(packed)
+    assert sheet.shape == (20 + 3 * 230, 2 * 20 + 8 * 128 - 8, 3)
     for line, rows in enumerate((range(20, 28), range(10, 13), range(40, 42))):
         for place in range(8):
             found = tile(sheet, line, place)
@@ -188,15 +194,12 @@ def test_the_contact_sheet_shows_each_group_in_a_row_the_largest_first_and_eight
             with Image.open(packed_small.source / "images" / f"{packed.table['id'][rows[place]]}.jpg") as image:
                 expected = image.convert("RGB").resize((120, 160), Image.Resampling.BICUBIC)
             np.testing.assert_array_equal(found, np.asarray(expected))
-            assert (tile(sheet, line, place) != 255).any()
-            caption = sheet[12 + 230 * line + 24 + 160 :][:34, 12 + 132 * place :][:, :120]
-            assert (caption < 100).any()  # the id, in black
+            caption = sheet[MARGIN + LINE * line + TITLE + 160 :][:CAPTION, MARGIN + (120 + GAP) * place :][:, :120]
+            assert (caption < 130).any()  # the id
 
 
-def test_a_image_of_another_shape_stands_in_the_middle_of_its_tile(packed_small: PackedSmall) -> None:
-    drawn = duplicates_sheet(grouped(open_packed_set(packed_small.out), range(3, 5)))
-    assert drawn is not None
-    wide = tile(np.asarray(drawn), 0, 1)  # 61x77 becomes 120x151
+def test_an_image_of_another_shape_is_in_the_middle_of_its_tile(packed_small: PackedSmall) -> None:
+    wide = tile(drawn(grouped(open_packed_set(packed_small.out), range(3, 5))), 0, 1)  # 61x77 becomes 120x151
     assert (wide[:4] == 255).all()
     assert (wide[-5:] == 255).all()
     assert (wide[4:-5] != 255).any(axis=(1, 2)).all()
@@ -207,9 +210,7 @@ def test_the_contact_sheet_is_made_from_the_smallest_resolution_that_fills_a_til
     pack(PackRequest(source=source, out=tmp_path / "packed", resolutions=("full", "32", "120")))
     packed = open_packed_set(tmp_path / "packed")
     (tmp_path / "packed" / "full" / "00000.tar").write_bytes(bytes((tmp_path / "packed" / "full" / "00000.tar").stat().st_size))
-    drawn = duplicates_sheet(packed)
-    assert drawn is not None
-    np.testing.assert_array_equal(tile(np.asarray(drawn), 0, 0), decode_rgb(packed.open("120").encoded(8)))
+    np.testing.assert_array_equal(tile(drawn(packed), 0, 0), decode_rgb(packed.open("120").encoded(8)))
 
 
 def test_a_damaged_image_is_named(packed_small: PackedSmall, tmp_path: Path) -> None:
@@ -217,7 +218,7 @@ def test_a_damaged_image_is_named(packed_small: PackedSmall, tmp_path: Path) -> 
     shard = tmp_path / "packed" / "full" / "00000.tar"
     shard.write_bytes(bytes(shard.stat().st_size))
     with pytest.raises(PackedSetError, match=r"full/00000\.tar at byte \d+: .*fastfashion verify"):
-        duplicates_sheet(open_packed_set(tmp_path / "packed"))
+        duplicate_tiles(open_packed_set(tmp_path / "packed"))
 
 
 def test_what_is_written_is_the_report_and_the_sheet_and_a_stale_sheet_goes(packed_small: PackedSmall, tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_what_is_written_is_the_report_and_the_sheet_and_a_stale_sheet_goes(pack
     assert json.loads((out / "audit.json").read_text(encoding="utf-8")) == report
     assert sorted(file.name for file in out.iterdir()) == ["audit.json", "duplicates.png"]
     with Image.open(out / "duplicates.png") as sheet:
-        assert sheet.size == (12 + 2 * 132, 12 + 230)
+        assert sheet.size == (2 * 20 + 2 * 128 - 8, 20 + 230)
     single = make_source(tmp_path / "single", 8)  # without the twins
     pack(PackRequest(source=single, out=tmp_path / "packed", resolutions=("full",)))
     assert audit(tmp_path / "packed", out)["duplicates"]["groups"] == 0

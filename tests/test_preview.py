@@ -12,9 +12,10 @@ import torch
 from conftest import PackedSmall
 from PIL import Image
 
-from fastfashion.audit.preview import Group, PreviewRequest, PreviewSummary, View, draw_sheet, preview, read_views
+from fastfashion.audit.preview import PreviewRequest, PreviewSummary, View, preview, read_views, view_tile
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.images.sheets import Group, Tile, draw_sheet
 from fastfashion.load import LoaderSpec, Plan, open_loader
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import shard_name
@@ -57,12 +58,13 @@ def test_more_images_than_there_are_is_all_that_have_a_label(packed_small: Packe
     assert make(packed_small, tmp_path / "a.png", count=500, task="season")[0].rows == tuple(r for r in range(60) if r not in without)
 
 
-def test_tiles_stand_in_a_line_in_the_order_of_the_epochs_at_one_size() -> None:
+def test_tiles_are_in_a_line_in_the_order_of_the_epochs_at_one_size() -> None:
     colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 0, 250)]
     seen = [np.full((40, 30, 3), colour, np.uint8) for colour in colours[1:]]
-    packed = np.full((60, 45, 3), colours[0], np.uint8)  # fills its tile
-    views = [View(pixels=pixels, mixture=()) for pixels in seen]
-    sheet = np.asarray(draw_sheet(["header"], [Group(title="1  Topwear", packed=packed, views=views)], (4, 5, 6), (60, 45)))
+    packed = Tile(pixels=np.full((60, 45, 3), colours[0], np.uint8))
+    views = [view_tile(View(pixels=pixels, mixture=()), epoch) for epoch, pixels in enumerate(seen, 4)]
+    group = Group(title="1  Topwear", tiles=[packed, *views])
+    sheet = np.asarray(draw_sheet([group], header=["header"], height_px=60, width_px=45))
     places = [np.argwhere((sheet == colour).all(axis=2)) for colour in colours]
     tops, lefts = zip(*(place.min(axis=0) for place in places), strict=True)
     assert len(set(tops)) == 1
@@ -93,10 +95,12 @@ def test_a_mixed_image_names_both_its_labels_and_its_partner_the_same_two(packed
 
 def test_long_names_stay_inside_their_tile() -> None:
     pixels = np.zeros((40, 30, 3), np.uint8)
-    views = [View(pixels=pixels, mixture=((0.5, "W" * 300), (0.5, "W" * 300)))]
-    sheet = np.asarray(draw_sheet(["W" * 999], [Group(title="W" * 300, packed=pixels, views=views)], (0,), (60, 45)))
+    mixed = view_tile(View(pixels=pixels, mixture=((0.5, "W" * 300), (0.5, "W" * 300))), 0)
+    groups = [Group(title="W" * 300, tiles=[mixed, mixed]), Group(tiles=[mixed, Tile(pixels=pixels)])]
+    sheet = np.asarray(draw_sheet(groups, columns=2, header=["W" * 999], height_px=60, width_px=45))
     assert (sheet[:, :15] == 255).all() and (sheet[:, -15:] == 255).all()
-    assert (sheet[60:, 150:] == 255).all()  # right of the only group
+    assert (sheet[60:, 120:135] == 255).all()  # between the groups: 20 pixels, a frame in each
+    assert (sheet[124:, 195:] == 255).all()  # under the last image, which has no text
 
 
 def test_what_cannot_be_shown_says_why_and_leaves_no_file(packed_small: PackedSmall, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_tensorboard_shows_scalars_images_and_the_config_without_what_was_droppe
     assert losses == [(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.5), (5, 0.5), (6, 0.5), (7, 0.5), (8, 0.25)]
     assert {"step/lr", "step/time/images_per_s", "epoch/val/season/accuracy"} <= set(events.Tags()["scalars"])
     (image,) = events.Images("batch")
-    assert (image.width, image.height) == (4 * 6, 4)  # of seven images a whole line
+    assert (image.width, image.height) == (20 + 4 * 6 + 3 * 20 + 20, 20 + 2 * 4 + 20 + 20)  # seven images of 4x6 in two lines of four
     (text,) = events.Tensors("config/text_summary")
     assert '"epochs": 3' in text.tensor_proto.string_val[0].decode()
 

@@ -10,25 +10,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
 
 from fastfashion.catalog import Vocab, split_rows
 from fastfashion.csv_files import unescaped
-from fastfashion.errors import DiskFullError, FastfashionError, InputError
-from fastfashion.files import publish, publish_json
+from fastfashion.errors import FastfashionError
+from fastfashion.files import publish_json, writing_to
+from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.shards.tables import read_rejected
-from fastfashion.shards.tiles import TILE_HEIGHT_PX, TILE_WIDTH_PX, clip, sharp_enough, tile
 from fastfashion.tables import table_text
-from fastfashion.words import counted, why
+from fastfashion.words import counted
 
 REPORT, SHEET = "audit.json", "duplicates.png"
 PROTOCOLS_SHOWN = ("stratified", "reference")
 RARE = 5  # images; a class of fewer can hardly be in every part of a split
 SHOWN = 3  # classes, sizes and reasons in the text; the report has all
 SHEET_GROUPS, SHEET_IMAGES = 12, 8  # of the contact sheet: groups, and images of one group
-GAP_PX = 12
-TITLE_PX, CAPTION_PX, FONT_PX = 24, 34, 13
 
 
 def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS_SHOWN, seed: int = 0) -> dict[str, Any]:
@@ -57,18 +54,14 @@ def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOC
 
 
 def _write(out: Path, report: dict[str, Any], packed: PackedSet) -> None:
-    sheet = duplicates_sheet(packed)
-    try:
+    groups = duplicate_tiles(packed)
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
-        if sheet is None:
-            (out / SHEET).unlink(missing_ok=True)  # of an earlier audit
+        if groups:
+            write_sheet(out / SHEET, draw_sheet(groups))
         else:
-            publish(out / SHEET, lambda beside: sheet.save(beside, "PNG"))
+            (out / SHEET).unlink(missing_ok=True)  # of an earlier audit
         publish_json(out / REPORT, report)
-    except DiskFullError:
-        raise
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({why(error)}); choose another --out") from error
 
 
 def _rejected(path: Path) -> dict[str, Any]:
@@ -138,36 +131,25 @@ def _differing(table: pd.DataFrame, vocab: Vocab, task: str) -> np.ndarray:
     return groups[num_labels > 1]
 
 
-def duplicates_sheet(packed: PackedSet) -> Image.Image | None:
-    """Contact sheet of the largest duplicate groups, one row of images a group; None where no image stands twice.
+def duplicate_tiles(packed: PackedSet) -> list[Group]:
+    """The largest duplicate groups for a contact sheet, the largest first; none where no image is there twice.
 
-    Above each row stands in what labels its images differ; under each image its id and the first of those labels, or the finest of all.
+    A title says in which labels the images differ; under each image are its id and the first of those labels, or the finest of all.
     """
-    groups = packed.table["duplicate_group"].to_numpy()
-    sizes = np.bincount(groups, minlength=len(groups))
+    members = packed.table["duplicate_group"].to_numpy()
+    sizes = np.bincount(members, minlength=len(members))
     firsts = [int(first) for first in np.argsort(-sizes, kind="stable")[:SHEET_GROUPS] if sizes[first] > 1]
-    if not firsts:
-        return None
     differing = {task: set(_differing(packed.table, packed.vocab, task).tolist()) for task in packed.vocab.classes}
     finest = max(packed.vocab.classes, key=lambda task: len(packed.vocab.names(task)))
-    images = sharp_enough(packed)
-    columns = min(SHEET_IMAGES, int(sizes[firsts[0]]))
-    height_px = TITLE_PX + TILE_HEIGHT_PX + CAPTION_PX + GAP_PX
-    sheet = Image.new("RGB", (GAP_PX + columns * (TILE_WIDTH_PX + GAP_PX), GAP_PX + len(firsts) * height_px), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
-    for line, first in enumerate(firsts):
-        top_px = GAP_PX + line * height_px
+    images = packed.open_for(TILE_WIDTH_PX)
+    groups = []
+    for first in firsts:
         tasks = [task for task in differing if first in differing[task]]
         title = f"{sizes[first]} images, " + (f"labels differ: {', '.join(tasks)}" if tasks else "same labels")
-        draw.text((GAP_PX, top_px), title, fill="black", font=font)
-        for place, row in enumerate(np.flatnonzero(groups == first)[:SHEET_IMAGES]):
-            left_px = GAP_PX + place * (TILE_WIDTH_PX + GAP_PX)
-            sheet.paste(tile(images, int(row)), (left_px, top_px + TITLE_PX))
-            label = packed.table[[*tasks, finest][0]].iloc[row]
-            for text, fill, drop_px in ((packed.table["id"].iloc[row], "black", 2), (label, "dimgray", 2 + FONT_PX)):
-                clipped = clip(str(text), font)
-                draw.text((left_px, top_px + TITLE_PX + TILE_HEIGHT_PX + drop_px), clipped, fill=fill, font=font)
-    return sheet
+        labels = packed.table[[*tasks, finest][0]]
+        tiles = [images.tile(row, [str(labels.iloc[row])]) for row in np.flatnonzero(members == first)[:SHEET_IMAGES].tolist()]
+        groups.append(Group(title=title, tiles=tiles))
+    return groups
 
 
 def audit_text(report: dict[str, Any]) -> str:

@@ -7,32 +7,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastfashion.config import AugmentConfig, DataConfig, Size
-from fastfashion.errors import ConfigError, DiskFullError, InputError
-from fastfashion.files import publish
-from fastfashion.images import codec
+from fastfashion.errors import ConfigError, InputError
+from fastfashion.files import writing_to
+from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Group, Tile, draw_sheet, write_sheet
 from fastfashion.load.batch import Loader
 from fastfashion.load.loader import open_loader
 from fastfashion.load.plan import Plan
-from fastfashion.load.spec import LoaderSpec, choose_images, undecodable
+from fastfashion.load.spec import LoaderSpec, choose_images
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
-from fastfashion.shards.tiles import clip
-from fastfashion.words import why
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-MAX_IMAGES = 512  # the sheet is then some 20,000 pixels high
+MAX_IMAGES = 512  # the sheet is then some 27,000 pixels high
 VERSIONS = 3  # epochs shown of each image
 GROUPS = 4  # groups of an image and its versions in a line
-TILE_HEIGHT_PX, TILE_WIDTH_PX = 128, 112  # the model's input is scaled to fit
-FONT_PX, LINE_PX, SMALL_FONT_PX, SMALL_LINE_PX = 13, 18, 11, 14
-GAP_PX, GROUP_GAP_PX, MARGIN_PX = 4, 24, 20
-INK, MUTED, FRAME = "#222222", "#777777", "#BBBBBB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +50,7 @@ class PreviewRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewSummary:
-    """What stands on the sheet."""
+    """What the sheet shows."""
 
     out: str
     resolution: str
@@ -79,15 +69,6 @@ class View:
     mixture: tuple[tuple[float, str], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """An image's part of the sheet: title, the packed pixels, uint8 (H, W, 3), and a view an epoch."""
-
-    title: str
-    packed: np.ndarray
-    views: list[View]
-
-
 def preview(request: PreviewRequest) -> PreviewSummary:
     """Write the sheet as a PNG. Images, crops and mixtures come from a loader, so that it shows what training would see of these rows.
 
@@ -102,24 +83,19 @@ def preview(request: PreviewRequest) -> PreviewSummary:
     names = _label_texts([packed.vocab.names(task) for task in tasks], labels)
     epochs = tuple(range(request.epoch, request.epoch + VERSIONS))
     with closing(open_loader(_spec(request, images, plan, labels, size))) as loader:
-        views = [read_views(loader, epoch, names) for epoch in epochs]
-    tile = _tile_size(size)
-    groups = [
-        Group(
-            title=f"{packed.table['id'].iloc[row]}  {names[row]}",
-            packed=_packed_pixels(images, row, tile),
-            views=[by_row[row] for by_row in views],
-        )
-        for row in plan.rows.tolist()
-    ]
-    sheet = draw_sheet(_header(request, packed, images, size), groups, epochs, tile)
-    try:
+        views = {epoch: read_views(loader, epoch, names) for epoch in epochs}
+    groups = []
+    for row in plan.rows.tolist():
+        packed_tile = Tile(pixels=images.tile(row).pixels, lines=["packed"])
+        seen = [view_tile(views[epoch][row], epoch) for epoch in epochs]
+        groups.append(Group(tiles=[packed_tile, *seen], title=f"{packed.table['id'].iloc[row]}  {names[row]}"))
+    scale = min(TILE_HEIGHT_PX / size.height_px, TILE_WIDTH_PX / size.width_px)
+    height_px, width_px = max(1, round(size.height_px * scale)), max(1, round(size.width_px * scale))
+    header = _header(request, packed, images, size)
+    sheet = draw_sheet(groups, columns=GROUPS, header=header, height_px=height_px, width_px=width_px)
+    with writing_to(request.out):
         request.out.parent.mkdir(parents=True, exist_ok=True)
-        publish(request.out, lambda beside: sheet.save(beside, "PNG"))
-    except DiskFullError:
-        raise
-    except OSError as error:
-        raise InputError(f"{request.out}: cannot be written ({why(error)}); choose another --out") from error
+        write_sheet(request.out, sheet)
     return PreviewSummary(
         out=str(request.out),
         resolution=images.name,
@@ -129,6 +105,11 @@ def preview(request: PreviewRequest) -> PreviewSummary:
         width_px=sheet.width,
         height_px=sheet.height,
     )
+
+
+def view_tile(view: View, epoch: int) -> Tile:
+    """What the model sees of an image, with the shares of the labels it is mixed from."""
+    return Tile(pixels=view.pixels, lines=[f"epoch {epoch}", *(f"{100 * share:.0f}% {label}" for share, label in view.mixture)])
 
 
 def _label_texts(classes: Sequence[Sequence[str]], labels: np.ndarray) -> list[str]:
@@ -198,57 +179,3 @@ def _header(request: PreviewRequest, packed: PackedSet, images: Resolution, size
         f"label: {request.task}; seed: {request.seed}",
         f"augmentation: {', '.join(on) or 'none'}",
     ]
-
-
-def _tile_size(size: Size) -> tuple[int, int]:
-    """Height and width of all tiles: the shape of the model's input."""
-    scale = min(TILE_HEIGHT_PX / size.height_px, TILE_WIDTH_PX / size.width_px)
-    return max(1, round(size.height_px * scale)), max(1, round(size.width_px * scale))
-
-
-def _packed_pixels(images: Resolution, row: int, tile: tuple[int, int]) -> np.ndarray:
-    """The whole packed image, as large as fits a tile: uint8 (H, W, 3)."""
-    try:
-        pixels = codec.decode_rgb(images.encoded(row), min_height_px=tile[0], min_width_px=tile[1])
-    except InputError as error:
-        raise undecodable(images, row, error) from error
-    scale = min(tile[0] / pixels.shape[0], tile[1] / pixels.shape[1])
-    return codec.resize(pixels, max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale)))
-
-
-def draw_sheet(header: Sequence[str], groups: Sequence[Group], epochs: Sequence[int], tile: tuple[int, int]) -> "Image":
-    """The sheet, RGB: a header, column titles, and GROUPS groups a line; tile: height and width in pixels."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    height_px, width_px = tile
-    mixed = any(view.mixture for group in groups for view in group.views)
-    group_width_px = (1 + len(epochs)) * (width_px + GAP_PX) - GAP_PX
-    line_height_px = LINE_PX + height_px + (2 * SMALL_LINE_PX + GAP_PX if mixed else 0) + MARGIN_PX
-    titles_px = MARGIN_PX + len(header) * LINE_PX + MARGIN_PX
-    top_px = titles_px + LINE_PX + GAP_PX
-    sheet_width_px = 2 * MARGIN_PX + GROUPS * (group_width_px + GROUP_GAP_PX) - GROUP_GAP_PX
-    num_lines = -(-len(groups) // GROUPS)
-    sheet = Image.new("RGB", (sheet_width_px, top_px + num_lines * line_height_px), "white")
-    draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX), ImageFont.load_default(SMALL_FONT_PX)
-
-    def write(left_px: int, upper_px: int, text: str, width_px: int, *, fill: str = INK, font: Any = font) -> None:
-        draw.text((left_px, upper_px), clip(text, font, width_px), fill=fill, font=font)
-
-    for line, text in enumerate(header):
-        write(MARGIN_PX, MARGIN_PX + line * LINE_PX, text, sheet_width_px - 2 * MARGIN_PX)
-    for place, group in enumerate(groups):
-        left_px = MARGIN_PX + place % GROUPS * (group_width_px + GROUP_GAP_PX)
-        upper_px = top_px + place // GROUPS * line_height_px
-        write(left_px, upper_px, group.title, group_width_px)
-        titles = ["packed", *(f"epoch {epoch}" for epoch in epochs)]
-        for column, pixels in enumerate([group.packed, *(view.pixels for view in group.views)]):
-            x_px, y_px = left_px + column * (width_px + GAP_PX), upper_px + LINE_PX
-            if place < GROUPS:
-                write(x_px, titles_px, titles[column], width_px, fill=MUTED, font=small)
-            fitted = codec.resize(pixels, height_px, width_px) if column else pixels
-            sheet.paste(Image.fromarray(fitted), (x_px + (width_px - fitted.shape[1]) // 2, y_px + (height_px - fitted.shape[0]) // 2))
-            draw.rectangle((x_px - 1, y_px - 1, x_px + width_px, y_px + height_px), outline=FRAME)
-            for line, (share, label) in enumerate(group.views[column - 1].mixture if column else ()):
-                text = f"{100 * share:.0f}% {label}"
-                write(x_px, y_px + height_px + GAP_PX + line * SMALL_LINE_PX, text, width_px, fill=MUTED, font=small)
-    return sheet

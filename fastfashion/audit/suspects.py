@@ -17,12 +17,13 @@ from fastfashion.config import FOLDS
 from fastfashion.csv_files import csv_rows, publish_csv
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate.run import EvaluateRequest, predict_rows
-from fastfashion.evaluate.sheet import write_sheet
+from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.runs.opened import OpenRun, open_run
 from fastfashion.tables import table_text
 from fastfashion.words import counted
 
-SUSPECTS, SHOWN = "suspects.csv", 48
+SUSPECTS = "suspects.csv"
+SHOWN, SHOWN_A_LINE = 48, 8  # images on a sheet
 COLUMNS = ["id", "task", "label", "suggestion", "probability", "label_probability"]
 
 
@@ -61,12 +62,13 @@ def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]
     publish_csv(request.out / SUSPECTS, COLUMNS, csv_rows(table[COLUMNS], digits=4), raw=request.raw)
     for task, of_task in table.groupby("task"):
         shown = of_task.head(SHOWN)
-        columns = ("id", "label", "suggestion", "probability")
-        lines = zip(*(shown[column] for column in columns), strict=True)
-        captions = [(identity, label, f"{suggestion} {100 * share:.0f} %") for identity, label, suggestion, share in lines]
+        images = packed.open_for(TILE_WIDTH_PX)
+        columns = [shown[column].tolist() for column in ("row", "label", "suggestion", "probability")]
+        tiles = [images.tile(row, (label, f"{best} {100 * share:.0f} %")) for row, label, best, share in zip(*columns, strict=True)]
         judged = counted(int((counts > 0).sum()), "row")
         title = f"{task}: {counted(len(of_task), 'suspicious label')} of {judged}; the label, and what the model says"
-        write_sheet(request.out / f"suspects_{task}.png", packed, shown["row"].tolist(), captions, title)
+        sheet = draw_sheet([Group(tiles=[tile]) for tile in tiles], columns=SHOWN_A_LINE, header=[title])
+        write_sheet(request.out / f"suspects_{task}.png", sheet)
     return {
         "out": str(request.out),
         "rows": len(packed),

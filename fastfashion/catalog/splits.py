@@ -11,8 +11,8 @@ import numpy as np
 from fastfashion.catalog.vocab import Vocab
 from fastfashion.config import FOLDS, PROTOCOLS
 from fastfashion.csv_files import publish_csv
-from fastfashion.errors import ConfigError, DiskFullError, InputError
-from fastfashion.words import why
+from fastfashion.errors import ConfigError, InputError
+from fastfashion.files import writing_to
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,13 +212,9 @@ def write_split(path: Path, table: "pd.DataFrame", split: JointSplit, *, raw: bo
     one = len({id(rows) for rows in split.test.values()}) == 1
     shown = dict(list(lists.items())[:1]) if one else lists
     lines = ((identity, part, task) for task, parts in shown.items() for part, named in parts.items() for identity in named)
-    try:
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         publish_csv(path, ["id", "split"] if one else ["id", "split", "task"], (line[:2] if one else line for line in lines), raw=raw)
-    except DiskFullError:
-        raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({why(error)}); choose another --out") from error
     return {
         task: {part: {"num_rows": len(named), "ids_sha256": ids_hash(named)} for part, named in parts.items()}
         for task, parts in lists.items()

@@ -21,8 +21,8 @@ from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import metrics, plots
 from fastfashion.evaluate.intervals import bootstrap
 from fastfashion.evaluate.predictions import Predictions, predict, score
-from fastfashion.evaluate.sheet import write_sheet
 from fastfashion.files import plain, publish, publish_json
+from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_images, open_loader
 from fastfashion.runs.opened import METRICS, REPORT, OpenRun, open_run, read_metrics
 from fastfashion.runs.trained_on import SetIdentity
@@ -34,7 +34,7 @@ from fastfashion.words import counted
 PREDICTIONS, PLOTS = "predictions.parquet", "plots"
 UNSEEN = "unseen"  # folder of the report of rows that a run never saw
 ROWS = ("test", UNSEEN)
-MISTAKES = 48  # images on a sheet
+MISTAKES, MISTAKES_A_LINE = 48, 8  # images on a sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,8 +316,8 @@ def _draw(opened: OpenRun, predictions: Predictions, folder: Path, what: str, hi
         wrong = np.flatnonzero(best != labels)
         worst = wrong[np.argsort(-confidences[wrong], kind="stable")][:MISTAKES]
         if len(worst):
-            ids = opened.packed.table["id"]
-            captions = [(ids.iloc[rows[i]], names[labels[i]], f"{names[best[i]]} {100 * confidences[i]:.0f} %") for i in worst]
-            write_sheet(
-                folder / f"mistakes_{task}.png", opened.packed, rows[worst].tolist(), captions, f"{title}: the most confident mistakes"
-            )
+            images = opened.packed.open_for(TILE_WIDTH_PX)
+            answers = [(names[labels[i]], f"{names[best[i]]} {100 * confidences[i]:.0f} %") for i in worst]
+            groups = [Group(tiles=[images.tile(row, lines)]) for row, lines in zip(rows[worst].tolist(), answers, strict=True)]
+            header = [f"{title}: the most confident mistakes"]
+            write_sheet(folder / f"mistakes_{task}.png", draw_sheet(groups, columns=MISTAKES_A_LINE, header=header))

@@ -14,17 +14,17 @@ import numpy as np
 
 from fastfashion.bars import tqdm
 from fastfashion.disk import room_for
-from fastfashion.errors import ConfigError, DiskFullError, InputError
+from fastfashion.errors import ConfigError, InputError
 from fastfashion.export import card
 from fastfashion.export.hub import HubModel, write_hub
 from fastfashion.export.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
 from fastfashion.export.space import write_app
 from fastfashion.export.subject import Subject, drawn, open_subject, part_images
-from fastfashion.files import publish, publish_json
+from fastfashion.files import publish, publish_json, writing_to
 from fastfashion.runs import OpenRun
 from fastfashion.scratch import PREFIX, nearest, scratch, sweep
 from fastfashion.tables import table_text
-from fastfashion.words import counted, why
+from fastfashion.words import counted
 
 FORMATS = ("onnx", "hub", "space")
 EXPORT = "export.json"  # what was exported, and how it was checked; also what marks a folder as ours to write to again
@@ -204,7 +204,7 @@ def _check_out(out: Path) -> None:
 
 def _publish(beside: Path, out: Path, files: list[str], about: dict[str, Any]) -> None:
     """Put each file in its place whole, what describes them last. What else is in the folder, such as .git, stays."""
-    try:
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         for name in (EXPORT, INT8):
             (out / name).unlink(missing_ok=True)
@@ -213,10 +213,6 @@ def _publish(beside: Path, out: Path, files: list[str], about: dict[str, Any]) -
             target.parent.mkdir(parents=True, exist_ok=True)
             publish(target, (beside / name).replace)
         publish_json(out / EXPORT, about)
-    except DiskFullError:
-        raise
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({why(error)}); choose another --out") from error
 
 
 def export_text(summary: ExportSummary) -> str:

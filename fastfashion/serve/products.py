@@ -25,13 +25,12 @@ from fastfashion.model.weights import WEIGHTS, read_shapes
 from fastfashion.predict.decoding import Decoders
 from fastfashion.predict.predictor import Predictor
 from fastfashion.runs import OpenRun
-from fastfashion.shards.tiles import sharp_enough
 from fastfashion.words import counted, why
 
 FILE = "products.safetensors"
 MAX_PRODUCTS = 200_000  # of more, evenly spread ones: 200 MB of features
 BATCH_ON_CPU, BATCH_ON_GPU = 16, 256  # answers wait for one such batch at most
-SHOWN_HEIGHT_PX = 192
+SHOWN_HEIGHT_PX, SHOWN_SHORT_PX = 192, 120
 
 Runner = Callable[[Callable[[], torch.Tensor]], torch.Tensor]  # where the model runs
 Kept = tuple[np.ndarray, torch.Tensor]  # rows, int64 (n,), and their features, float16 (n, F)
@@ -47,7 +46,7 @@ class Products:
         self.rows, self.problem, self.done = rows.astype(np.int64), "", 0
         self._opened, self._predictor = replace(opened, model=predictor.model), predictor  # one model in memory is enough
         self._decoders = decoders
-        self._shown = sharp_enough(opened.packed)
+        self._shown = opened.packed.open_for(SHOWN_SHORT_PX)
         self._features: torch.Tensor | None = None  # float16 (n, F)
         self._spec = predictor.spec(opened.packed, self.rows, BATCH_ON_GPU if predictor.device.type == "cuda" else BATCH_ON_CPU)
 

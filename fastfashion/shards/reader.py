@@ -14,6 +14,8 @@ import numpy as np
 from fastfashion.catalog import Vocab
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.files import is_remote
+from fastfashion.images import codec
+from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Tile, fit
 from fastfashion.remote import children, is_file, is_folder, list_anew, read_range, size_of
 from fastfashion.shards.kinds import Kinds
 from fastfashion.shards.layout import (
@@ -120,6 +122,14 @@ class Resolution:
             raise PackedSetError(f"{self.where(row)}: the shard is gone; check the set with fastfashion verify") from error
         return np.frombuffer(data, dtype=np.uint8)
 
+    def tile(self, row: int, lines: Sequence[str] = ()) -> Tile:
+        """The image of a row for a contact sheet, its id and `lines` under it. Raises PackedSetError where it does not decode."""
+        try:
+            pixels = codec.decode_rgb(self.read(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
+        except InputError as error:
+            raise PackedSetError(f"{self.where(row)}: {error}; see what is damaged with fastfashion verify {self.folder.parent}") from error
+        return Tile(pixels=fit(pixels, TILE_HEIGHT_PX, TILE_WIDTH_PX), lines=(str(self.id_column.iloc[row]), *lines))
+
     def map_shard(self, number: int) -> np.ndarray:
         """Keep a shard mapped into memory: uint8 (bytes,). Raises PackedSetError as `encoded`."""
         if (shard := self._maps.get(number)) is not None:
@@ -193,6 +203,11 @@ class PackedSet:
             crc32=columns["crc32"].astype(np.uint32),
             kinds=Kinds(columns[KIND].astype(np.int8)) if KIND in columns else Kinds.unsaid(len(self.table), folder, manifest),
         )
+
+    def open_for(self, short_px: int) -> Resolution:
+        """Open the smallest resolution of which half the images have such a shorter side, or the largest."""
+        opened = [self.open(name) for name in self.resolutions]
+        return next((r for r in opened if np.median(np.minimum(r.height_px, r.width_px)) >= short_px), opened[-1])
 
     def _check_shards(self, folder: Path, manifest: Manifest) -> None:
         there = {path.name: path for path in children(folder)}

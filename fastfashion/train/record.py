@@ -14,6 +14,7 @@ import torch
 
 from fastfashion.config import RunConfig
 from fastfashion.files import plain, publish
+from fastfashion.images.sheets import Group, Tile, draw_sheet
 from fastfashion.runs.opened import METRICS, metrics_lines
 from fastfashion.train.track import open_trackers
 
@@ -129,10 +130,9 @@ class RunRecorder:
 
     def show(self, images: torch.Tensor) -> None:
         """The first images as the model sees them, uint8 (n, H, W, 3), as one sheet in TensorBoard."""
-        shown = images.cpu().numpy()
-        shown = shown[: len(shown) // GRID * GRID] if len(shown) > GRID else shown
-        lines = [np.concatenate(list(shown[at : at + GRID]), axis=1) for at in range(0, len(shown), GRID)]
-        self._events.add_image("batch", np.concatenate(lines), dataformats="HWC")
+        groups = [Group(tiles=[Tile(pixels=pixels)]) for pixels in images.cpu().numpy()]
+        sheet = draw_sheet(groups, columns=GRID, height_px=images.shape[1], width_px=images.shape[2])
+        self._events.add_image("batch", np.asarray(sheet), dataformats="HWC")
 
     def say(self, text: str) -> None:
         from fastfashion.bars import tqdm
