@@ -297,7 +297,7 @@ class Patience:
     """How long to wait before the next try: longer and longer, `patience_s` in all."""
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
-        self.patience_s, self.waited_s, self._spent_s = patience_s, 0.0, 0.0
+        self.patience_s, self.waited_s, self.waits, self._spent_s = patience_s, 0.0, 0, 0.0
         self._wait_s = FIRST_WAIT_S
 
     def next_wait_s(self, error: Exception) -> float | None:
@@ -308,6 +308,7 @@ class Patience:
             return None
         wait_s = min(max(self._wait_s, _retry_after_s(error)), self.patience_s - self.waited_s)
         self.waited_s += wait_s
+        self.waits += 1
         self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
         return wait_s
 
@@ -339,28 +340,48 @@ class LeastRate:
         self._since_s, self._num_bytes = time.monotonic(), 0
 
 
-def patiently(path: Path, ask: Callable[[], T], patience_s: float | None = None) -> T:
-    """What `ask` returns, which is asked again where a server answers 429 or 5xx, or breaks off. Every other error is raised at once.
+def retrying(
+    ask: Callable[[], T],
+    patience: Patience,
+    retry: Callable[[Exception], bool],
+    *,
+    on_wait: Callable[[Exception], object] = lambda error: None,
+    pause: Callable[[float], object] = time.sleep,
+) -> T:
+    """What `ask` returns, retried after an error that `retry` accepts until `patience` is used up; then that error is raised.
 
-    That includes a host that does not answer: at the first contact it is more likely a wrong name than one that comes back.
+    `on_wait` is called before each wait, `pause` waits.
     """
-    patience = Patience(PATIENCE_S if patience_s is None else patience_s)
     while True:
         try:
             return ask()
-        except Exception as error:
-            status = status_of(error)
-            broken = any(kind.__name__ in _BROKEN for kind in type(_unwrapped(error)).__mro__)
-            wait_s = patience.next_wait_s(error) if broken or (status is not None and passes(error)) else None
+        except Exception as error:  # each storage has errors of its own
+            wait_s = patience.next_wait_s(error) if retry(error) else None
             if wait_s is None:
                 raise
-            if patience.waited_s == wait_s:
-                say_waiting(path, error, patience)
-        time.sleep(wait_s)
+            on_wait(error)
+        pause(wait_s)
+
+
+def patiently(path: Path, ask: Callable[[], T], patience_s: float | None = None) -> T:
+    """What `ask` returns, retried where a server answers 429 or 5xx, or breaks off. Every other error is raised at once.
+
+    That includes a host that does not answer: at the first contact the name is more likely wrong than the host down.
+    """
+    patience = Patience(PATIENCE_S if patience_s is None else patience_s)
+
+    def retry(error: Exception) -> bool:
+        broken = any(kind.__name__ in _BROKEN for kind in type(_unwrapped(error)).__mro__)
+        return broken or (status_of(error) is not None and passes(error))
+
+    return retrying(ask, patience, retry, on_wait=lambda error: say_waiting(path, error, patience))
 
 
 def say_waiting(path: Path, error: Exception, patience: Patience) -> None:
-    print(f"{path}: cannot be fetched ({describe(error)}); trying again for {patience.patience_s:.0f} s", file=sys.stderr, flush=True)
+    """Say so on stderr before the first wait."""
+    if patience.waits > 1:
+        return
+    print(f"{path}: cannot be fetched ({describe(error)}); retrying for {patience.patience_s:.0f} s", file=sys.stderr, flush=True)
 
 
 def _retry_after_s(error: BaseException | None) -> float:

@@ -241,7 +241,7 @@ def test_every_step_of_opening_waits_for_a_server_in_trouble(
     server.trouble = lambda asked, nth: trouble if asked == name and nth <= 4 else ""
     open_all(server)
     assert server.gets[name] >= 5
-    assert "trying again for 5 s" in capfd.readouterr().err
+    assert "retrying for 5 s" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["32/00001.tar", "catalog.parquet", "rejected.csv", "32/manifest.json"])

@@ -241,7 +241,7 @@ def test_a_server_that_is_killed_in_mid_epoch_and_comes_back_leaves_the_batches_
     assert_same(found, expected)
     said = capfd.readouterr().err
     if "http:" in str(where):  # the client for S3 tries again itself at first, and says nothing
-        assert "/32/000" in said and "trying again for 300 s" in said
+        assert "/32/000" in said and "retrying for 300 s" in said
     assert said.count("\n") <= 1
 
 
@@ -406,7 +406,7 @@ def test_what_stays_wrong_is_an_error_when_it_is_needed_and_never_a_file(
         website.trouble = lambda name, nth: ""
         assert sum(read_all(cache, here, plan_of(here, shuffled=False))) == 60  # the next epoch tries again
     assert len(list(tmp_path.glob("*.tar"))) == NUM_SHARDS
-    assert capfd.readouterr().err.count("trying again") == (trouble == "503")
+    assert capfd.readouterr().err.count("retrying") == (trouble == "503")
 
 
 def test_a_cached_file_that_was_cut_is_fetched_anew(website: Website, here: Resolution, tmp_path: Path) -> None:

@@ -558,7 +558,7 @@ def test_a_server_in_trouble_is_waited_for(
     zip_folder(make_source(tmp_path / "set", rows=2), tmp_path / "set.zip")
     web.statuses = [*[status] * 3, 200]
     source = open_source(location(f"{web.url}/set.zip"))
-    said = rf"set\.zip: cannot be fetched \(the server answers {status} .*; trying again for 300 s"
+    said = rf"set\.zip: cannot be fetched \(the server answers {status} .*; retrying for 300 s"
     assert len(re.findall(said, capsys.readouterr().err)) == 1
     web.statuses = [*[status] * 3, 200]
     assert source.read("996") == (tmp_path / "set" / "images" / "996.jpg").read_bytes()

@@ -18,6 +18,7 @@ from fastfashion.remote import (
     is_missing,
     is_web,
     passes,
+    retrying,
     say_waiting,
 )
 from fastfashion.shards.layout import ShardEntry, hash_file, shard_name
@@ -67,28 +68,32 @@ class Source:
             raise Closed(f"{self._folder}: no more shards are fetched, the cache was closed")
 
     def _transfer_patiently(self, address: Any, to: Path, num_bytes: int) -> None:
-        """Storage that does not answer is asked again, after longer and longer waits of `patience_s` in all."""
+        """Retry storage that does not answer, after longer and longer waits of `patience_s` in all."""
         patience = Patience(self._patience_s)
-        while True:
-            try:
-                self._transfer(address, to, num_bytes)
-                self._told = False
-                return
-            except Exception as error:
-                if isinstance(error, Closed | UnexpectedBodyError) or getattr(error, "errno", None) in _OURS:
-                    raise
-                if is_missing(error):
-                    raise PackedSetError(f"{address}: the shard is gone; {self._check}") from error
-                if not passes(error):
-                    raise PackedSetError(f"{address}: cannot be fetched ({describe(error)}); {self._check}") from error
-                wait_s = patience.next_wait_s(error)
-                if wait_s is None:
-                    tried = f"tried for {patience.waited_s:.0f} s"
-                    raise PackedSetError(f"{address}: cannot be fetched, {tried} ({describe(error)}); {self._check}") from error
-                if not self._told and patience.waited_s == wait_s:
-                    self._told = True
-                    say_waiting(address, error, patience)
-            self.pause(wait_s)
+
+        def retry(error: Exception) -> bool:
+            return passes(error) and not is_missing(error) and not self._is_ours(error)
+
+        def on_wait(error: Exception) -> None:
+            if not self._told:
+                self._told = True
+                say_waiting(address, error, patience)
+
+        try:
+            retrying(lambda: self._transfer(address, to, num_bytes), patience, retry, on_wait=on_wait, pause=self.pause)
+        except Exception as error:
+            if self._is_ours(error):
+                raise
+            if is_missing(error):
+                raise PackedSetError(f"{address}: the shard is gone; {self._check}") from error
+            tried = f", tried for {patience.waited_s:.0f} s" if retry(error) else ""
+            raise PackedSetError(f"{address}: cannot be fetched{tried} ({describe(error)}); {self._check}") from error
+        self._told = False
+
+    @staticmethod
+    def _is_ours(error: Exception) -> bool:
+        """Whether it is no failure of the storage: the cache was closed, the body is another one, or the disk here is full."""
+        return isinstance(error, Closed | UnexpectedBodyError) or getattr(error, "errno", None) in _OURS
 
     def _transfer(self, address: Any, to: Path, num_bytes: int) -> None:
         """Copy a file here; left half-way when the source is closed, where fsspec speaks with the storage asynchronously.
