@@ -159,7 +159,7 @@ def test_a_source_that_cannot_be_packed_leaves_no_packed_set(
     ("arguments", "said"),
     [
         (["splits", "--task", "colour"], "unknown task 'colour'"),
-        (["splits", "--protocol", "random"], "stratified or reference or folds"),
+        (["splits", "--protocol", "random"], "stratified, reference or folds"),
         (["train", "--task", "colour", "--no-pretrained"], "masterCategory, subCategory"),
         (["train", "--model", "resnet_18", "--no-pretrained"], "did you mean"),
         (["train", "--size", "80by64", "--no-pretrained"], "HxW"),

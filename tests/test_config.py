@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from fastfashion.config import FROM_SCRATCH, RECIPES, DataConfig, RunConfig, Size, parse_settings
+from fastfashion.config import DataConfig, RunConfig, Size, parse_settings
 from fastfashion.errors import ConfigError
+from fastfashion.recipes import FROM_SCRATCH, RECIPES
 
 START = RunConfig(data=DataConfig(shards="shards/x"))
 
@@ -32,7 +33,7 @@ def test_text_becomes_the_type_of_the_field() -> None:
         ("optim.lr=-1", "optim.lr"),
         ("data.size=80by64", "80x64"),
         ("data.size=8x8", "16 to 4096"),
-        ("data.protocol=random", "stratified or reference"),
+        ("data.protocol=random", "stratified, reference or folds"),
         ("augment.min_area=0", "augment.min_area"),
         ("optim.lr", "section.key=value"),
     ],

@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 
 from fastfashion import dist
 from fastfashion.audit.suspects import SUSPECTS, SuspectsRequest, find_suspects
-from fastfashion.config import DataConfig, RunConfig, recipe
+from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import PackedSetError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run
 from fastfashion.pack import PackRequest, pack
+from fastfashion.recipes import recipe
 from fastfashion.runs import open_run
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.train.job import resolve, train

@@ -12,13 +12,13 @@ from conftest import PackedSmall, make_source
 from workers import fastfashion
 
 from fastfashion.catalog import Styles, Vocab, split_rows
-from fastfashion.config import FROM_SCRATCH, RECIPES
 from fastfashion.errors import ConfigError
 from fastfashion.evaluate.reference import PUBLISHED, TASKS, reference_epochs
 from fastfashion.evaluate.reproduce import ReproduceRequest, ceiling, cells, write_tables
 from fastfashion.evaluate.reproduce import reproduce as run_cells
 from fastfashion.evaluate.reproduce_folder import check_folder, other_data
 from fastfashion.pack import PackRequest, pack
+from fastfashion.recipes import FROM_SCRATCH, RECIPES
 from fastfashion.shards import PackedSet
 from fastfashion.sources import Source
 
