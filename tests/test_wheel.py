@@ -1,16 +1,11 @@
 """The wheel: built from the sdist, installed into an empty folder, and used from there; completion as shells ask for it."""
 
-import ast
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
-from importlib.metadata import packages_distributions
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -58,33 +53,6 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run([*command, "--target", str(target), str(wheel)], target)
     assert done.returncode == 0, done.stderr
     return target
-
-
-# Imported by name, and what brings each: a declared package that cannot do without it; FFCV wants an interpreter of its own.
-BROUGHT = {"fastapi": "gradio", "starlette": "gradio", "uvicorn": "gradio", "huggingface_hub": "timm", "kagglesdk": "kaggle"}
-BROUGHT |= {"urllib3": "requests", "gradio_client": "gradio", "h11": "gradio", "python_multipart": "gradio", "ffcv": ""}
-
-
-def test_everything_that_is_imported_is_declared() -> None:
-    """The wheel is tried where all is installed already, so that what it forgets to ask for would not be missed there."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    requirements = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
-    declared = {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", each)[0]).lower() for each in requirements}
-    nodes = (node for path in (ROOT / "fastfashion").rglob("*.py") for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    names = {name for node in nodes for name in imported(node)} - set(sys.stdlib_module_names) - {"fastfashion"}
-    assert {"torch", "gradio"} <= names
-    providers = packages_distributions()
-    for name in names - set(BROUGHT):
-        found = {re.sub(r"[-_.]+", "-", each).lower() for each in providers.get(name, [])}
-        assert found & declared, f"{name}: none of {found or 'no package'} is in pyproject.toml"
-    assert set(BROUGHT.values()) - {""} <= declared
-
-
-def imported(node: ast.AST) -> list[str]:
-    """Top-level names that a statement imports."""
-    if isinstance(node, ast.Import):
-        return [alias.name.partition(".")[0] for alias in node.names]
-    return [str(node.module).partition(".")[0]] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
 
 
 def test_all_files_of_the_package_are_in_the_wheel(wheel: Path) -> None:
