@@ -126,7 +126,7 @@ def test_a_table_of_other_columns_gives_the_labels_that_were_asked_for() -> None
         Columns(id="file", labels=("fine colour", "type")),
     )
     assert styles.table[["id", "fine colour", "type"]].to_numpy().tolist() == [["A1_jpg", "red", "mug"], ["b_2_PNG", "blue", ""]]
-    assert [(r.id, r.line, r.reason) for r in styles.rejected] == [("A1.jpg", 4, "id stands already in line 2")]
+    assert [(r.id, r.line, r.reason) for r in styles.rejected] == [("A1.jpg", 4, "its id is already in line 2")]
     assert styles.labels == ("fine colour", "type")
 
 
@@ -137,7 +137,7 @@ def test_in_a_table_of_ones_own_an_id_may_be_the_path_of_the_image(identity: str
     assert styles.table["id"].tolist() == ["photos_a1_jpg", "old_a1_jpg", "______b_TIF"]
     assert styles.table["path"].tolist() == ["photos/a1.jpg", "old\\a1.jpg", "../../b.TIF"]
     found = [(r.id, r.line, r.reason) for r in styles.rejected]
-    assert found == [("photos/", 5, "no id"), ("./photos\\a1.jpg", 6, "id stands already in line 2")]
+    assert found == [("photos/", 5, "no id"), ("./photos\\a1.jpg", 6, "its id is already in line 2")]
 
 
 def test_a_column_that_was_asked_for_and_is_not_there_is_named() -> None:
@@ -178,9 +178,9 @@ def test_of_an_id_that_stands_twice_the_first_line_counts_and_the_later_ones_are
     styles = parse(HEADER, SHIRT, WATCH, SHIRT.replace("Blue", "Red"), WATCH, SHIRT)
     assert styles.table[["id", "line", "baseColour"]].to_numpy().tolist() == [["1163", 2, "Blue"], ["59263", 3, "Silver"]]
     assert [(r.id, r.line, r.reason) for r in styles.rejected] == [
-        ("1163", 4, "id stands already in line 2"),
-        ("59263", 5, "id stands already in line 3"),
-        ("1163", 6, "id stands already in line 2"),
+        ("1163", 4, "its id is already in line 2"),
+        ("59263", 5, "its id is already in line 3"),
+        ("1163", 6, "its id is already in line 2"),
     ]
     assert styles.num_rows == 5
 
@@ -284,11 +284,11 @@ def test_the_vocabulary_does_not_depend_on_the_order_of_rows(season: list[str]) 
 def test_a_column_without_a_single_label_is_left_out_of_all_and_refused_by_name() -> None:
     _, vocab = vocab_of(season=["Fall", "NA"], hue=["", "NA"], size=["nan", "-"])
     assert vocab.chosen(("all",)) == ("season",)
-    assert vocab.left_out(("all",)) == "left out of all, without a single label in this set: hue, size"
+    assert vocab.left_out(("all",)) == "left out of all, since they have no label in this set: hue, size"
     assert vocab.left_out(("season",)) == vocab_of(season=["Fall"])[1].left_out(("all",)) == ""
-    with pytest.raises(ConfigError, match=r"'hue' has not a single label in this packed set.*there is season"):
+    with pytest.raises(ConfigError, match=r"'hue' has no label in this packed set.*choose among season"):
         vocab.chosen(("season", "hue"))
-    with pytest.raises(ConfigError, match=r"'hue' has not a single label.*there is none"):
+    with pytest.raises(ConfigError, match=r"'hue' has no label.*choose among none"):
         vocab_of(hue=["", "NA"])[1].chosen(("all",))
 
 

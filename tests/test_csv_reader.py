@@ -96,14 +96,14 @@ FRAME = pd.DataFrame({"file": ["a"], "kind": ["b"], "hue": ["c"]})
         (spreadsheet("shop.csv"), "a zip archive: name the CSV in it"),
         (FRAME.to_parquet(), "a Parquet file"),
         (FRAME.to_json(orient="records").encode(), "JSON"),
-        (FRAME.to_json(orient="records", lines=True).encode(), "JSON lines"),
+        (FRAME.to_json(orient="records", lines=True).encode(), "JSON, or JSON lines: write the table"),
         (FRAME.to_html().encode(), "XML or HTML"),
         (b"<!DOCTYPE html>\n<html>sign in</html>", r"a web page \(HTML\)"),
-        (gzip.compress(b"file,kind,hue\n"), "gzip-compressed data: unpack it first"),
+        (gzip.compress(b"file,kind,hue\n"), r"a gzip file \(\.tar\.gz, \.csv\.gz\): unpack it first"),
         ("file,kind,hue\n".encode("utf-16"), r"UTF-16 text: save the table as CSV \(UTF-8\)"),
         ("file,kind,hue\n".encode("utf-16-le"), "a NUL byte in line 1"),
         (b"SQLite format 3\x00", "an SQLite database"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), r"an old Office file \(\.xls\)"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), r"an old Office file \(\.xls, \.doc\): save the table"),
     ],
 )
 def test_a_table_that_is_no_csv_is_named_for_what_it_is(data: bytes, what: str) -> None:
@@ -231,7 +231,7 @@ def test_valid_csv_is_read_as_the_standard_library_reads_it(cells: list[list[str
         row[:1] + [cell.strip() for cell in row[1:]] for row in csv.reader(io.StringIO(file.getvalue(), newline=""), delimiter=separator)
     ][1:]
     count = found.count
-    assert count.total == count.header + count.records + count.blank
+    assert count["lines"] == count["header_lines"] + count["record_lines"] + count["blank_lines"]
 
 
 LINE = st.sampled_from(["1,x,y", "2,x", "", " ", ",,", "3,x,y,z", '4,"x",y', '5, "a\nb",c', ",x,y", "6,x,y,,", "1,again,y"])
@@ -291,7 +291,7 @@ def test_a_label_without_a_label_is_left_out_of_all_and_refused_by_name(shop: Pa
     assert fastfashion("shard", *ARGUMENTS, cwd=shop.parent).returncode == 0
     options = ["--shards", "out", "--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "4", "--name"]
     named = fastfashion("train", *options, "named", "--task", "kind,size", cwd=shop.parent)
-    assert named.returncode == 2 and "'size' has not a single label in this packed set" in " ".join(named.stderr.split())
+    assert named.returncode == 2 and "'size' has no label in this packed set" in " ".join(named.stderr.split())
     (shop.parent / "shop/shop.csv").write_text(
         "file,kind,hue,size\n" + "".join(f"{n},{'mug' if n % 2 else 'cup'},{'red' if n % 2 else 'blue'},\n" for n in range(8))
     )
@@ -299,7 +299,7 @@ def test_a_label_without_a_label_is_left_out_of_all_and_refused_by_name(shop: Pa
     assert done.returncode == 0, done.stderr
     trained = fastfashion("train", *["--shards", "whole", *options[2:]], "all", "--task", "all", cwd=shop.parent)
     assert trained.returncode == 0, trained.stderr
-    assert "left out of all, without a single label in this set: size" in trained.stderr
+    assert "left out of all, since they have no label in this set: size" in trained.stderr
     config = json.loads((shop.parent / "runs/all/config.json").read_text())
     assert config["data"]["task"] == "kind,hue"
 

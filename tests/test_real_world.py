@@ -141,7 +141,7 @@ def test_of_the_same_id_twice_the_first_row_is_kept_and_the_second_rejected(tmp_
     source = source_of(tmp_path / "set", [("twice", encoded(IMAGE)), ("other", encoded(IMAGE)), ("twice", encoded(IMAGE))])
     kept, rejected = packed_into(source, tmp_path / "out")
     assert kept == {"plain": 0, "twice": 1, "other": 2}
-    assert rejected == {"twice": "id stands already in line 3"}
+    assert rejected == {"twice": "its id is already in line 3"}
 
 
 def test_an_id_that_is_a_path_is_rejected_and_nothing_written_outside(tmp_path: Path) -> None:

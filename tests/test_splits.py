@@ -293,7 +293,7 @@ def test_no_row_that_any_task_is_scored_on_trains_for_another(table: pd.DataFram
 @pytest.mark.parametrize(
     ("groups", "said"),
     [
-        ([0] * 12, "its 12 labelled rows show 1 different image, and near-duplicates stay together in one part, so that is too few"),
+        ([0] * 12, "its 12 labelled rows show 1 different image, and near-duplicates stay together in one part, so these are too few"),
         ([0] * 6 + [6] * 6, "its 12 labelled rows show 2 different images, and near-duplicates"),
         ([0, 1], "2 labelled rows are too few"),
     ],

@@ -1,4 +1,4 @@
-"""Labels put right: a small CSV of id, task, label that is laid over a catalog, so that nobody edits the shop's table by hand."""
+"""Corrected labels: a small CSV of id, task, label that is applied to a catalog, so that nobody edits the shop's table by hand."""
 
 import difflib
 import unicodedata
@@ -23,12 +23,12 @@ MAX_BYTES = 1 << 28
 
 
 def correct(table: "pd.DataFrame", vocab: Vocab, path: Path, *, of_another_set: bool = False) -> "pd.DataFrame":
-    """A copy of a catalog with the labels of a corrections file; an empty label takes a label away.
+    """A copy of a catalog with the labels of a corrections file; an empty label removes a label.
 
-    An id may be written as in the table that the set was packed from. Other columns of the file are for people. Compute splits from the
-    table as it was, so that they stay the same lists of rows. Lines whose id, task or label the catalog does not have are passed over where
-    the file was made for another set. Raises InputError, with the line, for a line without one of the three fields
-    or with more than the header, an id or a task that is not in the catalog, a label that no row had, and contradictions.
+    An id may be written as in the table that the set was packed from. Other columns of the file are ignored. Compute splits from the table
+    without corrections, so that they stay the same lists of rows. With `of_another_set`, lines whose id, task or label the catalog does not
+    have are skipped. Raises InputError, with the line, for a line without one of the three fields or with more fields than the header, an
+    id or a task that is not in the catalog, a label that no row had, and contradictions.
     """
     corrected = {task: table[task].to_numpy(dtype=object, copy=True) for task in vocab.classes}
     finder = RowFinder(table)
@@ -42,7 +42,7 @@ def correct(table: "pd.DataFrame", vocab: Vocab, path: Path, *, of_another_set: 
             continue
         _check(vocab, task, label, f"{path}, line {number}")
         row = finder.find(unescaped(identity).strip())
-        row = finder.find(identity) if row is None else row  # of a file that was written with --raw
+        row = finder.find(identity) if row is None else row  # a file that was written with --raw
         if row is None and floats:
             row = finder.find(identity.removesuffix(".0"))
         if row is None and of_another_set:
@@ -78,9 +78,9 @@ def _read(path: Path) -> list[tuple[int, str, str, str]]:
 
 
 def _as_known(text: str, known: Collection[str]) -> str:
-    """A cell as the catalog has it: without the apostrophe before what begins like a formula, unless it has one there (--raw), too."""
+    """A cell as the catalog spells it: without the apostrophe before a formula, unless the catalog has that apostrophe, too (--raw)."""
     plain = unescaped(text).strip()
-    spellings = (plain, unicodedata.normalize("NFC", plain), text)  # names are composed, but for those of sets of version 2
+    spellings = (plain, unicodedata.normalize("NFC", plain), text)  # names are composed (NFC), except in sets of version 2
     return next((spelling for spelling in spellings if spelling in known), spellings[1])
 
 

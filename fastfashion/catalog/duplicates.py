@@ -1,4 +1,4 @@
-"""Near-duplicates: a fingerprint an image, and which rows show the same image under several ids.
+"""Near-duplicates: a fingerprint for each image, and which rows show the same image under several ids.
 
     pixels ─► 16x16 thumbnail ─► cosine transform of luma and chroma ─► lowest coefficients in whole steps: 57 bytes
 
@@ -31,9 +31,8 @@ _STEPS = np.concatenate([_LUMA_STEP[_LUMA], _CHROMA_STEP[_CHROMA], _CHROMA_STEP[
 # Sums of squares over either part, exact in float32: whole numbers below 2**24.
 _LUMA_AND_CHROMA = np.stack([np.arange(NUM_BYTES) < NUM_LUMA, np.arange(NUM_BYTES) >= NUM_LUMA], axis=1).astype(np.float32)
 
-# Two images are the same up to this square of their difference, (luma, chroma): a share of what there is to see, or small jewellery on
-# white would be all one image, within bounds. Of the real set's images saved again at JPEG quality 60, 75 and 95 they hold 94%, 99%
-# and 99.9%.
+# Two images are the same up to this square of their difference, (luma, chroma): a share of what there is to see, within bounds, since
+# with a fixed limit all small jewellery on white would be one image. bench/LOG.md says what share of re-encoded images they find.
 _SHARES, _LOWEST, _HIGHEST = (25, 50), (2, 4**2), (7**2, 8**2)
 # Coefficients of the widest spread find the rows worth comparing: those in the same cell of a grid of these.
 _KEY_FREQUENCIES = ((2, 0), (2, 4), (4, 2), (5, 0), (0, 6), (3, 2))
@@ -59,8 +58,8 @@ def duplicate_groups(fingerprints: np.ndarray) -> np.ndarray:
     """For every row the first row that shows the same image, itself where there is none earlier.
 
     fingerprints: uint8 (N, 57). Returns int64 (N,). A row is compared with the first rows of groups alone, so that no group can grow
-    along a chain of lookalikes; where several are near enough the earliest takes it. Raises ValueError for another shape or dtype.
-    Time grows with N and with how many earlier rows lie in a row's cell of a coarse grid: 56 on average of the real set's 44,441.
+    along a chain of lookalikes; of several that are near enough the earliest counts. Raises ValueError for another shape or dtype. Time
+    grows with N and with the number of earlier rows in a row's cell of a coarse grid.
     """
     if fingerprints.ndim != 2 or fingerprints.shape[1] != NUM_BYTES or fingerprints.dtype != np.uint8:
         raise ValueError(f"fingerprints: expected uint8 (N, {NUM_BYTES}), found {fingerprints.dtype} {fingerprints.shape}")
@@ -95,7 +94,7 @@ def _distinct(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _same_cell(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For every row the earlier rows that can be near it: `rows[starts[row]:stops[row]]`, ascending.
 
-    A row stands in every cell that its reach touches and looks into its own cell alone, so no near pair is missed.
+    A row is listed in every cell that its reach touches and compared with its own cell alone, so no near pair is missed.
     """
     keys, rows, own = np.zeros(len(codes), np.int64), np.arange(len(codes)), np.zeros(len(codes), np.int64)
     for vertical, horizontal in _KEY_FREQUENCIES:

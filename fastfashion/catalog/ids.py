@@ -1,7 +1,7 @@
 """From the text of the id column to ids that can be names of files, and back.
 
-An id is the text where that is unique and can be a file's name; else the text with what cannot be in a name, such as / and ., written _,
-and made unique by a hash of the text. The text itself stays in the column `path` of the catalog.
+An id is the text where that is unique and can be a file's name; else the text with _ for what cannot be in a name, such as / and ., and
+made unique by a hash of the text. The text itself stays in the column `path` of the catalog.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ def is_usable(identity: str) -> bool:
 
 
 def same_text(text: str) -> str:
-    """What two spellings of one path have in common: composed letters (NFC), slashes, no ./ at the start."""
+    """One spelling for all of one path: composed letters (NFC), slashes, no ./ at the start."""
     text = unicodedata.normalize("NFC", text).replace("\\", "/")
     while text.startswith("./"):
         text = text[2:]
@@ -36,12 +36,12 @@ def same_text(text: str) -> str:
 
 
 def went_through_floats(texts: Sequence[str]) -> bool:
-    """Whether all ids are numbers such as 26366.0: a program took the column for numbers with gaps."""
+    """Whether all ids are numbers such as 26366.0: a program read the column as floats."""
     return bool(texts) and all(map(_FLOAT.fullmatch, texts))
 
 
 def stem(text: str) -> str:
-    """A name of an image without its suffix, any other text as it is."""
+    """An image's name without its suffix, any other text as it is."""
     return text.rpartition(".")[0] if text.lower().endswith(SUFFIXES) else text
 
 
@@ -68,7 +68,7 @@ def _derived(text: str, taken: set[str]) -> str:
     if name not in taken and is_usable(name):
         return name
     digest = hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
-    kept = name.encode()[-(MAX_ID_BYTES - _HASH_DIGITS - 1) :].decode(errors="ignore")  # the end of a path tells more than its beginning
+    kept = name.encode()[-(MAX_ID_BYTES - _HASH_DIGITS - 1) :].decode(errors="ignore")  # the end of a path says more than its beginning
     return f"{kept}_{digest}"
 
 

@@ -1,4 +1,4 @@
-"""Splits: three lists of rows for a task. A split is never stored in a packed set; it is computed in milliseconds."""
+"""Splits: three lists of rows for a task, computed in milliseconds and never stored in a packed set."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ PERCENT = {"train": 70, "val": 15, "test": 15}
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Rows (int64) of the three parts, each in the split's own order."""
+    """Rows (int64) of the three parts, each in the order of the split."""
 
     train: np.ndarray
     val: np.ndarray
@@ -35,23 +35,23 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class JointSplit:
-    """Rows to train on, and for each task those that it is validated and tested on: none of either trains."""
+    """Rows to train on, and for each task the rows to validate and test on; no row of either is trained on."""
 
     train: np.ndarray
     val: dict[str, np.ndarray]
     test: dict[str, np.ndarray]
 
     def of(self, task: str) -> Split:
-        """What one task is trained, validated and tested on."""
+        """The rows that one task is trained, validated and tested on."""
         return Split(train=self.train, val=self.val[task], test=self.test[task])
 
     def rows(self, part: str) -> np.ndarray:
-        """What has to be predicted for all tasks: ascending, but for a single list in its own order."""
+        """The rows to predict for all tasks: ascending, except that a single list keeps its order."""
         lists = list({id(rows): rows for rows in getattr(self, part).values()}.values())
         return lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
 
     def labels(self, part: str, codes: np.ndarray) -> np.ndarray:
-        """Codes (N, T), by row of the set, with -1 where a row does not stand in that task's part."""
+        """Codes (N, T), by row of the set, with -1 where a row is not in that task's part."""
         masked = np.full_like(codes, -1)
         for t, rows in enumerate(getattr(self, part).values()):
             masked[rows, t] = codes[rows, t]
@@ -63,8 +63,8 @@ def joint_split(
 ) -> JointSplit:
     """Split rows for several tasks at once, by the splits of `split_tasks`, which differ from each other.
 
-    A row trains where one of these splits trains it and none validates or tests it; with a protocol that keeps near-duplicates together,
-    none its duplicates either. Tasks that are not in `split_tasks` get the rows of the first. Raises what `split_rows` raises.
+    A row is trained on if one of these splits trains on it and none validates or tests on it, or, except with the reference protocol, on a
+    near-duplicate of it. Tasks that are not in `split_tasks` get the rows of the first. Raises what `split_rows` raises.
     """
     splits = {task: split_rows(table, vocab, task, protocol, seed) for task in split_tasks}
     held = np.zeros(len(table), dtype=bool)
@@ -82,17 +82,17 @@ def joint_split(
         test={task: splits.get(task, splits[split_tasks[0]]).test for task in tasks},
     )
     for rows in (*joint.val.values(), *joint.test.values()):
-        assert not np.isin(rows, joint.train).any(), "a row that is validated or tested would train"
+        assert not np.isin(rows, joint.train).any(), "a row of a val or test part would be trained on"
     if len(joint.train) == 0:
-        raise InputError(f"no row is left to train on: each stands in a val or test part of {', '.join(split_tasks)}; split by fewer tasks")
+        raise InputError(f"no row is left to train on: each is in a val or test part of {', '.join(split_tasks)}; split by fewer tasks")
     return joint
 
 
 def oversampled(rows: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
-    """The rows, those of rare classes several times: repeat-factor sampling (Gupta et al. 2019, LVIS).
+    """The rows, with those of rare classes repeated: repeat-factor sampling (Gupta et al. 2019, LVIS).
 
-    rows: int64 (n,); codes: int64 (N,) by row of the set. A class of a share f of the rows, f below `share`, stands sqrt(share / f) times
-    in the result, rounded; others, and rows without a label, once.
+    rows: int64 (n,); codes: int64 (N,) by row of the set. Rows of a class that makes up a share f of all, f below `share`, are repeated
+    sqrt(share / f) times, rounded; others, and rows without a label, are returned once.
     """
     mine = codes[rows]
     counts = np.maximum(np.bincount(mine[mine >= 0], minlength=1), 1)
@@ -101,10 +101,10 @@ def oversampled(rows: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray
 
 
 def split_rows(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str, seed: int = 0) -> Split:
-    """Split the rows of a catalog for one task; rows without a label for it stand in no part.
+    """Split the rows of a catalog for one task; rows without a label for it are in no part.
 
-    `reference` is the reference project's split and ignores `seed`; `stratified` keeps class shares and duplicate groups; `folds` has
-    FOLDS parts of equal size, likewise, each of them once the test part: `seed` says which.
+    `reference` is the reference project's split and ignores `seed`; `stratified` keeps class shares and duplicate groups, and so does
+    `folds`, which makes FOLDS parts of equal size: `seed` is the one to test on.
     Raises ConfigError for an unknown task or protocol or a negative seed, InputError where a part would be empty.
     """
     codes = vocab.codes(table, [task])[:, 0]
@@ -131,7 +131,7 @@ def _too_few(table: "pd.DataFrame", codes: np.ndarray, protocol: str) -> str:
         return f"{len(rows)} labelled rows are too few"
     return (
         f"its {len(rows)} labelled rows show {different} different image{'' if different == 1 else 's'}, and near-duplicates stay together "
-        "in one part, so that is too few; look at them with fastfashion audit SET --out audit (duplicates.png)"
+        "in one part, so these are too few; see them with fastfashion audit SET --out audit (duplicates.png)"
     )
 
 
@@ -144,7 +144,7 @@ def _reference(table: "pd.DataFrame", codes: np.ndarray) -> Split:
 
     rows = np.flatnonzero((codes >= 0) & ~table["recovered"].to_numpy())
     files = (table["id"].iloc[rows] + ".jpg").to_list()
-    # Classes are sorted by name in the vocabulary, so that the code stands for the name here.
+    # The vocabulary sorts classes by name, so that codes sort as names do.
     order = sorted(range(len(rows)), key=lambda i: (codes[rows[i]], files[i]))
     permutation = torch.randperm(len(rows), generator=torch.Generator().manual_seed(REFERENCE_SEED)).numpy()
     shuffled = rows[np.asarray(order, dtype=np.int64)][permutation]
@@ -153,7 +153,7 @@ def _reference(table: "pd.DataFrame", codes: np.ndarray) -> Split:
 
 
 def _fold(groups: np.ndarray, codes: np.ndarray, fold: int) -> Split:
-    """Near-duplicates together, each class dealt out over the folds; the fold after the tested one validates."""
+    """Each class spread over the folds, near-duplicates together; the fold after the tested one validates."""
     members, class_of_group = _class_groups(groups, codes)
     rng = np.random.Generator(np.random.Philox(key=0))
     fold_of_row, filled = np.full(len(codes), -1), np.zeros(FOLDS, dtype=np.int64)
@@ -184,8 +184,8 @@ def _class_groups(groups: np.ndarray, codes: np.ndarray) -> tuple[list[np.ndarra
 def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
     """70/15/15 within each class, near-duplicates together.
 
-    A duplicate group goes as a whole with the class of its first labelled row. A class of one group trains, of two trains and
-    tests; from three groups on it stands in every part.
+    A duplicate group belongs as a whole to the class of its first labelled row. A class of one group is in train, one of two in train and
+    test, one of three or more in every part.
     """
     members, class_of_group = _class_groups(groups, codes)
     rng = np.random.Generator(np.random.Philox(key=seed))
@@ -195,7 +195,7 @@ def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
         num_rows = sum(len(members[g]) for g in candidates)
         filled = dict.fromkeys(PERCENT, 0)
         for place, group in enumerate(candidates):
-            # The first groups make sure of a member in each part; then whichever part is furthest below its share takes the next.
+            # The first three groups fill each part; every later one goes to the part that is furthest below its share.
             part = ("train", "test", "val")[place] if place < 3 else max(PERCENT, key=lambda p: PERCENT[p] * num_rows - 100 * filled[p])
             part_of_row[members[group]] = part
             filled[part] += len(members[group])
@@ -203,9 +203,9 @@ def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
 
 
 def write_split(path: Path, table: "pd.DataFrame", split: JointSplit, *, raw: bool = False) -> dict[str, dict[str, dict[str, int | str]]]:
-    """Write `id,split`, in the split's own order, or `id,split,task` where tasks differ in the rows that they are tested on.
+    """Write `id,split` in the order of the split, or `id,split,task` where tasks are tested on different rows.
 
-    Returns, by task and part, count and hash (of the ids joined by newlines).
+    Returns, by task and part, the count and `ids_hash` of the rows. Raises InputError where the file cannot be written.
     """
     ids = table["id"]
     lists = {task: {part: ids.iloc[rows].tolist() for part, rows in split.of(task).parts().items()} for task in split.test}
@@ -222,7 +222,7 @@ def write_split(path: Path, table: "pd.DataFrame", split: JointSplit, *, raw: bo
 
 
 def splits_text(summary: Mapping[str, Mapping[str, Mapping[str, int | str]]]) -> str:
-    """What `write_split` returned, for a terminal: one line, or one for each task where they differ."""
+    """The result of `write_split` for a terminal: one line, or one for each task where they differ."""
     texts = {task: ", ".join(f"{part} {values['num_rows']}" for part, values in parts.items()) for task, parts in summary.items()}
     if len({str(parts) for parts in summary.values()}) == 1:
         return next(iter(texts.values()))
@@ -230,5 +230,5 @@ def splits_text(summary: Mapping[str, Mapping[str, Mapping[str, int | str]]]) ->
 
 
 def ids_hash(ids: Sequence[str]) -> str:
-    """sha256 of ids joined by newlines: two lists are the same if their hashes are."""
+    """sha256 of ids joined by newlines: lists are equal if their hashes are."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()

@@ -1,13 +1,13 @@
-"""styles.csv, or a table of one's own, to a table of rows, with every line that cannot be used accounted for."""
+"""styles.csv, or a table of your own, as a table of rows, with every line that cannot be used accounted for."""
 
 import re
 import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fastfashion.catalog.csv_reader import CsvFile, LineCount, read_csv
+from fastfashion.catalog.csv_reader import CsvFile, read_csv
 from fastfashion.catalog.ids import make_ids, same_text, went_through_floats
-from fastfashion.catalog.recovered import Judge, is_year, join
+from fastfashion.catalog.surplus import SurplusCheck, join, mostly_years
 from fastfashion.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ OTHER_COLUMNS = (
     *("row", "id", "line", YEAR, NAME_COLUMN, "recovered", "height", "width", "fingerprint", "duplicate_group"),
     *("path", "error"),
 )
-# A label's name stands in --task between commas, in --set before =, in file names, and in the names of a model's weights.
+# A label's name is used in --task between commas, in --set before =, in file names, and in the names of a model's weights.
 USABLE_LABEL = re.compile(r"[^.,=+/\\\x00-\x1f\x7f]{1,64}")
 OWN_TABLE = " (a table of your own: --id-column, --label-columns)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a table are what; those of Kaggle's styles.csv by default. Raises ConfigError for names that cannot be."""
+    """Which columns hold ids and labels; those of Kaggle's styles.csv by default. Raises ConfigError for names that cannot be used."""
 
     id: str = "id"
     labels: tuple[str, ...] = LABEL_COLUMNS
@@ -37,7 +37,7 @@ class Columns:
 
     @classmethod
     def parse(cls, identity: str, labels: str, na_values: str | None = None) -> "Columns":
-        """Of --id-column, --label-columns and --na-values: lists with commas, none for the columns of styles.csv and for NO_LABEL."""
+        """From --id-column, --label-columns and --na-values: lists with commas; empty for the columns of styles.csv and for NO_LABEL."""
         return cls(
             id=identity,
             labels=tuple(name.strip() for name in labels.split(",")) if labels else LABEL_COLUMNS,
@@ -71,7 +71,7 @@ KAGGLE = Columns()
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """One row that was left out: where it stands and why."""
+    """One row that was left out: its line and the reason."""
 
     id: str  # the text of the id column
     line: int  # in the table, the header being line 1
@@ -118,16 +118,15 @@ class Styles:
 def read_styles(data: bytes, where: str, wanted: Columns = KAGGLE) -> Styles:
     """Parse Kaggle's styles.csv, or a table with the columns `wanted`; `where` names the file in errors.
 
-    The text of the id column may be the path of the image's file; catalog/ids.py says what id it gives. Of two rows with one text the
-    first counts. Surplus commas in a line are taken for unquoted ones in productDisplayName, unless year or labels tell otherwise. Lines
-    without text are skipped; short and id-less lines, and lines whose id is in an earlier one, are rejected rows. Raises InputError for a
-    missing column, bytes that are no UTF-8, a file that is no CSV, an open quote, or no usable row.
+    The text of the id column may be the path of the image's file; catalog/ids.py says which id it gives. Of two rows with one text the
+    first counts. Surplus commas in a line are taken for unquoted ones in productDisplayName, unless year or labels show otherwise. Lines
+    without text are skipped; short lines, lines without an id, and lines whose id is in an earlier one are rejected rows. Raises
+    InputError for a missing column, bytes that are not UTF-8, a file that is not CSV, an open quote, or no usable row.
     """
     file = read_csv(data, where, [wanted.id, *wanted.labels], OWN_TABLE)
-    torn: dict[int, list[str]] = {}  # line -> fields, of rows with more of them than the header
-    columns, rejected = _columns(file, wanted, {}, torn)
-    if wrong := _judged(file, wanted, columns, torn):
-        columns, rejected = _columns(file, wanted, wrong, {})
+    columns, rejected = _columns(file, wanted, None)
+    if any(columns["recovered"]):
+        columns, rejected = _columns(file, wanted, _surplus_check(file, wanted, columns))
     if not columns["path"]:
         raise InputError(f"{where}: no usable row under the header ({len(rejected)} rejected); expected at least one product")
     import pandas as pd  # not at the top of any module that worker processes of the packer import: they start in a third of the time
@@ -138,27 +137,14 @@ def read_styles(data: bytes, where: str, wanted: Columns = KAGGLE) -> Styles:
     table.insert(1, "id", make_ids(texts, by_stem=wanted.is_kaggles))
     year = pd.to_numeric(table[YEAR], errors="coerce")
     table[YEAR] = year.where((year % 1 == 0) & year.between(0, 9999)).astype("Int16")
-    return Styles(table, rejected, wanted.labels, _account(file, table, wanted, floats))
-
-
-def _account(file: CsvFile, table: "pd.DataFrame", wanted: Columns, floats: bool) -> Account:
     without = {name: table[name][table[name].isin(wanted.no_label)].value_counts() for name in wanted.labels}
-    count: LineCount = file.count
-    return Account(
-        separator=file.separator,
-        lines=count.total,
-        header_lines=count.header,
-        record_lines=count.records,
-        blank_lines=count.blank,
-        no_label={name: {str(text): int(cells) for text, cells in found.items()} for name, found in without.items() if len(found)},
-        float_ids=floats,
-    )
+    no_label = {name: {str(text): int(cells) for text, cells in found.items()} for name, found in without.items() if len(found)}
+    account = Account(separator=file.separator, **file.count, no_label=no_label, float_ids=floats)
+    return Styles(table, rejected, wanted.labels, account)
 
 
-def _columns(
-    file: CsvFile, wanted: Columns, wrong: dict[int, str], torn: dict[int, list[str]]
-) -> tuple[dict[str, list[Any]], list[Rejected]]:
-    """Usable lines by column, and those left out, those in `wrong` (line -> reason) among them; fills `torn`.
+def _columns(file: CsvFile, wanted: Columns, check: SurplusCheck | None) -> tuple[dict[str, list[Any]], list[Rejected]]:
+    """Usable lines by column, and rejected ones; without `check` every row with surplus fields is usable.
 
     Lists, and each label held once: a dict a line costs 1.4 KB a line, where this costs 0.5, and four times as long.
     """
@@ -170,22 +156,13 @@ def _columns(
     rejected: list[Rejected] = []
     first_line: dict[str, int] = {}
     for line, fields in file:
+        reason = check.reason(fields) if check else ""
         surplus = len(fields) - len(header)
         if surplus > 0 and name_at is not None:
-            torn[line] = fields
             fields = join(fields, name_at, surplus, file.separator)
         text = fields[file.key].strip() if file.key < len(fields) else ""
         key = same_text(text)  # 12 and 12.jpg may be one image, which the packer finds out
-        reason = ""
-        if line in wrong:
-            reason = wrong[line]
-        elif len(fields) != len(header):
-            reason = f"expected {len(header)} fields, found {len(fields)}"
-        elif not key.rpartition("/")[2]:
-            reason = "no id"
-        elif key in first_line:
-            reason = f"id stands already in line {first_line[key]}"
-        if reason:
+        if reason := reason or _unusable(fields, header, key, first_line):
             rejected.append(Rejected(id=text, line=line, reason=reason))
             continue
         first_line[key] = line
@@ -201,18 +178,24 @@ def _columns(
     return columns, rejected
 
 
-def _judged(file: CsvFile, wanted: Columns, columns: dict[str, list[Any]], torn: dict[int, list[str]]) -> dict[int, str]:
-    """Rows that were put together again and cannot be right: line -> reason."""
-    if not torn:
-        return {}
+def _unusable(fields: list[str], header: list[str], key: str, first_line: dict[str, int]) -> str:
+    """Why a row is rejected; "" where it is usable. `first_line`: the line of each id so far."""
+    if len(fields) != len(header):
+        return f"expected {len(header)} fields, found {len(fields)}"
+    if not key.rpartition("/")[2]:
+        return "no id"
+    return f"its id is already in line {first_line[key]}" if key in first_line else ""
+
+
+def _surplus_check(file: CsvFile, wanted: Columns, columns: dict[str, list[Any]]) -> SurplusCheck:
+    """A check by what the rows without surplus fields hold."""
     clean = [row for row, recovered in enumerate(columns["recovered"]) if not recovered]
     years = [year for row in clean if (year := columns[YEAR][row]) not in wanted.no_label]
-    judge = Judge(
+    return SurplusCheck(
         header=file.header,
-        name=file.header.index(NAME_COLUMN),
-        year=file.header.index(YEAR) if YEAR in file.header and 2 * sum(map(is_year, years)) >= len(years) else None,
-        labels={file.places[name]: frozenset(columns[name][row] for row in clean) - {*wanted.no_label} for name in wanted.labels},
-        no_label=frozenset(wanted.no_label),
         separator=file.separator,
+        name=file.header.index(NAME_COLUMN),
+        year=file.header.index(YEAR) if YEAR in file.header and mostly_years(years) else None,
+        labels={file.places[name]: frozenset(columns[name][row] for row in clean) - {*wanted.no_label} for name in wanted.labels},
+        no_label=wanted.no_label,
     )
-    return {line: reason for line, fields in torn.items() if (reason := judge.reason(fields))}

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Vocab:
-    """Task -> class names, sorted; the code of a label is its place in that list, -1 is "no label"."""
+    """Task -> class names, sorted; the code of a label is its place in that list, -1 means no label."""
 
     classes: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def of_table(cls, table: "pd.DataFrame", tasks: Iterable[str] = LABEL_COLUMNS, no_label: Iterable[str] = NO_LABEL) -> "Vocab":
-        """The labels that occur in the columns of a catalog, without the spellings of no label."""
+        """The labels that occur in the columns of a catalog, without the spellings that mean no label."""
         none = set(no_label)
         return cls({task: tuple(sorted(set(table[task].unique()) - none)) for task in tasks})
 
     @classmethod
     def of_json(cls, data: bytes, where: str) -> "Vocab":
-        """What vocab.json says; raises PackedSetError, with `where`, for anything but sorted lists of different labels."""
+        """Read vocab.json; raises PackedSetError, with `where`, for anything but sorted lists of different labels."""
         classes = parse_json(data, dict[str, tuple[str, ...]], where, PackedSetError, "pack the set again")
         try:
             Columns(labels=tuple(classes))
@@ -48,28 +48,28 @@ class Vocab:
         return self.classes[task]
 
     def chosen(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """The tasks that `--task` names, "all" spelled out; raises ConfigError for one that there is not, or that has no label."""
+        """The tasks that `--task` names, with "all" expanded; raises ConfigError for an unknown one, and for one without a label."""
         if tuple(tasks) == (ALL,):
-            tasks = self._labelled() or tuple(self.classes)[:1]  # which is refused by name
+            tasks = self._labelled() or tuple(self.classes)[:1]  # refused below, by name
         return tuple(map(self.check, tasks))
 
     def check(self, task: str) -> str:
-        """A task that can be learned; raises ConfigError where there is none of that name, or no row has a label for it."""
+        """The task, if it can be learned; raises ConfigError for an unknown one, and where no row has a label for it."""
         if not self.names(task):
-            others = ", ".join(self._labelled()) or "none; pack the set again with other --label-columns"
-            raise ConfigError(f"{task!r} has not a single label in this packed set, so nothing can be learned of it; there is {others}")
+            others = ", ".join(self._labelled()) or "none: pack the set again with other --label-columns"
+            raise ConfigError(f"{task!r} has no label in this packed set, so it cannot be learned; choose among {others}")
         return task
 
     def _labelled(self) -> tuple[str, ...]:
         return tuple(task for task, names in self.classes.items() if names)
 
     def left_out(self, tasks: Sequence[str]) -> str:
-        """What to tell where "all" was asked for and some columns have no label; "" otherwise."""
+        """A line about the columns without a label that "all" leaves out; "" where it leaves out none."""
         empty = [task for task, names in self.classes.items() if not names] if tuple(tasks) == (ALL,) else []
-        return f"left out of all, without a single label in this set: {', '.join(empty)}" if empty else ""
+        return f"left out of all, since they have no label in this set: {', '.join(empty)}" if empty else ""
 
     def codes(self, table: "pd.DataFrame", tasks: Sequence[str]) -> np.ndarray:
-        """Labels as int64 (N, T), -1 where a row has none (or one that the vocabulary does not know)."""
+        """Labels as int64 (N, T), -1 where a row has none, or one that is not in the vocabulary."""
         import pandas as pd
 
         names = [list(self.names(task)) for task in tasks]
