@@ -16,7 +16,7 @@ from odd_writers import ADOBE_GAMMA, ADOBE_XYZ, P3_XYZ, SRGB_XYZ, exif_block, gr
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 from fastfashion.errors import InputError
-from fastfashion.images import icc, pillow, png_chunks
+from fastfashion.images import metadata, pillow
 from fastfashion.images.codec import Kind, decode_rgb, kind, probe
 from fastfashion.load import crops
 
@@ -82,8 +82,8 @@ REFUSED = {
     "negative int16": (GRAY.astype(np.int16) - 128, "signed values from -"),
     "negative int8": (GRAY.view(np.int8), "signed values from -"),
     "negative int32": ((GRAY.astype(np.int32) - 128) << 22, "signed values from -"),
-    "bytes in int32": (GRAY.astype(np.int32), "31 bits that go to 2147483647: all one grey"),
-    "bytes in uint32": (GRAY.astype(np.uint32), "32 bits that go to 4294967295: all one grey"),
+    "bytes in int32": (GRAY.astype(np.int32), "31 bits, whose range is 0 to 2147483647: all one grey"),
+    "bytes in uint32": (GRAY.astype(np.uint32), "32 bits, whose range is 0 to 4294967295: all one grey"),
 }
 
 
@@ -128,7 +128,7 @@ def test_the_key_of_16_bits_is_found_in_a_png_that_comes_in_seven_passes() -> No
         raw += b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide[top::down, left::across])
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 1))
     key = png_chunk(b"tRNS", wide[3, 5].astype(">u2").tobytes())
-    data = png_chunks.MAGIC + header + key + png_chunk(b"IDAT", zlib.compress(raw)) + png_chunk(b"IEND", b"")
+    data = metadata.PNG_MAGIC + header + key + png_chunk(b"IDAT", zlib.compress(raw)) + png_chunk(b"IEND", b"")
     expected = np.where((wide == wide[3, 5]).all(axis=-1, keepdims=True), 255, wide >> 8)
     assert (expected == 255).all(axis=-1).sum() == 1
     np.testing.assert_array_equal(decode_rgb(data), expected)
@@ -142,13 +142,13 @@ def test_any_bytes_of_a_png_are_taken_apart(data: bytes, choose: st.DataObject) 
     damaged = bytearray(data)
     for _ in range(choose.draw(st.integers(0, 5))):
         damaged[choose.draw(st.integers(8, min(len(data) - 1, 300)))] = choose.draw(st.integers(0, 255))
-    found = png_chunks.read(bytes(damaged[: choose.draw(st.integers(8, len(data)))]))
-    assert found.data.startswith(png_chunks.MAGIC) and len(found.data) <= len(data)
+    found = metadata.read_png(bytes(damaged[: choose.draw(st.integers(8, len(data)))]))
+    assert found.data.startswith(metadata.PNG_MAGIC) and len(found.data) <= len(data)
 
 
 @given(st.binary(max_size=300))
 def test_any_chunks_are_taken_apart(tail: bytes) -> None:
-    assert len(png_chunks.read(png_chunks.MAGIC + tail).data) <= 8 + len(tail)
+    assert len(metadata.read_png(metadata.PNG_MAGIC + tail).data) <= 8 + len(tail)
 
 
 def test_what_pixels_depend_on_is_still_checked() -> None:
@@ -181,7 +181,7 @@ PROFILES = {
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_is_srgb_where_it_changes_nothing(name: str) -> None:
     profile, same = PROFILES[name]
-    assert icc.is_srgb(profile, "RGB") is same
+    assert metadata.is_srgb(profile, "RGB") is same
     color = png(drawn(), 2, png_chunk(b"iCCP", b"p\0\0" + zlib.compress(profile)))
     assert np.array_equal(decode_rgb(color), drawn()) is same
     assert kind(saved(drawn(), "JPEG", icc_profile=profile)) is (Kind.COLOR if same else Kind.OTHER)
@@ -222,9 +222,9 @@ def test_threads_share_what_is_known_of_profiles() -> None:
 
 
 def test_more_profiles_than_are_kept_are_no_trouble() -> None:
-    for number in range(icc._CACHED + 10):
-        assert icc.is_srgb(rgb_profile(SRGB_XYZ, name=str(number)), "RGB")
-    assert len(icc._known) <= icc._CACHED
+    for number in range(metadata._CACHED_PROFILES + 10):
+        assert metadata.is_srgb(rgb_profile(SRGB_XYZ, name=str(number)), "RGB")
+    assert len(metadata._transforms) <= metadata._CACHED_PROFILES
 
 
 @pytest.mark.parametrize("name", ["4:1:1", "4:4:0", "4:1:0", "rgb", "rgb by its letters", "cmyk", "cmyk without adobe's marker", "ycck"])

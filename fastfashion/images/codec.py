@@ -1,9 +1,9 @@
-"""One image: probe, decode, resize, encode. What its pixels are is defined here, for every use; docs/images.md says it in words.
+"""One image: probe, decode, resize, encode. Its pixels are defined here, for every use; docs/images.md describes them.
 
-    bytes ─► jpeg_header: whose? ─► a usual JPEG: libjpeg-turbo (simplejpeg), whose pixels equal Pillow's bit for bit
-                                 └► all else: Pillow (image_pillow)                 ─► sRGB ─► over white ─► upright
+    bytes ─► jpeg_header: which kind? ─► a usual JPEG: libjpeg-turbo (simplejpeg), the same pixels as Pillow's, bit for bit
+                                     └► all others: Pillow (pillow.py)                  ─► sRGB ─► over white ─► upright
 
-Of an animation the first frame counts. An ICC profile other than sRGB is applied. Only this module decodes an image of Kind.OTHER.
+Of an animation the first frame counts. An ICC profile other than sRGB is applied. Only this module decodes images of Kind.OTHER.
 """
 
 import sys
@@ -16,12 +16,12 @@ import simplejpeg
 from PIL import Image
 
 from fastfashion.errors import InputError
-from fastfashion.images import icc, jpeg_header, pillow
+from fastfashion.images import jpeg_header, metadata, pillow
 from fastfashion.images.jpeg_header import Encoded, JpegHeader
 
-# A progressive JPEG of so many takes 900 MB while it is decoded. Medium-format cameras reach it, product photographs do not.
+# A progressive JPEG of this size takes 900 MB while it is decoded. Medium-format cameras reach it, product photographs do not.
 MAX_PIXELS = 100_000_000
-# Of several images with one id, the first counts.
+# In this order: of several images with one id, the first counts.
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _UNSUPPORTED = {
     (".heic", ".heif", ".hif"): "an HEIF image, as phones take them",
@@ -40,19 +40,19 @@ Box = tuple[float, float, float, float]
 class Kind(IntEnum):
     """Who may decode an image to the pixels that this module defines; a column of index.parquet."""
 
-    OTHER = 0  # this module alone
+    OTHER = 0  # only this module
     GRAY = 1  # plain JPEG of one component: DALI's CPU decoder and the native one, too
     COLOR = 2  # plain JPEG of three: nvJPEG, too
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInfo:
-    """What the header of an encoded image says; sizes are in pixels, as shown (turned upright)."""
+    """The header of an encoded image; sizes are in pixels, as shown (turned upright)."""
 
     format: str
     height_px: int
     width_px: int
-    turn: int = 1  # EXIF orientation: how the stored pixels are to be turned
+    turn: int = 1  # EXIF orientation: how to turn the stored pixels
     header: JpegHeader | None = field(default=None, repr=False, compare=False)  # of a JPEG, for `decode_rgb`
 
     @property
@@ -65,7 +65,7 @@ class ImageInfo:
 
 
 def kind(data: Encoded) -> Kind:
-    """Kind of an encoded image, from its header alone; OTHER also for what is no image at all."""
+    """Kind of an encoded image, from its header; OTHER also for bytes that are no image."""
     try:
         return _kind(jpeg_header.read(data))
     except InputError:
@@ -73,24 +73,26 @@ def kind(data: Encoded) -> Kind:
 
 
 def _kind(header: JpegHeader) -> Kind:
-    if jpeg_header.unlisted(header) or not header.orientation.usual or not icc.is_srgb(header.icc, _mode(header)):
+    if jpeg_header.unlisted(header) or not header.orientation.usual or not metadata.is_srgb(header.icc, _mode(header)):
         return Kind.OTHER
     return Kind.GRAY if len(header.components) == 1 else Kind.COLOR
 
 
+def _mode(header: JpegHeader) -> str:
+    return "L" if len(header.components) == 1 else "RGB"
+
+
 def unsupported(name: str) -> str | None:
-    """What a file is that is an image but none of ours, by its name, and what to do; None for everything else."""
+    """What to do about an image file of a format that is not read, by its name; None for every other file."""
     suffix = PurePosixPath(name).suffix.lower()
-    for suffixes, words in _UNSUPPORTED.items():
-        if suffix in suffixes:
-            return f"{suffix} is {words}, which is not read: convert it to JPEG or PNG"
-    return None
+    what = next((words for suffixes, words in _UNSUPPORTED.items() if suffix in suffixes), None)
+    return what and f"{suffix} is {what}, which is not read: convert it to JPEG or PNG"
 
 
 def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """Format, shown size and orientation of an encoded image, from its header.
+    """Read format, shown size and orientation from the header of an encoded image.
 
-    Raises InputError where the bytes are no image, or one of more than `max_pixels`.
+    Raises InputError if the bytes are no image, or one of more than `max_pixels`.
     """
     header = _jpeg_header(data)
     if header:
@@ -103,14 +105,14 @@ def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
             name, turn = opened.image.format or "unknown", opened.turn
         except Exception as error:
             raise InputError(_unreadable(data, error)) from error
-    _check_size(height_px, width_px, max_pixels)
+    _check_pixels(height_px, width_px, max_pixels)
     if turn >= 5:
         width_px, height_px = height_px, width_px
     return ImageInfo(format=name, height_px=height_px, width_px=width_px, turn=turn, header=header)
 
 
 def check_size(data: Encoded, height_px: int, width_px: int) -> ImageInfo:
-    """As `probe`; raises InputError too where the image is of another size than an index says."""
+    """As `probe`; raises InputError also if the image is of another size than its set's index says."""
     info = probe(data, max_pixels=sys.maxsize)
     if (info.height_px, info.width_px) != (height_px, width_px):
         raise InputError(f"expected {width_px}x{height_px} pixels as the index says, found {info.width_px}x{info.height_px}")
@@ -120,15 +122,15 @@ def check_size(data: Encoded, height_px: int, width_px: int) -> ImageInfo:
 def decode_rgb(
     data: Encoded, *, min_height_px: int = 0, min_width_px: int = 0, max_pixels: int = MAX_PIXELS, info: ImageInfo | None = None
 ) -> np.ndarray:
-    """Decode to uint8 RGB (H, W, 3), upright, in sRGB, transparency laid over white.
+    """Decode to uint8 RGB (H, W, 3), upright, in sRGB, transparency over white.
 
-    A JPEG of a usual frame is decoded at a DCT scale of libjpeg (1/8 to 6/8, or 8/8) that is at least the minimum asked for; 0 is full
-    size. `info` is what `probe` found, where it has been asked: the header is then not read twice. Raises InputError where the bytes do
-    not decode completely, or hold more than `max_pixels`, which is found before any is decoded.
+    A JPEG of a usual frame is decoded at a DCT scale of libjpeg (1/8 to 6/8, or 8/8) that gives at least the minimum size; 0 is full
+    size. `info` saves reading the header again after `probe`. Raises InputError if the bytes do not decode completely, or before decoding
+    if they hold more than `max_pixels`.
     """
     header = info.header if info else _jpeg_header(data)
     if header:
-        _check_size(header.height_px, header.width_px, max_pixels)
+        _check_pixels(header.height_px, header.width_px, max_pixels)
         if jpeg_header.unlisted(header) is None:
             pixels = _fast_jpeg(data, header, min_height_px, min_width_px)
             if pixels is not None:
@@ -136,7 +138,7 @@ def decode_rgb(
     try:
         opened = pillow.open_image(data, header)
         with opened.image as image:
-            _check_size(image.height, image.width, max_pixels)
+            _check_pixels(image.height, image.width, max_pixels)
             return _upright(pillow.to_rgb(opened), opened.turn)
     except InputError:
         raise
@@ -145,12 +147,11 @@ def decode_rgb(
 
 
 def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_px: int) -> np.ndarray | None:
-    """A JPEG of a usual frame through libjpeg-turbo; None where it does not like it."""
+    """Decode a JPEG of a usual frame with libjpeg-turbo; None if it refuses."""
     turn = header.orientation.turn
     if turn >= 5:
         min_height_px, min_width_px = min_width_px, min_height_px
-    # libjpeg-turbo has SIMD for 1/8, 1/4, 1/2 and 1 alone. 1800x2400 of 690 KB, milliseconds at 1/8 to 8/8: 5.4 5.9 7.6 6.7 11.8
-    # 13.9 17.3 8.7. With the resize that follows to half the size asked for, 7/8 is the only one that loses (39.6 against 36.4).
+    # libjpeg-turbo has SIMD only for 1/8, 1/4, 1/2 and 1: with the resize that follows, 7/8 takes longer than full size (bench/LOG.md).
     if 4 * min_height_px > 3 * header.height_px or 4 * min_width_px > 3 * header.width_px:
         min_height_px = min_width_px = 0
     try:
@@ -158,21 +159,17 @@ def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_
     except ValueError:
         return None  # strict decoding also refuses harmless oddities: Pillow decides, and refuses truncation
     mode = _mode(header)
-    if not icc.is_srgb(header.icc, mode):
+    if not metadata.is_srgb(header.icc, mode):
         lines = max(1, pillow.BAND_PIXELS // pixels.shape[1])
         for top in range(0, len(pixels), lines):
             band = pixels[top : top + lines]
             stored = Image.fromarray(np.ascontiguousarray(band[..., 0]) if mode == "L" else band)
-            band[...] = np.asarray(icc.to_srgb(stored, header.icc))
+            band[...] = np.asarray(metadata.to_srgb(stored, header.icc))
     return _upright(pixels, turn)
 
 
-def _mode(header: JpegHeader) -> str:
-    return "L" if len(header.components) == 1 else "RGB"
-
-
 def _jpeg_header(data: Encoded) -> JpegHeader | None:
-    """None where it is no JPEG, or not one whose header makes sense: Pillow says what it thinks of it."""
+    """None for what is no JPEG, or one whose header makes no sense: Pillow then says why."""
     try:
         header = jpeg_header.read(data)
     except InputError:
@@ -180,7 +177,7 @@ def _jpeg_header(data: Encoded) -> JpegHeader | None:
     return header if header.height_px and header.width_px else None
 
 
-def _check_size(height_px: int, width_px: int, max_pixels: int) -> None:
+def _check_pixels(height_px: int, width_px: int, max_pixels: int) -> None:
     if height_px * width_px > max_pixels:
         raise InputError(
             f"{width_px}x{height_px} pixels, more than --max-pixels {max_pixels}: shrink the image, or raise the limit "
@@ -212,7 +209,7 @@ def _unreadable(data: Encoded, error: Exception) -> str:
 
 
 def fit_short_side(height_px: int, width_px: int, short_px: int) -> tuple[int, int]:
-    """(height, width) with the shorter side at `short_px`, the shape kept; an image is never enlarged."""
+    """(height, width) with the shorter side at `short_px`, of the same shape; an image is never enlarged."""
     short = min(height_px, width_px)
     if short <= short_px:
         return height_px, width_px
@@ -220,10 +217,10 @@ def fit_short_side(height_px: int, width_px: int, short_px: int) -> tuple[int, i
 
 
 def content_box(image: np.ndarray, info: ImageInfo) -> Box:
-    """(left, upper, right, lower) of what is image in a scaled decode (H, W, 3) of it, in pixels of that decode.
+    """(left, upper, right, lower) of the true image in a scaled decode (H, W, 3) of it, in pixels of that decode.
 
-    libjpeg rounds sizes up: 427 lines at 3/8 are 160.125, and come as 161. Taken for 161, everything is shifted by up to a pixel:
-    photographs of 640x427 shrunk to 80 lines have 32 dB PSNR against full decode + bicubic instead of 50.
+    libjpeg rounds sizes up: 427 lines at 3/8 are 160.125, and it returns 161. Reading them as 161 shifts the image by up to a pixel, which
+    costs photographs of 640x427 shrunk to 80 lines 18 dB PSNR.
     """
     height, width = image.shape[:2]
     eighths = next((n for n in range(8, 0, -1) if (-(-info.height_px * n // 8), -(-info.width_px * n // 8)) == (height, width)), 8)
@@ -242,7 +239,7 @@ def resize(image: np.ndarray, height_px: int, width_px: int, box: Box | None = N
 
 
 def encode_pnm(image: np.ndarray) -> bytes:
-    """uint8 RGB (H, W, 3) as a binary PPM: a header, and the pixels as they are."""
+    """Encode uint8 RGB (H, W, 3) as a binary PPM, which stores the pixels as they are."""
     return b"P6\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
 
 

@@ -1,6 +1,6 @@
-"""The header of a JPEG, read by ourselves before any other decoder sees it, and the list of what they may see.
+"""The header of a JPEG, read here before any decoder sees the file, and the list of JPEGs that every decoder may see.
 
-    bytes ─► read ─► JpegHeader ─► unlisted: None, or why only Pillow's ordinary decode may have it
+    bytes ─► read ─► JpegHeader ─► unlisted: None, or why only Pillow may decode it
 
 Markers: ITU-T T.81, annex B; JFIF: T.871; Adobe: Adobe technical note 5116; profiles: ICC.1, annex B.4; Exif: CIPA DC-008.
 """
@@ -14,15 +14,15 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from fastfashion.errors import InputError
-from fastfashion.images.exif import PREFIX, UPRIGHT, Orientation, read_orientation
+from fastfashion.images.metadata import EXIF_PREFIX, UPRIGHT, Orientation, read_orientation
 
 Encoded = bytes | memoryview | np.ndarray  # an array: uint8 (n,)
 
-RULES = 1  # of what is plain: raise it with the list below, so that what users' caches say of older sets is asked anew
+RULES = 1  # version of the list below: raise it with every change, so that cached kinds of older sets are computed again
 MAGIC = b"\xff\xd8\xff"
 BASELINE, PROGRESSIVE = 0xC0, 0xC2
 MAX_MARKERS = 10_000  # a phone's image with its depth map in XMP has a thousand
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # but for Huffman tables, reserved, arithmetic conditioning
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # without Huffman tables, reserved, arithmetic conditioning
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP1, _APP2, _APP14 = 0xE0, 0xE1, 0xE2, 0xEE
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
@@ -32,7 +32,7 @@ _FF, _NOT_FF = re.compile(b"\xff"), re.compile(b"[^\xff]")
 
 
 class Component(NamedTuple):
-    """One colour component of a frame: its number, and how often it is sampled across and down."""
+    """A colour component of a frame: its number, and its sampling factors."""
 
     number: int
     across: int
@@ -50,32 +50,32 @@ class JpegHeader(NamedTuple):
     first_scan: int = 0  # components in the first scan
     jfif: bool = False
     adobe: int | None = None  # transform of Adobe's marker: 0 none, 1 YCbCr, 2 YCCK; None without the marker
-    icc: bytes | None = None  # profile; None where there is none, or not all of its chunks
+    icc: bytes | None = None  # profile; None if there is none, or a chunk of it is missing
     orientation: Orientation = UPRIGHT
-    clean: bool = True  # no bytes between segments that do not belong there
+    clean: bool = True  # no stray bytes between segments
 
     @property
     def sampling(self) -> tuple[tuple[int, int], ...]:
         return tuple([component[1:] for component in self.components])
 
 
-# What simplejpeg, the native decoder and DALI may be given. Everything else is decoded by Pillow, at full size, which decides on its own.
-# - Processes: baseline and progressive. Extended, lossless, hierarchical and arithmetic-coded ones are not decoded by all of them.
-# - Sampling: chroma 4:4:4, 4:2:2, 4:2:0. With the chroma four times as coarse, or finer than the brightness, reading a part of the
-#   image gives other pixels than reading all of it (libjpeg-turbo 2.1.5); 4:4:0 is upsampled in other ways by older libraries; frames
-#   that no encoder writes by itself are beyond what their buffers were made for (simplejpeg 1.9.0).
-# - Colour: gray or YCbCr, said by JFIF or Adobe's marker, or by the numbers 1, 2, 3. What else three numbers mean, libraries guess.
+# What simplejpeg, the native decoder and DALI may decode. Pillow decodes everything else, at full size.
+# - Processes: baseline and progressive. Not every decoder reads extended, lossless, hierarchical and arithmetic-coded ones.
+# - Sampling: chroma 4:4:4, 4:2:2, 4:2:0. With chroma four times as coarse, or finer than the brightness, reading a part of the
+#   image gives other pixels than reading all of it (libjpeg-turbo 2.1.5); older libraries upsample 4:4:0 in other ways; frames
+#   that no encoder writes by default overflow their buffers (simplejpeg 1.9.0).
+# - Colour: gray or YCbCr, according to JFIF or Adobe's marker, or the numbers 1, 2, 3. Libraries guess what other numbers mean.
 _SAMPLINGS = {
-    ((1, 1),): "gray",
-    ((1, 1), (1, 1), (1, 1)): "4:4:4",
-    ((2, 1), (1, 1), (1, 1)): "4:2:2",
-    ((2, 2), (1, 1), (1, 1)): "4:2:0",
+    ((1, 1),),  # gray
+    ((1, 1), (1, 1), (1, 1)),  # 4:4:4
+    ((2, 1), (1, 1), (1, 1)),  # 4:2:2
+    ((2, 2), (1, 1), (1, 1)),  # 4:2:0
 }
 _NUMBERS = ((1, 2, 3), (0, 1, 2))
 
 
 def unlisted(header: JpegHeader) -> str | None:
-    """Why no decoder but Pillow's ordinary one may see this JPEG; None where all may."""
+    """Why only Pillow may decode this JPEG; None if every decoder may."""
     if header.process not in (BASELINE, PROGRESSIVE):
         return f"coding process {header.process - 0xC0} (expected 0, baseline, or 2, progressive)"
     if header.precision != 8:
@@ -104,9 +104,9 @@ def _unlisted_color(header: JpegHeader) -> str | None:
 
 
 def read(data: Encoded) -> JpegHeader:
-    """Header of a JPEG, of which only the part before the first scan is looked at.
+    """Read the header of a JPEG: the part before the first scan.
 
-    Raises InputError where the bytes are no JPEG, end before the first scan, or contradict themselves.
+    Raises InputError if the bytes are no JPEG, end before the first scan, or contradict each other.
     """
     frame: JpegHeader | None = None
     jfif, adobe, clean = False, None, True
@@ -124,7 +124,7 @@ def read(data: Encoded) -> JpegHeader:
             break
         elif marker == _APP1 and body[:4] == b"Exif":
             turn, usual = read_orientation(body)
-            exif.append(Orientation(turn, usual and body[:6] == PREFIX and not filled and not frame))
+            exif.append(Orientation(turn, usual and body[:6] == EXIF_PREFIX and not filled and not frame))
         elif marker == _APP2 and len(body) >= 14 and body[:12] == _ICC:
             chunks.append(body)
         elif marker == _APP14 and len(body) >= 12 and body[:5] == b"Adobe":
@@ -133,15 +133,17 @@ def read(data: Encoded) -> JpegHeader:
         raise InputError("a JPEG that ends before its first scan")
     if not frame or not body:
         raise InputError("a JPEG without a frame header before its first scan")
-    said = frame._replace(jfif=jfif, adobe=adobe, clean=clean, first_scan=body[0])
-    return said._replace(icc=_joined(chunks), orientation=_first(exif)) if chunks or exif else said
+    header = frame._replace(jfif=jfif, adobe=adobe, clean=clean, first_scan=body[0])
+    if exif:  # the first block counts; if there are several, decoders differ
+        header = header._replace(orientation=exif[0]._replace(usual=exif[0].usual and len(exif) == 1))
+    return header._replace(icc=_joined(chunks)) if chunks else header
 
 
 def _segments(data: bytes | memoryview) -> Iterator[tuple[int, bytes, bool, bool]]:
-    """Segments up to the header of the first scan, or to where the bytes make no sense any more.
+    """Segments up to the header of the first scan, or up to bytes that make no sense.
 
-    (marker, what follows its length, whether bytes that belong nowhere come before it, whether it begins with more than one 0xFF);
-    of tables, comments and the like without what follows.
+    (marker, body, whether stray bytes precede it, whether more than one 0xFF precedes its marker); the body is empty for tables, comments
+    and others that nobody reads.
     """
     if data[:3] != MAGIC:
         raise InputError("not a JPEG")
@@ -150,7 +152,7 @@ def _segments(data: bytes | memoryview) -> Iterator[tuple[int, bytes, bool, bool
         if at + 4 > end:
             return
         marker = data[at + 1]
-        if data[at] != 0xFF or marker in (0, 0xFF):  # seldom: find the next marker
+        if data[at] != 0xFF or marker in (0, 0xFF):  # rare: find the next marker
             first = _FF.search(cast(bytes, data), at)
             last = first and _NOT_FF.search(cast(bytes, data), first.end())
             if not first or not last:
@@ -169,9 +171,8 @@ def _segments(data: bytes | memoryview) -> Iterator[tuple[int, bytes, bool, bool
     raise InputError(f"a JPEG of more than {MAX_MARKERS} markers before its first scan")
 
 
-@lru_cache(maxsize=256)  # the images of a shop have few sizes
+@lru_cache(maxsize=256)  # a shop's images have few sizes
 def _frame(marker: int, body: bytes) -> JpegHeader:
-    """What the frame header says."""
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise InputError(f"a JPEG whose frame header has {len(body)} bytes; expected 6, and 3 a component")
     precision, height_px, width_px, _ = struct.unpack_from(">BHHB", body)
@@ -180,15 +181,9 @@ def _frame(marker: int, body: bytes) -> JpegHeader:
 
 
 def _joined(chunks: list[bytes]) -> bytes | None:
-    """The profile, where each chunk came exactly once (number and count are bytes 13 and 14 of each)."""
-    if not chunks or {chunk[13] for chunk in chunks} != {len(chunks)}:
-        return None
+    """The ICC profile if each of its chunks came exactly once; bytes 12 and 13 of a chunk are its number and their count."""
     ordered = sorted(chunks, key=lambda chunk: chunk[12])
-    if [chunk[12] for chunk in ordered] != list(range(1, len(chunks) + 1)):
+    numbers = [(chunk[12], chunk[13]) for chunk in ordered]
+    if numbers != [(number, len(chunks)) for number in range(1, len(chunks) + 1)]:
         return None
     return b"".join(chunk[14:] for chunk in ordered)
-
-
-def _first(exif: list[Orientation]) -> Orientation:
-    """The first block counts; where there are several, decoders differ."""
-    return Orientation(exif[0].turn, exif[0].usual and len(exif) == 1) if exif else UPRIGHT

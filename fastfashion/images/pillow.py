@@ -1,4 +1,4 @@
-"""Images through Pillow: every format but plain JPEG, which has a faster way (image.py).
+"""Images through Pillow: every format, and JPEGs that the faster decoders must not see (codec.py).
 
 bytes ─► open_image: header, orientation, profile ─► to_rgb: 8 bits, sRGB, over white
 """
@@ -11,40 +11,39 @@ import numpy as np
 from PIL import Image
 
 from fastfashion.errors import InputError
-from fastfashion.images import icc, png_chunks
-from fastfashion.images.exif import read_orientation
 from fastfashion.images.jpeg_header import Encoded, JpegHeader
+from fastfashion.images.metadata import PNG_MAGIC, PngFile, read_orientation, read_png, to_srgb
 
-# What people have as images. Pillow knows fifty formats more, of which EPS starts Ghostscript.
+# The formats that people have. Pillow knows fifty more, of which EPS starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+BAND_PIXELS = 1 << 18
 _BITS_TAG, _WHITE_IS_TAG, _SAMPLES_TAG = 258, 262, 339  # TIFF 6.0
 _UNSIGNED, _SIGNED = 1, 2
 _ROUNDED = 1 / 512  # half a grey level: what arithmetic may leave beyond 0 and 1
-BAND_PIXELS = 1 << 18
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 class NotThisKindError(Exception):
-    """The bytes begin like a format, and are none of its kinds that are read."""
+    """The bytes begin like a format, but are no kind of it that is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """An image as its header describes it, not decoded yet."""
+    """An image with its header read, not decoded yet."""
 
     image: Image.Image
     turn: int  # EXIF orientation, 1 to 8
     profile: bytes | None
-    png: png_chunks.PngFile | None
+    png: PngFile | None
 
 
 def open_image(data: Encoded, header: JpegHeader | None) -> Opened:
-    """Header of an image of any format; `header` is a JPEG's, where it could be read.
+    """Read the header of an image of any format; `header` is a JPEG's, if it could be read.
 
-    Raises Image.UnidentifiedImageError or NotThisKindError where it is none.
+    Raises Image.UnidentifiedImageError or NotThisKindError if it is no image.
     """
     raw = bytes(data)
-    png = png_chunks.read(raw) if raw.startswith(png_chunks.MAGIC) else None
+    png = read_png(raw) if raw.startswith(PNG_MAGIC) else None
     image = _identified(png.data if png else raw)
     profile = image.info.get("icc_profile")
     if png:
@@ -55,27 +54,27 @@ def open_image(data: Encoded, header: JpegHeader | None) -> Opened:
         turn = read_orientation(image.info.get("exif", b"")).turn
     else:
         turn = 1
-        image.info.pop("xmp", None)  # Pillow turns a TIFF itself, by what XMP says, too, though its size is that of before
+        image.info.pop("xmp", None)  # Pillow itself turns a TIFF, also by what XMP says, and keeps the size from before
     return Opened(image=image, turn=turn, profile=profile, png=png)
 
 
 def _identified(raw: bytes) -> Image.Image:
-    """Image.open without its limit on pixels, which holds for the whole process and would stand in the way of a higher --max-pixels."""
+    """Image.open without its limit on pixels, which holds for the whole process and would override a higher --max-pixels."""
     Image.init()
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
-        if factory and accept and accept(raw[:16]) is True:  # a text in place of True: this Pillow was built without
+        if factory and accept and accept(raw[:16]) is True:  # a text in place of True: this Pillow was built without it
             try:
                 return factory(io.BytesIO(raw), "")
-            except (SyntaxError, IndexError, TypeError, struct.error) as error:  # what Image.open takes for "another format"
+            except (SyntaxError, IndexError, TypeError, struct.error) as error:  # for Image.open this means another format
                 raise NotThisKindError(f"begins like {name}: {error}") from error
     raise Image.UnidentifiedImageError
 
 
 def to_rgb(opened: Opened) -> np.ndarray:
-    """Pixels, uint8 (H, W, 3), in sRGB and over white, not turned yet. Raises whatever Pillow does where they do not decode.
+    """Pixels, uint8 (H, W, 3), in sRGB and over white, not turned yet. Raises what Pillow raises if they do not decode.
 
-    Each step of a conversion is a copy: it is done in bands, so that memory holds the decoded image, the pixels and little more.
+    Each step of a conversion is a copy; working in bands keeps little more in memory than the decoded image and the pixels.
     """
     key, layers = opened.png.key if opened.png else None, [opened.image]
     if opened.image.format == "TIFF":
@@ -95,16 +94,15 @@ def to_rgb(opened: Opened) -> np.ndarray:
 
 
 def _band_rgb(band: Image.Image, profile: bytes | None) -> Image.Image:
-    see_through = band.mode in _WITH_ALPHA or "transparency" in band.info
     gray = band.mode in ("1", "L", "LA", "La")
     alpha = None
-    if see_through:
+    if band.mode in _WITH_ALPHA or "transparency" in band.info:
         whole = band.convert("RGBA")
         alpha = whole.getchannel("A")
         band = whole.getchannel("R") if gray else whole.convert("RGB")
     elif band.mode not in ("RGB", "L", "CMYK"):
         band = band.convert("L" if gray else "RGB")
-    band = icc.to_srgb(band, profile).convert("RGB")
+    band = to_srgb(band, profile).convert("RGB")
     if alpha:
         band.putalpha(alpha)
         band = Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
@@ -112,9 +110,9 @@ def _band_rgb(band: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _eight_bits(bands: list[Image.Image], key: tuple[int, ...] | None) -> Image.Image:
-    """A band with 8 bits a sample, by the range of its samples: Pillow would clip them to 255.
+    """A band with 8 bits a sample, scaled by the range of its samples: Pillow would clip them to 255.
 
-    `key` is the transparent colour of a PNG of 16 bits, which Pillow compares after it has dropped half of each sample.
+    `key` is the transparent colour of a PNG of 16 bits, which Pillow compares only after it has dropped half of each sample.
     """
     if key is None:
         return Image.fromarray((np.asarray(bands[0]) >> 8).astype(np.uint8)) if bands[0].mode.startswith("I;16") else bands[0]
@@ -126,15 +124,15 @@ def _eight_bits(bands: list[Image.Image], key: tuple[int, ...] | None) -> Image.
     return Image.fromarray(np.dstack([high_bytes, np.where(differs, 255, 0).astype(np.uint8)]))
 
 
-def _low_bytes(png: png_chunks.PngFile) -> Image.Image:
-    """The same PNG of 16 bits read with the other end first: Pillow keeps what it takes for the high byte of each sample."""
+def _low_bytes(png: PngFile) -> Image.Image:
+    """The low bytes of a PNG of 16 bits: Pillow keeps the high byte of each sample, so it reads the samples in the other byte order."""
     low = _identified(png.data)
     low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # type: ignore[attr-defined]
     return low
 
 
 def _eight_bits_tiff(image: Image.Image) -> Image.Image:
-    """One sample a pixel of more than 8 bits, signed, or float; brightness 0 to the largest value of its type, a float's 0 to 1."""
+    """Convert one sample a pixel of more than 8 bits, signed, or float: 0 to the largest value of its type (a float's 1) is 0 to 255."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     form, bits = int(tags.get(_SAMPLES_TAG, (_UNSIGNED,))[0]), int(tags.get(_BITS_TAG, (1,))[0])
     mode, white_is_zero = image.mode, tags.get(_WHITE_IS_TAG) == 0
@@ -167,6 +165,7 @@ def _levels(values: np.ndarray, signed: bool, bits: int) -> np.ndarray:
     levels = values << (8 - bits) if bits < 8 else values >> (bits - 8)
     if bits > 16 and levels.min() == levels.max() and values.min() != values.max():
         raise InputError(
-            f"a TIFF of {values.min()} to {values.max()}, of {bits} bits that go to {2**bits - 1}: all one grey; save it with 8 or 16 bits"
+            f"a TIFF of {values.min()} to {values.max()}, of {bits} bits, whose range is 0 to {2**bits - 1}: all one grey; "
+            "save it with 8 or 16 bits"
         )
     return levels.astype(np.uint8)

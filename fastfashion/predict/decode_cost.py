@@ -15,7 +15,7 @@ from typing import NamedTuple
 from fastfashion.errors import InputError
 from fastfashion.images import jpeg_header
 from fastfashion.images.jpeg_header import JpegHeader
-from fastfashion.images.png_chunks import MAGIC as PNG_MAGIC
+from fastfashion.images.metadata import PNG_MAGIC
 from fastfashion.load.crops import OVERSAMPLE, SCALES
 
 FIXED = 24 << 20  # bands under conversion, tables, what libraries keep
