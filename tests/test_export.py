@@ -30,7 +30,7 @@ from fastfashion.export import export as exporting
 from fastfashion.export.export import ExportRequest, export
 from fastfashion.export.subject import open_subject, part_images
 from fastfashion.model import load_artifact, save_artifact
-from fastfashion.model.description import FORMAT
+from fastfashion.model.artifact import FORMAT
 from fastfashion.runs import open_run
 from fastfashion.scratch import PREFIX
 from fastfashion.train.job import resolve, train

@@ -13,8 +13,8 @@ from odd_writers import JFIF, adobe, exif_block, jpeg_segment, rgb_profile
 from fastfashion.errors import InputError
 from fastfashion.images import codec
 from fastfashion.images.codec import Kind
-from fastfashion.images.metadata import UPRIGHT, Orientation, read_orientation
 from fastfashion.images.jpeg_header import Component, read, unlisted
+from fastfashion.images.metadata import UPRIGHT, Orientation, read_orientation
 
 START = b"\xff\xd8"
 GRAY = ((1, 1),)

@@ -57,8 +57,7 @@ def test_heads_of_the_same_classes_are_kept_in_whatever_order_and_others_begin_a
     assert torch.equal(model.head("season").bias, before["heads.season.bias"].flip(0))
     assert not torch.equal(model.head("usage").weight, before["heads.usage.weight"])
     assert said == (
-        f"{run}: heads kept: season; begun anew: subCategory (3 classes there, 4 here), usage (other classes), "
-        "gender (not among its labels)"
+        f"{run}: heads kept: season; new heads: subCategory (3 classes there, 4 here), usage (other classes), gender (not among its labels)"
     )
 
 
@@ -89,5 +88,5 @@ def test_the_command_takes_a_run_for_first_weights_and_its_model_with_them(packe
     assert first.returncode == 0, first.stderr
     second = workers.fastfashion(*usual, "--weights", "runs/a", "--task", "season,usage", "--name", "b", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
-    assert "runs/a: heads kept: season; begun anew: usage (not among its labels)" in second.stderr
+    assert "runs/a: heads kept: season; new heads: usage (not among its labels)" in second.stderr
     assert '"model": "test_vit"' in (tmp_path / "runs/b/best/model.json").read_text()

@@ -31,7 +31,7 @@ from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run
 from fastfashion.evaluate.compare import compare
 from fastfashion.files import plain, publish_json
-from fastfashion.model import description, load_artifact
+from fastfashion.model import artifact, load_artifact
 from fastfashion.runs import open_run, read_config, trained_on
 from fastfashion.runs.folder import read_status
 from fastfashion.runs.opened import read_metrics, read_report
@@ -83,7 +83,7 @@ def change(name: str, edit: Callable[[dict[str, Any]], object]) -> Callable[[Pat
     def make(run: Path) -> None:
         values = json.loads((run / name).read_text())
         edit(values)
-        form = {"best/model.json": description.FORMAT, "trained_on.json": trained_on.FORMAT}.get(name)
+        form = {"best/model.json": artifact.FORMAT, "trained_on.json": trained_on.FORMAT}.get(name)
         (run / name).write_text(json.dumps(values if form is None else described(form, values)))
 
     return make
@@ -247,7 +247,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "numbers of 8 bits": (
         weights(lambda t: t.update(std=t["std"].to(torch.float8_e4m3fn))),
         ("predict", "weights"),
-        r"the tensor std is of a kind that nothing is computed in \(torch\.float8_e4m3fn",
+        r"the tensor std is of a kind that cannot be computed with \(torch\.float8_e4m3fn",
     ),
     "NaN in answers": (weights(lambda t: t["backbone.bn1.running_var"].fill_(-1)), READERS_OF_MODEL, "answers NaN for gender"),
     "a temperature of 0": (weights(lambda t: t["temperatures"].fill_(0)), ("predict", "serve"), "temperatures holds a number that is not"),
@@ -388,7 +388,7 @@ READ: dict[str, Callable[[Path], object]] = {
     "report.json": read_report,
     "trained_on.json": trained_on.read_trained_on,
     "status.json": read_status,
-    "best/model.json": lambda run: description.read_description(run / "best"),
+    "best/model.json": lambda run: artifact.read_description(run / "best"),
     "metrics.jsonl": read_metrics,
     "checkpoints": lambda run: checkpoint.read_description(next(run.glob("checkpoints/*.json"))),
 }
@@ -399,7 +399,7 @@ def test_each_value_of_each_file_put_wrong_is_an_error_of_one_line_or_allowed(na
     path = run / name if name != "checkpoints" else next(run.glob("checkpoints/*.json"))
     document = json.loads(path.read_text().splitlines()[-1] if name == "metrics.jsonl" else path.read_text())
     document.pop("description_sha256", None)
-    form = {"best/model.json": description.FORMAT, "trained_on.json": trained_on.FORMAT, "checkpoints": checkpoint.FORMAT}.get(name)
+    form = {"best/model.json": artifact.FORMAT, "trained_on.json": trained_on.FORMAT, "checkpoints": checkpoint.FORMAT}.get(name)
     refused = 0
     texts = [text.encode() for _, text in wrong_json(document)] + list(wrong_texts(document).values())
     for text in texts:
@@ -460,7 +460,7 @@ def test_no_changed_byte_of_a_kept_models_description_gives_another_model(run: P
         changed[at] ^= 1 << at % 7
         path.write_bytes(changed)
         try:
-            assert description.read_description(run / "best") == known
+            assert artifact.read_description(run / "best") == known
         except InputError:
             refused += 1
     assert refused > len(whole) / 6

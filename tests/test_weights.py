@@ -26,7 +26,7 @@ def build(path: Path, name: str = ASKED) -> None:
 
 
 def test_the_two_models_share_all_names_and_shapes_and_answer_otherwise(tensors: dict[str, torch.Tensor]) -> None:
-    """What makes the check necessary: nothing else tells them apart."""
+    """What makes the check necessary: nothing else shows the difference."""
     one, other = (timm.create_model(name, num_classes=0).eval() for name in (ASKED, OTHER))
     one.load_state_dict(tensors)
     other.load_state_dict(tensors)

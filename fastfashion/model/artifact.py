@@ -1,18 +1,57 @@
-"""The best/ folder of a run: weights as safetensors and all that a reader needs to use them. Reading it runs no code from it."""
+"""The best/ folder of a run: weights as safetensors, and model.json, which describes them. Reading it runs no code from it."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import torch
 
+from fastfashion.catalog.styles import USABLE_LABEL
 from fastfashion.config import ModelConfig, Size
-from fastfashion.errors import FastfashionError, InputError
+from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import publish_folder, publish_json, unreadable
-from fastfashion.model.description import FORMAT, WAY_OUT, ModelDescription, read_description
 from fastfashion.model.net import Classifier, build_classifier
-from fastfashion.model.weights import DESCRIPTION, WEIGHTS, misfit, read_safetensors, read_shapes, shapes_of, wrong_numbers
-from fastfashion.untrusted import described, file_sha256
+from fastfashion.model.weights import (
+    DESCRIPTION,
+    MAX_DESCRIPTION_BYTES,
+    WEIGHTS,
+    checksum,
+    misfit,
+    read_safetensors,
+    read_shapes,
+    shapes_of,
+    weights_file,
+    wrong_numbers,
+)
+from fastfashion.untrusted import Format, Sha256, described, file_sha256, parse_description, parse_json, read_limited
+
+FORMAT = Format("fastfashion-model", oldest=2, newest=3, sealed=3)  # 2: with temperatures and flip_average; 3: with checksums
+WAY_OUT = "put best/ back from a copy, or train again"
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=10_000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDescription:
+    """The content of model.json: backbone, input size (HxW, RGB, 0 to 255), class names by task, mirror average or not."""
+
+    model: Name
+    size: str
+    classes: dict[Name, list[str]]
+    flip_average: bool
+    channels_last: bool = True  # the memory layout of training; a few models fail in this one
+    sha256: Sha256 | None = field(default=None, compare=False)  # of the file of weights; None in version 2
+
+    def __post_init__(self) -> None:
+        Size.parse(self.size)
+        if not self.classes:
+            raise ValueError("classes: expected a label, found none")
+        for task, names in self.classes.items():
+            if not USABLE_LABEL.fullmatch(task):  # files are named after it
+                raise ValueError(f"classes: no name of a label: {task!r}")
+            if not names or len(set(names)) != len(names):
+                raise ValueError(f"classes of {task}: expected names, each once")
 
 
 def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: ModelDescription) -> None:
@@ -22,7 +61,7 @@ def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
     def fill(beside: Path) -> None:
-        # One entry alone: safetensors 0.8.0 writes several in another order each time, and so other bytes of the same model.
+        # Only one entry: safetensors 0.8.0 writes several in a random order, and so other bytes of the same model.
         save_file(tensors, beside / WEIGHTS, metadata={"model": description.model})
         publish_json(beside / DESCRIPTION, described(FORMAT, asdict(description) | {"sha256": file_sha256(beside / WEIGHTS)}))
 
@@ -32,7 +71,7 @@ def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: 
 def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
     """The classifier in evaluation mode, on CPU, and its description.
 
-    Raises InputError where the folder does not hold one, or one that is damaged: nothing is built before the weights are known to fit.
+    Raises InputError if the folder holds no model or a damaged one; the model is built only after its weights are known to fit.
     """
     path = folder / WEIGHTS
     try:
@@ -71,3 +110,69 @@ def _build(description: ModelDescription) -> Classifier:
 
 def count_parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """The description in best/. Raises InputError if it, or the weights beside it, have changed since they were written; OSError."""
+    data = read_limited(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES)
+    description = parse_description(data, FORMAT, ModelDescription, str(folder / DESCRIPTION), InputError, WAY_OUT)
+    try:
+        found = checksum(folder / WEIGHTS) if description.sha256 else None
+    except (FastfashionError, OSError):
+        raise
+    except Exception as error:  # safetensors has errors of its own
+        raise InputError(f"{folder}: not a readable model: {error}; {WAY_OUT}") from error
+    if found != description.sha256:
+        raise InputError(f"{folder / WEIGHTS}: damaged, or of another model: its checksum is not the one in {DESCRIPTION}; {WAY_OUT}")
+    return description
+
+
+def weights_description(given: str) -> ModelDescription | None:
+    """The description of what --weights names; None if it is no run's. Raises InputError if a run's description is damaged."""
+    folder = weights_file(given).parent
+    if not (folder / DESCRIPTION).is_file():
+        return None
+    if folder != Path(given) / "best":  # a folder of something else may have a file of that name
+        try:
+            head = parse_json(read_limited(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES), dict[str, object], "", InputError, "")
+        except FastfashionError:
+            return None
+        if head.get("format") != FORMAT.name:
+            return None
+    return read_description(folder)
+
+
+def keep_heads(model: Classifier, classes: Mapping[str, Sequence[str]], given: str) -> str:
+    """Copy the heads of the run that `given` names to a new model, for labels with the same classes in any order; returns a report.
+
+    classes: the class names of each label, in the model's order. The report is empty if `given` is no run's.
+    """
+    description = weights_description(given)
+    if description is None:
+        return ""
+    tensors = read_safetensors(weights_file(given))
+    kept, new = [], []
+    for task, names in classes.items():
+        before = description.classes.get(task)
+        if before is None:
+            new.append(f"{task} (not among its labels)")
+        elif len(before) != len(names):
+            new.append(f"{task} ({len(before)} classes there, {len(names)} here)")
+        elif sorted(before) != sorted(names):
+            new.append(f"{task} (other classes)")
+        else:
+            _copy_head(model, task, [before.index(name) for name in names], tensors, given)
+            kept.append(task)
+    parts = [f"heads kept: {', '.join(kept)}"] if kept else []
+    parts += [f"new heads: {', '.join(new)}"] if new else []
+    return f"{given}: {'; '.join(parts)}"
+
+
+def _copy_head(model: Classifier, task: str, order: list[int], tensors: Mapping[str, torch.Tensor], given: str) -> None:
+    """Copy a head; `order` has the old number of each class."""
+    with torch.no_grad():
+        for name, parameter in model.head(task).named_parameters():
+            tensor = tensors.get(f"{model.head_key(task)}.{name}")
+            if tensor is None or tensor.shape != parameter.shape:
+                raise ConfigError(f"--weights {given}: it has no head of {len(order)} classes of {task}, as {DESCRIPTION} says")
+            parameter.copy_(tensor[torch.tensor(order)])

@@ -8,9 +8,8 @@ from torch import nn
 
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.model.first_weights import check_first_weights, check_fit, read_weights
 from fastfashion.model.sizes import create_backbone, explain, takes
-from fastfashion.model.weights import check_declared, own_backbone, weights_file
+from fastfashion.model.weights import check_declared, check_first_weights, check_fit, own_backbone, read_weights, weights_file
 
 _TAKEN = frozenset(dir(nn.ModuleDict()))
 
@@ -18,8 +17,8 @@ _TAKEN = frozenset(dir(nn.ModuleDict()))
 class Classifier(nn.Module):
     """uint8 images (B, H, W, 3) to logits {task: (B, C)}; the mean and std of the backbone's training are part of it.
 
-    Out of training, logits are the mean over an image and its mirror image where `flip_average` is set, divided by the task's temperature
-    (Guo et al. 2017), so that their softmax is calibrated once `temperatures` are fitted; they are 1 before.
+    In evaluation, logits are the mean over an image and its mirror image if `flip_average` is set, divided by the task's temperature
+    (Guo et al. 2017), so that their softmax is calibrated once `temperatures` are fitted; they start as 1.
     """
 
     mean: torch.Tensor
@@ -30,7 +29,7 @@ class Classifier(nn.Module):
         self, backbone: nn.Module, classes: Mapping[str, int], mean: tuple[float, ...], std: tuple[float, ...], config: ModelConfig
     ) -> None:
         super().__init__()
-        # Checkpoints must be complete, so the two are buffers; they are in units of grey levels, 0 to 255.
+        # Buffers, so that checkpoints are complete; in units of grey levels, 0 to 255.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
         self.backbone = backbone
@@ -43,7 +42,7 @@ class Classifier(nn.Module):
         self.heads = nn.ModuleDict({_key(task): nn.Linear(num_features, num) for task, num in classes.items()})
 
     def lay_out(self, *, channels_last: bool) -> None:
-        """Keep weights, and what is computed with them, in channels-last memory or as NCHW; a few models fail in the former."""
+        """Store weights, and compute, in channels-last memory or as NCHW; a few models fail in the former."""
         self.channels_last = channels_last
         kept = torch.channels_last if channels_last else torch.contiguous_format
         for tensor in (*self.parameters(), *self.buffers()):
@@ -55,7 +54,7 @@ class Classifier(nn.Module):
 
     @staticmethod
     def head_key(task: str) -> str:
-        """Where a head is among the weights, without the ending .weight or .bias."""
+        """The name of a head among the weights, without the final .weight or .bias."""
         return f"heads.{_key(task)}"
 
     def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
@@ -69,18 +68,18 @@ class Classifier(nn.Module):
         if self.training:
             features_BF = self.dropout(self.features(images_BHWC))
             return {task: self.head(task)(features_BF) for task in self.tasks}
-        # Heads are linear: the mean of the features has the mean of the logits.
+        # Heads are linear: the mean of the features gives the mean of the logits.
         features_BF = self.embedding(images_BHWC)
         return {task: self.head(task)(features_BF) / self.temperatures[t] for t, task in enumerate(self.tasks)}
 
     def embedding(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """Pooled features (B, F), averaged with those of the mirror image where `flip_average` is set."""
+        """Pooled features (B, F), averaged with those of the mirror image if `flip_average` is set."""
         features_BF = self.features(images_BHWC)
         return (features_BF + self.features(images_BHWC.flip(2))) / 2 if self.flip_average else features_BF
 
 
 def probabilities(logits: Mapping[str, torch.Tensor], tasks: Iterable[str], who: str) -> dict[str, torch.Tensor]:
-    """The softmax of each task's logits, float32 (B, C). Raises InputError, which names `who` and the task, where one is not a number."""
+    """The softmax of each task's logits, float32 (B, C). Raises InputError, which names `who` and the task, for NaN."""
     found = {task: logits[task].float().softmax(dim=1) for task in tasks}
     for task, values in found.items():
         if not torch.isfinite(values).all():
@@ -93,14 +92,14 @@ def no_numbers(who: str, task: str) -> str:
 
 
 def _key(task: str) -> str:
-    """A head's name among the weights: the task's own, unless its module has something of that name, such as `type` or `training`."""
+    """A head's name in its ModuleDict: the task's own, unless that has an attribute of the name, such as `type` or `training`."""
     return f"{task}_" if task in _TAKEN else task
 
 
 def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size) -> Classifier:
     """A classifier with first weights from the Hub, a file, or at random, in channels-last memory.
 
-    Raises ConfigError for an unknown model, a size that it cannot be built for, weights that do not fit, and a Hub that cannot be reached.
+    Raises ConfigError for an unknown model, a size that it cannot be built for, weights that do not fit, and a Hub that does not answer.
     """
     from timm.data import resolve_model_data_config
 
@@ -112,7 +111,7 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
     check_fit(own or weights, backbone, config)
     data = resolve_model_data_config(backbone)
     classifier = Classifier(backbone, classes, data["mean"], data["std"], config)
-    if own:  # weights answer as they did on images that are normalised as they were
+    if own:  # a run's weights expect images that are normalised as in that run
         classifier.mean.copy_(weights["mean"])
         classifier.std.copy_(weights["std"])
     classifier.lay_out(channels_last=True)
@@ -120,7 +119,7 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
 
 
 def _build_backbone(config: ModelConfig, size: Size, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """With the weights, if any, or those of the Hub; timm makes them fit another size."""
+    """A backbone with the weights, if any, or those of the Hub; timm makes them fit another size."""
     settings: dict[str, Any] = {"pretrained_cfg_overlay": {"state_dict": dict(weights)}} if weights else {}
     try:
         return create_backbone(config.name, size, pretrained=config.pretrained or bool(config.weights), **settings)

@@ -12,10 +12,10 @@ from fastfashion.load import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """What may be added to plain cross-entropy."""
+    """Additions to plain cross-entropy."""
 
     label_smoothing: float = 0.0
-    weights: Mapping[str, float] = field(default_factory=dict)  # of a task in the sum; 1 where it is not named
+    weights: Mapping[str, float] = field(default_factory=dict)  # of a task in the sum; 1 for a task without one
 
 
 PLAIN = LossSettings()
@@ -24,12 +24,12 @@ PLAIN = LossSettings()
 def objective(logits: Mapping[str, torch.Tensor], batch: Batch, world_size: int, settings: LossSettings = PLAIN) -> torch.Tensor:
     """Weighted sum over tasks of cross-entropy, each the mean over the labelled rows of the *global* batch (scalar, float32).
 
-    Rows with label -1 do not count. A mixed image answers for its own label with its share and for its partner's with the rest (Zhang
-    et al. 2018). Both of a pair have the same share, so that a row's label weighs share + (1 - share) = 1 over the two, whether the
-    other has one or not: the weights always sum to the number of labelled rows, which is the divisor with and without mixing.
+    Rows with label -1 do not count. A mixed image counts its own label with its share and its partner's with the rest (Zhang et al.
+    2018). Both of a pair have the same share, so that a row's label weighs share + (1 - share) = 1 over the two, whether the other has one
+    or not: the weights always sum to the number of labelled rows, which is the divisor with and without mixing.
 
     DistributedDataParallel averages gradients over ranks, hence the factor `world_size`: the gradient is that of one process with the
-    whole batch. Pairs must not be cut between ranks; `Step.part` does not.
+    whole batch. Pairs must not be split between ranks; `Step.part` keeps them together.
     """
     total = batch.labels.new_zeros((), dtype=torch.float32)
     for t, (task, logits_BC) in enumerate(logits.items()):

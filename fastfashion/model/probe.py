@@ -1,4 +1,4 @@
-"""One training step of two images before training begins: what would fail in the first step fails here, and is explained."""
+"""One training step of two images before training starts: what would fail in the first step fails here, with an explanation."""
 
 import random
 from collections.abc import Iterator
@@ -18,20 +18,19 @@ PROBED = 2  # images: batch norm over one value a channel fails, whatever the mo
 
 @dataclass(frozen=True, kw_only=True)
 class FirstStep:
-    """What the first step of training will be."""
+    """The first step of training."""
 
     model: str  # timm's name
     size: Size  # of the images
     device: torch.device
     precision: torch.dtype
-    images: int  # of a batch of one process
+    images: int  # in a batch of one process
 
 
 def check_first_step(model: Classifier, step: FirstStep) -> None:
-    """Raises ConfigError where a step of training fails, with what to choose instead.
+    """Raises ConfigError if a step of training fails, with what to choose instead.
 
-    The model is left as it was, but for its memory layout: where channels-last fails and NCHW does not, it is laid out as NCHW. Random
-    generators are left as they were.
+    If channels-last fails and NCHW does not, the model changes to NCHW. Nothing else of it changes, and random generators do not.
     """
     error = _error(model, step, PROBED)
     if error is not None and model.channels_last and not _is_memory(error):
@@ -62,7 +61,7 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _error(model: Classifier, step: FirstStep, images: int) -> Exception | None:
-    """What a forward and a backward pass raise, if anything."""
+    """The error of a forward and a backward pass, if any."""
     drawn = torch.Generator().manual_seed(0)
     shape = (images, step.size.height_px, step.size.width_px, 3)
     pixels = torch.randint(0, 256, shape, generator=drawn, dtype=torch.uint8).to(step.device)
@@ -81,7 +80,7 @@ def _error(model: Classifier, step: FirstStep, images: int) -> Exception | None:
 
 @contextmanager
 def _untouched(model: Classifier, device: torch.device) -> Iterator[None]:
-    """Afterwards buffers, gradients, modes and random generators are what they were."""
+    """Restore buffers, gradients, modes and random generators afterwards."""
     buffers = [(module, name, buffer, buffer.clone()) for module in model.modules() for name, buffer in module.named_buffers(recurse=False)]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]

@@ -1,4 +1,4 @@
-"""Which sizes a timm model takes: tried on torch's meta device, where a forward pass computes nothing and takes a fraction of a second."""
+"""The image sizes that a timm model takes: tried on torch's meta device, where a forward pass computes nothing and is fast."""
 
 import math
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from torch import nn
 
 from fastfashion.config import Size
 
-STEPS_PX = (8, 16, 28, 32, 48, 56, 64, 96, 112, 128)  # what sides of known models are multiples of: strides times patches or windows
+STEPS_PX = (8, 16, 28, 32, 48, 56, 64, 96, 112, 128)  # sides are multiples of these: strides times patches or windows of known models
 MAX_TRIED = 60  # sizes; a number and not a time, so that all ranks come to the same answer
-MAX_COMPUTED = 12  # where the meta device will not do and a forward pass is computed
+MAX_COMPUTED = 12  # sizes where the meta device fails and a forward pass is computed
 MIN_PX, MAX_PX = 16, 4096
 
 
 def create_backbone(name: str, size: Size, **more: Any) -> nn.Module:
-    """A timm model without a head; told the size where it is built for one. Raises what timm raises."""
+    """A timm model without a head, built for the size if it is built for one. Raises what timm raises."""
     import timm
 
     if has_fixed_size(name):
         try:
             return timm.create_model(name, num_classes=0, img_size=(size.height_px, size.width_px), **more)
-        except TypeError as error:  # some are built for one size and cannot be told another
+        except TypeError as error:  # some are built for one size and accept no other
             if "img_size" not in str(error):
                 raise
     return timm.create_model(name, num_classes=0, **more)
@@ -38,14 +38,12 @@ def has_fixed_size(name: str) -> bool:
 
 
 def nearest_size(name: str, size: Size) -> Size:
-    """The size itself where the model takes it or takes none that is tried, otherwise the nearest that it takes."""
-    if takes(name, size):
-        return size
-    return next(iter(sizes_taken(name, size, 1)), size)
+    """The size itself if the model takes it, or takes none that is tried; otherwise the nearest that it takes."""
+    return size if takes(name, size) else next(iter(sizes_taken(name, size, 1)), size)
 
 
 def takes(name: str, size: Size) -> bool:
-    """Whether a forward pass of the model, with random weights, goes through."""
+    """Whether a forward pass of the model, with random weights, succeeds."""
     trial, own = _Trial(name, "meta"), own_sizes(name)
     error = trial.error(size)
     if error is not None and own and trial.error(own[0]) is not None:
@@ -54,7 +52,7 @@ def takes(name: str, size: Size) -> bool:
 
 
 def sizes_taken(name: str, size: Size, count: int = 3) -> list[Size]:
-    """Up to `count` sizes that the model takes, the nearest to `size` first; none where it takes none of those tried."""
+    """Up to `count` sizes that the model takes, the nearest to `size` first; empty if it takes none of those tried."""
     found: list[Size] = []
     trial, tried = _Trial(name, "meta"), MAX_TRIED
     own = own_sizes(name)
@@ -69,7 +67,7 @@ def sizes_taken(name: str, size: Size, count: int = 3) -> list[Size]:
 
 
 def own_sizes(name: str) -> list[Size]:
-    """The size that a model's published weights were trained at, and its smallest where timm says so."""
+    """The size of the training of a model's published weights, and its smallest size if timm knows one."""
     import timm
 
     default = timm.models.get_pretrained_cfg(name)
@@ -78,7 +76,7 @@ def own_sizes(name: str) -> list[Size]:
 
 
 def near(size: Size, own: list[Size], count: int) -> list[Size]:
-    """`count` sizes whose sides are multiples of something, squares and `own` among them; the nearest to `size` first."""
+    """`count` sizes whose sides are multiples of the same step, including squares and `own`; the nearest to `size` first."""
     sides = size.height_px, size.width_px
 
     def multiples(side: float) -> Iterator[tuple[int, int]]:
@@ -100,14 +98,14 @@ def near(size: Size, own: list[Size], count: int) -> list[Size]:
 
 
 class _Trial:
-    """A backbone with random weights on a device, built anew for each size only where it must be."""
+    """A backbone with random weights on a device, rebuilt for each size only if it has a fixed one."""
 
     def __init__(self, name: str, device: str) -> None:
         self._name, self._device = name, device
         self._backbone: nn.Module | None = None
 
     def error(self, size: Size) -> Exception | None:
-        """What a forward pass of two images in training raises, if anything."""
+        """The error of a forward pass of two images in training, if any."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             try:
                 with torch.device(self._device):
@@ -120,12 +118,10 @@ class _Trial:
 
 
 def explain(name: str, size: Size, reason: str) -> str:
-    """Why a model does not take a size, which it takes, and what to do."""
+    """Say why a model does not take a size, which sizes it takes, and what to do."""
     found = sizes_taken(name, size)
     if not found:
-        return (
-            f"model {name} fails in its first step with images of {size} ({reason}), and takes no other size that was tried; choose another"
-        )
+        return f"model {name} fails in its first step with images of {size} ({reason}), and with every other size tried; choose another"
     own = f"; its published weights were trained at {known[0]}" if (known := own_sizes(name)) else ""
     return (
         f"model {name} does not take images of {size} ({reason}). Near it, it takes {', '.join(map(str, found))}{own}. "

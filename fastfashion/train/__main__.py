@@ -104,9 +104,9 @@ def train(
         "train.seed": seed,
     }
     if model is None and weights is not None:
-        from fastfashion.model import described
+        from fastfashion.model import weights_description
 
-        known = described(str(weights))  # a run's weights are of its own model
+        known = weights_description(str(weights))  # a run's weights are for its own model
         flags["model.name"] = None if known is None else known.model
     given = {key: value for key, value in flags.items() if value is not None}
     config = RunConfig(data=DataConfig(shards=str(find_shards(shards)))).with_recipe(recipe_name, given | parse_settings(settings or []))
