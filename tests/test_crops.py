@@ -159,10 +159,10 @@ def test_who_loads_without_the_compiled_path_is_told_once_what_it_takes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use("python", monkeypatch)
-    crops.tell_if_slow.cache_clear()
+    crops.warn_if_slow.cache_clear()
     for _ in range(3):
-        crops.tell_if_slow()
-    crops.tell_if_slow.cache_clear()
+        crops.warn_if_slow()
+    crops.warn_if_slow.cache_clear()
     assert capsys.readouterr().err.count("apt install gcc libjpeg-dev") == 1
 
 

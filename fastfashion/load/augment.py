@@ -1,4 +1,4 @@
-"""Colour, erasing and mixing with the numbers that the plan drew: OpenCV on the CPU, torch elsewhere, at most 1 grey level apart.
+"""Colour, erasing and mixing by the numbers that the plan drew: OpenCV on the CPU, torch elsewhere, at most 1 grey level apart.
 
 images ─► apply: colour matrix ─► erased box ─► mix: with the partner ─► what the model sees
 """
@@ -9,7 +9,7 @@ import torch
 
 from fastfashion.load.plan import Part
 
-# An erased box is painted with ImageNet's mean, as timm and torchvision use it, in grey levels: the backbone's normalisation makes it 0.
+# An erased box is painted with ImageNet's mean in grey levels, as in timm and torchvision: the backbone's normalisation makes it 0.
 MEAN_RGB = (124, 116, 104)
 _IDENTITY = np.eye(3, 4, dtype=np.float32)
 
@@ -31,17 +31,15 @@ def apply(images: torch.Tensor, part: Part) -> None:
     """`apply_one` for a whole batch, uint8 (B, H, W, 3), in place and on its device."""
     if images.device.type != "cpu":
         apply_torch(images, part)
-        return
-    if part.colours is None and part.erased is None:
-        return
-    for i, image in enumerate(images.numpy()):
-        apply_one(image, None if part.colours is None else part.colours[i], None if part.erased is None else part.erased[i])
+    elif part.colours is not None or part.erased is not None:
+        for i, image in enumerate(images.numpy()):
+            apply_one(image, None if part.colours is None else part.colours[i], None if part.erased is None else part.erased[i])
 
 
 def apply_torch(images: torch.Tensor, part: Part) -> None:
-    """`apply` in torch alone: float32 arithmetic on any device, which the host does not wait for."""
+    """`apply` in torch: float32 arithmetic on any device, without waiting for it."""
     if part.colours is not None and (part.colours != _IDENTITY).any():
-        # Products of single channels rather than a matrix product, which TF32 and autocast would make coarser.
+        # Products of single channels: TF32 and autocast would make a matrix product coarser.
         rgb, colours = images.float(), _move(part.colours, images)[:, None, None]
         changed = colours[..., 3].expand_as(rgb)
         for channel in range(3):
@@ -56,8 +54,8 @@ def apply_torch(images: torch.Tensor, part: Part) -> None:
 def mix(images: torch.Tensor, part: Part) -> torch.Tensor:
     """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of each image of uint8 (B, H, W, 3) with its partner, on their device.
 
-    Mixup: the weighted mean of both, rounded; cutmix, where `pasted` is not all 0: the partner's pixels inside that box. Returns a new
-    tensor, or `images` itself where nothing is mixed.
+    Mixup: the weighted mean of both, rounded; cutmix, if `pasted` is not all 0: the partner's pixels inside that box. Returns a new
+    tensor, or `images` itself if nothing is mixed.
     """
     if part.partners is None or (part.partners == np.arange(len(part.partners))).all():
         return images
@@ -65,7 +63,7 @@ def mix(images: torch.Tensor, part: Part) -> torch.Tensor:
 
 
 def mix_torch(images: torch.Tensor, part: Part) -> torch.Tensor:
-    """`mix` in torch alone, on any device, which the host does not wait for."""
+    """`mix` in torch, on any device, without waiting for it."""
     assert part.partners is not None and part.shares is not None and part.pasted is not None
     cut = _move(part.pasted.max(axis=1) > 0, images)[:, None, None]
     shares = _move(part.shares, images)[:, None, None]
@@ -94,7 +92,7 @@ def pixel_boxes(boxes: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
 
 
 def _inside(boxes: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-    """bool (B, H, W): which pixels of `images` lie in the box, given in shares, of their image."""
+    """bool (B, H, W): the pixels of `images` inside their image's box, given in shares."""
     height, width = images.shape[1:3]
     y0, x0, y1, x1 = _move(pixel_boxes(boxes, height, width).T[:, :, None], images)  # (B, 1) each
     y, x = (torch.arange(side, device=images.device) for side in (height, width))
@@ -102,5 +100,5 @@ def _inside(boxes: np.ndarray, images: torch.Tensor) -> torch.Tensor:
 
 
 def _move(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-    """On the images' device. Few and small: a pinned copy would cost more than it saves."""
+    """A few small values on the images' device; a pinned copy would cost more than it saves."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(images.device, non_blocking=True)

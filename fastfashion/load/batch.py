@@ -1,4 +1,4 @@
-"""What a loader is, and what it hands over."""
+"""What a loader is, and what it yields."""
 
 import threading
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ class Batch:
     """One rank's share of a step, on the loader's device."""
 
     images: "torch.Tensor"  # uint8 (B, H, W, 3), RGB
-    labels: "torch.Tensor"  # int64 (B, T), -1 where a row has no label or is padding
+    labels: "torch.Tensor"  # int64 (B, T), -1 for padding and for a row without that label
     rows: "torch.Tensor"  # int64 (B,), -1 for padding
-    num_labelled: tuple[int, ...]  # T: labelled rows of the whole global batch, what a mean over all ranks divides by
-    partners: "torch.Tensor | None" = None  # int64 (B,): whom an image is mixed with, by place in this batch; None: no mixing
-    shares: "torch.Tensor | None" = None  # float32 (B,): the image's own share in the mixture
+    num_labelled: tuple[int, ...]  # T: labelled rows of the whole global batch, the divisor of a mean over all ranks
+    partners: "torch.Tensor | None" = None  # int64 (B,): index in this batch of the image to mix with; None: no mixing
+    shares: "torch.Tensor | None" = None  # float32 (B,): weight of the image itself in the mixture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """An image that was left out because it does not decode."""
+    """An image that is left out because of a decode error."""
 
     row: int
     where: str  # id, shard and offset
@@ -32,7 +32,7 @@ class Skipped:
 
 @dataclass(kw_only=True)
 class Profile:
-    """Where the time of loading goes, in seconds: summed over threads, but for `wait_s`."""
+    """The time of loading in seconds, by what it is spent on: summed over threads, except `wait_s`."""
 
     read_s: float = 0.0  # bringing encoded bytes into memory
     decode_s: float = 0.0
@@ -54,10 +54,10 @@ class Profile:
 
 
 class Loader(Protocol):
-    """Batches of an epoch, `spec.portions` of them a step, in the plan's order.
+    """Batches of an epoch, `spec.micro_batches` of them a step, in the plan's order.
 
-    It belongs to the process that opened it, and to one live iterator: `steps` raises ConfigError in a child of that process, beside
-    another iterator that is neither finished nor left, and after `close`, which ends its threads.
+    It belongs to the process that opened it, and to one live iterator: `steps` raises ConfigError in a forked child, while another iterator
+    is neither finished nor closed, and after `close`, which ends its threads.
     """
 
     num_steps: int

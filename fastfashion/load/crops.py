@@ -1,9 +1,9 @@
 """From encoded or decoded images to crops of one size: the work that all CPU backends share.
 
-    encoded, box ─► decode at the scale, and only the part, that the box needs ─► triangle filter ─► flip ─► out
+    encoded, box ─► decode the part that the box needs, at the scale that it needs ─► triangle filter ─► flip ─► out
 
-`_native` does it for whole chunks of plain JPEGs without Python's lock. `image.py` does it, to within a grey level, where `_native` could
-not be built, for plain JPEGs that it hands back (turned by Exif, damaged), and for all other images, which `_native` never sees.
+`_native` does it for whole chunks of plain JPEGs without Python's lock. `images/codec.py` does it, to within a grey level, if `_native`
+was not built, for plain JPEGs that `_native` returns (turned by Exif, damaged), and for all other images, which `_native` never sees.
 """
 
 import math
@@ -24,13 +24,12 @@ try:
 except ImportError:  # built without a C compiler, or without libjpeg-turbo's headers
     _native = None  # type: ignore[assignment]
 
-# How many pixels the decoder's own scaling must leave for one of the output, a side; bench/LOG.md has what less and more would do.
-OVERSAMPLE = 1.5
+OVERSAMPLE = 1.5  # decoded pixels for one output pixel, a side, that the decoder's own scaling must leave; bench/LOG.md compares others
+SCALES = (1, 2, 4, 8)  # eighths; libjpeg-turbo has SIMD only for these
 HOW_TO_BUILD = (
     "fastfashion was installed without a C compiler or libjpeg-turbo's headers (Debian: apt install gcc libjpeg-dev); "
     "install it again with them"
 )
-SCALES = (1, 2, 4, 8)  # eighths; libjpeg-turbo has SIMD for these alone
 
 
 def is_native() -> bool:
@@ -39,8 +38,8 @@ def is_native() -> bool:
 
 
 @cache
-def tell_if_slow() -> None:
-    """Say once, on stderr, that the fast path is missing, and what it takes."""
+def warn_if_slow() -> None:
+    """Say once, on stderr, that the fast path is missing, and how to build it."""
     if not is_native() and dist.env_int("LOCAL_RANK", 0) == 0:
         print(f"loading is slower than it could be: {HOW_TO_BUILD}", file=sys.stderr, flush=True)
 
@@ -54,24 +53,24 @@ def load_crops(
     seconds: np.ndarray,
     kinds: np.ndarray | None = None,
 ) -> dict[int, InputError]:
-    """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded images; returns what is wrong with those that do not decode, by place.
+    """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded images; returns decode errors by index, whose images are black.
 
     boxes int32 (n, 4): y0, x0, y1, x1 in pixels of the whole image, whose height and width are `sizes`, int32 (n, 2); flips bool (n,);
-    kinds int8 (n,), codec.Kind as the set's index has it: by default each image is looked at here.
-    To `seconds`, float64 (3,), is added what reading, decoding and resizing took. All arrays are C-contiguous.
+    kinds int8 (n,), codec.Kind from the set's index, by default read from each image. The time for reading, decoding and resizing is
+    added to `seconds`, float64 (3,). All arrays are C-contiguous.
     """
     left = np.ones(len(out), dtype=np.uint8)
     if _native is not None:
         plain = np.array([codec.kind(data) for data in encoded], dtype=np.int8) if kinds is None else kinds
         _load_plain(encoded, np.flatnonzero(plain != codec.Kind.OTHER), (boxes, sizes, flips), out, left, seconds)
-    wrong = {}
+    errors = {}
     for i in np.flatnonzero(left).tolist():
         try:
             load_crop(encoded[i], boxes[i], (int(sizes[i, 0]), int(sizes[i, 1])), bool(flips[i]), out[i], seconds)
         except InputError as error:
-            wrong[i] = error
+            errors[i] = error
             out[i] = 0
-    return wrong
+    return errors
 
 
 def _load_plain(
@@ -82,18 +81,18 @@ def _load_plain(
     left: np.ndarray,
     seconds: np.ndarray,
 ) -> None:
-    """Those at the places `plain`, int64 (k,), by `_native`; `left`, uint8 (n,), is 0 afterwards where it could."""
+    """Load the images at `plain`, int64 (k,), with `_native`; it sets `left`, uint8 (n,), to 0 for those that it could load."""
     if len(plain) == len(out):
         _native.load_crops(list(encoded), *how, out, out.shape[1], out.shape[2], OVERSAMPLE, left, seconds)
     elif len(plain):
         some = np.empty((len(plain), *out.shape[1:]), dtype=np.uint8), np.ones(len(plain), dtype=np.uint8)
         boxes, sizes, flips = (values[plain] for values in how)
-        _load_plain([encoded[place] for place in plain.tolist()], np.arange(len(plain)), (boxes, sizes, flips), *some, seconds)
+        _load_plain([encoded[i] for i in plain.tolist()], np.arange(len(plain)), (boxes, sizes, flips), *some, seconds)
         out[plain], left[plain] = some
 
 
 def resize_crops(images: np.ndarray, places: np.ndarray, boxes: np.ndarray, flips: np.ndarray, out: np.ndarray) -> None:
-    """The same from decoded images, uint8 (N, h, w, 3), those at `places`, int64 (n,)."""
+    """As `load_crops`, from decoded images, uint8 (N, h, w, 3), those at `places`, int64 (n,)."""
     if _native is not None:
         _native.resize_crops(images, images.shape[1], images.shape[2], places, boxes, flips, out, *out.shape[:3])
         return
@@ -102,7 +101,7 @@ def resize_crops(images: np.ndarray, places: np.ndarray, boxes: np.ndarray, flip
 
 
 def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bool, out: np.ndarray, seconds: np.ndarray) -> None:
-    """One image through `image.py`, however large. Raises InputError where it does not decode, or is of another size than `size`."""
+    """One image through `images/codec.py`, of any size. Raises InputError if it does not decode, or is of another size than `size`."""
     started = time.perf_counter()
     info = codec.check_size(data, *size)  # packing, opening a set and predict have limits of their own
     y0, x0, y1, x1 = (int(v) for v in box)
@@ -118,7 +117,7 @@ def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bo
 
 
 def resize_crop(image: np.ndarray, box: tuple[float, float, float, float], flip: bool, out: np.ndarray) -> None:
-    """A box (y0, x0, y1, x1) of uint8 (h, w, 3) to uint8 `out`; pixels outside of the box count no more than if they were not there."""
+    """Resize a box (y0, x0, y1, x1) of uint8 (h, w, 3) to uint8 `out`; pixels outside of the box have no influence."""
     y0, x0, y1, x1 = box
     top, left = math.floor(y0), math.floor(x0)
     inside = Image.fromarray(np.ascontiguousarray(image[top : math.ceil(y1), left : math.ceil(x1)]))

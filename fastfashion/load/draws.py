@@ -1,21 +1,21 @@
-"""What is drawn for the images of a step: crop, colour, erased box, mixture. Pure functions of uniform random numbers.
+"""The random parameters of a step's images: crop, colour, erased box, mixture. Pure functions of uniform random numbers.
 
-The numbers come from the plan, float64 in [0, 1) of shape (k, L): a line each for what is drawn, a column an image.
+The numbers come from the plan, float64 in [0, 1) of shape (k, L): one line for each parameter, one column for each image.
 """
 
 import numpy as np
 
 from fastfashion.config import AugmentConfig
 
-MID_GREY = 127.5  # contrast turns about it. Not about the image's mean: a plan knows no pixels
+MID_GREY = 127.5  # contrast scales about it, not about the image's mean: a plan knows no pixels
 ERASED_AREAS = (0.02, 1 / 3)  # shares of the image, and aspect ratios against its own: Zhong et al. 2017 as torchvision and timm have it
 ERASED_ASPECTS = (0.3, 1 / 0.3)
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # Y of YIQ, ITU-R BT.601
 _YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])  # I and Q of any grey are 0
 _GREY = np.tile(_LUMA, (3, 1))  # RGB to the grey of its luma
-_CHROMA = np.eye(3) - _GREY  # what is left
-_CROSSED = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, 1], [0, -1, 0]] @ _YIQ  # the same, a quarter of a turn on
+_CHROMA = np.eye(3) - _GREY  # the rest
+_CROSSED = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, 1], [0, -1, 0]] @ _YIQ  # the same, a quarter of a turn further
 
 
 def draw_crops(uniforms: np.ndarray, heights_px: np.ndarray, widths_px: np.ndarray, augment: AugmentConfig) -> np.ndarray:
@@ -23,7 +23,7 @@ def draw_crops(uniforms: np.ndarray, heights_px: np.ndarray, widths_px: np.ndarr
 
     A crop covers a share of the image uniform in [min_area, 1], its aspect ratio changed by a factor log-uniform in
     [1/max_stretch, max_stretch] against the image's own, at a place uniform over all that fit. (torchvision's
-    RandomResizedCrop draws an absolute ratio and tries again where it does not fit; product images all share one shape.)
+    RandomResizedCrop draws an absolute ratio and retries if it does not fit; product images all share one shape.)
     """
     area_u, stretch_u, y_u, x_u = uniforms
     area = augment.min_area + (1 - augment.min_area) * area_u
@@ -36,7 +36,7 @@ def draw_crops(uniforms: np.ndarray, heights_px: np.ndarray, widths_px: np.ndarr
 
 
 def draw_colours(uniforms: np.ndarray, augment: AugmentConfig) -> np.ndarray | None:
-    """Jitter, then grayscale with its probability, as `colour_matrices`: float32 (L, 3, 4), None where all are off; from five lines."""
+    """Jitter, then grayscale with its probability, as `colour_matrices`: float32 (L, 3, 4), None if all are off; from five lines."""
     widths = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
     if not any(widths) and not augment.grayscale:
         return None
@@ -48,9 +48,9 @@ def draw_colours(uniforms: np.ndarray, augment: AugmentConfig) -> np.ndarray | N
 def colour_matrices(brightness: np.ndarray, contrast: np.ndarray, saturation: np.ndarray, turns: np.ndarray) -> np.ndarray:
     """Affine transforms of RGB in grey levels, float32 (L, 3, 4): out = M[:, :3] @ rgb + M[:, 3]; each factor is float64 (L,).
 
-    Brightness scales; contrast scales about MID_GREY; saturation blends with the luma of BT.601 (0 leaves that alone); hue turns I and Q
-    of YIQ by a share of the circle, in the direction and with the meaning of DALI's hsv and color_twist. In this order, which matters only
-    for the first two: hue and saturation leave greys alone.
+    Brightness scales; contrast scales about MID_GREY; saturation blends with the luma of BT.601 (0 gives the luma); hue turns I and Q
+    of YIQ by a share of the circle, in the direction and with the meaning of DALI's hsv and color_twist. The order matters only for the
+    first two: hue and saturation do not change greys.
     """
     cosine, sine = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
     turned = cosine[:, None, None] * _CHROMA + sine[:, None, None] * _CROSSED
@@ -62,8 +62,8 @@ def colour_matrices(brightness: np.ndarray, contrast: np.ndarray, saturation: np
 def draw_erased(uniforms: np.ndarray, augment: AugmentConfig) -> np.ndarray | None:
     """Random erasing (Zhong et al. 2017): y0, x0, y1, x1 as shares of height and width, float32 (L, 4); from five lines.
 
-    With probability `erase` a box inside the image, else all 0; None where it is off. Its area is uniform in ERASED_AREAS, its aspect
-    ratio against the image's own log-uniform in ERASED_ASPECTS, as far as the box then fits, its place uniform over all that fit.
+    With probability `erase` a box inside the image, else all 0; None if it is off. Its area is uniform in ERASED_AREAS, its aspect ratio
+    against the image's own log-uniform in ERASED_ASPECTS, as far as the box fits, its place uniform over all that fit.
     """
     if not augment.erase:
         return None
@@ -80,10 +80,10 @@ def draw_erased(uniforms: np.ndarray, augment: AugmentConfig) -> np.ndarray | No
 def draw_mixing(uniforms: np.ndarray, augment: AugmentConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of neighbours 2i, 2i+1: partners, shares, pasted; from four lines.
 
-    partners: int64 (L,), an image's other one, itself for the last of an odd number; shares: float32 (L,), of the own image;
-    pasted: float32 (L, 4), the box y0, x0, y1, x1, in shares of height and width, that shows the partner, all 0 for mixup. Both of a pair
-    have the same share, drawn from Beta(alpha, alpha); for cutmix it is then exactly 1 - area of the box, which its edges may have
-    clipped. Who pastes rounds the box to pixels: on 224x224 that is up to half a pixel an edge, while the share stays.
+    partners: int64 (L,), the other image of the pair, itself for the last of an odd number; shares: float32 (L,), weight of the image
+    itself; pasted: float32 (L, 4), the box y0, x0, y1, x1, in shares of height and width, that shows the partner, all 0 for mixup. Both of
+    a pair have the same share, drawn from Beta(alpha, alpha); for cutmix it is then exactly 1 - area of the box, clipped to the image.
+    Pasting rounds the box to pixels, up to half a pixel an edge; the share stays.
     """
     size = uniforms.shape[1]
     kind_u, share_u, y_u, x_u = uniforms[:, ::2]  # both of a pair take the first one's draws

@@ -15,7 +15,7 @@ from fastfashion.load.spec import LoaderSpec
 def open_loader(spec: LoaderSpec) -> Loader:
     """Open a backend; "auto" is DALI on a GPU and threads without one, where they are faster (bench/results/).
 
-    A set on object storage is read through a cache of its shards. Raises ConfigError where the backend is unknown or cannot run here.
+    A set on object storage is read through a cache of its shards. Raises ConfigError if the backend is unknown or cannot run here.
     """
     if is_remote(spec.images.folder) and spec.cache is None:
         from fastfashion.load.remote import open_cached
@@ -36,4 +36,4 @@ def open_loader(spec: LoaderSpec) -> Loader:
         from fastfashion.load.resident import open_resident
 
         return open_resident(spec)
-    raise ConfigError(f"unknown loader backend {spec.backend!r}: there are {', '.join(BACKENDS)}")
+    raise ConfigError(f"unknown loader backend {spec.backend!r}: choose one of {', '.join(BACKENDS)}")

@@ -1,18 +1,18 @@
 """The epoch plan: which rows are in which step, and how each image is cropped, flipped, coloured, erased and mixed. Pure numpy.
 
 Every random number is a function of (seed, epoch, position): Philox (Salmon et al. 2011) keyed by (seed, epoch), its counter addressed
-by the sample's position in the epoch. Nobody else draws random numbers for data, so that resuming at a step, or training on another
-number of processes, sees the same images.
+by the sample's position in the epoch. No other module draws random numbers for data, so that a run that resumes at a step, or uses
+another number of processes, sees the same images.
 
     rows ─► order(epoch) ─► step s: positions [s·n/S, (s+1)·n/S) ─► rank r: its even share, padded with row -1
 
-The order is a permutation of all rows; or, for sets larger than memory, one of the shards, cut into windows of `window_shards`, and one of
-the rows inside each window, which is made when a step needs it: only a window's shards are read at a time.
+The order is a permutation of all rows. For sets larger than memory it is a permutation of the shards, cut into windows of `window_shards`,
+and one of the rows inside each window, computed when a step needs it: then only a window's shards are read at a time.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -21,69 +21,61 @@ from fastfashion.config import AugmentConfig
 from fastfashion.errors import InputError
 from fastfashion.load.draws import draw_colours, draw_crops, draw_erased, draw_mixing
 
-# The highest word of Philox's counter keeps them apart.
+# The highest word of Philox's counter, which separates the streams.
 _ORDER_STREAM, _CROP_STREAM, _COLOUR_STREAM, _ERASE_STREAM, _MIX_STREAM, _SHARDS_STREAM, _WINDOW_STREAM = range(7)
-_UNIFORMS_PER_SAMPLE = 8  # of each stream: two Philox blocks of four; what is not used is left for later augmentations
-_CHECKED_ROWS = 1 << 20  # at a time, so that the check of an order takes next to no memory
+_UNIFORMS_PER_SAMPLE = 8  # of each stream: two Philox blocks of four; the unused ones are reserved for later augmentations
+_CHECKED_ROWS = 1 << 20  # at a time, so that checking an order takes little memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One rank's share of a step; all arrays have the same length in every step, so that shapes never change.
-
-    What is None is switched off. Padding is mixed with nothing.
-    """
+class Samples:
+    """Rows and how each is augmented; arrays of one length, None for an augmentation that is off."""
 
     rows: np.ndarray  # int64 (L,), -1 for padding
-    fetch: np.ndarray  # int64 (L,): what to load; padding loads a real image of the batch, whose label is masked
     boxes: np.ndarray  # int32 (L, 4): y0, x0, y1, x1 in pixels of the packed image, the ends exclusive
     flips: np.ndarray  # bool (L,): mirror left and right
     colours: np.ndarray | None = None  # float32 (L, 3, 4): out = M[:, :3] @ rgb + M[:, 3] in grey levels, rounded, clipped to 0..255
     erased: np.ndarray | None = None  # float32 (L, 4): y0, x0, y1, x1 as shares of the output's height and width, all 0: nothing
-    partners: np.ndarray | None = None  # int64 (L,): slot, here, of the image this one is mixed with; itself where it is not
-    shares: np.ndarray | None = None  # float32 (L,): of the own image in the mixture
+    partners: np.ndarray | None = None  # int64 (L,): index, here, of the image to mix with; the image's own if it is not mixed
+    shares: np.ndarray | None = None  # float32 (L,): weight of the image itself in the mixture
     pasted: np.ndarray | None = None  # float32 (L, 4): the box, as `erased`, that shows the partner (cutmix); all 0: a blend (mixup)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """One global batch: as Part, without padding; `partners` are slots of the step."""
+class Part(Samples):
+    """One rank's share of a step, of the same length in every step, so that shapes never change. Padding is not mixed."""
 
-    rows: np.ndarray
-    boxes: np.ndarray
-    flips: np.ndarray
-    colours: np.ndarray | None = None
-    erased: np.ndarray | None = None
-    partners: np.ndarray | None = None
-    shares: np.ndarray | None = None
-    pasted: np.ndarray | None = None
+    fetch: np.ndarray  # int64 (L,): what to load; padding loads a real image of the batch, whose label is masked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Samples):
+    """One global batch, without padding."""
 
     def part(self, rank: int, world_size: int, num_slots: int) -> Part:
-        """The even, contiguous share of one rank, padded to `num_slots`; of pairs, where images are mixed."""
+        """The even, contiguous share of one rank, padded to `num_slots`; mixed pairs stay together."""
         size, together = len(self.rows), 1 if self.partners is None else 2
         units = math.ceil(size / together)
         first, end = (min(edge * units // world_size * together, size) for edge in (rank, rank + 1))
         taken = np.full(num_slots, first if first < end else 0)
         taken[: end - first] = np.arange(first, end)
-        rows = self.rows[taken]
-        rows[end - first :] = -1
-        part = Part(
-            rows=rows,
-            fetch=self.rows[taken],
+        fetch = self.rows[taken]
+        real = np.arange(num_slots) < end - first
+        mixed: dict[str, np.ndarray] = {}
+        if self.partners is not None and self.shares is not None and self.pasted is not None:
+            mixed = {
+                "partners": np.where(real, self.partners[taken] - taken[0], np.arange(num_slots)),
+                "shares": np.where(real, self.shares[taken], np.float32(1)),
+                "pasted": np.where(real[:, None], self.pasted[taken], np.float32(0)),
+            }
+        return Part(
+            rows=np.where(real, fetch, -1),
+            fetch=fetch,
             boxes=self.boxes[taken],
             flips=self.flips[taken],
             colours=None if self.colours is None else self.colours[taken],
             erased=None if self.erased is None else self.erased[taken],
-        )
-        return part if self.partners is None else self._mixed(part, taken, rows >= 0)
-
-    def _mixed(self, part: Part, taken: np.ndarray, real: np.ndarray) -> Part:
-        assert self.partners is not None and self.shares is not None and self.pasted is not None
-        return replace(
-            part,
-            partners=np.where(real, self.partners[taken] - taken[0], np.arange(len(taken))),
-            shares=np.where(real, self.shares[taken], np.float32(1)),
-            pasted=np.where(real[:, None], self.pasted[taken], np.float32(0)),
+            **mixed,
         )
 
 
@@ -91,8 +83,8 @@ class Step:
 class Plan:
     """Every row once an epoch, in steps of equal size (within one): shuffled and augmented, or in order and whole.
 
-    `heights_px` and `widths_px` are those of the packed images, by row of the set. With windows, rows are sorted, and nothing of the
-    length of an epoch is ever made. Raises InputError where there are no rows, or where `shard_starts` are not those of all rows.
+    `heights_px` and `widths_px` are the sizes of the packed images, by row of the set. With windows, rows are sorted, and no array of an
+    epoch's length is allocated. Raises InputError if there are no rows, or if `shard_starts` do not cover all rows.
     """
 
     rows: np.ndarray  # int32 or int64 (n,)
@@ -103,7 +95,7 @@ class Plan:
     augment: AugmentConfig | None = None  # None: evaluation, in the order of `rows`, whole images
     shard_starts: np.ndarray | None = None  # int64 (S,): first row of each shard of the set, ascending from 0
     window_shards: int = 0  # most shards in a window; 0: one permutation of all rows
-    numbers: np.ndarray | None = None  # int64 (N,): what row each row of the set was where `shard_starts` are from; None: the same
+    numbers: np.ndarray | None = None  # int64 (N,): each row's number in the set that `shard_starts` belong to; None: the same set
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
@@ -120,14 +112,14 @@ class Plan:
             ordered = np.sort(self.rows) if self.numbers is None else self.rows[np.argsort(self._numbered, kind="stable")]
             object.__setattr__(self, "rows", ordered)
         if self.rows[0] < 0:
-            raise InputError(f"shuffle in windows: expected rows from 0 on, found {self.rows[0]}")
+            raise InputError(f"shuffle in windows: expected rows from 0, found {self.rows[0]}")
 
     @property
     def num_steps(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
 
     def num_slots(self, world_size: int) -> int:
-        """Images in a rank's batch, padding included."""
+        """Images in a rank's batch, including padding."""
         most, together = math.ceil(len(self.rows) / self.num_steps), 2 if self._mixes else 1
         return math.ceil(math.ceil(most / together) / world_size) * together
 
@@ -136,7 +128,7 @@ class Plan:
         return self._order(epoch)(0, len(self.rows))
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Step]:
-        """The steps of an epoch from `start` on."""
+        """The steps of an epoch, from step `start`."""
         order, size = self._order(epoch), len(self.rows)
         for step in range(start, self.num_steps):
             first, end = (step * size // self.num_steps, (step + 1) * size // self.num_steps)
@@ -155,7 +147,7 @@ class Plan:
         return self.augment is not None and bool(self.augment.mixup or self.augment.cutmix)
 
     def _order(self, epoch: int) -> Callable[[int, int], np.ndarray]:
-        """What gives the rows at positions `first` to `end` of an epoch."""
+        """A function from positions `first` and `end` of an epoch to the rows between them."""
         if self._windowed:
             return self._windows(epoch).rows
         order = self.rows
@@ -179,14 +171,14 @@ class Plan:
 
     @property
     def _numbered(self) -> np.ndarray:
-        """`rows` by the numbers that windows are made of."""
+        """`rows`, by the numbers that windows consist of."""
         return self.rows if self.numbers is None else self.numbers[self.rows]
 
     @cached_property
     def _runs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where in `rows` those of each shard begin, and how many they are, of shards that have any: int64 (s,) each."""
+        """First index in `rows`, and number of rows, of each shard that has any: int64 (s,) each."""
         assert self.shard_starts is not None
-        # Of the rows' own type: searchsorted would otherwise copy them all.
+        # Of the rows' own type: otherwise searchsorted copies them all.
         numbered = self._numbered
         starts = np.minimum(self.shard_starts, np.iinfo(numbered.dtype).max).astype(numbered.dtype)
         edges = np.append(np.searchsorted(numbered, starts), len(numbered))
@@ -194,7 +186,7 @@ class Plan:
         return edges[:-1][sizes > 0], sizes[sizes > 0]
 
     def _draw(self, epoch: int, position: int, rows: np.ndarray) -> Step:
-        """What is done to the samples from `position` on."""
+        """The step whose first sample is at `position`."""
         heights, widths = self.heights_px[rows].astype(np.int64), self.widths_px[rows].astype(np.int64)
         if self.augment is None:
             boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
@@ -217,7 +209,7 @@ class Plan:
         )
 
     def _uniforms(self, epoch: int, stream: int, position: int, count: int) -> np.ndarray:
-        """float64 in [0, 1), (8, count): those of the positions from `position` on."""
+        """float64 in [0, 1), (8, count), for `count` positions from `position`."""
         raw = self._philox(epoch, stream, position * _UNIFORMS_PER_SAMPLE // 4).random_raw(count * _UNIFORMS_PER_SAMPLE)
         return (raw.reshape(count, _UNIFORMS_PER_SAMPLE).T >> np.uint64(11)) * 2.0**-53
 
@@ -227,10 +219,10 @@ class Plan:
 
 
 class _Windows:
-    """The rows of one epoch, made window by window when asked for; keeps those of the last answer alone."""
+    """The rows of one epoch, shuffled window by window on demand; only the windows of the last call are kept."""
 
     def __init__(self, edges: np.ndarray, shuffled: Callable[[int], np.ndarray]) -> None:
-        self._edges = edges  # int64 (w + 1,): positions at which windows begin, and the end
+        self._edges = edges  # int64 (w + 1,): first position of each window, and the end
         self._shuffled = shuffled
         self._kept: dict[int, np.ndarray] = {}
 

@@ -2,8 +2,8 @@
 
 first visit:  encoded ─► decode whole ─► images[place]        every visit:  images[places], boxes ─► resize ─► flip ─► images
 
-On a CPU the images lie in host memory, and the pool of threads resizes. On a GPU they lie there, and whole batches are resized as two
-products with matrices of filter weights: the triangle filter is linear in the pixels, and separable.
+On a CPU the images are in host memory, and a pool of threads resizes them. On a GPU they are in its memory, and whole batches are
+resized as two products with matrices of filter weights: the triangle filter is linear in the pixels, and separable.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,13 @@ from fastfashion.load.batch import Batch, Loader
 from fastfashion.load.crops import load_crops, resize_crops
 from fastfashion.load.plan import Part
 from fastfashion.load.spec import LoaderSpec, Planned
-from fastfashion.load.threads import CHUNK, Started, ThreadsLoader, Wrong
+from fastfashion.load.threads import CHUNK, DecodeErrors, Started, ThreadsLoader
 
-SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for the model and everybody else
+SHARE_OF_MEMORY = 0.8  # of free memory; the rest is for the model and other programs
 
 
 def open_resident(spec: LoaderSpec) -> Loader:
-    """Open it where the plan's images fit into the device's memory; raises ConfigError where they do not."""
+    """Open the backend; raises ConfigError if the plan's images do not fit into the device's memory."""
     rows = spec.plan.rows
     shape = (len(rows), int(spec.images.height_px[rows].max()), int(spec.images.width_px[rows].max()), 3)
     needed, free = int(np.prod(shape, dtype=np.int64)), free_bytes(spec.device)
@@ -42,7 +43,7 @@ def open_resident(spec: LoaderSpec) -> Loader:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is not used, of the device or of this machine."""
+    """Free memory of the device, or of this machine for a CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     with contextlib.suppress(OSError):
@@ -50,7 +51,15 @@ def free_bytes(device: torch.device) -> int:
             name, _, value = line.partition(":")
             if name == "MemAvailable":
                 return int(value.split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # not Linux: no more is known than what is built in
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # not Linux, which says only how much is installed
+
+
+class Place(IntEnum):
+    """The state of an image's place in memory."""
+
+    EMPTY = 0
+    DECODED = 1
+    BROKEN = 2  # a decode error: crops are black
 
 
 class ResidentLoader(ThreadsLoader):
@@ -59,83 +68,84 @@ class ResidentLoader(ThreadsLoader):
     def __init__(self, spec: LoaderSpec, shape: tuple[int, ...]) -> None:
         super().__init__(spec)
         self._decoded = np.empty(shape, dtype=np.uint8)
-        self._place = np.full(len(spec.images.shard), -1)
-        self._place[spec.plan.rows] = np.arange(len(spec.plan.rows))
-        self._kept = np.zeros(len(spec.plan.rows), dtype=bool)
-        self._wrong: dict[int, InputError] = {}  # by place
+        self._place_of = np.full(len(spec.images.shard), -1)  # by row
+        self._place_of[spec.plan.rows] = np.arange(len(spec.plan.rows))
+        self._state = np.full(len(spec.plan.rows), Place.EMPTY, dtype=np.int8)  # by place
+        self._errors: dict[int, InputError] = {}  # by place, of those that are BROKEN
 
     def _planned(self, epoch: int, start: int) -> Iterator[Planned]:
-        spec = replace(self._spec, cache=None) if self._kept.all() else self._spec  # no shard is needed any more
-        return spec.planned(epoch, start)
+        no_shard_needed = (self._state != Place.EMPTY).all()
+        return (replace(self._spec, cache=None) if no_shard_needed else self._spec).planned(epoch, start)
 
     def _chunks(self, count: int) -> list[slice]:
-        size = max(CHUNK, -(-count // self._spec.workers))  # a resize is so short that handing out would show
+        size = max(CHUNK, -(-count // self._spec.workers))  # a resize is so short that the overhead of tasks would show
         return [slice(at, min(at + size, count)) for at in range(0, count, size)]
 
-    def _fill(self, out: np.ndarray, part: Part, chunk: slice) -> Wrong:
-        places = self._keep(part.fetch[chunk])
+    def _fill(self, out: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
+        places = self._decode(part.fetch[chunk])
         started = time.perf_counter()
         resize_crops(self._decoded, places, part.boxes[chunk], part.flips[chunk], out)
-        if self._spec.profile is not None:
-            self._spec.profile.add(resize_s=time.perf_counter() - started, num_images=len(out))
-        return self._errors(places, out)
+        self._profile.add(resize_s=time.perf_counter() - started, num_images=len(out))
+        return self._blacken(places, out)
 
-    def _errors(self, places: np.ndarray, out: np.ndarray | torch.Tensor) -> Wrong:
-        wrong = {i: self._wrong[place] for i, place in enumerate(places.tolist()) if place in self._wrong} if self._wrong else {}
-        for i in wrong:
+    def _blacken(self, places: np.ndarray, out: np.ndarray | torch.Tensor) -> DecodeErrors:
+        """Make the crops of broken images black; returns their errors by index in `out`."""
+        broken = np.flatnonzero(self._state[places] == Place.BROKEN).tolist()
+        for i in broken:
             out[i] = 0
-        return wrong
+        return {i: self._errors[int(places[i])] for i in broken}
 
-    def _keep(self, rows: np.ndarray) -> np.ndarray:
-        """Places of rows, whose images are decoded where they were not yet. Two threads may decode the same one, to the same bytes."""
-        places = self._place[rows]
-        if not self._kept[places].all():
-            fresh = np.unique(rows[~self._kept[places]])
+    def _decode(self, rows: np.ndarray) -> np.ndarray:
+        """Places of rows, whose images are decoded if they are not yet. Two threads may decode the same one, to the same bytes."""
+        places = self._place_of[rows]
+        empty = self._state[places] == Place.EMPTY
+        if empty.any():
+            fresh = np.unique(rows[empty])
             sizes = self._spec.sizes_px(fresh)
             for size in np.unique(sizes, axis=0):
-                self._decode(fresh[(sizes == size).all(axis=1)], size)
+                self._decode_alike(fresh[(sizes == size).all(axis=1)], size)
         return places
 
-    def _decode(self, rows: np.ndarray, size: np.ndarray) -> None:
+    def _decode_alike(self, rows: np.ndarray, size: np.ndarray) -> None:
         """Decode images of one size into their places."""
-        places, sizes = self._place[rows], np.repeat(size[None], len(rows), axis=0)
+        places, sizes = self._place_of[rows], np.repeat(size[None], len(rows), axis=0)
         whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
         decoded = np.empty((len(rows), *size, 3), dtype=np.uint8)
         seconds = np.zeros(3)
         encoded = [self._spec.images.encoded(row) for row in rows.tolist()]
-        kinds = self._spec.images.kinds_of(rows)
-        wrong = self._spec.images.unlike(rows, encoded) | load_crops(
-            encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds, kinds
+        errors = self._spec.images.unlike(rows, encoded) | load_crops(
+            encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds, self._spec.images.kinds_of(rows)
         )
-        self._wrong |= {int(places[i]): error for i, error in wrong.items()}
+        self._errors |= {int(places[i]): error for i, error in errors.items()}
         self._store(places, decoded)
-        self._kept[places] = True
-        if self._spec.profile is not None:
-            self._spec.profile.add(read_s=seconds[0], decode_s=seconds[1] + seconds[2])
+        states = np.full(len(rows), Place.DECODED)
+        states[list(errors)] = Place.BROKEN
+        self._state[places] = states
+        self._profile.add(read_s=seconds[0], decode_s=seconds[1] + seconds[2])
 
     def _store(self, places: np.ndarray, decoded: np.ndarray) -> None:
         self._decoded[places, : decoded.shape[1], : decoded.shape[2]] = decoded
 
 
 class ResidentOnDevice(ResidentLoader):
-    """The same in the memory of a GPU. Threads only decode, in the first epoch; the GPU resizes when a batch is handed out."""
+    """Images in the memory of a GPU. Threads only decode, in the first epoch; the GPU resizes when a batch is requested."""
 
     def __init__(self, spec: LoaderSpec, shape: tuple[int, ...]) -> None:
         super().__init__(spec, (0, 0, 0, 3))
-        self._on_device = torch.zeros(shape, dtype=torch.uint8, device=spec.device)  # zeros: the corners left over are multiplied by 0
+        self._on_device = torch.zeros(shape, dtype=torch.uint8, device=spec.device)  # zeros: unused corners are multiplied by 0
         if spec.device.type == "cuda":
             torch.cuda.synchronize(spec.device)  # threads write there, on streams of their own
 
-    def _tasks(self, part: Part, images: torch.Tensor) -> list[Future[Wrong]]:
-        if self._kept[self._place[part.fetch]].all():
+    def _tasks(self, part: Part, images: torch.Tensor) -> list[Future[DecodeErrors]]:
+        if (self._state[self._place_of[part.fetch]] != Place.EMPTY).all():
             return []
-        return [self._pool.submit(self._keep_only, part.fetch[chunk]) for chunk in self._chunks(len(part.rows))]
+        return [self._pool.submit(self._decode_only, part.fetch[chunk]) for chunk in self._chunks(len(part.rows))]
 
     def _images(self) -> torch.Tensor:
-        return torch.empty(0)  # they are made on the device
+        return torch.empty(0)  # the batch is made on the device
 
-    def _keep_only(self, rows: np.ndarray) -> Wrong:
-        self._keep(rows)
+    def _decode_only(self, rows: np.ndarray) -> DecodeErrors:
+        self._decode(rows)
         return {}
 
     def _store(self, places: np.ndarray, decoded: np.ndarray) -> None:
@@ -144,28 +154,27 @@ class ResidentOnDevice(ResidentLoader):
             index = torch.from_numpy(places).to(self._spec.device)
             self._on_device[index, : decoded.shape[1], : decoded.shape[2]] = torch.from_numpy(decoded).to(self._spec.device)
         if stream is not None:
-            stream.synchronize()  # here, in a thread of the pool: the batch that needs it is handed out later
+            stream.synchronize()  # here, in a thread of the pool: the consumer needs the batch later
 
     def _finish(self, started: Started) -> Batch:
         waiting = time.perf_counter()
         started.wait()
         copying = time.perf_counter()
         part = started.planned.part
-        places = self._place[part.fetch]
+        places = self._place_of[part.fetch]
         index, boxes, flips = (self._spec.to_device(torch.from_numpy(values)) for values in (places, part.boxes, part.flips))
         images = resize_on_device(self._on_device[index], boxes, flips, self._spec.size.height_px, self._spec.size.width_px)
-        wrong = self._errors(places, images)
+        errors = self._blacken(places, images)
         apply(images, part)
-        batch = self._spec.batch(images, started.planned, wrong, self.skipped)
-        if self._spec.profile is not None:
-            self._spec.profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying, num_images=len(part.rows))
+        batch = self._spec.batch(images, started.planned, errors, self.skipped)
+        self._profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying, num_images=len(part.rows))
         return batch
 
 
 def resize_on_device(images: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor, height_px: int, width_px: int) -> torch.Tensor:
-    """Boxes (y0, x0, y1, x1), (B, 4), of uint8 (B, h, w, 3) to uint8 (B, height_px, width_px, 3), mirrored where `flips`, (B,)."""
+    """Resize boxes (y0, x0, y1, x1), (B, 4), of uint8 (B, h, w, 3) to uint8 (B, height_px, width_px, 3), mirrored if `flips`, (B,)."""
     count, source_height, source_width, _ = images.shape
-    # Half precision keeps grey levels exactly and weights to 0.05 %; products add up in float32. CPUs have no fast half.
+    # Half precision represents grey levels exactly and weights to 0.05 %; products are summed in float32. CPUs have no fast half.
     precision = torch.float16 if images.device.type == "cuda" else torch.float32
     down = filter_weights(boxes[:, 0], boxes[:, 2], height_px, source_height).to(precision)
     across = filter_weights(boxes[:, 1], boxes[:, 3], width_px, source_width)
@@ -177,9 +186,9 @@ def resize_on_device(images: torch.Tensor, boxes: torch.Tensor, flips: torch.Ten
 
 
 def filter_weights(starts: torch.Tensor, ends: torch.Tensor, size: int, source: int) -> torch.Tensor:
-    """Triangle filter from [start, end) of `source` pixels to `size`: float32 (B, size, source), each row adding up to 1.
+    """Triangle filter from [start, end) of `source` pixels to `size`: float32 (B, size, source), each row summing to 1.
 
-    As wide as an output pixel, at least as a source pixel; nothing outside of the box is looked at, as in load/_native.c.
+    As wide as an output pixel, at least as a source pixel; pixels outside of the box have no weight, as in load/_native.c.
     """
     at = torch.arange(source, device=starts.device)
     scale = ((ends - starts) / size)[:, None, None]

@@ -14,27 +14,26 @@ import torch
 
 from fastfashion.errors import InputError
 from fastfashion.load.augment import apply_one
-from fastfashion.load.batch import Batch, Skipped
-from fastfashion.load.buffers import Buffers
-from fastfashion.load.crops import load_crops, tell_if_slow
-from fastfashion.load.life import Batches, Life
+from fastfashion.load.batch import Batch, Profile, Skipped
+from fastfashion.load.crops import load_crops, warn_if_slow
+from fastfashion.load.life import Batches, Buffers, Life
 from fastfashion.load.plan import Part
 from fastfashion.load.spec import LoaderSpec, Planned
 
-CHUNK = 16  # images a task: at one a task, handing out costs a fifth of the rate
+CHUNK = 16  # images a task: with one a task, the overhead costs a fifth of the rate
 
-Wrong = dict[int, InputError]  # what is wrong with images that do not decode, by slot
+DecodeErrors = dict[int, InputError]  # by slot
 
 
 @dataclass(frozen=True)
 class Started:
-    """A batch under way."""
+    """A batch in progress."""
 
     planned: Planned
     images: torch.Tensor  # uint8 (B, H, W, 3), being filled
-    tasks: list[Future[Wrong]]
+    tasks: list[Future[DecodeErrors]]
 
-    def wait(self) -> Wrong:
+    def wait(self) -> DecodeErrors:
         return {slot: error for task in self.tasks for slot, error in task.result().items()}
 
     def cancel(self) -> None:
@@ -51,10 +50,11 @@ class ThreadsLoader:
     """Works on `spec.workers` threads of this process, `spec.prefetch` batches ahead; one more thread plans."""
 
     def __init__(self, spec: LoaderSpec) -> None:
-        tell_if_slow()
+        warn_if_slow()
         self.num_steps = spec.plan.num_steps
         self.skipped: dict[int, Skipped] = {}
         self._spec = spec
+        self._profile = spec.profile or Profile()
         self._life = Life()
         self._buffers = Buffers(spec.images_shape, keep=spec.prefetch + 4)
         self._pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="loader")
@@ -65,23 +65,23 @@ class ThreadsLoader:
 
     def _steps(self, epoch: int, start: int) -> Batches:
         coming = self._planned(epoch, start)
-        under_way = deque(self._planner.submit(self._start_next, coming) for _ in range(self._spec.prefetch + 1))
+        ahead = deque(self._planner.submit(self._start_next, coming) for _ in range(self._spec.prefetch + 1))
         try:
-            while (started := under_way[0].result()) is not None:
-                under_way.popleft()
-                under_way.append(self._planner.submit(self._start_next, coming))
+            while (started := ahead[0].result()) is not None:
+                ahead.popleft()
+                ahead.append(self._planner.submit(self._start_next, coming))
                 yield self._finish(started)
         finally:
             if self._life.may_clean_up:
-                for future in under_way:
+                for future in ahead:
                     if not future.cancel():
-                        future.add_done_callback(_cancel_started)  # not waited for: it may itself wait for a shard
+                        future.add_done_callback(_cancel_started)  # without waiting: it may itself wait for a shard
 
     def _planned(self, epoch: int, start: int) -> Iterator[Planned]:
         return self._spec.planned(epoch, start)
 
     def _start_next(self, coming: Iterator[Planned]) -> "Started | None":
-        """On the planner's thread, so that the consumer's is free."""
+        """Start the next batch; on the planner's thread, so that the consumer's is free."""
         planned = next(coming, None)
         if planned is None:
             return None
@@ -90,47 +90,44 @@ class ThreadsLoader:
 
     def _images(self) -> torch.Tensor:
         if self._spec.device.type == "cuda":
-            return torch.empty(self._spec.images_shape, dtype=torch.uint8, pin_memory=True)  # torch itself uses this memory again
+            return torch.empty(self._spec.images_shape, dtype=torch.uint8, pin_memory=True)  # torch itself reuses this memory
         return self._buffers.take()
 
-    def _tasks(self, part: Part, images: torch.Tensor) -> list[Future[Wrong]]:
+    def _tasks(self, part: Part, images: torch.Tensor) -> list[Future[DecodeErrors]]:
         return [self._pool.submit(self._work, images.numpy(), part, chunk) for chunk in self._chunks(len(part.rows))]
 
     def _chunks(self, count: int) -> list[slice]:
         return [slice(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
 
-    def _work(self, images: np.ndarray, part: Part, chunk: slice) -> Wrong:
-        wrong = self._fill(images[chunk], part, chunk)
+    def _work(self, images: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
+        errors = self._fill(images[chunk], part, chunk)
         started = time.perf_counter()
         if part.colours is not None or part.erased is not None:
             for slot in range(chunk.start, chunk.stop):
                 apply_one(images[slot], *(None if values is None else values[slot] for values in (part.colours, part.erased)))
-        if self._spec.profile is not None:
-            self._spec.profile.add(resize_s=time.perf_counter() - started)
-        return {chunk.start + place: error for place, error in wrong.items()}
+        self._profile.add(resize_s=time.perf_counter() - started)
+        return {chunk.start + i: error for i, error in errors.items()}
 
-    def _fill(self, out: np.ndarray, part: Part, chunk: slice) -> Wrong:
-        """Images of some slots, uint8 (n, H, W, 3); returns what is wrong with those that do not decode, by place in `out`."""
+    def _fill(self, out: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
+        """Load the images of some slots into uint8 (n, H, W, 3); returns decode errors by index in `out`."""
         rows, images = part.fetch[chunk], self._spec.images
         seconds = np.zeros(3)
         started = time.perf_counter()
         encoded = [images.encoded(row) for row in rows.tolist()]
         kinds, unlike = images.kinds_of(rows), images.unlike(rows, encoded)
         seconds[0] = time.perf_counter() - started
-        wrong = unlike | load_crops(encoded, part.boxes[chunk], self._spec.sizes_px(rows), part.flips[chunk], out, seconds, kinds)
+        errors = unlike | load_crops(encoded, part.boxes[chunk], self._spec.sizes_px(rows), part.flips[chunk], out, seconds, kinds)
         out[list(unlike)] = 0
-        if self._spec.profile is not None:
-            read, decode, resize = seconds.tolist()
-            self._spec.profile.add(read_s=read, decode_s=decode, resize_s=resize, num_images=len(rows))
-        return wrong
+        read, decode, resize = seconds.tolist()
+        self._profile.add(read_s=read, decode_s=decode, resize_s=resize, num_images=len(rows))
+        return errors
 
     def _finish(self, started: Started) -> Batch:
         waiting = time.perf_counter()
-        wrong = started.wait()
+        errors = started.wait()
         copying = time.perf_counter()
-        batch = self._spec.batch(self._spec.to_device(started.images), started.planned, wrong, self.skipped)
-        if self._spec.profile is not None:
-            self._spec.profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying)
+        batch = self._spec.batch(self._spec.to_device(started.images), started.planned, errors, self.skipped)
+        self._profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying)
         return batch
 
     def close(self) -> None:

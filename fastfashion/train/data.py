@@ -72,7 +72,7 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
         device=world.device,
         rank=world.rank,
         world_size=world.size,
-        portions=config.train.accumulate,
+        micro_batches=config.train.accumulate,
         backend=config.data.backend,
         workers=config.data.workers or dist.cores_per_process(world.local_size),
         on_bad=config.data.on_bad,
@@ -80,7 +80,7 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
         cache_bytes=int(config.data.cache_gb * 1e9),
     )
     val_plan = replace(plan, rows=rows.val, augment=None)
-    val_spec = replace(spec, plan=val_plan, labels=split.labels("val", codes), portions=1)
+    val_spec = replace(spec, plan=val_plan, labels=split.labels("val", codes), micro_batches=1)
     classes = {task: vocab.names(task) for task in tasks}
     loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights)
     return Data(
