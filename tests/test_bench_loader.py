@@ -18,13 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
+from fastfashion import bench as bench_loader
 from fastfashion import provenance
-from fastfashion.bench import loader as bench_loader
-from fastfashion.bench.loader import BACKENDS, OURS, BenchRequest, bench, open_backend, table_text
-from fastfashion.bench.loader_peers import Work
+from fastfashion.bench import OURS, BenchRequest, Work
 from fastfashion.errors import ConfigError
 from fastfashion.pack import PackRequest, pack
 from fastfashion.provenance import git_commit, package_versions
+from loader import BACKENDS, measure, table_text
 
 IMAGE_FOLDER, WEBDATASET = "ImageFolder + DataLoader + Pillow", "webdataset + Pillow"
 FAST = ("threads", "dali", "resident", IMAGE_FOLDER, WEBDATASET)  # those that the whole benchmark is tested with
@@ -50,7 +50,7 @@ def request_small(tmp_path_factory: pytest.TempPathFactory) -> BenchRequest:
             pixels = np.clip(np.asarray(coarse.resize((60, 80))) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(source / "images" / f"{7000 + number}.jpg", quality=90)
     pack(PackRequest(source=source, out=home / "tiny", resolutions=("full",), workers=1, rows_per_shard=25))
-    return BenchRequest(shards=home / "tiny", threads=1, batch_size=16, num_images=NUM_IMAGES, rounds=2)
+    return BenchRequest(shards=home / "tiny", threads=1, batch_size=16, num_images=NUM_IMAGES, rounds=2, known=BACKENDS)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def nothing_left(temporary: Path) -> Iterator[None]:
 def epoch(name: str, work: Work, folder: Path) -> tuple[list[int], np.ndarray]:
     """Rows in the order of delivery, and the images by row: uint8 (N, H, W, 3)."""
     folder.mkdir()
-    with open_backend(name, work, folder) as batches:
+    with BACKENDS[name].open(work, folder) as batches:
         parts = list(batches())
     assert all(rows.dtype == torch.int64 and images.dtype == torch.uint8 for rows, images in parts)
     rows = torch.cat([rows for rows, _ in parts]).numpy()
@@ -92,7 +92,7 @@ def epoch(name: str, work: Work, folder: Path) -> tuple[list[int], np.ndarray]:
 @pytest.mark.usefixtures("nothing_left")
 def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_small: BenchRequest, tmp_path: Path) -> None:
     out = tmp_path / "results/new/loader.json"
-    result = bench(replace(request_small, out=out, backends=FAST, profile=True))
+    result = measure(replace(request_small, out=out, backends=FAST, profile=True, command="python bench/loader.py"))
     assert {key: result[key] for key in ("set", "resolution", "size", "threads", "batch_size", "num_images", "rounds")} == {
         "set": "tiny",
         "resolution": "full",
@@ -121,19 +121,20 @@ def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_
     assert set(result["machine"]) == {"cpu", "gpu", "cores", "python", "platform"}
     assert result["versions"]["torch"] and "nvidia-dali-cuda120" in result["versions"]
     assert result["commit"] is None or re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", result["commit"])
-    assert result["command"].startswith("fastfashion bench-loader --shards tiny ")
+    assert result["command"].startswith("python bench/loader.py --shards tiny ")
     assert json.loads(out.read_text(encoding="utf-8")) == result
     assert [path.name for path in out.parent.iterdir()] == ["loader.json"]
     assert str(request_small.shards.parent) not in out.read_text(encoding="utf-8")
     table = table_text(result).splitlines()
     for said in ("tiny", "full", "80x64", "threads 1", "64 images", "2 rounds"):
         assert said in table[0]
-    assert [line.split("  ")[0] for line in table[3:9]] == ["threads", "dali", IMAGE_FOLDER, WEBDATASET, "decode only", "resident"]
-    assert "busy" in table[9] and table[10].startswith("threads, ms an image: read")
+    assert [line.split("  ")[0] for line in table[2:8]] == ["threads", "dali", IMAGE_FOLDER, WEBDATASET, "decode only", "resident"]
+    assert table[9].startswith("threads, ms an image: read") and "busy" in table[-1]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "threads" and not name.startswith("FFCV")])
+@pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision:DeprecationWarning")
 @pytest.mark.usefixtures("nothing_left")
 def test_every_backend_delivers_the_same_images(request_small: BenchRequest, tmp_path: Path, name: str, threads: int) -> None:
     work = replace(request_small, threads=threads, num_images=50).work()  # not a multiple of the batch
@@ -162,14 +163,14 @@ def test_a_set_smaller_than_asked_for_is_measured_whole_and_says_so(
 ) -> None:
     for module in ("nvidia.dali", "webdataset"):
         monkeypatch.setitem(sys.modules, module, None)  # what Python itself does for "not importable"
-    result = bench(replace(request_small, num_images=1000, rounds=1, backends=FAST))
+    result = bench_loader.bench(replace(request_small, num_images=1000, rounds=1, backends=FAST))
     assert result["num_images"] == NUM_IMAGES
     by_name = {row["backend"]: row for row in result["rows"]}
     for name in ("dali", WEBDATASET):
         row = by_name[name]
         assert [row[key] for key in ("images_per_s", "low", "high", "of_ceiling")] == [None] * 4
         assert name.split()[0] in row["why"]
-        assert row["why"].splitlines()[0] in table_text(result)
+        assert row["why"].splitlines()[0] in bench_loader.table_text(result)
     assert by_name["threads"]["images_per_s"] > 0 and by_name[IMAGE_FOLDER]["images_per_s"] > 0
 
 
@@ -181,7 +182,7 @@ def test_an_error_in_the_middle_closes_loaders_and_removes_files(
 
     monkeypatch.setattr(bench_loader, "decode_rgb", fail)  # the ceiling comes last, when all loaders are open
     with pytest.raises(OSError, match="disk gone"):
-        bench(replace(request_small, backends=FAST))
+        bench_loader.bench(replace(request_small, backends=FAST))
 
 
 def test_a_backend_that_loses_a_batch_is_no_result(
@@ -197,7 +198,7 @@ def test_a_backend_that_loses_a_batch_is_no_result(
 
     monkeypatch.setattr(bench_loader, "open_loader", open_short)
     with pytest.raises(RuntimeError, match="threads: expected 64 images, each once; found 48"):
-        bench(replace(request_small, backends=("threads",)))
+        bench_loader.bench(replace(request_small, backends=("threads",)))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_a_backend_that_loses_a_batch_is_no_result(
         ({"batch_size": 0}, "batch-size: expected 1 or more, found 0"),
         ({"size": "80by64"}, "HxW"),
         ({"out": Path()}, "expected a file to write"),
-        ({"backends": ("tensorflow",)}, "--backend tensorflow: there are threads; dali; resident; ImageFolder"),
+        ({"backends": ("tensorflow",)}, "--backend tensorflow: expected one of threads; dali; resident; ImageFolder"),
     ],
 )
 def test_a_request_that_cannot_be_measured_is_refused(request_small: BenchRequest, changes: dict[str, Any], said: str) -> None:

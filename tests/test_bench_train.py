@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import PackedSmall
 
-from fastfashion.bench.train import BenchTrainRequest, bench, table_text
 from fastfashion.errors import ConfigError
+from train import BenchTrainRequest, bench, table_text
 
 SETTINGS = {"model.name": "test_vit", "data.size": "32x32", "train.batch_size": 4, "data.workers": 1}
 

@@ -21,7 +21,7 @@ from fastfashion.train.data import prepare_data
 from fastfashion.train.job import resolve
 
 COMMANDS = ("download", "doctor", "synth", "shard", "verify", "audit", "splits", "train", "evaluate", "compare", "reproduce", "preview")
-COMMANDS += ("bench-loader", "bench-train", "bench-shard", "predict", "serve", "export")
+COMMANDS += ("bench-loader", "predict", "serve", "export")
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> Any:

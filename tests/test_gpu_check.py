@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from fastfashion.bench import gpu, gpu_rates
-from fastfashion.bench.gpu_record import TINY, Check, Record
+import gpu
+import gpu_rates
 from fastfashion.errors import ConfigError
+from gpu_record import TINY, Check, Record
 
 SCRIPT = Path(__file__).parents[1] / "tools/gpu_check.sh"
-STAGES = ["sets", "correct", "rates", "sweep", "training", "runs"]
+STAGES = ["sets", "rates", "sweep", "training", "runs"]
 PATIENCE_S = 2000  # half a minute does, but nobody else may need the cores meanwhile; what is tested is not the time
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="DALI and CUDA are for Linux")
 
@@ -71,37 +72,7 @@ def test_every_stage_is_recorded_whole_and_nothing_else_is_left(whole: Whole) ->
     text = "".join(path.read_text(encoding="utf-8") for path in whole.out.iterdir())
     for place in (str(whole.out.parent), str(SCRIPT.parents[1]), sys.prefix, str(Path.home()) + "/"):
         assert place not in text
-    assert "all passed" in whole.done.stdout
-
-
-@LINUX
-def test_backends_are_compared_on_every_set_and_kind_of_file(whole: Whole) -> None:
-    rows = {row["name"]: row for row in whole.records["correct"]["measured"]}
-    for name in ("small at full", "224 at 224", "photos at full", "small at 40"):
-        assert f"{name}, crops and flips" in rows
-    for kind in ("baseline", "4:4:4", "progressive", "gray", "CMYK", "PNG named .jpg", "turned by Exif", "odd size"):
-        assert rows[f"kind of file: {kind}"]["images"] == 8
-    compared = [row for row in rows.values() if "compared" in row]
-    assert len(compared) == 21
-    for row in compared:
-        assert row["passed"] and row["cannot_run_here"] == {}
-        assert {pair["backend"] for pair in row["compared"]} == {"dali on cpu", "resident on cpu"}
-        assert 50 < row["mean_level"] < 250  # an image, not black
-        for pair in row["compared"]:
-            assert pair["same_rows_and_labels"] and pair["mean"] <= pair["worst_mean"] <= pair["max"]
-            # So small a tolerance that a box one pixel off would not pass.
-            assert pair["worst_mean"] <= pair["tolerance_of_worst_mean"] < row["one_pixel_off"]
-    seen = {(row["mean_level"], row["one_pixel_off"]) for name, row in rows.items() if name.startswith("small at full")}
-    assert len(seen) == 4  # whole, crops, colour, mixing: each does something else
-
-
-@LINUX
-def test_a_run_that_was_killed_ends_with_the_same_weights(whole: Whole) -> None:
-    (row,) = [row for row in whole.records["correct"]["measured"] if "resumed_differs" in row]
-    assert row["passed"]
-    assert row["resumed_differs"] == row["repeated_differs"] == 0
-    assert 0 < row["resumed_at_step"] < row["steps"]
-    assert row["loss_of_last_quarter"] < row["loss_of_first_quarter"]
+    assert "nothing failed" in whole.done.stdout
 
 
 @LINUX
@@ -167,7 +138,7 @@ def test_without_dali_or_python_it_says_what_to_do(tmp_path: Path) -> None:
 def test_wrong_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         gpu.main([str(tmp_path), "--only", "sets,speed"])
-    assert ended.value.code == 2 and "there are sets, correct" in capsys.readouterr().err
+    assert ended.value.code == 2 and "there are sets, rates" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert gpu.main([str(tmp_path / "file"), "--device", "cpu"]) == 2
     assert "expected a folder" in capsys.readouterr().err

@@ -17,13 +17,13 @@ import pytest
 from conftest import COLUMNS, PackedSmall, digests, make_source, psnr_db, smooth_image, table_row, zip_folder
 from PIL import Image
 
-from fastfashion.bench.photos import photograph
 from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.images.codec import decode_rgb, encode_jpeg
 from fastfashion.options import find_source
 from fastfashion.pack import PackRequest, Progress, dry_run, pack
 from fastfashion.shards import PackedSet, open_packed_set
+from photos import photograph
 
 
 def add_row(source: Path, identity: str, image: bytes | None = None) -> None:

@@ -28,8 +28,6 @@ FILES = {
     "preview": ["preview", "nowhere"],
     "predict": ["predict", "nowhere", "nowhere"],
     "bench-loader": ["bench-loader", "--shards", "nowhere"],
-    "bench-train": ["bench-train", "--shards", "nowhere"],
-    "bench-shard": ["bench-shard", "--images", "2"],
 }
 
 
@@ -103,12 +101,8 @@ INPUTS = {  # PLACE stands for what is wrong, SET and RUN for what is right
     "export": ["export", "PLACE", "--to", "hub"],
     "serve": ["serve", "PLACE", "--port", "0"],
     "bench-loader": ["bench-loader", "--shards", "PLACE"],
-    "bench-train": ["bench-train", "--shards", "PLACE"],
-    "bench-shard": ["bench-shard", "--images", "2", "--source", "PLACE"],
-    "bench-shard photos": ["bench-shard", "--images", "2", "--photos", "PLACE"],
 }
 FINE = {("repair", place) for place in ("nowhere", "file", "folder", "file/x", LONG)}  # a whole set needs no source
-FINE |= {("bench-shard photos", place) for place in ("nowhere", "folder")}  # it makes the folder
 
 
 @pytest.mark.parametrize("command", INPUTS)

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from fastfashion.audit.suspects import suspects_text
-from fastfashion.bench.loader import table_text as loader_text
-from fastfashion.bench.train import table_text as train_text
+from fastfashion.bench import table_text as loader_text
 from fastfashion.catalog.styles import Account
 from fastfashion.doctor.doctor import Report, report_text
 from fastfashion.doctor.judge import Finding
@@ -15,6 +14,7 @@ from fastfashion.evaluate.run import report_text as evaluate_text
 from fastfashion.pack import PackSummary
 from fastfashion.pack.text import summary_text
 from fastfashion.words import counted, os_error_text
+from train import table_text as train_text
 
 
 def test_one_is_no_plural() -> None:
@@ -70,10 +70,10 @@ def test_a_rate_above_that_of_decoding_alone_is_no_share_of_it() -> None:
         row | {"backend": "resident", "decodes": False, "of_ceiling": 4.71},
     ]
     result = {"set": "s", "resolution": "full", "size": "80x64", "threads": 1, "batch_size": 8, "num_images": 1, "rounds": 1, "rows": rows}
-    said = loader_text(result | {"ceiling_images_per_s": 93.0, "busy_main": {"ratio": 1.0}, "profile": {}})
+    said = loader_text(result | {"ceiling_images_per_s": 93.0, "profile": {}})
     assert "%" not in said and "ceiling" not in said and "4.71" not in said
     assert "1 image, 1 round" in said
-    threads, decode, resident = said.splitlines()[3:6]
+    threads, decode, resident = said.splitlines()[2:5]
     assert threads.split()[-2:] == ["1.07", "2.00"] and decode.startswith("decode only") and resident.split()[-2:] == ["-", "2.00"]
 
 

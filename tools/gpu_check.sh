@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under ten minutes: correctness, loader rates, DALI's settings swept, training, short real runs.
+# What a GPU is measured for, in under ten minutes: loader rates, DALI's settings swept, training, short real runs.
+# Whether it computes the right images is tested by: pytest -m gpu
 #
 #   tools/gpu_check.sh OUT [--sets DIR] [--only STAGES] [--seconds N] [--without-dali]     tools/gpu_check.sh --help
 #   tools/gpu_check.sh OUT --device cpu --tiny      the check itself, on a machine without a GPU; its figures mean nothing
 #
 # Needs CUDA, this checkout with what it depends on, DALI, and no network. Writes one JSON record a stage to OUT, anew after every
 # measurement; bench/README.md says what they hold. PYTHON names another interpreter than .venv/bin/python or python3.
-# Exits with 0 where all passed, 1 where something failed, 2 where it could not begin.
+# Exits with 0 where nothing failed, 1 where something failed, 2 where it could not begin.
 set -euo pipefail
 
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -56,4 +57,4 @@ if "--without-dali" not in words:
         )
 PY
 
-exec "$PYTHON" -m fastfashion.bench.gpu "$@"
+exec "$PYTHON" "$home/bench/gpu.py" "$@"

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastfashion.bench.gpu_record import Check, Record
-from fastfashion.bench.photos import LABELS, PhotoSpec, make_photos, repeat_photos
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.csv_files import publish_csv
 from fastfashion.images.codec import decode_rgb
@@ -26,6 +24,8 @@ from fastfashion.load import LoaderSpec, Plan
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.sources.synth import COLUMNS, write_synth
+from gpu_record import Check, Record
+from photos import LABELS, PhotoSpec, make_photos, repeat_photos
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,6 @@ The loop, the model, the optimiser, the logging are the real ones. The first ste
 """
 
 import math
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -14,15 +13,17 @@ from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
+from command import Out, command_line, run
 from fastfashion import dist
 from fastfashion.bars import tqdm
-from fastfashion.config import DataConfig, RunConfig
+from fastfashion.bench import spread, write_record
+from fastfashion.config import DataConfig, RunConfig, parse_settings
 from fastfashion.errors import ConfigError
-from fastfashion.files import publish_json
 from fastfashion.load import Batch, Loader, Skipped, open_loader
 from fastfashion.model import LossSettings, objective
 from fastfashion.provenance import git_commit, machine_info, package_versions
@@ -165,7 +166,7 @@ def _result(
     costs = [with_one - without for with_one, without in zip(seconds["checkpoint"], seconds["same batch"], strict=True)]
     phases = {name: median(line["time"].get(f"{name}_s", 0.0) for line in lines["loader"]) for name in PHASES}
     result = {
-        "command": f"fastfashion {' '.join(sys.argv[1:])}",
+        "command": command_line(),
         "commit": git_commit(),
         "set": request.shards.resolve().name,
         "config": config.to_dict(),
@@ -173,18 +174,16 @@ def _result(
         "loader_threads": workers,
         "steps": request.steps,
         "rounds": request.rounds,
-        "images_per_s": {name: {"median": round(median(found), 1), "by_round": found} for name, found in rates.items()},
-        "of_same_batch": {"median": round(median(ratios), 4), "by_round": [round(ratio, 4) for ratio in ratios]},
+        "images_per_s": {name: spread(found, 4) for name, found in rates.items()},
+        "of_same_batch": spread(ratios, 4),
         "phases_s": phases,
-        "checkpoint_s": {"median": round(median(costs), 4), "by_round": [round(cost, 4) for cost in costs]},
+        "checkpoint_s": spread(costs, 4),
         "checkpoint_stall_s": round(median(line["time"]["checkpoint_s"] for line in lines["checkpoint"]), 4),
         "checkpoint_share": round(max(0.0, median(costs)) / (MINUTES * 60), 6),
         "machine": machine_info(),
         "versions": package_versions(PACKAGES),
     }
-    if request.out is not None:
-        request.out.parent.mkdir(parents=True, exist_ok=True)
-        publish_json(request.out, result)
+    write_record(request.out, result)
     return result
 
 
@@ -223,3 +222,24 @@ def _checkpoint_text(result: Mapping[str, Any]) -> str:
 def shares(phases_s: Mapping[str, float]) -> dict[str, float]:
     total = sum(phases_s.values())
     return {name: seconds / total for name, seconds in phases_s.items()}
+
+
+def main(
+    shards: Annotated[Path, typer.Option(help="Folder of a packed set.")],
+    size: Annotated[str, typer.Option(help="Input of the model, HxW in pixels; the images' own shape by default.")] = "auto",
+    model: Annotated[str, typer.Option(help="Any timm model, from random weights.")] = "resnet18",
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
+    steps: Annotated[int, typer.Option(help="Steps a measurement.")] = 20,
+    rounds: Annotated[int, typer.Option(help="Interleaved measurements.")] = 5,
+    workers: Annotated[int, typer.Option(help="Threads of the loader; as in training by default.")] = 0,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="As in training: train.compile=true; repeatable.")] = None,
+    out: Out = None,
+) -> None:
+    """Compare training with the same loop on one batch that is already there, and measure what a checkpoint costs."""
+    chosen = {"model.name": model, "data.size": size, "train.batch_size": batch_size, "data.workers": workers}
+    request = BenchTrainRequest(shards=shards, settings=chosen | parse_settings(settings or []), steps=steps, rounds=rounds, out=out)
+    print(table_text(bench(request)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,10 +1,11 @@
-"""The fourth and fifth stage of the GPU check: training fed by each backend against a batch that is there already; short real runs."""
+"""Training in the GPU check: training fed by each backend against a batch that is there already; short real runs."""
 
 import math
 import shutil
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import product, repeat
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -12,21 +13,39 @@ import numpy as np
 import torch
 
 from fastfashion import dist
-from fastfashion.bench.gpu_correct import run_config, run_training
-from fastfashion.bench.gpu_rates import BACKENDS, REACH_OF, Utilisation, endless, one_round, spread, try_open, wait
-from fastfashion.bench.gpu_record import Check, Record
-from fastfashion.bench.gpu_sets import TASK, stock_of
-from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size
+from fastfashion.bench import spread
+from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size, TrainConfig
 from fastfashion.load import Batch, Loader
 from fastfashion.model import build_classifier, objective
 from fastfashion.runs.opened import read_metrics
 from fastfashion.shards import open_packed_set
+from fastfashion.train.job import resolve, train
 from fastfashion.train.learner import Learner
+from gpu_rates import BACKENDS, REACH_OF, Utilisation, endless, one_round, try_open, wait
+from gpu_record import Check, Record
+from gpu_sets import TASK, stock_of
 
 TRAIN_BATCH = 256
 REACH = 0.97  # of the rate on a random batch
 SYNC_STEPS = 20  # train.log_every_steps: how often the loop waits for the GPU to read the loss
 RUN_BATCH = 512
+
+
+def run_config(check: Check, name: str, *, size: str, backend: str, epochs: int, batch_size: int = 32, **more: Any) -> RunConfig:
+    """A run of resnet18 from random weights on one of the sets, resolved."""
+    data = DataConfig(shards=str(check.sets / name), resolution="full", size=size, task=TASK, backend=backend, workers=check.threads)
+    return resolve(
+        RunConfig(
+            data=data,
+            model=ModelConfig(name="resnet18", pretrained=False),
+            train=TrainConfig(epochs=epochs, batch_size=batch_size, precision="bf16" if check.device == "cuda" else "fp32", **more),
+        )
+    )
+
+
+def run_training(check: Check, config: RunConfig, run: Path) -> Any:
+    """Train in this process, on the check's device; returns the summary."""
+    return train(config, run, dist.World(device=check.torch_device), check.command)
 
 
 class Stepper:
@@ -92,7 +111,8 @@ def _train_rates(check: Check, name: str) -> dict[str, Any]:
     for each, by_round in rates.items():
         ratios = [rate / whole for rate, whole in zip(by_round, rates["random batch"], strict=True)]
         reach = None if each == "random batch" else {"of_random_batch": REACH, "on": REACH_OF, "reached": median(ratios) >= REACH}
-        rows.append({"fed_by": each, **spread(by_round), "of_random_batch": round(median(ratios), 4), "used": used[each], "reach": reach})
+        row = {"fed_by": each, **spread(by_round, 1, "images_per_s"), "of_random_batch": round(median(ratios), 4)}
+        rows.append(row | {"used": used[each], "reach": reach})
     settings = {"size": str(size), "batch_size": batch_size, "precision": "bf16 autocast", "memory_format": "channels_last"}
     short = ", ".join(f"{row['fed_by']} {row['images_per_s']:,.0f}/s ({row['of_random_batch']:.1%})" for row in rows)
     return {"model": name, "in_short": short, **settings, "steps": step.step, "rows": rows, "cannot_run_here": cannot}

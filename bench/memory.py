@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastfashion.bench.photos import PhotoSpec, make_photos, repeat_photos
 from fastfashion.errors import ConfigError
+from photos import PhotoSpec, make_photos, repeat_photos
 
 POLL_S = 0.02
 TIMES = 8

@@ -1,6 +1,6 @@
 """What tools/gpu_check.sh runs: everything that needs a GPU, in stages, each in a process of its own and with a time to be done by.
 
-sets ─► correct ─► rates ─► sweep ─► training ─► runs        each ─► OUT/gpu-<stage>-<device>-<cores>-cores.json
+sets ─► rates ─► sweep ─► training ─► runs        each ─► OUT/gpu-<stage>-<device>-<cores>-cores.json
 
 A stage must end by its share of all the time, counted from the start, so that what one stage leaves over is the next one's. What does not
 fit any more is in the record as skipped, with the reason. A stage that hangs or crashes is ended, and takes only itself with it.
@@ -24,34 +24,28 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from fastfashion.bench.gpu_record import COMPLETE, FULL, TINY, Check, Record
 from fastfashion.dist import cores_per_process
 from fastfashion.errors import ConfigError, FastfashionError
+from fastfashion.tables import table_text
+from gpu_record import COMPLETE, FULL, TINY, Check, Record
 
 # Module, function, weight among the stages' shares of the time, seconds below which it is not begun, and what the record holds.
 STAGES: dict[str, tuple[str, str, float, float, str]] = {
     "sets": ("gpu_sets", "prepare", 17, 5, "the packed sets that the other stages use, and where their images are from"),
-    "correct": (
-        "gpu_correct",
-        "correct",
-        18,
-        10,
-        "differences between backends in grey levels; whether training learns and resumes exactly",
-    ),
     "rates": ("gpu_rates", "rates", 15, 10, "images a second of each set and backend, augmented, in steady state"),
     "sweep": ("gpu_rates", "sweep", 18, 10, "images a second of DALI by hw_decoder_load and threads"),
     "training": ("gpu_train", "training", 19, 20, "images a second of training at 224, by what feeds it, against one batch on the device"),
     "runs": ("gpu_train", "runs", 13, 20, "short runs of fastfashion train on the small set"),
 }
-PRELOADED = ("torch", "timm", *(f"fastfashion.bench.{module}" for module in ("gpu_sets", "gpu_correct", "gpu_rates", "gpu_train")))
+PRELOADED = ("torch", "timm", "gpu_sets", "gpu_rates", "gpu_train")
 GRACE_S = 3  # after its time, before a stage is killed
 MARGIN_S = 4  # of the whole: for killing, and removing the sets
 REAL_ZIP_VARIABLE = "FASTFASHION_REAL_ZIP"
-REAL_ZIP_DEFAULT = Path(__file__).parents[2] / "../shared/data/fashion-product-images-small.zip"
+REAL_ZIP_DEFAULT = Path(__file__).parents[1] / "../shared/data/fashion-product-images-small.zip"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stages; returns 0 where all went well, 1 where something failed or did not pass, 2 for wrong options."""
+    """Run the stages; returns 0 where all went well, 1 where something failed, 2 for wrong options."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parse(given)
     started = time.monotonic()
@@ -160,7 +154,7 @@ def work(record: Record) -> None:
     """A stage, in its own process."""
     os.setsid()
     module, function, _, _, about = STAGES[record.stage]
-    run: Callable[[Record], None] = getattr(importlib.import_module(f"fastfashion.bench.{module}"), function)
+    run: Callable[[Record], None] = getattr(importlib.import_module(module), function)
     import torch
 
     torch.set_num_threads(record.check.threads)
@@ -206,18 +200,14 @@ def _sigterm_raises() -> Iterator[None]:
 def _conclude(records: Sequence[Path], seconds: float) -> int:
     """Say what is in the records; returns the exit status."""
     bad = 0
-    print(f"\n{'record':48} measured  skipped  failed  not passed")
+    rows, notes = [], []
     for path in records:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        not_passed = [row["name"] for row in values["measured"] if row.get("passed") is False]
-        print(f"{path.name:48} {len(values['measured']):8} {len(values['skipped']):8} {len(values['failed']):7} {len(not_passed):11}")
-        for kind in ("skipped", "failed"):
-            for row in values[kind]:
-                print(f"  {kind}: {row['name']}: {row['why']}")
-        for name in not_passed:
-            print(f"  not passed: {name}")
-        bad += len(values["failed"]) + len(not_passed) + (values["state"] != COMPLETE)
-    print(f"{seconds:.0f} s in all; {'all passed' if not bad else 'see above'}")
+        rows.append([path.name, *(len(values[kind]) for kind in ("measured", "skipped", "failed"))])
+        notes += [f"{kind}: {row['name']}: {row['why']}" for kind in ("skipped", "failed") for row in values[kind]]
+        bad += len(values["failed"]) + (values["state"] != COMPLETE)
+    print("", table_text(["record", "measured", "skipped", "failed"], rows), *notes, sep="\n")
+    print(f"{seconds:.0f} s in all; {'nothing failed' if not bad else 'see above'}")
     return 1 if bad else 0
 
 

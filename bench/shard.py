@@ -17,17 +17,19 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
+import peers
+from command import Out, run
 from fastfashion.bars import tqdm
-from fastfashion.bench import peers
-from fastfashion.bench.memory import check_memory_can_be_measured, measure_memory
-from fastfashion.bench.photos import PhotoSpec, make_photos, repeat_photos
+from fastfashion.bench import spread, write_record
+from fastfashion.dist import cores_per_process
 from fastfashion.errors import ConfigError
-from fastfashion.files import publish_json
 from fastfashion.images.codec import fit_short_side
+from fastfashion.options import check_place
 from fastfashion.pack import PackRequest, pack
 from fastfashion.pack.block import OVERSAMPLE
 from fastfashion.pack.engines import own_process
@@ -35,7 +37,10 @@ from fastfashion.pack.plan import make_plan
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.scratch import scratch
 from fastfashion.shards import open_packed_set
+from fastfashion.tables import table_text as table
 from fastfashion.words import counted
+from memory import check_memory_can_be_measured, measure_memory
+from photos import PhotoSpec, make_photos, repeat_photos
 
 OURS, OURS_512, OURS_BOTH = "pack 224", "pack 512", "pack 224 512"
 OURS_FULL, OURS_ALONE = "pack 224 512 full", "pack 224, 1 worker"
@@ -156,9 +161,7 @@ def bench(request: BenchShardRequest) -> dict[str, Any]:
         "machine": machine_info(),
         "versions": package_versions(PACKAGES),
     }
-    if request.out is not None:
-        request.out.parent.mkdir(parents=True, exist_ok=True)
-        publish_json(request.out, result)
+    write_record(request.out, result)
     return result
 
 
@@ -269,17 +272,12 @@ def _core_s() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _spread(values: Sequence[float], digits: int) -> dict[str, Any]:
-    by_round = [round(value, digits) for value in values]
-    return {"median": round(float(np.median(values)), digits), "low": min(by_round), "high": max(by_round), "by_round": by_round}
-
-
 def _row(name: str, num_images: int, timings: Sequence[Timing]) -> dict[str, Any]:
     return {
         "contestant": name,
         "num_images": num_images,
-        "images_per_s": _spread([num_images / timing.seconds for timing in timings], 1),
-        "core_s_per_image": _spread([timing.core_s / num_images for timing in timings], 6),
+        "images_per_s": spread([num_images / timing.seconds for timing in timings], 1),
+        "core_s_per_image": spread([timing.core_s / num_images for timing in timings], 6),
         "at_least_images_per_s": REAL_IMAGES_PER_S if name in (REAL, REAL_40) else None,
     }
 
@@ -290,12 +288,12 @@ def _missing_row(name: str, why: str) -> dict[str, Any]:
 
 def _ratio(ratio: Ratio, timings: dict[str, list[Timing]]) -> dict[str, Any]:
     over, under = (np.sum([[t.seconds for t in timings[name]] for name in names], axis=0) for names in (ratio.over, ratio.under))
-    return {"ratio": ratio.name, **_spread((over / under).tolist(), 3), "at_least": ratio.at_least, "at_most": ratio.at_most}
+    return {"ratio": ratio.name, **spread((over / under).tolist(), 3), "at_least": ratio.at_least, "at_most": ratio.at_most}
 
 
 def _command(request: BenchShardRequest) -> str:
     """The command that measures this again, without absolute paths."""
-    parts = [f"fastfashion bench-shard --images {request.num_images} --workers {request.workers} --rounds {request.rounds}"]
+    parts = [f"python bench/shard.py --images {request.num_images} --workers {request.workers} --rounds {request.rounds}"]
     if request.photos is not None:
         parts.append(f"--photos {request.photos.name if request.photos.is_absolute() else request.photos}")
     if request.source is not None:
@@ -305,18 +303,20 @@ def _command(request: BenchShardRequest) -> str:
 
 def table_text(result: dict[str, Any]) -> str:
     """The result of `bench` as tables for people: rates, ratios with what they should reach, memory."""
-    photos, width = result["photos"], max(len(row["contestant"]) for row in result["rows"])
+    photos = result["photos"]
+    rows = []
+    for row in result["rows"]:
+        if row["images_per_s"] is None:
+            rows.append([row["contestant"], None, None])
+            continue
+        core_ms = 1e3 * row["core_s_per_image"]["median"]
+        rows.append([row["contestant"], _between(row["images_per_s"], ",.0f"), f"{core_ms:.2f}"])
     lines = [
         f"{counted(result['num_images'], 'image')} of {photos['width_px']}x{photos['height_px']}, {photos['mean_bytes'] / 1e3:.0f} KB "
         f"({photos['count']} different), {counted(result['workers'], 'worker')}, {counted(result['rounds'], 'round')}; median (low–high)",
-        f"{'':{width}}  {'images/s':>22}  {'core-ms an image':>16}",
+        table(["", "images/s", "core-ms an image"], rows),
+        *(f"{row['contestant']}: {row['why']}" for row in result["rows"] if row["images_per_s"] is None),
     ]
-    for row in result["rows"]:
-        if row["images_per_s"] is None:
-            lines.append(f"{row['contestant']:{width}}  {row['why']}")
-            continue
-        core_ms = 1e3 * row["core_s_per_image"]["median"]
-        lines.append(f"{row['contestant']:{width}}  {_between(row['images_per_s'], ',.0f'):>22}  {core_ms:>16.2f}")
     for ratio in result["ratios"]:
         limits = ((">=", ratio["at_least"]), ("<=", ratio["at_most"]))
         wanted = "".join(f", should be {sign} {limit:g}" for sign, limit in limits if limit is not None)
@@ -329,3 +329,24 @@ def table_text(result: dict[str, Any]) -> str:
 
 def _between(spread: dict[str, Any], form: str) -> str:
     return f"{spread['median']:{form}} ({spread['low']:{form}}–{spread['high']:{form}})"
+
+
+def main(
+    photos: Annotated[Path | None, typer.Option(help="Folder where the stand-ins are made once and kept.")] = None,
+    source: Annotated[Path | None, typer.Option(help="A real zip or folder to pack as well.")] = None,
+    images: Annotated[int, typer.Option(help="Images a measurement, the same for every contestant.")] = 1024,
+    workers: Annotated[int, typer.Option(help="Processes; the cores by default.")] = 0,
+    rounds: Annotated[int, typer.Option(help="Interleaved measurements of every contestant.")] = 5,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure peak memory too, with few and with 8 times as many rows.")] = False,
+    out: Out = None,
+) -> None:
+    """Compare packing with Pillow, with img2dataset's resizer, and with decoding alone, on stand-ins for photographs."""
+    if photos is not None:
+        check_place(photos, "--photos", is_folder=True)
+    threads = workers or cores_per_process(1)
+    request = BenchShardRequest(num_images=images, workers=threads, rounds=rounds, photos=photos, source=source, memory=memory, out=out)
+    print(table_text(bench(request)))
+
+
+if __name__ == "__main__":
+    run(main)

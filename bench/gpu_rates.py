@@ -1,4 +1,4 @@
-"""The second and third stage of the GPU check: how fast the loaders are, how busy the GPU is meanwhile, and which settings are best.
+"""The rates and the sweep of the GPU check: how fast the loaders are, how busy the GPU is meanwhile, and which settings are best.
 
 Every measurement is in steady state: batches are taken without end, epoch after epoch, and the clock starts when the queues that were
 filled while nobody took from them are empty; torch.cuda.synchronize stands before both of its readings.
@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastfashion.bench.gpu_record import Check, Record
-from fastfashion.bench.gpu_sets import STOCKS, Stock, long_rows, make_spec, stock_of
+from fastfashion.bench import spread
 from fastfashion.config import AugmentConfig
 from fastfashion.errors import ConfigError
 from fastfashion.load import Batch, Loader, open_loader
+from gpu_record import Check, Record
+from gpu_sets import STOCKS, Stock, long_rows, make_spec, stock_of
 
 BACKENDS = ("dali", "threads", "resident")
 REACH_OF = "one H200, 16 cores"
@@ -53,7 +54,8 @@ def _rate_of(check: Check, stock: Stock, backend: str) -> dict[str, Any]:
             wait(check)
             first_s = round(time.perf_counter() - started, 2)
         by_round = [one_round(check, endless(loader, 1), used=used) for _ in range(check.scale.rounds)]
-    found = {"set": stock.name, "backend": backend, "size": str(stock.size), "batch_size": spec.plan.batch_size, **spread(by_round)}
+    found: dict[str, Any] = {"set": stock.name, "backend": backend, "size": str(stock.size), "batch_size": spec.plan.batch_size}
+    found |= spread(by_round, 1, "images_per_s")
     if first_s is not None:
         found["first_epoch_s"] = first_s
     return found | {"used": used.summary(), "reach": _reach(stock, backend, found["images_per_s"])}
@@ -112,7 +114,7 @@ def _final(check: Check, stock: Stock, cells: list[Cell]) -> dict[str, Any]:
         loaders = {cell: stack.enter_context(closing(_open_cell(check, stock, cell))) for cell in cells}
         for number, cell in product(range(check.scale.rounds), cells):
             by_round[cell].append(one_round(check, endless(loaders[cell], number), seconds=check.scale.sweep_seconds))
-    rows = [{"hw_decoder_load": cell[0], "threads": cell[1], **spread(found)} for cell, found in by_round.items()]
+    rows = [{"hw_decoder_load": cell[0], "threads": cell[1], **spread(found, 1, "images_per_s")} for cell, found in by_round.items()]
     rows.sort(key=lambda row: -row["images_per_s"])
     short = f"hw_decoder_load {rows[0]['hw_decoder_load']}, threads {rows[0]['threads']}: {rows[0]['images_per_s']:,.0f}/s"
     return {"set": stock.name, "in_short": short, "finalists": rows}
@@ -159,12 +161,6 @@ def one_round(
 def wait(check: Check) -> None:
     if check.device == "cuda":
         torch.cuda.synchronize()
-
-
-def spread(by_round: list[float]) -> dict[str, Any]:
-    """Median, least and most of the rounds' rates."""
-    rounded = [round(rate, 1) for rate in by_round]
-    return {"images_per_s": round(float(np.median(by_round)), 1), "low": min(rounded), "high": max(rounded), "by_round": rounded}
 
 
 class Utilisation:
