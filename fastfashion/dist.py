@@ -47,7 +47,7 @@ def start(timeout_s: float = 600.0) -> World:
 
     nccl on CUDA, gloo on CPU; `timeout_s` is how long any rank waits for the others later. Each process gets its share of the machine's
     cores for torch's own threads. Raises LostPeerError where the other ranks do not come. For processes of our own: in somebody else's
-    program it is `here` that tells the place, and changes nothing.
+    program `here` gives the place and changes nothing.
     """
     import torch
 

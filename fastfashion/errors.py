@@ -45,7 +45,7 @@ class DiskFullError(FastfashionError, OSError):
 
 
 class TrainingError(FastfashionError):
-    """Training cannot go on: the loss is not finite, or a run directory does not fit."""
+    """Training cannot continue: the loss is not finite, or a run directory does not fit."""
 
 
 class FirstStepError(TrainingError):
@@ -53,6 +53,6 @@ class FirstStepError(TrainingError):
 
 
 class LostPeerError(TrainingError):
-    """Another process of a run has ended or does not answer; starting all of them again goes on from the last checkpoint."""
+    """Another process of a run has ended or does not answer; restarting all of them resumes from the last checkpoint."""
 
     EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h

@@ -127,12 +127,12 @@ def unreadable(error: OSError) -> str:
 
 
 def is_unpublished(name: str) -> bool:
-    """Whether a file is what a process that was killed had begun to write, so that nobody will miss it."""
+    """Whether a file is the unfinished write of a process that was killed."""
     return name.endswith(".partial") or _OF_SAFETENSORS.fullmatch(name) is not None
 
 
 def clear_unpublished(path: Path) -> None:
-    """Remove what processes that were killed had begun to publish at `path`; for who alone publishes there."""
+    """Remove unfinished writes of killed processes at `path`; only for a place with one writer."""
     for left in path.parent.glob(f".{path.name}.*.partial"):
         left.unlink(missing_ok=True)
 

@@ -161,7 +161,7 @@ def _info(path: Path) -> dict[str, Any]:
 
 
 def children(path: Path) -> list[Path]:
-    """Files and folders directly below a folder. Empty objects that stand for a folder of object storage are not among them."""
+    """Files and folders directly below a folder. Empty objects in place of a folder are not among them."""
     return list(list_children(path))
 
 

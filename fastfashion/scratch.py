@@ -34,7 +34,7 @@ def scratch(where: Path | None = None) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all in it, also where a thread that still writes there makes a file anew meanwhile."""
+    """Remove a file or a folder with all in it, also while a thread still writes there."""
     for _ in range(3):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -86,7 +86,7 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
-    """For commands: SIGTERM and SIGHUP end what is under way as an exception, as Ctrl-C does, so that nothing is left behind.
+    """For commands: SIGTERM and SIGHUP end what is running with an exception, as Ctrl-C does, so that nothing is left behind.
 
     A second one changes nothing, and under nohup SIGHUP stays ignored. In somebody else's program signal handlers are not ours to
     change; what a signal leaves there, the next start removes.

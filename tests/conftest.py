@@ -1,4 +1,4 @@
-"""The real archive where it is at hand, small hand-made data sets in its layout, and a packed set of one."""
+"""The real archive where it is available, small hand-made data sets in its layout, and a packed set of one."""
 
 import csv
 import hashlib
@@ -47,7 +47,7 @@ KINDS = [
 
 @pytest.fixture(scope="session")
 def real_zip() -> Path:
-    """The real zip; skips where it is not at hand."""
+    """The real zip; skips where it is missing."""
     path = Path(os.environ.get(REAL_ZIP_VARIABLE, REAL_ZIP_DEFAULT))
     if not path.is_file():
         pytest.skip(f"no real data: {path} is no file; put it at {REAL_ZIP_DEFAULT} or name it in ${REAL_ZIP_VARIABLE}")
