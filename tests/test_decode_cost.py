@@ -27,8 +27,8 @@ from fastfashion.predict import decoding
 from fastfashion.predict.decode_cost import FIXED, cost
 from fastfashion.predict.decode_worker import load_encoded
 from fastfashion.predict.decoding import Decoders, Memory
-from fastfashion.predict.room import Room
-from fastfashion.serve.limits import BusyError, Gate, Limits
+from fastfashion.predict.room import BusyError, Room
+from fastfashion.serve.limits import Gate, Limits
 
 HEIGHT, WIDTH = 1500, 2000
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc, which this system does not have")

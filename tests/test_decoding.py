@@ -41,7 +41,7 @@ SABOTAGE = """
 import sys
 if "fastfashion.predict.decode_worker" in " ".join(sys.orig_argv):
     import os, signal, time
-    from fastfashion.serve import decode_worker
+    from fastfashion.predict import decode_worker
     whole = decode_worker.load_encoded
 
     def load_encoded(encoded, out, max_pixels):
@@ -257,7 +257,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_predict_answers_all_others(sabotaged: dict[str, str], run: Path, folder: Path) -> None:
-    """A batch goes on, and so does the next."""
+    """A batch continues, and so does the next."""
     predictor = Predictor(run, torch.device("cpu"), workers=2)
     (answers,) = predictor.answer(find_inputs([str(folder)]))
     assert list(answers.errors) == [3] and "SIGKILL" in answers.errors[3]

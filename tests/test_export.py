@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, DiskFullError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run
 from fastfashion.export import export as exporting
+from fastfashion.export.card import hub_card, onnx_card, space_card
 from fastfashion.export.export import ExportRequest, export
 from fastfashion.export.subject import open_subject, part_images
 from fastfashion.model import load_artifact, save_artifact
@@ -160,12 +162,11 @@ def test_the_model_card_is_what_the_hub_reads_and_has_the_reports_numbers(run: P
     assert done.stdout.split()[0] in ("Summer", "Winter")
 
 
-def test_names_from_the_data_stay_text_in_a_card() -> None:
-    from fastfashion.export.card import _front, _text
-
-    assert _text("a|b\n<script>") == "a&#124;b &lt;script>"
-    front = _front({"title": 'x"\n---\nsdk: docker'})
-    assert front.count("\n---") == 1 and "\nsdk" not in front
+def test_names_from_the_data_stay_text_in_a_card(run: Path) -> None:
+    named = replace(open_subject(run), run=Path('x"\n---\nsdk: docker'), classes={"a|b\n<script>": ["`c`", "{{ 1 + 1 }}"]})
+    for card in (onnx_card(named, None), space_card(named), hub_card(named, "a|b\n<script>")):
+        assert card.count("\n---\n") == 1 and "\nsdk: docker" not in card
+        assert "a&#124;b &lt;script> (2): &#96;c&#96;, {{ 1 + 1 }}\n" in card and "<script>" not in card.partition("\n---\n")[2]
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,12 @@ from typer.testing import CliRunner
 
 from fastfashion.cli import app as cli
 from fastfashion.errors import ConfigError, FastfashionError
-from fastfashion.serve.api import api_routes
-from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, content_length
+from fastfashion.serve.answers import Answers
+from fastfashion.serve.api import Api
 from fastfashion.serve.auth import FORGET_S, MAX_ADDRESSES, Auth, Failures, find_auth
-from fastfashion.serve.errors import Errors
-from fastfashion.serve.hosts import HostRules, Hosts, Others, host_rules, parse_allowed
+from fastfashion.serve.guard import Checks
+from fastfashion.serve.hosts import HostRules, Others, host_rules, parse_allowed
+from fastfashion.serve.http import App, Message, Receive, Scope, Send, content_length
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.state import open_state
 
@@ -85,7 +86,7 @@ def answering(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> App:
     ],
 )
 def test_every_error_has_one_shape(status: int, body: bytes, expected: dict[str, Any] | None) -> None:
-    found = ask(Errors(answering(status, body, (b"allow", b"POST"))))
+    found = ask(Answers(answering(status, body, (b"allow", b"POST"))))
     assert found[0] == status and found[1]["allow"] == "POST" and found[1]["content-type"] == "application/json"
     assert isinstance(found[2]["error"], str) and "Traceback" not in found[2]["error"]
     assert expected is None or found[2] == expected
@@ -101,12 +102,12 @@ def test_an_exception_is_a_500_of_that_shape_and_is_raised_for_the_log() -> None
         sent.append(message)
 
     with pytest.raises(KeyError):
-        asyncio.run(Errors(broken)({"type": "http"}, broken, send))  # type: ignore[arg-type]
+        asyncio.run(Answers(broken)({"type": "http"}, broken, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 500 and "log" in json.loads(sent[1]["body"])["error"]
 
 
 def test_an_answer_without_error_passes_as_it_comes() -> None:
-    assert ask(Errors(answering(200, b'{"answers": {}}')))[2] == {"answers": {}}
+    assert ask(Answers(answering(200, b'{"answers": {}}')))[2] == {"answers": {}}
 
 
 HERE = host_rules("127.0.0.1", "127.0.0.1", (), {})
@@ -125,6 +126,10 @@ async def fine(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"access-control-allow-origin", b"*"), (b"Access-Control-Allow-Credentials", b"true"), (b"vary", b"Origin")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"{}"})
+
+
+def allowed(app: App, rules: HostRules) -> App:
+    return Answers(Checks(app, rules.check))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,7 @@ async def fine(scope: Scope, receive: Receive, send: Send) -> None:
     ],
 )
 def test_on_loopback_only_its_own_names_are_answered(rules: HostRules, host: str, status: int) -> None:
-    found = ask(Hosts(fine, rules), headers=[("host", host)] if host else [])
+    found = ask(allowed(fine, rules), headers=[("host", host)] if host else [])
     assert found[0] == status and (status == 200 or len(found[2]["error"]) < 600)
 
 
@@ -224,13 +229,13 @@ OWN = "127.0.0.1:7860"
 )
 @pytest.mark.parametrize("method", ["POST", "OPTIONS"])
 def test_only_its_own_page_may_have_a_browser_ask(rules: HostRules, host: str, headers: dict[str, str], status: int, method: str) -> None:
-    found = ask(Hosts(fine, rules), method, headers=headers | ({"host": host} if host else {}))
+    found = ask(allowed(fine, rules), method, headers=headers | ({"host": host} if host else {}))
     assert found[0] == status and (status == 200 or found[2]["error"])
     assert not [name for name in found[1] if name.lower().startswith("access-control-")]
 
 
 def test_links_and_frames_of_other_pages_open_the_page_but_nothing_else_of_it() -> None:
-    app, site = Hosts(fine, HERE), {"host": OWN, "sec-fetch-site": "cross-site"}
+    app, site = allowed(fine, HERE), {"host": OWN, "sec-fetch-site": "cross-site"}
     assert ask(app, "GET", headers=site | {"sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"})[0] == 200
     assert ask(app, "GET", headers=site | {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"})[0] == 403
     assert ask(app, "GET", headers={"host": OWN, "origin": "https://evil.example"})[0] == 403  # an event stream, or any fetch
@@ -249,12 +254,12 @@ def test_the_page_does_not_take_a_foreign_name_from_a_proxy(forwarded: str, kept
         await send({"type": "http.response.body", "body": b"{}"})
 
     rules = HostRules(others=Others.NONE, names=("shop.example",))
-    assert ask(Hosts(app, rules), headers={"Host": "localhost", "X-Forwarded-Host": forwarded})[0] == 200
+    assert ask(allowed(app, rules), headers={"Host": "localhost", "X-Forwarded-Host": forwarded})[0] == 200
     assert (b"x-forwarded-host" in dict(seen[0]["headers"])) == kept
 
 
 def test_two_hosts_or_one_foreign_origin_of_two_are_refused() -> None:
-    app, own = Hosts(fine, HERE), ("host", OWN)
+    app, own = allowed(fine, HERE), ("host", OWN)
     assert ask(app, headers=[own, ("host", "evil.example")])[0] == 403
     assert ask(app, headers=[own, ("origin", "http://evil.example"), ("origin", "http://127.0.0.1:7860")])[0] == 403
 
@@ -266,7 +271,7 @@ def test_a_websocket_of_a_foreign_page_is_closed() -> None:
         sent.append(message)
 
     scope = {"type": "websocket", "headers": [(b"host", OWN.encode()), (b"origin", b"http://evil.example")]}
-    asyncio.run(Hosts(fine, HERE)(scope, fine, send))  # type: ignore[arg-type]
+    asyncio.run(allowed(fine, HERE)(scope, fine, send))  # type: ignore[arg-type]
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
@@ -282,10 +287,14 @@ def basic(text: str) -> dict[str, str]:
     return {"authorization": "Basic " + base64.b64encode(text.encode()).decode()}
 
 
+def locked(app: App) -> App:
+    return Answers(Checks(app, Auth("shop:secret").check))
+
+
 def test_an_address_that_guesses_passwords_waits_and_no_other_does() -> None:
-    app, wrong, right = Auth(fine, "shop:secret"), basic("shop:guess"), basic("shop:secret")
+    app, wrong, right = locked(fine), basic("shop:guess"), basic("shop:secret")
     assert [ask(app, headers=wrong)[0] for _ in range(5)] == [401] * 5
-    for headers in (wrong, right):  # the right one would tell a guesser that it is
+    for headers in (wrong, right):  # the right one would show a guesser that it is
         status, found, body = ask(app, headers=headers)
         assert status == 429 and 1 <= int(found["retry-after"]) <= 60 and "wrong passwords" in body["error"]
     assert ask(app)[0] == 401  # a browser that asks what it needs
@@ -303,7 +312,7 @@ def test_an_address_that_guesses_passwords_waits_and_no_other_does() -> None:
     ],
 )
 def test_an_address_is_what_one_client_has(guesser: str, other: str, status: int) -> None:
-    app = Auth(fine, "shop:secret")
+    app = locked(fine)
     for _ in range(5):
         ask(app, headers=basic("x:y"), client=guesser)
     assert ask(app, headers=basic("shop:secret"), client=other)[0] == status
@@ -329,7 +338,7 @@ def test_waits_double_to_a_minute_are_forgotten_and_take_bounded_memory() -> Non
 
 
 def test_a_right_password_forgets_the_wrong_ones_before_it() -> None:
-    app = Auth(fine, "shop:secret")
+    app = locked(fine)
     for _ in range(3):
         assert [ask(app, headers=basic("x:y"))[0] for _ in range(4)] == [401] * 4
         assert ask(app, headers=basic("shop:secret"))[0] == 200
@@ -339,7 +348,7 @@ def test_a_right_password_forgets_the_wrong_ones_before_it() -> None:
     "header", ["Basic", "Basic !", "Basic " + "A" * 9999, "Bearer c2hvcDpzZWNyZXQ=", "basic\xe9", "Basic c2hvcDpzZWNyZXQ= x"]
 )
 def test_odd_authorizations_are_wrong_passwords(header: str) -> None:
-    assert ask(Auth(fine, "shop:secret"), headers=[("authorization", header)])[0] == 401
+    assert ask(locked(fine), headers=[("authorization", header)])[0] == 401
 
 
 def test_a_password_comes_from_an_option_a_file_or_the_environment(tmp_path: Path) -> None:
@@ -620,10 +629,9 @@ def test_the_calls_of_the_documentation_answer(server: ServedRun, kind: str, tmp
 
 
 def test_a_model_that_answers_nan_is_an_error_and_no_broken_json(run: Path, tmp_path: Path) -> None:
-    starlette: Any = pytest.importorskip("starlette.applications")
+    pytest.importorskip("starlette")
     state = open_state(run, torch.device("cpu"), Limits(), shards=tmp_path / "nowhere")
     state.predictor.model.heads["season"].weight.data.fill_(float("nan"))
-    app = Errors(starlette.Starlette(routes=api_routes(state)))
-    status, _, found = ask(app, "POST", "/api/answer", body=JPEG)
+    status, _, found = ask(Answers(Api(fine, state)), "POST", "/api/answer", body=JPEG)
     state.close()
     assert status in (400, 500) and "NaN" in found["error"]

@@ -22,11 +22,11 @@ from serving import ServedRun, make_run
 from test_serve import ask, jpeg
 
 from fastfashion.scratch import LOCK, PREFIX
+from fastfashion.serve.addresses import JOIN, RUN, UPLOAD
 from fastfashion.serve.bodies import WINDOW_S
 from fastfashion.serve.hosts import host_rules
 from fastfashion.serve.limits import Limits
-from fastfashion.serve.paths import drop_unread
-from fastfashion.serve.routes import JOIN, RUN, UPLOAD
+from fastfashion.serve.questions import drop_unread
 from fastfashion.serve.server import ServeRequest, build_app
 from fastfashion.serve.state import open_state
 from fastfashion.serve.store import EXAMPLES, Store

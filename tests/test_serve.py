@@ -27,12 +27,13 @@ from torch import nn
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.model import Classifier, build_classifier
+from fastfashion.predict.room import BusyError
 from fastfashion.runs import open_run
 from fastfashion.runs.opened import REPORT
 from fastfashion.serve import render
 from fastfashion.serve.auth import parse_auth
 from fastfashion.serve.cam import NoMapError, _feature_map, _pooled_alone, activation_maps, overlay
-from fastfashion.serve.limits import BusyError, Gate, Limits, check_image, check_zip
+from fastfashion.serve.limits import Gate, Limits, check_image, check_zip
 from fastfashion.serve.page import make_examples, results
 from fastfashion.serve.products import FILE
 from fastfashion.serve.state import State, open_state
@@ -208,7 +209,7 @@ def test_a_batch_answers_files_and_zips_and_names_what_is_wrong(state: State, tm
     assert {line.record["path"]: (line.record["error"] or "")[:9] for line in lines} == {
         "bomb.png": "9000x9000",
         "good.jpg": "",
-        "page.jpg": "not a pic",
+        "page.jpg": "not an im",
         "some.zip/../../good.jpg": "its name ",
         "some.zip/in/good.jpg": "",
     }
@@ -358,7 +359,7 @@ def test_any_backbone_with_a_map_shows_one(model: str) -> None:
 
 
 def test_positions_alone_say_on_average_what_the_image_says() -> None:
-    """Where nothing but a mean stands between map and head, as in a ResNet."""
+    """Where there is nothing but a mean between map and head, as in a ResNet."""
     net = classifier("resnet10t", "96x64")
     image = torch.from_numpy(np.asarray(smooth_image(4, 64, 96)).copy())[None]
     with torch.inference_mode():

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from fastfashion.predict.room import BusyError, Room
 from fastfashion.scratch import LOCK, PREFIX
-from fastfashion.serve.asgi import Message, Receive, Scope, Send
+from fastfashion.serve.addresses import ANSWER, UPLOAD
+from fastfashion.serve.answers import Answers
 from fastfashion.serve.bodies import Bodies
-from fastfashion.serve.limits import BusyError, Limits
-from fastfashion.serve.routes import ANSWER, UPLOAD
-from fastfashion.serve.shares import Shares
+from fastfashion.serve.http import Message, Receive, Scope, Send
+from fastfashion.serve.limits import Limits
 from fastfashion.serve.store import AGE_S, EXAMPLES, FILE_BYTES, Store, open_store
-from fastfashion.serve.upload import Uploads
+from fastfashion.serve.uploads import Uploads
 
 
 @pytest.fixture
@@ -114,10 +115,10 @@ def test_a_store_ends_with_its_server_and_one_of_a_killed_server_at_the_next_sta
 
 def test_a_share_leaves_room_for_others_and_whoever_waits_is_served_in_turn() -> None:
     async def talk() -> list[str]:
-        shares, order = Shares(4, 2), []
+        room, order = Room(4, share=2, max_waiting=2), []
 
         async def hold(name: str, amount: int, over: asyncio.Event) -> None:
-            async with shares.take(name[0], amount):
+            async with room.taking(amount, name[0]):
                 order.append(name)
                 await over.wait()
 
@@ -132,9 +133,9 @@ def test_a_share_leaves_room_for_others_and_whoever_waits_is_served_in_turn() ->
         gone.cancel()
         over.set()
         await asyncio.gather(*tasks)
-        async with shares.take("a", 2), shares.take("b", 2):
-            assert shares._free == 0
-        assert shares._free == 4 and not shares._held and not shares._waiting
+        async with room.taking(2, "a"), room.taking(2, "b"):
+            assert room._free == 0
+        assert room._free == 4 and not room._held and not room._line
         return order
 
     assert asyncio.run(talk())[-1] == "a2"
@@ -152,7 +153,7 @@ def test_one_address_waits_for_its_own_answers_and_is_refused_when_too_many_wait
                 await over.wait()
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
-        layer = Bodies(slow, Limits(queue=4))
+        layer = Answers(Bodies(slow, Limits(queue=4)))
 
         async def ask(address: str) -> None:
             async def receive() -> Message:
@@ -191,6 +192,6 @@ def test_a_full_disk_is_told_and_keeps_nothing(store: Store, number: int, status
 
     head = [(b"content-type", b"multipart/form-data; boundary=line")]
     scope = {"type": "http", "method": "POST", "path": UPLOAD, "query_string": b"", "headers": head, "client": ("10.0.0.1", 1)}
-    asyncio.run(Uploads(None, store)(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(Answers(Uploads(None, store))(scope, receive, send))  # type: ignore[arg-type]
     assert said[0]["status"] == status and os.strerror(number).encode() in said[1]["body"]
     assert list(store.folder.iterdir()) == []

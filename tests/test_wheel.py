@@ -19,7 +19,7 @@ NEEDED = {
     "sources/synth_kinds.csv",
     "sources/synth_drawings.txt",
 }
-NEEDED |= {"cli/__init__.py", "serve/page.css", "export/space_app.py", "api.py"}
+NEEDED |= {"cli/__init__.py", "serve/page.css", "serve/page.jinja", "export/card.md.jinja", "export/space_app.py", "api.py"}
 
 
 def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,61 +1,95 @@
-"""A number of bytes that many share: who asks for some waits in line until they are free, in a thread or in an event loop."""
+"""An amount that many share, such as bytes of memory or places in a queue: who asks for some waits until it is free.
+
+One class for all of the server's sharing. A thread waits in `take`, an event loop in `taking`; both may share one room.
+"""
 
 import asyncio
+import sys
 import threading
-from collections import deque
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+from fastfashion.errors import FastfashionError
+
+
+class BusyError(FastfashionError):
+    """Too many wait already; ask again in a moment."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    address: str
+    amount: int
+    granted: "Future[None]" = field(default_factory=Future)
 
 
 class Room:
-    """First come, first served, so that nobody waits for ever; who asks for more than there is gets all of it, alone."""
+    """First come, first served, so that nobody waits forever; who asks for more than there is gets all of it, alone.
 
-    def __init__(self, total: int) -> None:
-        self._total, self._free = total, total
-        self._line: deque[tuple[int, Future[None]]] = deque()
+    With `share`, one address holds no more than that: its further requests wait, and those of others pass them. At most `max_waiting`
+    requests of an address wait; 0 means that nobody does.
+    """
+
+    def __init__(self, total: int, *, share: int = sys.maxsize, max_waiting: int = sys.maxsize) -> None:
+        self._total, self._free, self._share, self._max_waiting = total, total, share, max_waiting
+        self._held = Counter[str]()  # by address
+        self._line: list[_Asked] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def take(self, amount: int) -> Iterator[None]:
-        """Wait in this thread."""
-        amount, place = self._ask(amount)
-        place.result()
+    def take(self, amount: int = 1, address: str = "") -> Iterator[None]:
+        """Wait in this thread. Raises BusyError where too many wait."""
+        asked = self._ask(amount, address)
         try:
+            asked.granted.result()
             yield
         finally:
-            self._give_back(amount)
+            self._leave(asked)
 
     @asynccontextmanager
-    async def taking(self, amount: int) -> AsyncIterator[None]:
-        """Wait in this event loop, and hold no thread."""
-        amount, place = self._ask(amount)
+    async def taking(self, amount: int = 1, address: str = "") -> AsyncIterator[None]:
+        """Wait in this event loop, and hold no thread. Raises BusyError where too many wait."""
+        asked = self._ask(amount, address)
         try:
-            await asyncio.wrap_future(place)
-        except BaseException:
-            if not place.cancel():  # it was given in the meantime
-                self._give_back(amount)
-            raise
-        try:
+            if not asked.granted.done():
+                await asyncio.wrap_future(asked.granted)
             yield
         finally:
-            self._give_back(amount)
+            self._leave(asked)
 
-    def _ask(self, amount: int) -> tuple[int, "Future[None]"]:
-        amount, place = min(amount, self._total), Future[None]()
+    def _ask(self, amount: int, address: str) -> _Asked:
+        asked = _Asked(address, min(amount, self._share, self._total))
         with self._lock:
-            self._line.append((amount, place))
-        self._give_back(0)
-        return amount, place
+            self._line.append(asked)
+            self._grant()
+            if asked in self._line and sum(one.address == address for one in self._line) > self._max_waiting:
+                self._line.remove(asked)
+                count, whose = (self._max_waiting, " of this address") if self._max_waiting else (self._total, "")
+                raise BusyError(f"{count} requests{whose} are waiting already: ask again in a moment")
+        return asked
 
-    def _give_back(self, amount: int) -> None:
-        given = []
+    def _leave(self, asked: _Asked) -> None:
         with self._lock:
-            self._free += amount
-            while self._line and (self._line[0][0] <= self._free or self._line[0][1].cancelled()):
-                wanted, place = self._line.popleft()
-                if place.set_running_or_notify_cancel():  # no longer to be cancelled
-                    self._free -= wanted
-                    given.append(place)
-        for place in given:
-            place.set_result(None)
+            if asked in self._line:  # it was canceled while it waited
+                self._line.remove(asked)
+            else:
+                self._free += asked.amount
+                self._held[asked.address] -= asked.amount
+                if not self._held[asked.address]:
+                    del self._held[asked.address]
+            self._grant()
+
+    def _grant(self) -> None:
+        for asked in list(self._line):
+            if self._held[asked.address] + asked.amount > self._share:
+                continue
+            if asked.amount > self._free:
+                return  # those behind it wait as well, or a large amount would never be free
+            self._line.remove(asked)
+            self._free -= asked.amount
+            self._held[asked.address] += asked.amount
+            if asked.granted.set_running_or_notify_cancel():
+                asked.granted.set_result(None)

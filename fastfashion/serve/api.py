@@ -4,127 +4,98 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastfashion.errors import FastfashionError, InputError
-from fastfashion.evaluate.run import PLOTS
-from fastfashion.serve.asgi import Receive, Scope, Send, json_body, refuse
-from fastfashion.serve.errors import RefusedError
+from fastfashion.evaluate.run import PLOTS as PLOTS_FOLDER
+from fastfashion.serve.addresses import ANSWER, PLOTS, is_own
+from fastfashion.serve.http import App, Receive, RefusedError, Scope, Send, json_body
 from fastfashion.serve.image_body import read_image
-from fastfashion.serve.limits import BusyError
 from fastfashion.untrusted import read_limited
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.routing import Route
 
     from fastfashion.serve.state import State
 
-    Endpoint = Callable[[Request], Awaitable[Response]]
-
 READ_S = 60.0  # for an image to come in
-RETRY_AFTER_S = 2
 TOP, MAX_TOP = "3", 100
 MAX_PLOT_BYTES = 20_000_000
 ADDRESSES = "there are POST /api/answer, GET /api/model and GET /run/plots/NAME.png"
+READS = ("GET", "HEAD")
 
 
-def api_routes(state: "State") -> "list[Route]":
-    """The routes that programs use; every other address below /api/ is a 404 that names them."""
-    from starlette.concurrency import run_in_threadpool
-    from starlette.responses import Response
-    from starlette.routing import Route
+class Api:
+    """Answers what programs ask; all else is the page's."""
 
-    def _json(value: object) -> "Response":
-        return Response(json_body(value), media_type="application/json")
+    def __init__(self, app: App, state: "State") -> None:
+        self._app, self._state = app, state
 
-    async def answer(request: "Request") -> "Response":
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not is_own(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        from starlette.requests import Request
+        from starlette.responses import Response
+
+        methods, endpoint = self._find(scope["path"])
+        method, allow = scope["method"], ", ".join([*methods, "OPTIONS"])
+        if method == "OPTIONS":
+            response = Response(status_code=204, headers={"allow": allow})
+        elif method in methods:
+            response = await endpoint(Request(scope, receive))
+        else:
+            raise RefusedError(405, f"{method[:20]} is not for this address, {methods[0]} is", (b"allow", allow.encode()))
+        await response(scope, receive, send)
+
+    def _find(self, path: str) -> "tuple[tuple[str, ...], Callable[[Request], Awaitable[Response]]]":
+        """The methods that an address takes, and what answers it."""
+        if path == ANSWER:
+            return ("POST",), self._answer
+        if path == "/api/model":
+            return READS, self._model
+        if f"{path}/".startswith(PLOTS):
+            return READS, self._plot
+        raise RefusedError(404, f"no such address: {ADDRESSES}")
+
+    async def _answer(self, request: "Request") -> "Response":
         started = time.perf_counter()
         top = request.query_params.get("top")
         if top is not None:
             _parse_top(top)
         length = request.headers.get("content-length", "")
-        async with state.admit(int(length) if length.isdecimal() else None) as place:  # before the body is read, which waits outside
-            async with asyncio.timeout(READ_S):
-                found = await read_image(request, state.limits.image_bytes)
+        async with self._state.admit(int(length) if length.isdecimal() else None) as place:  # before the body is read, which waits outside
+            try:
+                async with asyncio.timeout(READ_S):
+                    found = await read_image(request, self._state.limits.image_bytes)
+            except TimeoutError:
+                raise RefusedError(408, f"the image did not come within {READ_S:.0f} s") from None
             wanted = _parse_top(top or found.top or TOP)
-            answers = await state.answer(found.image, wanted, place)
+            answers = await self._state.answer(found.image, wanted, place)
         return _json({"answers": answers, "milliseconds": round(1000 * (time.perf_counter() - started), 1)})
 
-    async def model(_: "Request") -> "Response":
-        known = state.predictor.description
-        return _json({"run": state.run.resolve().name, "model": known.model, "size": known.size, "classes": known.classes})
+    async def _model(self, _: "Request") -> "Response":
+        known = self._state.predictor.description
+        return _json({"run": self._state.run.resolve().name, "model": known.model, "size": known.size, "classes": known.classes})
 
-    async def plot(request: "Request") -> "Response":
-        return Response(await run_in_threadpool(_read_plot, state.run, request.path_params["name"]), media_type="image/png")
-
-    async def unknown(_: "Request") -> "Response":
-        raise RefusedError(404, f"no such address: {ADDRESSES}")
-
-    get, post = ("GET", "HEAD"), ("POST",)
-    table: list[tuple[str, tuple[str, ...], Endpoint]] = [
-        ("/api/answer", post, answer),
-        ("/api/model", get, model),
-        ("/run/plots/{name:path}", get, plot),
-        ("/api/{rest:path}", (), unknown),
-        ("/api", (), unknown),
-    ]
-    return [Route(path, _Endpoint(methods, endpoint)) for path, methods, endpoint in table]
-
-
-class _Endpoint:
-    """An ASGI application that calls a function for the methods it is meant for, and answers its exceptions; no methods: all of them."""
-
-    def __init__(self, methods: tuple[str, ...], endpoint: "Endpoint") -> None:
-        self._methods, self._endpoint = methods, endpoint
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from starlette.requests import Request
+    async def _plot(self, request: "Request") -> "Response":
         from starlette.responses import Response
 
-        method, allow = scope["method"], ", ".join([*self._methods, "OPTIONS"])
-        if method == "OPTIONS" and self._methods:
-            await Response(status_code=204, headers={"allow": allow})(scope, receive, send)
-            return
-        if self._methods and method not in self._methods:
-            await refuse(send, 405, f"{method[:20]} is not for this address, {self._methods[0]} is", (b"allow", allow.encode()))
-            return
-        try:
-            response = await self._endpoint(Request(scope, receive))
-        except Exception as error:
-            status, text = _status(error)
-            retry = [(b"retry-after", str(RETRY_AFTER_S).encode())] if status == 503 else []
-            await refuse(send, status, text, *retry)
-        else:
-            await response(scope, receive, send)
+        name = request.scope["path"].removeprefix(PLOTS)
+        return Response(await asyncio.to_thread(_read_plot, self._state.run, name), media_type="image/png")
 
 
-def _status(error: Exception) -> tuple[int, str]:
-    """Status and text for an exception; raises it where it is a fault of the server."""
-    from starlette.requests import ClientDisconnect
+def _json(value: object) -> "Response":
+    from starlette.responses import Response
 
-    if isinstance(error, RefusedError):
-        return error.status, str(error)
-    if isinstance(error, BusyError):
-        return 503, str(error)
-    if isinstance(error, CancelledError):
-        return 503, "the server is ending"
-    if isinstance(error, TimeoutError | ClientDisconnect):
-        return 408, f"the image did not come within {READ_S:.0f} s"
-    if isinstance(error, InputError):
-        return 400, str(error)
-    if isinstance(error, FastfashionError):
-        return 500, str(error)
-    raise error
+    return Response(json_body(value), media_type="application/json")
 
 
 def _read_plot(run: Path, name: str) -> bytes:
     """A plot by its name, which is looked for and never becomes a path; no link of a run from elsewhere leads out of it."""
-    path = next((one for one in (run / PLOTS).glob("*.png") if one.name == name), None)
+    path = next((one for one in (run / PLOTS_FOLDER).glob("*.png") if one.name == name), None)
     if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(run)):
         with suppress(OSError):
             return read_limited(path, MAX_PLOT_BYTES)

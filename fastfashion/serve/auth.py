@@ -10,7 +10,7 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 from fastfashion.errors import ConfigError
-from fastfashion.serve.asgi import App, Receive, Scope, Send, client, header, refuse
+from fastfashion.serve.http import RefusedError, Scope, client, header
 from fastfashion.untrusted import read_limited
 
 VARIABLE = "FASTFASHION_AUTH"
@@ -22,28 +22,22 @@ REALM = (b"www-authenticate", b'Basic realm="fastfashion", charset="UTF-8"')
 class Auth:
     """Lets nobody through who does not know `user:password`; an address that sent wrong ones waits before the next is looked at."""
 
-    def __init__(self, app: App, auth: str) -> None:
-        self._app, self._auth, self._failures = app, auth.encode(), Failures()
+    def __init__(self, auth: str) -> None:
+        self._auth, self._failures = auth.encode(), Failures()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._auth or scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
+    def check(self, scope: Scope) -> None:
+        """Raises RefusedError without the right password, and too soon after several wrong ones; without a password lets all through."""
         given, address = header(scope, b"authorization"), client(scope)
-        wait_s = self._failures.wait_s(address) if given else 0
-        if not wait_s and self._knows(given):
-            self._failures.forget(address)
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-        elif wait_s:
-            seconds = math.ceil(wait_s)
-            text = f"too many wrong passwords came from this address: try again in {seconds} s"
-            await refuse(send, 429, text, (b"retry-after", str(seconds).encode()))
-        else:
+        if not self._auth:
+            return
+        if given and (wait_s := math.ceil(self._failures.wait_s(address))):
+            text = f"too many wrong passwords came from this address: try again in {wait_s} s"
+            raise RefusedError(429, text, (b"retry-after", str(wait_s).encode()))
+        if not self._knows(given):
             if given:
                 self._failures.add(address)
-            await refuse(send, 401, "expected a name and a password: curl --user NAME:PASSWORD", REALM)
+            raise RefusedError(401, "expected a name and a password: curl --user NAME:PASSWORD", REALM)
+        self._failures.forget(address)
 
     def _knows(self, header: bytes) -> bool:
         kind, _, value = header.partition(b" ")

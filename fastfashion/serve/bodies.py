@@ -1,4 +1,4 @@
-"""The bodies of requests: how large, how slow, and how many of one address are under way.
+"""The bodies of requests: how large, how slow, and how many of one address are in progress.
 
 Linger ─► Bodies, which waits for the start of a body ─► uploads │ the page's questions │ the HTTP API, which read the rest
 """
@@ -8,32 +8,21 @@ import time
 from collections import deque
 from contextlib import AsyncExitStack
 
-from fastfashion.errors import InputError
 from fastfashion.predict.decoding import LARGE_BYTES
-from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, client, content_length, header, host, is_loopback, refuse
-from fastfashion.serve.errors import RefusedError
-from fastfashion.serve.limits import BusyError, Limits
-from fastfashion.serve.routes import ANSWER, body_bytes
-from fastfashion.serve.shares import Shares
+from fastfashion.predict.room import Room
+from fastfashion.serve.addresses import ANSWER, body_bytes
+from fastfashion.serve.http import App, GoneError, Message, Receive, RefusedError, Scope, Send, client, content_length, header, is_ours
+from fastfashion.serve.limits import Limits
 
 LEAST_BYTES, WINDOW_S = 10_000, 10.0  # of a body, in every such time: a client of one byte a second is cut after the first
 USUAL_BYTES_PER_S = 100_000  # a whole body may take as long as at this rate, and a minute more
 START_BYTES = 65_536  # of a body, or all of a shorter one, are there before it takes a place or room from others
 MAX_WAITING = 256  # requests of one address that wait for room
 LINGER_BYTES, LINGER_S = 4_000_000, 2.0
-RETRY_AFTER = (b"retry-after", b"2")
-
-
-class GoneError(InputError):
-    """The client went before its request was whole."""
-
-
-class TooSlowError(TimeoutError):
-    """A body that does not come."""
 
 
 class Paced:
-    """A body that has a deadline. Raises RefusedError where it is too large, GoneError, and TooSlowError."""
+    """A body that has a deadline. Its methods raise RefusedError where it is too large or too slow, GoneError where the client left."""
 
     def __init__(self, receive: Receive, max_bytes: int) -> None:
         self._receive, self._max_bytes = receive, max_bytes
@@ -60,10 +49,11 @@ class Paced:
             async with asyncio.timeout(max(0.0, min(self._window_s, self._left_s))):
                 message = await self._receive()
         except TimeoutError:
-            raise TooSlowError(f"the request came too slowly: expected {LEAST_BYTES / 1000:.0f} kB in {WINDOW_S:.0f} s") from None
+            text = f"the request came too slowly: expected {LEAST_BYTES / 1000:.0f} kB in {WINDOW_S:.0f} s"
+            raise RefusedError(408, text) from None
         took_s = time.monotonic() - began_s
         if message["type"] != "http.request":
-            raise GoneError("the client went")
+            raise GoneError("the client left")
         data: bytes = message.get("body", b"")
         self.more = message.get("more_body", False)
         self.num_bytes += len(data)
@@ -78,51 +68,32 @@ class Paced:
 
 
 class Bodies:
-    """Refuses bodies that are too large or too slow, and shares room and places for images among addresses.
+    """Refuses bodies that are too large or too slow, and shares room and places for images among addresses, half of them for one.
 
     Requests of this machine take no share: they are its user's, or those of a proxy that does not say whose they are.
     """
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app, self._limits = app, limits
-        self._bytes, self._places = Shares(limits.waiting_bytes, MAX_WAITING), Shares(2 * limits.queue, limits.queue // 2)
+        self._bytes = Room(limits.waiting_bytes, share=max(1, limits.waiting_bytes // 2), max_waiting=MAX_WAITING)
+        self._places = Room(2 * limits.queue, share=limits.queue, max_waiting=limits.queue // 2)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         most = body_bytes(scope["path"], self._limits) if scope["type"] == "http" and scope["method"] == "POST" else 0
         if not most:
             await self._app(scope, receive, send)
             return
+        if content_length(scope) > most:
+            raise _too_large(most)
+        body = Paced(receive, most)
+        await body.start()
         async with AsyncExitStack() as held:
-            try:
-                if content_length(scope) > most:
-                    raise _too_large(most)
-                body = Paced(receive, most)
-                await body.start()
-                if scope["path"] == ANSWER and not is_loopback(host(scope)):
-                    await held.enter_async_context(self._places.take(client(scope)))
-                    length = content_length(scope) or most
-                    if body.more and length > LARGE_BYTES:  # others do not wait behind large ones, and are bounded by their count
-                        await held.enter_async_context(self._bytes.take(client(scope), length))
-                await self._app(scope, body.message, send)
-            except (GoneError, RefusedError, BusyError, TooSlowError) as error:
-                await refuse_body(send, error)
-
-
-async def refuse_body(send: Send, error: Exception) -> None:
-    """The answer for what went wrong with a body; raises it again where it is nothing of that."""
-    match error:
-        case GoneError():
-            return
-        case RefusedError():
-            await refuse(send, error.status, str(error))
-        case BusyError():
-            await refuse(send, 503, str(error), RETRY_AFTER)
-        case TooSlowError():
-            await refuse(send, 408, str(error))
-        case InputError():
-            await refuse(send, 400, str(error))
-        case _:
-            raise error
+            if scope["path"] == ANSWER and not is_ours(scope):
+                await held.enter_async_context(self._places.taking(1, client(scope)))
+                length = content_length(scope) or most
+                if body.more and length > LARGE_BYTES:  # others do not wait behind large ones, and are bounded by their count
+                    await held.enter_async_context(self._bytes.taking(length, client(scope)))
+            await self._app(scope, body.message, send)
 
 
 def _too_large(max_bytes: int) -> RefusedError:

@@ -5,7 +5,7 @@ from asyncio import Transport
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from fastfashion.serve.asgi import is_loopback, network
+from fastfashion.serve.http import is_local, network
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -30,7 +30,7 @@ def protocol() -> "type[H11Protocol]":
             host = self.client[0] if self.client else ""
             self._address = network(host)
             open_of[self._address] += 1
-            if open_of[self._address] > MAX_CONNECTIONS and not is_loopback(host):
+            if open_of[self._address] > MAX_CONNECTIONS and not is_local(host):
                 transport.abort()
             self._timer = self.loop.call_later(HEAD_S, self._look)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fastfashion.errors import ConfigError
-from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, refuse
+from fastfashion.serve.http import RefusedError, Scope, parse_address
 
 COLAB = ("*.googleusercontent.com", "colab.research.google.com", "*.colab.dev")  # pages that show a page of the notebook's machine
 _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)(?:%[^\]]*)?\]|(?P<name>[^\[\]:/\\@?#,\s]*))(?::(?P<port>[0-9]{0,5}))?")
@@ -24,7 +24,7 @@ class Others(Enum):
     """Which hosts a server answers to beside loopback and the names it knows."""
 
     NONE = "none"  # it listens on loopback
-    ADDRESSES = "addresses"  # it was told all of its names
+    ADDRESSES = "addresses"  # it knows all of its names
     ALL = "all"
 
 
@@ -33,74 +33,56 @@ class HostRules:
     """The names that a server answers to; `names` may begin with `*.`, for all names that end so."""
 
     others: Others
-    own: str = ""  # the name that it was told to listen on
+    own: str = ""  # the name given to listen on
     names: tuple[str, ...] = ()
 
     def knows_host(self, name: str) -> bool:
         if name == self.own or is_loopback(name) or self.allows(name):
             return True
-        return self.others is Others.ALL or (self.others is Others.ADDRESSES and _address(name) is not None)
+        return self.others is Others.ALL or (self.others is Others.ADDRESSES and parse_address(name) is not None)
 
     def allows(self, name: str) -> bool:
         return any(name == one or (one.startswith("*.") and name.endswith(one[1:])) for one in self.names)
 
+    def check(self, scope: Scope) -> None:
+        """Raises RefusedError for what another site's page asks, and on loopback for what is asked by another name.
 
-class Hosts:
-    """Refuses what another site's page asks, and on loopback what is asked by another name. No answer is for other sites to read."""
-
-    def __init__(self, app: App, rules: HostRules) -> None:
-        self._app, self._rules = app, rules
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sent(message: Message) -> None:
-            if message["type"] == "http.response.start":  # Gradio's own middleware echoes origins, with credentials
-                headers = message.get("headers", [])
-                message["headers"] = [one for one in headers if not one[0].lower().startswith(b"access-control-")]
-            await send(message)
-
-        if "headers" in scope:  # the page would name its files by it
-            scope = {**scope, "headers": [one for one in scope["headers"] if one[0] != FORWARDED or self._knows(one[1])]}
-        wrong = why_foreign(self._rules, scope) if scope["type"] in ("http", "websocket") else ""
-        if not wrong:
-            await self._app(scope, receive, sent)
-        elif scope["type"] == "http":
-            await refuse(send, 403, wrong)
-        else:
-            await send({"type": "websocket.close", "code": 1008})
+        A foreign X-Forwarded-Host is dropped: the page would name its files by it.
+        """
+        if why := self.why_foreign(scope):
+            raise RefusedError(403, why)
+        scope["headers"] = [one for one in scope["headers"] if one[0] != FORWARDED or self._knows(one[1])]
 
     def _knows(self, forwarded: bytes) -> bool:
         found = split_host(forwarded.decode("latin-1"))
-        return found is not None and self._rules.knows_host(found[0])
+        return found is not None and self.knows_host(found[0])
 
+    def why_foreign(self, scope: Scope) -> str:
+        """Why a request is another site's, "" for one that is not."""
+        values: dict[bytes, list[str]] = {}
+        for name, value in scope["headers"]:
+            values.setdefault(name, []).append(value.decode("latin-1"))
+        (host, *more_hosts), origins = values.get(b"host", [""]), values.get(b"origin", [])
+        found = split_host(host)
+        if found is None or more_hosts:
+            return f"Host: expected one name or address, found {host[:100]!r}"
+        name = found[0]
+        if name and not self.knows_host(name):
+            return f"this server is not called {name[:100]!r}: --allow-host {name[:100]} has it answer to that name, for a proxy in front"
+        for origin in origins:
+            if not self._is_own(origin.lower(), found):
+                return f"a page of {origin[:100]!r} asks, another site than this server: --allow-host NAME allows pages of that name"
+        site, mode = (values.get(name, [""])[0] for name in (b"sec-fetch-site", b"sec-fetch-mode"))
+        if not origins and site in ("cross-site", "same-site") and not (scope.get("method") in _READS and mode == "navigate"):
+            return "a page of another site asks (Sec-Fetch-Site): only links to this server and frames of it are answered"
+        return ""
 
-def why_foreign(rules: HostRules, scope: Scope) -> str:
-    """Why a request is another site's, "" for one that is not."""
-    values: dict[bytes, list[str]] = {}
-    for name, value in scope["headers"]:
-        values.setdefault(name, []).append(value.decode("latin-1"))
-    (host, *more_hosts), origins = values.get(b"host", [""]), values.get(b"origin", [])
-    found = split_host(host)
-    if found is None or more_hosts:
-        return f"Host: expected one name or address, found {host[:100]!r}"
-    if found[0] and not rules.knows_host(found[0]):
-        return (
-            f"this server is not called {found[0][:100]!r}: --allow-host {found[0][:100]} has it answer to that name, for a proxy in front"
-        )
-    for origin in origins:
-        if not _is_own(origin.lower(), found, rules):
-            return f"a page of {origin[:100]!r} asks, another site than this server: --allow-host NAME allows pages of that name"
-    site, mode = (values.get(name, [""])[0] for name in (b"sec-fetch-site", b"sec-fetch-mode"))
-    if not origins and site in ("cross-site", "same-site") and not (scope.get("method") in _READS and mode == "navigate"):
-        return "a page of another site asks (Sec-Fetch-Site): only links to this server and frames of it are answered"
-    return ""
-
-
-def _is_own(origin: str, host: tuple[str, str], rules: HostRules) -> bool:
-    scheme, _, rest = origin.partition("://")
-    found, usual = split_host(rest), _PORTS.get(scheme)
-    if usual is None or found is None or not found[0] or not host[0]:
-        return False
-    return (found[0], found[1] or usual) == (host[0], host[1] or usual) or rules.allows(found[0])
+    def _is_own(self, origin: str, host: tuple[str, str]) -> bool:
+        scheme, _, rest = origin.partition("://")
+        found, usual = split_host(rest), _PORTS.get(scheme)
+        if usual is None or found is None or not found[0] or not host[0]:
+            return False
+        return (found[0], found[1] or usual) == (host[0], host[1] or usual) or self.allows(found[0])
 
 
 def split_host(text: str) -> tuple[str, str] | None:
@@ -111,25 +93,16 @@ def split_host(text: str) -> tuple[str, str] | None:
     port = (found["port"] or "").lstrip("0")
     if found["ipv6"] is None:
         return found["name"].removesuffix("."), port
-    address = _address(found["ipv6"])
+    address = parse_address(found["ipv6"])
     return None if address is None else (str(address), port)
 
 
 def is_loopback(name: str) -> bool:
     """Whether a host is this machine and no other: what resolves so by definition, and 0.0.0.0, which Linux takes for it."""
-    address = _address(name)
-    if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address
+    address = parse_address(name)
     if address is not None:
         return address.is_loopback or address.is_unspecified
     return name == "localhost" or name.endswith(".localhost")
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        return None
 
 
 def parse_allowed(names: Sequence[str]) -> tuple[str, ...]:
@@ -148,7 +121,7 @@ def parse_allowed(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def host_rules(host: str, address: str, allowed: Sequence[str], environment: Mapping[str, str]) -> HostRules:
-    """The rules of a server that was told to listen on `host`, which is `address`, started in that environment."""
+    """The rules of a server that listens on `host`, which is `address`, started in that environment."""
     names = list(parse_allowed(allowed))
     others = Others.ADDRESSES if names else Others.ALL
     if is_loopback(address) and not ipaddress.ip_address(address).is_unspecified:

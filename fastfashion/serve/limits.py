@@ -1,24 +1,20 @@
 """What strangers may send: how much, how many, how large; and what is refused before anything is unpacked or decoded."""
 
 import struct
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastfashion.errors import ConfigError, FastfashionError, InputError
+from fastfashion.errors import ConfigError, InputError
 from fastfashion.predict.decode_cost import COPIES, FIXED, MOST_A_PIXEL
+from fastfashion.predict.room import Room
 from fastfashion.untrusted import open_regular
 
 _END_OF_DIRECTORY = struct.Struct("<4s4H2LH")  # of a zip (APPNOTE.TXT 4.3.16)
 _ENTRY_BYTES = 46  # of the directory, at least, each
 _SCAN = b"\xff\xda"
 MAX_SCANS = 100  # of a progressive JPEG; usual ones have ten, and each costs a walk over all pixels
-
-
-class BusyError(FastfashionError):
-    """More is waiting than may; ask again in a moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +45,7 @@ def check_image(data: bytes, limits: Limits) -> None:
     if len(data) > limits.image_bytes:
         raise InputError(f"{len(data) / 1e6:.1f} MB, more than the {limits.image_bytes / 1e6:.0f} MB that an image may have here")
     if data[:2] == b"\xff\xd8" and data.count(_SCAN) > MAX_SCANS:
-        raise InputError(f"a JPEG of more than {MAX_SCANS} scans: save it anew, as a baseline JPEG")
+        raise InputError(f"a JPEG of more than {MAX_SCANS} scans: save it again, as a baseline JPEG")
 
 
 def check_zip(path: Path, limits: Limits) -> None:
@@ -62,7 +58,7 @@ def check_zip(path: Path, limits: Limits) -> None:
     if at < 0 or at + _END_OF_DIRECTORY.size > len(tail):
         raise InputError("not a readable zip: its end is missing; upload it again")
     _, _, _, _, count, directory_bytes, _, _ = _END_OF_DIRECTORY.unpack_from(tail, at)
-    if tail[max(0, at - 20) :].startswith(b"PK\6\7") or 0xFFFF in (count,):
+    if tail[max(0, at - 20) :].startswith(b"PK\6\7") or count == 0xFFFF:
         raise InputError("a zip64 archive, which only very large ones need: split it")
     # Folders and tables are entries as well, and names have some bytes; a directory that is far longer than that is a bomb of its own.
     if count > 2 * limits.batch_files or directory_bytes > 2 * limits.batch_files * (_ENTRY_BYTES + 512):
@@ -70,38 +66,36 @@ def check_zip(path: Path, limits: Limits) -> None:
 
 
 class Gate:
-    """Counts those who wait for the model, and turns the next away where they are too many; large images are counted apart."""
+    """Counts requests that wait, those of large images apart, and turns the next away where they are too many."""
 
     def __init__(self, limit: int) -> None:
-        self._limit, self._waiting, self._lock = limit, {True: 0, False: 0}, threading.Lock()
+        self._queues = {is_large: Room(limit, max_waiting=0) for is_large in (False, True)}
 
     @contextmanager
     def enter(self, is_large: bool = False) -> Iterator["Place"]:
         """Raises BusyError."""
-        place = Place(self, is_large)
-        self.count(is_large, 1)
+        place = Place(self._queues)
+        place.move(is_large)
         try:
             yield place
         finally:
-            self.count(place.is_large, -1)
-
-    def count(self, is_large: bool, change: int) -> None:
-        with self._lock:
-            if change > 0 and self._waiting[is_large] >= self._limit:
-                raise BusyError(f"{self._limit} requests are waiting already: ask again in a moment")
-            self._waiting[is_large] += change
+            place.leave()
 
 
-@dataclass
 class Place:
-    """Of somebody who waits."""
+    """Of somebody who waits, in one of the two queues."""
 
-    gate: Gate
-    is_large: bool
+    def __init__(self, queues: Mapping[bool, Room]) -> None:
+        self._queues, self._held = queues, ExitStack()
+        self._is_large: bool | None = None  # in neither yet
 
     def move(self, is_large: bool) -> None:
-        """To where it belongs, once the image is known; raises BusyError."""
-        if is_large != self.is_large:
-            self.gate.count(is_large, 1)
-            self.gate.count(self.is_large, -1)
-            self.is_large = is_large
+        """To the queue where it belongs, once the image is known; raises BusyError."""
+        if is_large != self._is_large:
+            with ExitStack() as taken:
+                taken.enter_context(self._queues[is_large].take())
+                self.leave()
+                self._is_large, self._held = is_large, taken.pop_all()
+
+    def leave(self) -> None:
+        self._held.close()

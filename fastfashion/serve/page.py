@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from fastfashion.csv_files import CsvWriter
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate.run import PLOTS
 from fastfashion.images.codec import SUFFIXES, UNREAD_SUFFIXES
 from fastfashion.runs.opened import REPORT, read_report
 from fastfashion.serve import render
+from fastfashion.serve.limits import Limits
 from fastfashion.serve.state import Look, State
 from fastfashion.serve.store import AGE_S, Store
 from fastfashion.words import why
@@ -31,7 +34,7 @@ WAITING = "Drop an image here, paste one, take one, or choose an example: the an
 
 def theme() -> Any:
     """Gradio's own, in the fonts that the reader's machine has."""
-    import gradio as gr  # late: importing it turns Python's random state
+    import gradio as gr  # late: importing it changes Python's random state
 
     return gr.themes.Soft(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO, radius_size="sm").set(
         button_primary_background_fill="*primary_600",
@@ -42,12 +45,11 @@ def theme() -> Any:
 
 def build_page(state: State, store: Store, url: str) -> "gr.Blocks":
     """The page; files that it makes are in `store`. `url` is where it will be."""
-    import gradio as gr  # late: importing it turns Python's random state
+    import gradio as gr  # late: importing it changes Python's random state
 
     predictor = state.predictor
     with gr.Blocks(title="fastfashion", analytics_enabled=False) as page:
-        description = predictor.description
-        gr.HTML(render.page_title(state.run.resolve().name, description.model, description.size, predictor.classes))
+        gr.HTML(render.html("page_title", run=state.run.resolve().name, description=predictor.description, classes=predictor.classes))
         with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("One image", id="one"):
                 _one(state, store)
@@ -56,14 +58,13 @@ def build_page(state: State, store: Store, url: str) -> "gr.Blocks":
             with gr.Tab("Test results", id="results"):
                 gr.HTML(results(state.run), elem_id="results")
             with gr.Tab("HTTP API", id="api"):
-                text = render.api_text(url, next(iter(predictor.classes)), limits_text(state))
+                text = render.html("api", url=url, task=next(iter(predictor.classes)), limits=limits_text(state.limits))
                 gr.HTML(text, js_on_load=SHOW_ADDRESS.format(json.dumps(url)))
     page.queue(max_size=state.limits.queue, default_concurrency_limit=4, api_open=False)
     return page
 
 
-def limits_text(state: State) -> str:
-    limits = state.limits
+def limits_text(limits: Limits) -> str:
     return (
         f"An image may have {limits.image_bytes / 1e6:.0f} MB and {limits.image_pixels / 1e6:.0f} million pixels, a batch "
         f"{limits.batch_files} images, a request {limits.request_bytes / 1e6:.0f} MB; {limits.queue} requests may wait. "
@@ -72,7 +73,7 @@ def limits_text(state: State) -> str:
 
 
 def _one(state: State, store: Store) -> None:
-    import gradio as gr  # late: importing it turns Python's random state
+    import gradio as gr  # late: importing it changes Python's random state
 
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
@@ -102,7 +103,7 @@ def _one(state: State, store: Store) -> None:
         return await asyncio.to_thread(show, look)
 
     def show(look: Look) -> Sequence[str]:
-        return render.answers(look), render.overlays(look), render.nearest(look, state.products, state.no_products)
+        return render.html("answers", look=look), render.overlays(look), render.nearest(look, state.products, state.no_products)
 
     # As many at once as the gate lets in: who waits for a large image holds no thread, and holds up nobody.
     image.change(
@@ -111,10 +112,11 @@ def _one(state: State, store: Store) -> None:
 
 
 def _many(state: State, store: Store) -> None:
-    import gradio as gr  # late: importing it turns Python's random state
+    import gradio as gr  # late: importing it changes Python's random state
 
     limits = state.limits
-    gr.HTML(render.text(f"Up to {limits.batch_files} images at once, as files or in a zip, {limits.request_bytes / 1e6:.0f} MB in all."))
+    hint = f"Up to {limits.batch_files} images at once, as files or in a zip, {limits.request_bytes / 1e6:.0f} MB in all."
+    gr.HTML(render.html("text", text=hint))
     files = gr.File(
         label="Images or a zip", file_count="multiple", file_types=[*SUFFIXES, *UNREAD_SUFFIXES, ".zip"], height=200, elem_id="files"
     )
@@ -156,7 +158,7 @@ def write_csv(folder: Path, records: Sequence[Mapping[str, Any]], tasks: Sequenc
 
 
 def make_examples(state: State, folder: Path) -> list[Path]:
-    """A few images of the test part, as files; none where the packed set is not at hand."""
+    """A few images of the test part, as files; none where the packed set is not available."""
     if state.products is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,9 +173,9 @@ def _only_uploads(component: Any) -> None:
     """Have a component take uploads alone, and hand over their paths unread.
 
     Gradio would decode an image before its size is known to be harmless, and fetch addresses that a program sends in place of files.
-    paths.py lets nothing through but files of the store, and Gradio checks them again before it calls this.
+    questions.py lets nothing through but files of the store, and Gradio checks them again before it calls this.
     """
-    import gradio as gr  # late: importing it turns Python's random state
+    import gradio as gr  # late: importing it changes Python's random state
 
     async def move_uploaded(path: Any) -> str:
         if "://" in str(path)[:16]:
@@ -191,7 +193,7 @@ def results(run: Path) -> str:
         return render.results(read_report(run), str(run), plots(run))
     except InputError as error:
         return render.note(str(error))
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
         why = f"another version of fastfashion wrote it: {type(error).__name__}: {error}"
         return render.note(f"{run / REPORT}: cannot be shown ({why}); test the run again: fastfashion evaluate {run}")
 

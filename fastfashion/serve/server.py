@@ -1,6 +1,6 @@
 """The server: the page, the HTTP API and the run's plots in one, behind one guard.
 
-request ─► guard.py (its layers in order) ─► api/answer │ run/plots │ Gradio's page
+request ─► guard.py (its layers in order) ─► the HTTP API │ Gradio's page
 """
 
 import importlib.util
@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 from fastfashion.errors import ConfigError
 from fastfashion.scratch import signals_raise
-from fastfashion.serve.api import api_routes
-from fastfashion.serve.asgi import App
 from fastfashion.serve.auth import parse_auth
 from fastfashion.serve.connections import protocol
 from fastfashion.serve.guard import guarded
 from fastfashion.serve.hosts import HostRules, host_rules, is_loopback, parse_allowed
+from fastfashion.serve.http import App
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.store import Store, is_main, open_store
 from fastfashion.words import why
@@ -35,7 +34,7 @@ BACKLOG = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ServeRequest:
-    """What to serve, where, to whom."""
+    """What to serve, where, and who may ask."""
 
     run: Path
     shards: Path | None = None
@@ -104,7 +103,6 @@ def build_app(request: ServeRequest, state: "State", store: Store, url: str, hos
     from fastfashion.serve.page import build_page, theme
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.router.routes += api_routes(state)
     page = build_page(state, store, url)
     gr.mount_gradio_app(
         app,
@@ -121,7 +119,7 @@ def build_app(request: ServeRequest, state: "State", store: Store, url: str, hos
         allowed_paths=[],
     )
     page.has_launched = True  # Gradio checks no file that a request names before this says so, which mounting does not
-    return guarded(app, page, store, request.limits, request.auth, hosts)
+    return guarded(app, page, state, store, request.auth, hosts)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastfashion.predict.room import BusyError
 from fastfashion.scratch import LOCK, remove, scratch
-from fastfashion.serve.limits import BusyError
 
 EXAMPLES = "examples"
 FREQUENCY_S, AGE_S = 60, 900  # how often old files are removed, and how old those are

@@ -2,17 +2,15 @@
 
 import asyncio
 import errno
-import json
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import BinaryIO
 from urllib.parse import parse_qs
 
 from fastfashion.errors import InputError
-from fastfashion.serve.asgi import EVENTS, App, Receive, Scope, Send, client, event, header
-from fastfashion.serve.bodies import refuse_body
-from fastfashion.serve.limits import BusyError
-from fastfashion.serve.routes import PROGRESS, UPLOAD
+from fastfashion.predict.room import BusyError
+from fastfashion.serve.addresses import PROGRESS, UPLOAD
+from fastfashion.serve.http import EVENTS, JSON, NOT_STORED, App, Receive, Scope, Send, answer, client, event, header, json_body
 from fastfashion.serve.store import Kept, Store
 
 MAX_FILES = 1000  # of one upload; a batch has its own limit, and says so on the page
@@ -24,26 +22,27 @@ class Uploads:
 
     def __init__(self, app: App, store: Store) -> None:
         self._app, self._store = app, store
-        self._under_way: dict[str, _Parts] = {}  # by the id that the page gave its upload
+        self._in_progress: dict[str, _Parts] = {}  # by the id that the page gave its upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == UPLOAD:
-            await self._upload(scope, receive, send)
+            await answer(send, json_body(await self._upload(scope, receive)), JSON)
         elif scope["type"] == "http" and scope["path"] == PROGRESS:
             await self._progress(_upload_id(scope), send)
         else:
             await self._app(scope, receive, send)
 
-    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _upload(self, scope: Scope, receive: Receive) -> list[str]:
+        """The paths of the files, which are in the store once all of them are complete. Raises InputError and BusyError."""
         from python_multipart.exceptions import FormParserError
         from python_multipart.multipart import MultipartParser, parse_options_header
 
+        kind, options = parse_options_header(header(scope, b"content-type"))
+        if kind != b"multipart/form-data" or not options.get(b"boundary"):
+            raise InputError("an upload: expected multipart/form-data")
         parts, name = _Parts(self._store, client(scope), parse_options_header), _upload_id(scope)
-        self._under_way[name] = parts
+        self._in_progress[name] = parts
         try:
-            kind, options = parse_options_header(header(scope, b"content-type"))
-            if kind != b"multipart/form-data" or not options.get(b"boundary"):
-                raise InputError("an upload: expected multipart/form-data")
             parser = MultipartParser(options[b"boundary"], parts.callbacks())  # type: ignore[arg-type]
             more = True
             while more:
@@ -52,32 +51,27 @@ class Uploads:
                 more = message["more_body"]
             if not parts.ended:
                 raise InputError("an upload that ends in its middle: send it again")
-            paths = [str(self._store.finish(kept)) for kept in parts.kept]
+            kept, parts.kept = parts.kept, []
+            return [str(self._store.finish(one)) for one in kept]
         except FormParserError as error:
-            await refuse_body(send, InputError(f"an upload that is not as expected: {error}"))
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                error = BusyError(f"no room for uploads on the server's disk: {error.strerror}")
-            await refuse_body(send, error)
-        else:
-            parts.kept = []
-            answer = json.dumps(paths).encode()
-            head = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
-            await send({"type": "http.response.start", "status": 200, "headers": head})
-            await send({"type": "http.response.body", "body": answer})
+            raise InputError(f"an upload that is not as expected: {error}") from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise BusyError(f"no room for uploads on the server's disk: {error.strerror}") from error
+            raise
         finally:
-            self._under_way.pop(name, None)
+            self._in_progress.pop(name, None)
             await asyncio.to_thread(parts.drop)
 
     async def _progress(self, name: str, send: Send) -> None:
         """How far an upload is, as the page's bar expects it."""
-        await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
-        told, waited_s = 0, 0.0
-        while name in self._under_way or (not told and waited_s < APPEARS_S):
-            parts = self._under_way.get(name)
-            if parts is not None and parts.num_bytes > told:
-                update = {"msg": "update", "orig_name": parts.name, "chunk_size": parts.num_bytes - told}
-                told = parts.num_bytes
+        await send({"type": "http.response.start", "status": 200, "headers": [EVENTS, NOT_STORED]})
+        shown, waited_s = 0, 0.0
+        while name in self._in_progress or (not shown and waited_s < APPEARS_S):
+            parts = self._in_progress.get(name)
+            if parts is not None and parts.num_bytes > shown:
+                update = {"msg": "update", "orig_name": parts.name, "chunk_size": parts.num_bytes - shown}
+                shown = parts.num_bytes
                 await send({"type": "http.response.body", "body": event(update), "more_body": True})
             await asyncio.sleep(TICK_S)
             waited_s += TICK_S

@@ -1,4 +1,4 @@
-"""The files that a request to the page may name: those that the store gave out, and nothing else on this machine."""
+"""What a browser asks the page: it may name files that the store gave out, and nothing else on this machine."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -7,8 +7,9 @@ from urllib.parse import parse_qs
 import msgspec
 
 from fastfashion.errors import InputError
-from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, client, event_stream, refuse
-from fastfashion.serve.routes import DATA, FILE, JOIN, RUN
+from fastfashion.predict.room import BusyError
+from fastfashion.serve.addresses import DATA, FILE, JOIN, RUN
+from fastfashion.serve.http import EVENTS, JSON, NOT_STORED, App, Message, Receive, RefusedError, Scope, Send, answer, client, event
 from fastfashion.serve.store import Store
 from fastfashion.untrusted import Count, parse_json
 
@@ -53,33 +54,25 @@ class Asked:
         return [file for value in self.data for file in (value if isinstance(value, list) else [value]) if isinstance(file, Named)]
 
 
-class Paths:
+class Questions:
     """Lets a request through whose files are all known to the store, and hands on no more of it than was checked."""
 
     def __init__(self, app: App, store: Store, page: "gr.Blocks", max_waiting: int) -> None:
         self._app, self._store, self._page, self._max_waiting = app, store, page, max_waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(FILE):
-            if self._store.known(scope["path"].removeprefix(FILE)) is None:
-                await refuse(send, 404, "no such file here")
-                return
-        elif scope["type"] == "http" and scope["path"] == DATA:
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path.startswith(FILE) and self._store.known(path.removeprefix(FILE)) is None:
+            raise RefusedError(404, "no such file here")
+        if path == DATA:
             sessions = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [])
             if sessions and sessions[-1] not in self._page._queue.pending_messages_per_session:
-                await event_stream(send, {**NO_SESSION, "success": False})
+                await answer(send, event({**NO_SESSION, "success": False}), EVENTS, NOT_STORED)
                 return
-        elif scope["type"] == "http" and scope["path"] in (JOIN, RUN):
-            try:
-                asked = self._check(await _whole(receive))
-            except InputError as error:
-                await refuse(send, 400, str(error))
-                return
-            if scope["path"] == JOIN and self._waiting(client(scope)) >= self._max_waiting:
-                await refuse(
-                    send, 503, f"{self._max_waiting} questions of this address are waiting: ask again in a moment", (b"retry-after", b"2")
-                )
-                return
+        if path in (JOIN, RUN):
+            asked = self._check(await _whole(receive))
+            if path == JOIN and self._waiting(client(scope)) >= self._max_waiting:
+                raise BusyError(f"{self._max_waiting} questions of this address are waiting: ask again in a moment")
             drop_unread(self._page, UNREAD_BYTES)
             scope, receive = _with_body(scope, msgspec.json.encode(asked), receive)
         await self._app(scope, receive, send)
@@ -110,7 +103,7 @@ def _fits(component: Any, value: Named | list[Named] | int | None) -> bool:
 
 
 def drop_unread(page: "gr.Blocks", max_bytes: int) -> None:
-    """Bound what sessions hold that ask and never fetch their answers, which the page framework keeps for ever."""
+    """Bound what sessions hold that ask and never fetch their answers, which the page framework keeps forever."""
     left = max_bytes
     for messages in reversed(page._queue.pending_messages_per_session.values()):
         left -= sum(_num_bytes(message) for message in messages._queue)
@@ -135,7 +128,7 @@ async def _whole(receive: Receive) -> bytes:
 def _with_body(scope: Scope, body: bytes, receive: Receive) -> tuple[Scope, Receive]:
     """The request with another body: two readers of JSON may differ in what a doubled key means."""
     kept = [one for one in scope["headers"] if one[0] not in REPLACED]
-    headers = [*kept, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers = [*kept, JSON, (b"content-length", str(len(body)).encode())]
     message: dict[str, Any] | None = {"type": "http.request", "body": body, "more_body": False}
 
     async def received() -> Message:
