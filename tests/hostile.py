@@ -25,7 +25,7 @@ FORMULAS = ("=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1")  # what a
 
 
 def cut_short(data: bytes, step: int = 1) -> Iterator[bytes]:
-    """Every beginning of it, the empty one and not the whole."""
+    """Every prefix of it, the empty one too, but not the whole."""
     yield from (data[:length] for length in range(0, len(data), step))
 
 
@@ -261,7 +261,7 @@ def wrong_texts(document: Any) -> dict[str, bytes]:
 
 
 def special_files(folder: Path) -> dict[str, Path]:
-    """What has a name and is no file: whoever opens one of these without asking waits, or reads for ever."""
+    """What has a name and is no file: to open one of these without a check is to wait, or to read forever."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ("fifo", "link to a fifo", "link to a device", "socket", "folder", "link to itself", "link to nothing")
     found = {name: folder / name.replace(" ", "-") for name in names}

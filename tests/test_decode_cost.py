@@ -1,4 +1,4 @@
-"""What an image is said to take before it is decoded, beside what a process takes; and who waits for whom."""
+"""What an image is said to take before it is decoded, compared with what a process takes; and who waits for room."""
 
 import asyncio
 import io

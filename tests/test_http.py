@@ -24,13 +24,13 @@ from typer.testing import CliRunner
 
 from fastfashion.cli import app as cli
 from fastfashion.errors import ConfigError, FastfashionError
-from fastfashion.serve.answers import Answers
 from fastfashion.serve.api import Api
 from fastfashion.serve.auth import FORGET_S, MAX_ADDRESSES, Auth, Failures, find_auth
 from fastfashion.serve.guard import Checks
 from fastfashion.serve.hosts import HostRules, Others, host_rules, parse_allowed
 from fastfashion.serve.http import App, Message, Receive, Scope, Send, content_length
 from fastfashion.serve.limits import Limits
+from fastfashion.serve.responses import Responses
 from fastfashion.serve.state import open_state
 
 Pairs = dict[str, str] | list[tuple[str, str]]
@@ -86,7 +86,7 @@ def answering(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> App:
     ],
 )
 def test_every_error_has_one_shape(status: int, body: bytes, expected: dict[str, Any] | None) -> None:
-    found = ask(Answers(answering(status, body, (b"allow", b"POST"))))
+    found = ask(Responses(answering(status, body, (b"allow", b"POST"))))
     assert found[0] == status and found[1]["allow"] == "POST" and found[1]["content-type"] == "application/json"
     assert isinstance(found[2]["error"], str) and "Traceback" not in found[2]["error"]
     assert expected is None or found[2] == expected
@@ -102,12 +102,12 @@ def test_an_exception_is_a_500_of_that_shape_and_is_raised_for_the_log() -> None
         sent.append(message)
 
     with pytest.raises(KeyError):
-        asyncio.run(Answers(broken)({"type": "http"}, broken, send))  # type: ignore[arg-type]
+        asyncio.run(Responses(broken)({"type": "http"}, broken, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 500 and "log" in json.loads(sent[1]["body"])["error"]
 
 
 def test_an_answer_without_error_passes_as_it_comes() -> None:
-    assert ask(Answers(answering(200, b'{"answers": {}}')))[2] == {"answers": {}}
+    assert ask(Responses(answering(200, b'{"answers": {}}')))[2] == {"answers": {}}
 
 
 HERE = host_rules("127.0.0.1", "127.0.0.1", (), {})
@@ -129,7 +129,7 @@ async def fine(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def allowed(app: App, rules: HostRules) -> App:
-    return Answers(Checks(app, rules.check))
+    return Responses(Checks(app, rules.check))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def basic(text: str) -> dict[str, str]:
 
 
 def locked(app: App) -> App:
-    return Answers(Checks(app, Auth("shop:secret").check))
+    return Responses(Checks(app, Auth("shop:secret").check))
 
 
 def test_an_address_that_guesses_passwords_waits_and_no_other_does() -> None:
@@ -632,6 +632,6 @@ def test_a_model_that_answers_nan_is_an_error_and_no_broken_json(run: Path, tmp_
     pytest.importorskip("starlette")
     state = open_state(run, torch.device("cpu"), Limits(), shards=tmp_path / "nowhere")
     state.predictor.model.heads["season"].weight.data.fill_(float("nan"))
-    status, _, found = ask(Answers(Api(fine, state)), "POST", "/api/answer", body=JPEG)
+    status, _, found = ask(Responses(Api(fine, state)), "POST", "/api/answer", body=JPEG)
     state.close()
     assert status in (400, 500) and "NaN" in found["error"]

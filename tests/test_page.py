@@ -75,7 +75,7 @@ def browser(request: pytest.FixtureRequest, server: ServedRun, tmp_path_factory:
 
 @pytest.fixture
 def page(browser: Any, server: ServedRun) -> Any:
-    """The browser, the page opened anew."""
+    """The browser, the page freshly opened."""
     browser.get(server.url)
     return browser
 

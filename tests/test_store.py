@@ -12,10 +12,10 @@ import pytest
 from fastfashion.predict.room import BusyError, Room
 from fastfashion.scratch import LOCK, PREFIX
 from fastfashion.serve.addresses import ANSWER, UPLOAD
-from fastfashion.serve.answers import Answers
 from fastfashion.serve.bodies import Bodies
 from fastfashion.serve.http import Message, Receive, Scope, Send
 from fastfashion.serve.limits import Limits
+from fastfashion.serve.responses import Responses
 from fastfashion.serve.store import AGE_S, EXAMPLES, FILE_BYTES, Store, open_store
 from fastfashion.serve.uploads import Uploads
 
@@ -153,7 +153,7 @@ def test_one_address_waits_for_its_own_answers_and_is_refused_when_too_many_wait
                 await over.wait()
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
-        layer = Answers(Bodies(slow, Limits(queue=4)))
+        layer = Responses(Bodies(slow, Limits(queue=4)))
 
         async def ask(address: str) -> None:
             async def receive() -> Message:
@@ -192,6 +192,6 @@ def test_a_full_disk_is_told_and_keeps_nothing(store: Store, number: int, status
 
     head = [(b"content-type", b"multipart/form-data; boundary=line")]
     scope = {"type": "http", "method": "POST", "path": UPLOAD, "query_string": b"", "headers": head, "client": ("10.0.0.1", 1)}
-    asyncio.run(Answers(Uploads(None, store))(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(Responses(Uploads(None, store))(scope, receive, send))  # type: ignore[arg-type]
     assert said[0]["status"] == status and os.strerror(number).encode() in said[1]["body"]
     assert list(store.folder.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A run in the formats of others.
+"""A run in formats of other programs.
 
     run ─► open_subject ─► model.onnx | timm folder a head | Space ─► compared with the run on its test images ─► published
 
@@ -41,14 +41,14 @@ Answering = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """What to export, and to where; raises ConfigError for what there is not."""
+    """What to export, and to where; raises ConfigError for a format or an option that does not exist."""
 
     run: Path
     to: str
     out: Path | None = None  # RUN/export/FORMAT by default
     tasks: tuple[str, ...] = ()  # heads; all by default
     int8: bool = False
-    shards: Path | None = None  # where the packed set lies now, if not where the run was trained
+    shards: Path | None = None  # where the packed set is now, if not where the run was trained
 
     def __post_init__(self) -> None:
         if self.to not in FORMATS:
@@ -82,9 +82,7 @@ def export(request: ExportRequest) -> ExportSummary:
     out = request.out or request.run / "export" / request.to
     subject = open_subject(request.run, request.tasks, request.shards)
     if request.int8 and subject.opened is None:
-        raise ConfigError(
-            f"--int8 measures on images of the packed set, which is not to be had ({subject.without_set}); name it with --shards"
-        )
+        raise ConfigError(f"--int8 needs images of the packed set, which was not found ({subject.without_set}); name it with --shards")
     for place in (out, *out.absolute().parents[:3]):
         sweep(place)  # what exports that were killed left: also before there was an OUT
     _check_out(out)
@@ -100,7 +98,8 @@ def export(request: ExportRequest) -> ExportSummary:
             bar = tqdm(folders.items(), "hub", unit=" heads", disable=None, dynamic_ncols=True, leave=False)
             differences = [_write_hub(subject, task, beside / folder, images) for task, folder in bar]
         else:
-            differences = [_write_onnx(subject, beside / ONNX, images)]
+            write_onnx(subject, beside / ONNX)
+            differences = [_check(subject, OnnxModel(beside / ONNX).probabilities, list(subject.classes), images)]
             if request.int8:
                 int8 = _write_int8(subject, beside, work)
             (beside / "README.md").write_text(card.onnx_card(subject, int8), encoding="utf-8")
@@ -124,14 +123,9 @@ def export(request: ExportRequest) -> ExportSummary:
             int8=int8,
             num_bytes={name: (beside / name).stat().st_size for name in files if name.endswith((".onnx", ".safetensors"))},
         )
-        _publish(
-            beside, out, files, {key: value for key, value in asdict(summary).items() if key not in OURS} | _about(subject, request.to)
-        )
+        about = {key: value for key, value in asdict(summary).items() if key not in OURS}
+        _publish(beside, out, files, about if request.to == "hub" else about | self_description(subject))
     return summary
-
-
-def _about(subject: Subject, to: str) -> dict[str, Any]:
-    return {} if to == "hub" else self_description(subject)
 
 
 def _folder_name(task: str) -> str:
@@ -147,11 +141,6 @@ def _images(subject: Subject) -> tuple[np.ndarray, str]:
     return np.concatenate([images for images, _ in part_images(subject.opened, "test", CHECKED)]), "test"
 
 
-def _write_onnx(subject: Subject, path: Path, images: np.ndarray) -> float:
-    write_onnx(subject, path)
-    return _check(subject, OnnxModel(path).probabilities, list(subject.classes), images)
-
-
 def _write_hub(subject: Subject, task: str, folder: Path, images: np.ndarray) -> float:
     write_hub(subject, task, folder)
     (folder / "README.md").write_text(card.hub_card(subject, task), encoding="utf-8")
@@ -165,12 +154,11 @@ def _write_int8(subject: Subject, beside: Path, work: Path) -> dict[str, dict[st
     calibration = (images for images, _ in _shown("calibration", subject.opened, "train", CALIBRATION))
     write_int8(beside / ONNX, beside / INT8, calibration, work / "prepared.onnx")
     columns = {task: subject.opened.tasks.index(task) for task in subject.classes}
-    losses = int8_loss(full, OnnxModel(beside / INT8), _shown("int8, test", subject.opened, "test", MEASURED), columns)
-    return {task: asdict(loss) for task, loss in losses.items()}
+    return int8_loss(full, OnnxModel(beside / INT8), _shown("int8, test", subject.opened, "test", MEASURED), columns)
 
 
 def _shown(what: str, opened: OpenRun, part: str, most: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """What `images` yields, with a bar on the terminal of now: while it calibrates, onnxruntime's stderr goes nowhere."""
+    """What `part_images` yields, with a progress bar, opened now: while it calibrates, onnxruntime's stderr goes nowhere."""
     return tqdm(part_images(opened, part, most), what, unit=" batches", disable=None, dynamic_ncols=True, leave=False)
 
 

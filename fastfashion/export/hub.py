@@ -17,7 +17,7 @@ from fastfashion.model import has_fixed_size
 
 
 def write_hub(subject: Subject, task: str, folder: Path) -> None:
-    """Raises ConfigError where timm's own head of the backbone is no linear layer on what our heads stand on."""
+    """Raises ConfigError where timm's own head of the backbone is no linear layer on the features that ours take."""
     import timm
 
     name, classes = subject.backbone, subject.classes[task]

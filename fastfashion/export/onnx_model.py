@@ -12,7 +12,6 @@ import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -152,17 +151,6 @@ class OnnxModel:
         return dict(zip(tasks, self._session.run(tasks, {INPUT: images}), strict=True))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Int8Loss:
-    """What 8 bits cost a task: accuracy of both on the same labelled rows, and how often their answers are the same."""
-
-    n: int
-    accuracy: float
-    int8_accuracy: float
-    difference: float  # int8 minus float
-    same_answer: float
-
-
 def write_int8(full: Path, path: Path, calibration: Iterable[np.ndarray], work: Path) -> None:
     """Quantise convolutions and matrix products: weights a channel at a time, activations by their range over the calibration images.
 
@@ -194,26 +182,26 @@ def write_int8(full: Path, path: Path, calibration: Iterable[np.ndarray], work: 
 
 def int8_loss(
     full: OnnxModel, small: OnnxModel, batches: Iterable[tuple[np.ndarray, np.ndarray]], tasks: Mapping[str, int]
-) -> dict[str, Int8Loss]:
-    """`batches`: images uint8 (B, H, W, 3) and labels int64 (B, T); `tasks`: which column of them is whose."""
+) -> dict[str, dict[str, float]]:
+    """What 8 bits cost each task: accuracy of both on the same n labelled rows, and how often their answers are the same.
+
+    `batches`: images uint8 (B, H, W, 3) and labels int64 (B, T); `tasks`: task -> its column of labels. 0 where no row has a label.
+    """
     answers: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
     for images, labels in batches:
         both = full.probabilities(images), small.probabilities(images)
         for task, column in tasks.items():
-            answers[task].append(np.stack([labels[:, column], both[0][task].argmax(axis=1), both[1][task].argmax(axis=1)]))
-    return {task: _loss(*np.concatenate(parts, axis=1)) for task, parts in answers.items()}
-
-
-def _loss(labels: np.ndarray, full: np.ndarray, small: np.ndarray) -> Int8Loss:
-    has = labels >= 0
-    labels, full, small = labels[has], full[has], small[has]
-    if len(labels) == 0:
-        return Int8Loss(n=0, accuracy=0.0, int8_accuracy=0.0, difference=0.0, same_answer=0.0)
-    accuracies = float((full == labels).mean()), float((small == labels).mean())
-    return Int8Loss(
-        n=len(labels),
-        accuracy=accuracies[0],
-        int8_accuracy=accuracies[1],
-        difference=accuracies[1] - accuracies[0],
-        same_answer=float((full == small).mean()),
-    )
+            answers[task].append(np.stack([labels[:, column], *(one[task].argmax(axis=1) for one in both)]))
+    found = {}
+    for task, parts in answers.items():
+        whole = np.concatenate(parts, axis=1)
+        labels, large, little = whole[:, whole[0] >= 0]
+        scores = [float(same.mean()) if len(labels) else 0.0 for same in (large == labels, little == labels, large == little)]
+        found[task] = {
+            "n": len(labels),
+            "accuracy": scores[0],
+            "int8_accuracy": scores[1],
+            "difference": scores[1] - scores[0],
+            "same_answer": scores[2],
+        }
+    return found

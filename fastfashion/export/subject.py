@@ -35,7 +35,7 @@ class Subject:
     classes: dict[str, list[str]]  # of the heads that are exported
     flip_average: bool
     report: dict[str, Any] | None  # None: the run was not tested
-    opened: OpenRun | None  # with the packed set; None where that is not to be had, for the reason `without_set`
+    opened: OpenRun | None  # with the packed set; None where that was not found, for the reason `without_set`
     without_set: str = ""
 
     @property
@@ -52,7 +52,7 @@ class Subject:
 def open_subject(run: Path, tasks: Sequence[str] = (), shards: Path | None = None) -> Subject:
     """Raises InputError where the folder holds no trained model, ConfigError for a task that it has no head for.
 
-    The packed set is opened where it lies; where it does not, only with `shards` is that an error.
+    A packed set that is not where it was when the run was trained is an error only with `shards`.
     """
     config, opened, why = read_config(run), None, ""
     try:

@@ -1,8 +1,8 @@
-"""What decoding an image takes, by its header: pixels, and the most bytes of memory. No decoder sees the bytes for it.
+"""What decoding an image costs, by its header: pixels, and the most bytes of memory. No decoder reads the header.
 
     bytes ─► size, and bytes a pixel by format and kind ─► Cost
 
-A header that lies gives a wrong cost: whoever decodes holds to the cost (`decode_worker.py`), so that a lie is that image's error.
+A header that lies gives a wrong cost: the decoding process is held to it (`decode_worker.py`), so that a lie is that image's error.
 tests/test_decode_cost.py compares the figures with what a process takes for each format.
 """
 
@@ -32,7 +32,7 @@ MAX_PARTS = 10_000  # boxes, blocks or tags that are looked at
 
 
 class Cost(NamedTuple):
-    """What one image takes; all zero but `num_bytes` where its header is none that is known."""
+    """What one image takes; all but `num_bytes` is zero where the format is not known."""
 
     format: str
     height_px: int
@@ -63,7 +63,7 @@ def cost(data: bytes, height_px: int = 0, width_px: int = 0) -> Cost:
 
 
 def _jpeg(header: JpegHeader, height_px: int, width_px: int) -> _Size:
-    """All coefficients are kept of a JPEG that has more than one scan, however small it is decoded."""
+    """Of a JPEG with more than one scan all coefficients are kept, however small it is decoded."""
     parts = header.sampling
     most = max((across for across, _ in parts), default=1) * max((down for _, down in parts), default=1) or 1
     samples = sum(across * down for across, down in parts) / most
@@ -84,7 +84,7 @@ def _png(data: bytes) -> _Size:
 
 
 def _gif(data: bytes) -> _Size:
-    """The screen, which a first frame beyond it makes larger."""
+    """The size of the screen, which a first frame beyond it makes larger."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     inside = False  # of an extension, whose blocks begin with their lengths; the last is empty

@@ -1,11 +1,11 @@
-"""What runs in a process that may die: bytes to pixels, for one image or some, with the very code of the loader (`load/crops.py`).
+"""The process that may die: bytes to pixels, for one image or several, with the code of the loader (`load/crops.py`).
 
-It imports neither torch nor pandas, so that it starts quickly and is small. `predict/decoding.py` starts it and says what to do:
+It imports neither torch nor pandas, so that it starts quickly and is small. `predict/decoding.py` starts it and sends requests:
 
     JSON {"work": "fit" | "decode", …}, then each image's bytes  ─►  JSON {"errors": {place: text}, "shape": […], "kept": …}, then pixels
                                                                     JSON {"failed": text}
 
-What decoding may take is asked with each request; the kernel refuses more, which is that image's error or the end of this process.
+Each request says how much memory decoding may take; the kernel refuses more, which is that image's error or the end of this process.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ from fastfashion.images import codec
 from fastfashion.load.crops import load_crops
 
 READY = b"ready"
-KEPT_BYTES = 64 << 20  # that the allocator may keep of what was freed; more than it is told to (decoding.py)
+KEPT_BYTES = 64 << 20  # of freed memory that the allocator may keep; more than its settings allow (decoding.py)
 
 
 def main(descriptor: int, nice: int = 0) -> None:
-    """Answer at this socket until the other side is closed, which it is when the parent ends, however it ends."""
+    """Answer at this socket until the other side is closed, which also happens when the parent ends, however it ends."""
     os.nice(nice)
     prepare()
     used = data_bytes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a program may have handed it down ignored, or blocked
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it may be inherited as ignored, or blocked
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     pipe = Connection(descriptor)
     with contextlib.suppress(EOFError, OSError):
@@ -45,7 +45,7 @@ def main(descriptor: int, nice: int = 0) -> None:
             asked = json.loads(pipe.recv_bytes())
             limit_memory(used + KEPT_BYTES + asked["memory"])
             encoded = [pipe.recv_bytes() for _ in range(asked["count"])]
-            # The kernel ends a decoder that hangs, whoever still waits for it: SIGALRM's default is to end the process.
+            # The kernel ends a decoder that hangs: SIGALRM ends the process by default.
             signal.setitimer(signal.ITIMER_REAL, asked["timeout_s"])
             try:
                 errors, pixels = work(asked, encoded)
@@ -53,20 +53,20 @@ def main(descriptor: int, nice: int = 0) -> None:
                 pipe.send_bytes(
                     json.dumps({"failed": f"takes more than the {asked['memory'] / 1e6:.0f} MB that its header asks for"}).encode()
                 )
-                return  # what it holds is not known
-            except Exception as error:  # whatever a library comes up with; the parent finds out which image it was
+                return  # nobody knows what it still holds
+            except Exception as error:  # of any kind; the parent finds out which image it was
                 pipe.send_bytes(json.dumps({"failed": f"does not decode: {type(error).__name__}: {error}"}).encode())
                 continue
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            encoded.clear()  # what is kept is what is left when nothing is needed
+            encoded.clear()  # so that `kept` counts only what is left over
             pipe.send_bytes(json.dumps({"errors": errors, "shape": pixels.shape, "kept": data_bytes() - used}).encode())
             if pixels.size:
                 pipe.send_bytes(np.ascontiguousarray(pixels).data.cast("B"))
 
 
 def prepare() -> None:
-    """What this process does once, so that what it takes later is what an image takes."""
+    """Do what is done once, so that memory that is taken later is an image's."""
     with contextlib.suppress(ImportError):  # Pillow has it from 11.3 on
         from PIL import AvifImagePlugin
 
@@ -75,7 +75,7 @@ def prepare() -> None:
 
 
 def data_bytes() -> int:
-    """Memory that may be written and is nobody else's, what RLIMIT_DATA counts; 0 where the system does not say."""
+    """Private writable memory in bytes, which RLIMIT_DATA counts; 0 where the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
     except OSError:
@@ -83,7 +83,7 @@ def data_bytes() -> int:
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Have the kernel refuse more. Not on macOS, which knows no such limit."""
+    """Have the kernel refuse more memory. Not on macOS, which has no such limit."""
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (num_bytes if most == resource.RLIM_INFINITY else min(num_bytes, most), most))
 
@@ -103,7 +103,7 @@ def work(asked: dict[str, Any], encoded: Sequence[bytes]) -> tuple[dict[int, str
 def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = codec.MAX_PIXELS) -> dict[int, str]:
     """Fill `out`, uint8 (n, H, W, 3), with whole images; returns why those could not be decoded that are left black, by place.
 
-    How large an image is, its header says: more than `max_pixels` are refused before any is decoded.
+    An image of more than `max_pixels` by its header is refused before any is decoded.
     """
     errors: dict[int, str] = {}
     sizes, kinds = np.ones((len(encoded), 2), dtype=np.int32), np.zeros(len(encoded), dtype=np.int8)

@@ -1,13 +1,13 @@
-"""Decoding in processes that may die: what kills a decoder is one image's error, never the end of who asked.
+"""Decoding in processes that may die: what kills a decoder is one image's error, and never ends the caller.
 
     bytes ─► cost (decode_cost.py) ─► room for it ─► a free worker (decode_worker.py) ─► pixels
               └ more than one image may take: refused              └ it dies, takes too long or too much ─► that image's error, a new worker
 
-Each worker is a Python of its own that decodes one request at a time, in no more memory than was asked for. It has no signal from the
+Each worker is a Python process that decodes one request at a time, in no more memory than was asked for. It gets no signal from the
 terminal, and ends when the socket to its parent is closed, so that none is left over however the parent ends.
 
-Where strangers ask, large images have workers of their own, of a lower priority, which share one room of memory: no small image waits
-for a large one, and no large one for more than those before it. Within a lane, first come, first served.
+On a server, large images have workers of their own, of a lower priority, which share one room of memory: no small image waits for a
+large one, and a large one waits only for those before it. Within a lane, first come, first served.
 """
 
 import json
@@ -32,13 +32,13 @@ from fastfashion.predict.decode_cost import COPIES, MOST_A_PIXEL, Cost, cost
 from fastfashion.predict.decode_worker import KEPT_BYTES, READY, too_many_pixels
 from fastfashion.predict.room import Room
 
-START_S = 120.0  # for a worker to come up, on a machine that is busy
+START_S = 120.0  # for a worker to start, on a busy machine
 TIMEOUT_S = 60.0  # a request may take; 100 million progressive pixels take some seconds
 GRACE_S = 5.0  # after which a worker is killed that the kernel's timer did not end
 ENDED = "not decoded: decoding has ended"
 LARGE_PIXELS, LARGE_BYTES = 5_000_000, 1_000_000  # an image of more is large
 LARGE_NICE = 10
-# glibc's allocator: whatever is large goes back at once; of the rest no more is kept than decode_worker.KEPT_BYTES allows for.
+# glibc's allocator: large blocks are returned at once; of the rest it keeps no more than decode_worker.KEPT_BYTES allows for.
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)} | {
     name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 }
@@ -50,7 +50,7 @@ class Died(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What decoding may take, by cost: one image, and all together. One that costs more than all may take is decoded alone."""
+    """How much decoding may take, by cost: one image, and all together. An image that costs more than all may take is decoded alone."""
 
     one_bytes: int = MOST_A_PIXEL * MAX_PIXELS
     all_bytes: int = MOST_A_PIXEL * 40_000_000
@@ -69,15 +69,15 @@ class _Lane:
 class Decoders:
     """Up to `workers` processes, each started when it is first needed. Any thread may call its methods, which wait for a free one.
 
-    With `large` there are up to so many more, which have all images that are large.
+    With `large`, up to that many more processes decode all large images.
     """
 
     def __init__(self, workers: int, timeout_s: float = TIMEOUT_S, *, large: int = 0, memory: Memory = Memory()) -> None:
         self._timeout_s, self.memory, self.workers, self.large = timeout_s, memory, workers, large
-        # Small ones have room as many as they are: their size is bound.
+        # There is room for any number of small images: their size is bounded.
         self._small = _Lane(workers, Room(memory.all_bytes if not large else sys.maxsize))
         self._large = _Lane(large, Room(memory.all_bytes), LARGE_NICE) if large else self._small
-        self._lock = threading.Lock()  # guards what follows
+        self._lock = threading.Lock()  # guards the next two
         self._started: set[_Worker] = set()
         self._closed = False
 
@@ -101,7 +101,7 @@ class Decoders:
             if len(encoded) == 1:
                 out[:] = 0
                 return {0: str(death)}
-            # Which one of them it was is found out one by one.
+            # Decode one by one to find which of them it was.
             alone = [self.fit([data], out[place : place + 1], max_pixels) for place, data in enumerate(encoded)]
             return {place: error[0] for place, error in enumerate(alone) if error} | refused
         out[:] = pixels
@@ -121,12 +121,12 @@ class Decoders:
         return pixels
 
     def close(self) -> None:
-        """End all workers, at once; who still waits for one gets an error for its image."""
+        """End all workers, at once; images that still wait for one get an error."""
         with self._lock:
             self._closed = True
             started, self._started = self._started, set()
         for worker in started:
-            worker.kill()  # whoever is talking to it closes the socket
+            worker.kill()  # the thread that talks to it closes the socket
         for lane in (self._small, self._large):
             idle: list[_Worker | None] = []
             with suppress(queue.Empty):
@@ -135,10 +135,10 @@ class Decoders:
             for one in idle:
                 if one is not None:
                     one.stop()
-                lane.free.put(None)  # whoever comes later need not wait for ever
+                lane.free.put(None)  # who comes later does not wait forever
 
     def _too_much(self, one: Cost, max_pixels: int) -> str:
-        """Why it is refused before a decoder sees it; nothing where it is not."""
+        """Why an image is refused before a decoder sees it; "" where it is not."""
         if one.pixels > max_pixels:
             return too_many_pixels(one.height_px, one.width_px, max_pixels)
         if one.num_bytes <= self.memory.one_bytes:
@@ -149,7 +149,7 @@ class Decoders:
         )
 
     def _ask(self, asked: dict[str, Any], encoded: Sequence[bytes], costs: Sequence[Cost]) -> tuple[dict[int, str], np.ndarray]:
-        """The images are decoded one after another, while all their bytes are at hand."""
+        """Have a worker decode images, one after another, while it holds all their bytes. Raises Died."""
         memory = max(one.num_bytes for one in costs) + COPIES * sum(map(len, encoded))
         lane = self._large if any(map(is_large, costs, encoded)) else self._small
         asked |= {"count": len(encoded), "timeout_s": self._timeout_s, "memory": memory}
@@ -158,7 +158,7 @@ class Decoders:
 
     @contextmanager
     def _worker(self, lane: _Lane) -> "Iterator[_Worker]":
-        """A free one, which is given up where anything goes wrong: another conversation could not begin in the middle of one."""
+        """A free worker, which ends where anything goes wrong: the next request could not start in the middle of an answer."""
         worker = lane.free.get()
         try:
             with self._lock:
@@ -175,7 +175,7 @@ class Decoders:
             if worker is not None:
                 self._end(worker)
                 worker = None
-            if self._closed and isinstance(error, FastfashionError):  # it was ended while it started
+            if self._closed and isinstance(error, FastfashionError):  # close() ended it while it started
                 raise Died(ENDED) from error
             raise
         finally:
@@ -198,7 +198,7 @@ class _Worker:
         self.kept_bytes = 0  # that decoding left in it
         mine, theirs = socket.socketpair()
         with theirs:
-            # By the parent's own search path: where `fastfashion` was found here, it is found there. `-m` would look in other places.
+            # With the parent's own search path, so that the worker finds the same `fastfashion`. `-m` would look in other places.
             call = f"from fastfashion.predict.decode_worker import main; main({theirs.fileno()}, {nice})"
             self.process = subprocess.Popen(
                 [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {call}"],
@@ -233,7 +233,7 @@ class _Worker:
             if code == -signal.SIGALRM:
                 raise Died(self._too_long(asked)) from error
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise Died(f"decoding it ended the process that tried ({how}): save the image anew with another program") from error
+            raise Died(f"decoding it ended the process that tried ({how}): save the image again with another program") from error
         return {int(place): text for place, text in answer["errors"].items()}, pixels
 
     def _wait_until_ready(self) -> None:
@@ -243,7 +243,7 @@ class _Worker:
                 return
         except (EOFError, OSError):
             pass
-        raise FastfashionError(f"the process that decodes images does not start (exit code {self._exit_code()}); what it said is above")
+        raise FastfashionError(f"the process that decodes images does not start (exit code {self._exit_code()}); its own error is above")
 
     def _exit_code(self) -> int:
         try:
@@ -254,7 +254,7 @@ class _Worker:
 
     @staticmethod
     def _too_long(asked: dict[str, Any]) -> str:
-        return f"does not decode within {asked['timeout_s']:.0f} s, and was given up"
+        return f"does not decode within {asked['timeout_s']:.0f} s: shrink the image, or save it again with another program"
 
     def kill(self) -> None:
         self.process.kill()

@@ -1,9 +1,9 @@
-"""What is named on a command line, or uploaded, as a stream of images.
+"""Images that are named on a command line, or uploaded, as a stream.
 
-    file | folder | zip | packed set | - ─► find_inputs ─► Image, Image, SetInput, … ─► predictor
+    file | folder | zip | packed set | - ─► find_inputs ─► InputImage, InputImage, SetInput, … ─► predictor
 
-Nothing is unpacked: a zip's members are read where they lie, and their names are only names. What cannot be read is a Image that says
-so when it is read, so that it has its line among the answers.
+Nothing is unpacked to the disk: a zip's members are read from the zip, and their names are only names. What cannot be read is an
+InputImage whose `read` raises, so that it has its line among the answers.
 """
 
 import os
@@ -30,7 +30,7 @@ STDIN = "-"
 
 @dataclass(frozen=True)
 class InputImage:
-    """One encoded image; `read` raises InputError or OSError where there are no bytes to be had."""
+    """One encoded image; `read` raises InputError or OSError where it cannot be read."""
 
     name: str
     read: Callable[[], bytes]
@@ -50,7 +50,7 @@ def find_inputs(paths: Iterable[str]) -> Iterator[Input]:
     """The images under each path in turn; names in a folder or zip are sorted, those of stdin are taken as they come."""
     for path in paths:
         if path == STDIN:
-            lines = (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer)  # as text, a name that is not UTF-8 would end it
+            lines = (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer)  # bytes, as a name may not be UTF-8
             yield from find_inputs(line for line in lines if line and line != STDIN)
         else:
             yield from _find(location(path))
@@ -59,7 +59,7 @@ def find_inputs(paths: Iterable[str]) -> Iterator[Input]:
 def _find(path: Path) -> Iterator[Input]:
     try:
         is_zip = path.suffix.lower() == ".zip" and (is_file(path) if is_remote(path) else path.exists())
-        # looking for a folder on a web server is fetching a page
+        # on a web server, to look for a folder is to fetch a page
         is_dir = not (is_web(path) and (is_zip or is_image(path.name))) and is_folder(path)
         is_set = is_dir and is_file(path / CATALOG) and is_file(path / VOCAB)
     except (OSError, RemoteError) as error:  # a name too long, a folder that may not be entered, a server in trouble
@@ -96,7 +96,7 @@ def _in_folder(folder: Path) -> Iterator[InputImage]:
 
 
 def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[str, list[str]]]:
-    """Each folder and the names of its files, as packing walks: hidden folders are passed over, links followed, none looked into twice."""
+    """Each folder and the names of its files, as packing walks: hidden folders are skipped, links followed, no folder is listed twice."""
     seen = set(identities([folder, *folder.resolve().parents]))
     for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
         yield root, names
@@ -104,13 +104,13 @@ def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[
         folders.clear()
         for _, name in below:  # links last, so that a folder's own name counts
             found = set(identities([Path(root, name)]))
-            if not found or found - seen:  # one that cannot be looked at is named by `onerror`
+            if not found or found - seen:  # `onerror` names a folder that cannot be read
                 seen |= found
                 folders.append(name)
 
 
 def in_zip(path: Path, shown: str, max_bytes: int = MAX_IMAGE_BYTES) -> Iterator[InputImage]:
-    """The images of a zip, by name below `shown`, read one at a time. A name that leads out of the zip is nobody's image, and refused."""
+    """The images of a zip, by name below `shown`, read one at a time. A name that leads out of the zip is refused."""
     try:
         version = version_of(path) if is_remote(path) else None
         entries = [entry for entry in read_entries(path, version) if is_image(entry.name) or is_unread(entry.name)]
@@ -150,19 +150,19 @@ def read_file(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
 
 
 def _reason(path: Path, error: OSError | RemoteError) -> str:
-    """Without the path, which whoever shows the reason says."""
+    """Without the path, which is shown beside it."""
     if isinstance(error, RemoteError):
         return str(error).removeprefix(f"{path}: ")
     return f"cannot be read: {error.strerror or error}"
 
 
 def is_image(name: str) -> bool:
-    """By its name; what macOS and hidden folders leave in archives is none."""
+    """By its name; files that macOS adds to archives are no images."""
     return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
 
 
 def is_unread(name: str) -> bool:
-    """Whether it is, by its name, an image of a format that is not read: it has its line, which says so."""
+    """Whether it is, by its name, an image of an unsupported format, which gets a line that says so."""
     return unsupported(name) is not None and not _is_hidden(name)
 
 
@@ -177,7 +177,7 @@ def leads_out(name: str) -> bool:
 
 
 def named(name: str, read: Callable[[], bytes]) -> InputImage:
-    """An image, refused where its name says that it is of a format that is not read, as packing refuses it."""
+    """An image, refused by its name where the format is not supported, as in packing."""
     reason = unsupported(name)
     return InputImage(name, read) if reason is None else refused(name, reason)
 

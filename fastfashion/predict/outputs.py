@@ -1,4 +1,4 @@
-"""Answers as a table for people, CSV, JSON lines or Parquet: written as they come, so that there may be any number of them."""
+"""Answers as a table for people, CSV, JSON lines or Parquet, written as they come: there may be any number of them."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def write_answers(
 ) -> Counts:
     """Write answers to a file, which appears when all is in it, with a bar on a terminal; or to stdout as they come.
 
-    `raw` leaves cells of CSV as they are that a spreadsheet would take for formulas.
+    With `raw`, CSV cells that a spreadsheet would take for formulas stay as they are.
     """
     counts = Counts()
     if out is None:
@@ -70,16 +70,16 @@ def write_answers(
     return counts
 
 
-def _count(answers: Iterable[Answers], counts: Counts, told: Callable[[int], object] = lambda images: None) -> Iterator[Answers]:
+def _count(answers: Iterable[Answers], counts: Counts, update: Callable[[int], object] = lambda images: None) -> Iterator[Answers]:
     for one in answers:
         counts.images += len(one.names)
         counts.errors += len(one.errors)
-        told(len(one.names))
+        update(len(one.names))
         yield one
 
 
 def _shown(name: str) -> str:
-    """A path as text that can be written: of one that is not UTF-8, the odd bytes as \\xff."""
+    """A path as text that can be written; bytes that are not UTF-8 become \\xff."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

@@ -3,8 +3,8 @@
     Image, Image, … ─► threads: read ─► processes: decode, resize ─► batch ───┐
     packed set ─► open_loader ─────────────────────────────────────────► batch ─┴► model ─► softmax ─► top k ─► Answers
 
-Files go through the very code of the loader (`load/crops.py`), so that an image has the same pixels here and in a packed set; and in
-processes that may die (`predict/decoding.py`), so that a file which kills a decoder is one line of the answers.
+Files go through the code of the loader (`load/crops.py`), so that an image has the same pixels here and in a packed set; they are decoded
+in processes that may die (`predict/decoding.py`), so that a file that kills a decoder is one error among the answers.
 """
 
 from collections import deque
@@ -30,7 +30,7 @@ from fastfashion.shards import PackedSet, Resolution, open_packed_set
 from fastfashion.sources.ranges import UnreachableError
 
 CHUNK = 16  # images a task of a thread, as in the loader
-PREFETCH = 3  # batches under way while one is answered
+PREFETCH = 3  # batches in progress while one is answered
 NO_CODE = -1
 
 Fit = Callable[[Sequence[bytes], np.ndarray], dict[int, str]]
@@ -79,7 +79,7 @@ class Predictor:
     def answer(self, inputs: Iterable[Input], *, top: int = 3, batch_size: int = 256) -> Iterator[Answers]:
         """Answers for every image, in the order of the inputs, a batch at a time.
 
-        Raises PackedSetError where a packed set cannot be opened; what is wrong with a single image is in its line.
+        Raises PackedSetError where a packed set cannot be opened; an error of a single image is in its Answers.
         """
         batch_size = self.size.batch(batch_size)
         for is_file, group in groupby(inputs, key=lambda one: isinstance(one, InputImage)):
@@ -159,7 +159,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Started:
-    """A batch under way."""
+    """A batch in progress."""
 
     batch: list[InputImage]
     images: np.ndarray  # uint8 (B, H, W, 3), being filled

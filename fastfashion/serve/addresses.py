@@ -11,9 +11,9 @@ ANSWER, PLOTS = "/api/answer", "/run/plots/"
 POSTS = (JOIN, RUN, UPLOAD)
 READS = ("/", "/theme.css", "/favicon.ico", "/manifest.json", DATA, f"{PAGE_API}/app_id", PROGRESS)
 FOLDERS = ("/assets/", "/static/", FILE)
-OWN = ("/api/", PLOTS)  # of the HTTP API, which answers for itself
-MAX_PATH, MAX_NAME = 2048, 256  # a longer name is no file's, and the system's error for it would be a 500
-JSON_BYTES = 1_000_000  # of a question of the page: paths of uploads
+OWN = ("/api/", PLOTS)  # of the HTTP API, which refuses by itself
+MAX_PATH, MAX_NAME = 2048, 256  # no file has a longer name, and the system's error for it would be a 500
+JSON_BYTES = 1_000_000  # of a question that the page asks: paths of uploads
 
 
 def is_own(path: str) -> bool:

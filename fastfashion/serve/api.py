@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fastfashion.serve.state import State
 
-READ_S = 60.0  # for an image to come in
+READ_S = 60.0  # for an image to arrive
 TOP, MAX_TOP = "3", 100
 MAX_PLOT_BYTES = 20_000_000
 ADDRESSES = "there are POST /api/answer, GET /api/model and GET /run/plots/NAME.png"
@@ -66,7 +66,7 @@ class Api:
         if top is not None:
             _parse_top(top)
         length = request.headers.get("content-length", "")
-        async with self._state.admit(int(length) if length.isdecimal() else None) as place:  # before the body is read, which waits outside
+        async with self._state.admit(int(length) if length.isdecimal() else None) as place:  # before the body is read
             try:
                 async with asyncio.timeout(READ_S):
                     found = await read_image(request, self._state.limits.image_bytes)
@@ -94,7 +94,7 @@ def _json(value: object) -> "Response":
 
 
 def _read_plot(run: Path, name: str) -> bytes:
-    """A plot by its name, which is looked for and never becomes a path; no link of a run from elsewhere leads out of it."""
+    """A plot by its name, which is looked for and never becomes a path; no link in a run leads out of it."""
     path = next((one for one in (run / PLOTS_FOLDER).glob("*.png") if one.name == name), None)
     if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(run)):
         with suppress(OSError):

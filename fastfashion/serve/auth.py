@@ -1,4 +1,4 @@
-"""Name and password of those who may ask: where they come from, and who guesses them gets slower."""
+"""Name and password of those who may ask: where they are set, and how guessing is slowed down."""
 
 import base64
 import hmac
@@ -20,7 +20,7 @@ REALM = (b"www-authenticate", b'Basic realm="fastfashion", charset="UTF-8"')
 
 
 class Auth:
-    """Lets nobody through who does not know `user:password`; an address that sent wrong ones waits before the next is looked at."""
+    """Lets nobody through who does not know `user:password`; an address that sent wrong ones waits before the next is checked."""
 
     def __init__(self, auth: str) -> None:
         self._auth, self._failures = auth.encode(), Failures()
@@ -49,16 +49,16 @@ class Auth:
 
 
 class Failures:
-    """How often addresses failed lately. After FREE times each more doubles the wait, from 1 s to MAX_WAIT_S.
+    """How often addresses failed lately. After FREE failures each further one doubles the wait, from 1 s to MAX_WAIT_S.
 
-    Of at most MAX_ADDRESSES, those that failed last; FORGET_S after its last failure an address is as new.
+    Keeps the last MAX_ADDRESSES that failed, each for FORGET_S after its last failure.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._failed = clock, OrderedDict[str, tuple[int, float]]()  # address -> how often, when last
 
     def wait_s(self, address: str) -> float:
-        """Seconds until the next password of the address is looked at, 0 for now."""
+        """Seconds until the next password of the address is checked, 0 for none."""
         count, last = self._failed.get(address, (0, 0.0))
         passed = self._clock() - last
         if passed > FORGET_S:
@@ -80,7 +80,7 @@ class Failures:
 def find_auth(auth: str | None, file: Path | None, environment: MutableMapping[str, str], say: Callable[[str], None]) -> str:
     """`user:password` of --auth, the first line of a file, or FASTFASHION_AUTH, which is taken out of the environment; "" for none.
 
-    Raises ConfigError for what is no such pair, or a file that others may write; says so where they may read it.
+    Raises ConfigError for anything else, and for a file that others may write; warns of one that they may read.
     """
     variable = environment.pop(VARIABLE, None)
     if auth is not None and file is not None:

@@ -14,9 +14,9 @@ from fastfashion.serve.addresses import ANSWER, body_bytes
 from fastfashion.serve.http import App, GoneError, Message, Receive, RefusedError, Scope, Send, client, content_length, header, is_ours
 from fastfashion.serve.limits import Limits
 
-LEAST_BYTES, WINDOW_S = 10_000, 10.0  # of a body, in every such time: a client of one byte a second is cut after the first
-USUAL_BYTES_PER_S = 100_000  # a whole body may take as long as at this rate, and a minute more
-START_BYTES = 65_536  # of a body, or all of a shorter one, are there before it takes a place or room from others
+LEAST_BYTES, WINDOW_S = 10_000, 10.0  # of a body that must come in each window: a client of one byte a second is cut after the first
+USUAL_BYTES_PER_S = 100_000  # a whole body may take as long as at this rate, plus a minute
+START_BYTES = 65_536  # of a body, or all of a shorter one, must have arrived before it takes a place or room from others
 MAX_WAITING = 256  # requests of one address that wait for room
 LINGER_BYTES, LINGER_S = 4_000_000, 2.0
 
@@ -36,14 +36,14 @@ class Paced:
             self._start.append(await self._part())
 
     async def message(self) -> Message:
-        """As an application receives a body; after it comes what the client does."""
+        """The next ASGI message: a part of the body, or after its end whatever the client does."""
         if not self._start and not self.more:
             return await self._receive()
         data = self._start.popleft() if self._start else await self._part()
         return {"type": "http.request", "body": data, "more_body": bool(self._start) or self.more}
 
     async def _part(self) -> bytes:
-        """The time between two calls is not the client's, and does not count."""
+        """The next part of the body. Only time spent waiting for the client counts."""
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(max(0.0, min(self._window_s, self._left_s))):
@@ -91,7 +91,7 @@ class Bodies:
             if scope["path"] == ANSWER and not is_ours(scope):
                 await held.enter_async_context(self._places.taking(1, client(scope)))
                 length = content_length(scope) or most
-                if body.more and length > LARGE_BYTES:  # others do not wait behind large ones, and are bounded by their count
+                if body.more and length > LARGE_BYTES:  # small ones do not wait behind large ones, and are bounded by their count
                     await held.enter_async_context(self._bytes.taking(length, client(scope)))
             await self._app(scope, body.message, send)
 
@@ -101,7 +101,7 @@ def _too_large(max_bytes: int) -> RefusedError:
 
 
 class Linger:
-    """Ends a connection whose body nobody read to its end, after reading a little more: an answer that a reset follows is lost."""
+    """Closes a connection whose body nobody read to its end, but reads a little more first: a reset would lose the response."""
 
     def __init__(self, app: App) -> None:
         self._app = app

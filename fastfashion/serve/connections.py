@@ -1,4 +1,4 @@
-"""The connections themselves: cut where a request's head does not come, or its answer is not taken; so many of one address."""
+"""Connections: closed where a request's head does not arrive or its answer is not taken; a limited number for each address."""
 
 import time
 from asyncio import Transport
@@ -10,13 +10,13 @@ from fastfashion.serve.http import is_local, network
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MAX_CONNECTIONS = 128  # of one address; a proxy on this machine, whose clients all come from there, has no such limit
-HEAD_S = 10.0  # for a request's head to come in, twice that at most
+MAX_CONNECTIONS = 128  # of one address; a proxy on this machine, which has the clients of many, has no such limit
+HEAD_S = 10.0  # for a request's head to arrive, at most twice that
 TAKEN_S = 60.0  # for 48 kB of an answer to be taken
 
 
 def protocol() -> "type[H11Protocol]":
-    """uvicorn's HTTP/1.1 with these limits, which it has none of itself."""
+    """uvicorn's HTTP/1.1 protocol with these limits, which it does not have itself."""
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 

@@ -1,19 +1,19 @@
 """What every request passes before the page or the HTTP API sees it.
 
-request ─► Linger ─► Answers ─► Checks (names, password, addresses) ─► Bodies ─► Api │ Uploads │ Questions ─► the page framework
+request ─► Linger ─► Responses ─► Checks (names, password, addresses) ─► Bodies ─► Api │ Uploads │ Questions ─► the page framework
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastfashion.serve.addresses import check_address
-from fastfashion.serve.answers import Answers
 from fastfashion.serve.api import Api
 from fastfashion.serve.auth import Auth
 from fastfashion.serve.bodies import Bodies, Linger
 from fastfashion.serve.hosts import HostRules
 from fastfashion.serve.http import App, Receive, Scope, Send
 from fastfashion.serve.questions import Questions
+from fastfashion.serve.responses import Responses
 from fastfashion.serve.store import Store
 from fastfashion.serve.uploads import Uploads
 
@@ -47,4 +47,4 @@ def guarded(app: App, page: "gr.Blocks", state: "State", store: Store, auth: str
     app = Bodies(app, state.limits)
     # Names before passwords: another site's page may not even have one refused.
     app = Checks(app, hosts.check, Auth(auth).check, check_address)
-    return Linger(Answers(app))
+    return Linger(Responses(app))

@@ -1,4 +1,4 @@
-"""Whose requests are answered: those of programs and of the server's own page, by a name that is the server's.
+"""Which requests are answered: those of programs and of the server's own page, by one of the server's names.
 
 A page of another site can have a visitor's browser ask any address that the browser reaches, this server's too, and with DNS rebinding
 under a name of its own. It cannot change the headers Host, Origin and Sec-Fetch-Site, which say so.
@@ -21,7 +21,7 @@ FORWARDED = b"x-forwarded-host"
 
 
 class Others(Enum):
-    """Which hosts a server answers to beside loopback and the names it knows."""
+    """Which hosts a server answers to besides loopback and the names it knows."""
 
     NONE = "none"  # it listens on loopback
     ADDRESSES = "addresses"  # it knows all of its names
@@ -86,7 +86,7 @@ class HostRules:
 
 
 def split_host(text: str) -> tuple[str, str] | None:
-    """Name and port ("" for none) of `NAME:PORT` or `[IPv6]:PORT`, in the one way that each is written; None where it is neither."""
+    """Name and port ("" for none) of `NAME:PORT` or `[IPv6]:PORT`, normalized; None where it is neither."""
     found = _HOST.fullmatch(text.strip().lower())
     if found is None:
         return None
@@ -98,7 +98,7 @@ def split_host(text: str) -> tuple[str, str] | None:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host is this machine and no other: what resolves so by definition, and 0.0.0.0, which Linux takes for it."""
+    """Whether a host is always this machine: loopback names and addresses, and 0.0.0.0, which Linux treats as one."""
     address = parse_address(name)
     if address is not None:
         return address.is_loopback or address.is_unspecified
@@ -106,7 +106,7 @@ def is_loopback(name: str) -> bool:
 
 
 def parse_allowed(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of --allow-host as browsers send them; raises ConfigError for what is none."""
+    """The names of --allow-host as browsers send them; raises ConfigError for anything else."""
     parsed = []
     for text in names:
         wildcard, rest = ("*.", text[2:]) if text.startswith("*.") else ("", text)

@@ -1,4 +1,4 @@
-"""What the layers of the server share: ASGI's types, who asks, an answer in JSON, and the exceptions that become one."""
+"""What the layers of the server share: ASGI's types, who asks, a response, and the exceptions that become one."""
 
 import ipaddress
 import json
@@ -89,7 +89,7 @@ def event(value: Any) -> bytes:
     return b"data: " + json_body(value) + b"\n\n"
 
 
-async def answer(send: Send, body: bytes, *headers: Header, status: int = 200) -> None:
+async def respond(send: Send, body: bytes, *headers: Header, status: int = 200) -> None:
     """Answer with a body that is all known. Who sends no `connection: close` has the server read the rest of the request first."""
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
     await send({"type": "http.response.body", "body": body})

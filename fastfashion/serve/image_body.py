@@ -26,8 +26,8 @@ _ONE_AT_A_TIME = threading.Lock()  # base64 takes three times its size while it 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a body asks."""
+class Found:
+    """What a body holds."""
 
     image: bytes
     top: str | None = None
@@ -38,10 +38,10 @@ class JsonBody:
     """The JSON that is taken."""
 
     image: str  # base64, or a data: URL
-    top: int | float | str | bool | None = None  # so that a wrong one is refused as in an address; no lists, which take much memory
+    top: int | float | str | bool | None = None  # a wrong one gets the error of an address; no lists, which take much memory
 
 
-async def read_image(request: "Request", max_bytes: int) -> Asked:
+async def read_image(request: "Request", max_bytes: int) -> Found:
     """The encoded image of a request, of at most `max_bytes`. Raises RefusedError where there is none to be found."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = request.headers.get("content-encoding", "identity").lower()
@@ -52,7 +52,7 @@ async def read_image(request: "Request", max_bytes: int) -> Asked:
     return await _from_body(request, kind, max_bytes)
 
 
-async def _from_body(request: "Request", kind: str, max_bytes: int) -> Asked:
+async def _from_body(request: "Request", kind: str, max_bytes: int) -> Found:
     from starlette.concurrency import run_in_threadpool
 
     body = bytearray()
@@ -66,19 +66,19 @@ async def _from_body(request: "Request", kind: str, max_bytes: int) -> Asked:
     start, is_text = body[:SNIFFED_BYTES], kind == "application/json" or kind.startswith("text/")
     if start and (FORM.fullmatch(start) or (is_text and TEXT.fullmatch(start))):
         raise RefusedError(415, f"the body is text, not an image: {_call(request)}")
-    return Asked(image=bytes(body))
+    return Found(image=bytes(body))
 
 
-def _from_text(body: bytearray, max_bytes: int, call: str) -> Asked:
+def _from_text(body: bytearray, max_bytes: int, call: str) -> Found:
     with _ONE_AT_A_TIME:
         if body[:5].lower() == b"data:":
-            return Asked(image=_from_base64(body.decode("latin-1"), max_bytes, call))
+            return Found(image=_from_base64(body.decode("latin-1"), max_bytes, call))
         try:
             found = parse_json(body.removeprefix(BOM), JsonBody, "the JSON", InputError, 'send {"image": "the image in base64"}')
         except InputError as error:
             raise RefusedError(415, f"{error}, or {call}") from error
         body.clear()
-        return Asked(image=_from_base64(found.image, max_bytes, call), top=None if found.top is None else str(found.top))
+        return Found(image=_from_base64(found.image, max_bytes, call), top=None if found.top is None else str(found.top))
 
 
 def _from_base64(text: str, max_bytes: int, call: str) -> bytes:
@@ -98,7 +98,7 @@ def _from_base64(text: str, max_bytes: int, call: str) -> bytes:
     return image
 
 
-async def _from_form(request: "Request", max_bytes: int) -> Asked:
+async def _from_form(request: "Request", max_bytes: int) -> Found:
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     async def limited() -> AsyncGenerator[bytes, None]:
@@ -122,7 +122,7 @@ async def _from_form(request: "Request", max_bytes: int) -> Asked:
         image, top = await files[0].read(), form.get("top")
         if len(image) > max_bytes:
             raise _too_large(max_bytes)
-        return Asked(image=image, top=top if isinstance(top, str) else None)
+        return Found(image=image, top=top if isinstance(top, str) else None)
     finally:
         await form.close()
 

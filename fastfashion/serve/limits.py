@@ -1,4 +1,4 @@
-"""What strangers may send: how much, how many, how large; and what is refused before anything is unpacked or decoded."""
+"""What clients may send: how many, how large; and checks before anything is unpacked or decoded."""
 
 import struct
 from collections.abc import Iterator, Mapping
@@ -19,14 +19,14 @@ MAX_SCANS = 100  # of a progressive JPEG; usual ones have ten, and each costs a 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Of a server; what is above is answered with an error."""
+    """Of a server; what is above a limit is answered with an error."""
 
     image_bytes: int = 20_000_000
     image_pixels: int = 40_000_000  # of one image
     batch_files: int = 200  # images in a batch, the members of its zips too
     request_bytes: int = 200_000_000  # of one request, whatever is in it
-    stored_bytes: int = 2_000_000_000  # of uploads that have not been thrown away yet
-    queue: int = 64  # requests that wait, of large images and of all others each
+    stored_bytes: int = 2_000_000_000  # of uploads that are still kept
+    queue: int = 64  # waiting requests, for large images and for all others each
     waiting_bytes: int = 100_000_000  # of large bodies that wait to be decoded; the next are read once there is room
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class Limits:
 
 
 def check_image(data: bytes, limits: Limits) -> None:
-    """Raises InputError for bytes that are too many, or would keep the decoder busy for minutes; pixels are counted by the decoder."""
+    """Raises InputError for too many bytes, and for a JPEG that would keep the decoder busy for minutes; the decoder checks pixels."""
     if len(data) > limits.image_bytes:
         raise InputError(f"{len(data) / 1e6:.1f} MB, more than the {limits.image_bytes / 1e6:.0f} MB that an image may have here")
     if data[:2] == b"\xff\xd8" and data.count(_SCAN) > MAX_SCANS:
@@ -49,7 +49,7 @@ def check_image(data: bytes, limits: Limits) -> None:
 
 
 def check_zip(path: Path, limits: Limits) -> None:
-    """Raises InputError for a zip of more files than a batch may have, by its last bytes, before its directory is read."""
+    """Raises InputError for a zip of more files than a batch may have, by its last bytes: its directory is not read for it."""
     with open_regular(path) as file:
         size = file.seek(0, 2)
         file.seek(size - min(size, _END_OF_DIRECTORY.size + 0xFFFF))
@@ -60,7 +60,7 @@ def check_zip(path: Path, limits: Limits) -> None:
     _, _, _, _, count, directory_bytes, _, _ = _END_OF_DIRECTORY.unpack_from(tail, at)
     if tail[max(0, at - 20) :].startswith(b"PK\6\7") or count == 0xFFFF:
         raise InputError("a zip64 archive, which only very large ones need: split it")
-    # Folders and tables are entries as well, and names have some bytes; a directory that is far longer than that is a bomb of its own.
+    # Folders and other files are entries too, and names take some bytes; a directory far longer than that is a bomb itself.
     if count > 2 * limits.batch_files or directory_bytes > 2 * limits.batch_files * (_ENTRY_BYTES + 512):
         raise InputError(f"a zip of {count} files; at most {limits.batch_files} images are answered at once: split it")
 
@@ -83,7 +83,7 @@ class Gate:
 
 
 class Place:
-    """Of somebody who waits, in one of the two queues."""
+    """One waiting request's place, in one of the two queues."""
 
     def __init__(self, queues: Mapping[bool, Room]) -> None:
         self._queues, self._held = queues, ExitStack()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
-# Behind a proxy, or from another machine, the address is another one than the server knows.
+# Behind a proxy, or from another machine, the page has another address than the server knows.
 SHOW_ADDRESS = (
     "for (const code of element.querySelectorAll('pre')) code.textContent = code.textContent.replaceAll({}, new URL('.', location).href)"
 )
@@ -105,7 +105,7 @@ def _one(state: State, store: Store) -> None:
     def show(look: Look) -> Sequence[str]:
         return render.html("answers", look=look), render.overlays(look), render.nearest(look, state.products, state.no_products)
 
-    # As many at once as the gate lets in: who waits for a large image holds no thread, and holds up nobody.
+    # As many at once as the gate admits: a request that waits for a large image holds no thread.
     image.change(
         answer, [image], shown, api_visibility="private", show_progress="minimal", trigger_mode="always_last", concurrency_limit=None
     )

@@ -29,7 +29,7 @@ from fastfashion.words import counted, why
 
 FILE = "products.safetensors"
 MAX_PRODUCTS = 200_000  # of more, evenly spread ones: 200 MB of features
-BATCH_ON_CPU, BATCH_ON_GPU = 16, 256  # answers wait for one such batch at most
+BATCH_ON_CPU, BATCH_ON_GPU = 16, 256  # other requests wait for at most one such batch
 SHOWN_HEIGHT_PX, SHOWN_SHORT_PX = 192, 120
 
 Runner = Callable[[Callable[[], torch.Tensor]], torch.Tensor]  # where the model runs
@@ -37,7 +37,7 @@ Kept = tuple[np.ndarray, torch.Tensor]  # rows, int64 (n,), and their features, 
 
 
 class Products:
-    """Features of the training rows, and how far they are made; `ready`, or `problem` says why it never will be."""
+    """Features of the training rows, and how many are computed; `problem` says why they will never be `ready`."""
 
     def __init__(self, opened: OpenRun, predictor: Predictor, decoders: Decoders) -> None:
         rows = np.unique(opened.split.train)

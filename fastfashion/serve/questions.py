@@ -9,7 +9,7 @@ import msgspec
 from fastfashion.errors import InputError
 from fastfashion.predict.room import BusyError
 from fastfashion.serve.addresses import DATA, FILE, JOIN, RUN
-from fastfashion.serve.http import EVENTS, JSON, NOT_STORED, App, Message, Receive, RefusedError, Scope, Send, answer, client, event
+from fastfashion.serve.http import EVENTS, JSON, NOT_STORED, App, Message, Receive, RefusedError, Scope, Send, client, event, respond
 from fastfashion.serve.store import Store
 from fastfashion.untrusted import Count, parse_json
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 GONE = "expected an upload of the last 15 minutes or an example; upload it again"
 UNREAD_BYTES = 100_000_000  # of answers that no browser has fetched yet; beyond it the oldest are dropped
 REPLACED = (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")
-# As the page framework says it, which would begin an answer and then break it off.
+# What the page framework itself sends, but it would start a response and then break it off.
 NO_SESSION = {"msg": "unexpected_error", "message": "nothing was asked in this session: reload the page", "session_not_found": True}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What Gradio knows a file by."""
+    """What marks a file for Gradio."""
 
     _type: Literal["gradio.FileData"] = "gradio.FileData"
 
 
 @dataclass(frozen=True)
 class Named:
-    """A file as the page names it; an address to fetch it from is left out."""
+    """A file as the page names it, without an address to fetch it from."""
 
     path: str
     orig_name: str | None = None
@@ -42,8 +42,8 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question of the page: images, or the number of an example. Nothing else gets to the page framework."""
+class Question:
+    """What the page asks: images, or the number of an example. Nothing else reaches the page framework."""
 
     data: list[Named | list[Named] | Count | None]
     fn_index: Count
@@ -67,7 +67,7 @@ class Questions:
         if path == DATA:
             sessions = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [])
             if sessions and sessions[-1] not in self._page._queue.pending_messages_per_session:
-                await answer(send, event({**NO_SESSION, "success": False}), EVENTS, NOT_STORED)
+                await respond(send, event({**NO_SESSION, "success": False}), EVENTS, NOT_STORED)
                 return
         if path in (JOIN, RUN):
             asked = self._check(await _whole(receive))
@@ -77,8 +77,8 @@ class Questions:
             scope, receive = _with_body(scope, msgspec.json.encode(asked), receive)
         await self._app(scope, receive, send)
 
-    def _check(self, body: bytes) -> Asked:
-        asked = parse_json(body, Asked, "a question of the page", InputError, "reload the page")
+    def _check(self, body: bytes) -> Question:
+        asked = parse_json(body, Question, "a question of the page", InputError, "reload the page")
         if asked.fn_index not in self._page.fns:
             raise InputError(f"fn_index {asked.fn_index}: the page has no such function; reload it")
         wanted = self._page.fns[asked.fn_index].inputs
@@ -103,7 +103,7 @@ def _fits(component: Any, value: Named | list[Named] | int | None) -> bool:
 
 
 def drop_unread(page: "gr.Blocks", max_bytes: int) -> None:
-    """Bound what sessions hold that ask and never fetch their answers, which the page framework keeps forever."""
+    """Bound the answers that sessions never fetch, which the page framework keeps forever: drop the oldest beyond `max_bytes`."""
     left = max_bytes
     for messages in reversed(page._queue.pending_messages_per_session.values()):
         left -= sum(_num_bytes(message) for message in messages._queue)

@@ -41,7 +41,7 @@ class ServeRequest:
     host: str = "127.0.0.1"
     port: int = 7860  # 0: any free one
     auth: str = field(default="", repr=False)  # user:password
-    allow_host: tuple[str, ...] = ()  # names that a proxy in front has
+    allow_host: tuple[str, ...] = ()  # names of a proxy in front
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
 
@@ -53,7 +53,7 @@ class ServeRequest:
 
 
 def serve(request: ServeRequest) -> None:
-    """Answer until the process is told to stop. Raises InputError where the run has no model, ConfigError where the port is taken."""
+    """Answer until the process is stopped. Raises InputError where the run has no model, ConfigError where the port is taken."""
     from fastfashion import dist
     from fastfashion.serve.state import open_state
 
@@ -85,7 +85,7 @@ def _run(request: ServeRequest, state: "State", store: Store, listening: socket.
         lifespan="on",
     )
     server = uvicorn.Server(config)
-    if is_main() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # uvicorn itself sees to SIGTERM and SIGINT
+    if is_main() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # uvicorn handles SIGTERM and SIGINT itself
         signal.signal(signal.SIGHUP, lambda number, frame: server.handle_exit(signal.SIGTERM, frame))
     if (request.host in EVERYWHERE or not is_loopback(address)) and not request.auth:
         print("anyone who reaches this machine can ask: --auth-file FILE keeps others out", file=sys.stderr)
@@ -118,7 +118,7 @@ def build_app(request: ServeRequest, state: "State", store: Store, url: str, hos
         css_paths=Path(__file__).with_name("page.css"),
         allowed_paths=[],
     )
-    page.has_launched = True  # Gradio checks no file that a request names before this says so, which mounting does not
+    page.has_launched = True  # else Gradio does not check files that a request names; mounting does not set it
     return guarded(app, page, state, store, request.auth, hosts)
 
 

@@ -1,4 +1,4 @@
-"""What the page and the HTTP API ask: one model on one thread, so that memory stays flat however many ask at once.
+"""The answers for the page and the HTTP API: one model on one thread, so that memory stays flat however many ask at once.
 
 request ─► gate (too many waiting: BusyError) ─► room for its bytes ─► line of small or of large images ─► check, decode, in a process that
 may die ─► the model's thread ─► Look
@@ -34,7 +34,7 @@ from fastfashion.words import why as reason
 
 T = TypeVar("T")
 TOP, NEAREST = 3, 6
-BATCH = 32  # images a step: others' single images come in between
+BATCH = 32  # images a step of a batch; single images are answered in between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class State:
 
     @asynccontextmanager
     async def admit(self, num_bytes: int | None) -> AsyncIterator[Place]:
-        """A place for a request whose body has so many bytes, and room to read it if they are many. Raises BusyError."""
+        """A place for a request whose body has `num_bytes`, and room to read it if it is large. Raises BusyError."""
         most = 2 * self.limits.image_bytes  # as base64 in JSON
         num_bytes = most if num_bytes is None else min(num_bytes, most)
         large = num_bytes > LARGE_BYTES
@@ -113,7 +113,7 @@ class State:
         return await wrap_future(self._on_model(lambda: self._best(self.predictor.probabilities(pixels), top)))
 
     async def look(self, path: Path, top: int = TOP, num_nearest: int = NEAREST) -> Look:
-        """The same of a file, with where the model looked and what is near. Raises InputError or BusyError."""
+        """The answers for a file, with where the model looked and the nearest products. Raises InputError or BusyError."""
         image = named(path.name, lambda: read_file(path, self.limits.image_bytes))
         try:
             num_bytes = path.stat().st_size

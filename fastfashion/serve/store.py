@@ -1,4 +1,4 @@
-"""The store: the one folder that a server writes, and all that is done to it.
+"""The store: the only folder that a server writes.
 
     upload ─► add, grow, finish ─► known ─► read           older than 15 minutes, or cut: removed
     start  ─► what dead servers left is removed            end, by a signal too: the whole folder is removed
@@ -23,13 +23,13 @@ from fastfashion.predict.room import BusyError
 from fastfashion.scratch import LOCK, remove, scratch
 
 EXAMPLES = "examples"
-FREQUENCY_S, AGE_S = 60, 900  # how often old files are removed, and how old those are
-FILE_BYTES = 8192  # that a file takes beside its own: a folder, and the rest of a block
+FREQUENCY_S, AGE_S = 60, 900  # how often old files are removed, and from what age
+FILE_BYTES = 8192  # counted for a file besides its own: a folder, and the rest of a block
 
 
 @dataclass
 class Kept:
-    """A file of the store; others see it once it is complete."""
+    """A file of the store; it can be read once it is complete."""
 
     path: Path
     address: str
@@ -49,7 +49,7 @@ class Store:
         self._lock = threading.Lock()
 
     def add(self, name: str, address: str = "") -> Kept:
-        """Room for a file of this name, which is no path; `address` says whose share of the store it takes. Raises BusyError."""
+        """A new file of this name, which is no path, counted against the share of `address`. Raises BusyError."""
         kept = Kept(path=self.folder / secrets.token_hex(16) / name, address=address or "the page")
         with self._lock:
             self._kept[kept.path.parent.name] = kept
@@ -100,7 +100,7 @@ class Store:
         shutil.rmtree(kept.path.parent, ignore_errors=True)
 
     def known(self, text: str) -> Path | None:
-        """The file of this path where the store gave it out, whole, and it is a regular file that no link leads to; None for all else."""
+        """The file of this path if the store gave it out and it is complete and regular, with no link on the way to it, else None."""
         path = Path(text)
         if path.parent.parent != self.folder and path.parent != self.examples:
             return None
@@ -115,7 +115,7 @@ class Store:
         return path if regular else None
 
     def sweep(self, age_s: float = AGE_S) -> None:
-        """Remove whatever is older, whoever wrote it; a file that is still coming in has its own deadline."""
+        """Remove whatever is older, whoever wrote it; an upload in progress has a deadline of its own."""
         with self._lock:
             kept = list(self._kept.values())
         for one in kept:
@@ -148,5 +148,5 @@ def _sweep_until(over: threading.Event, store: Store) -> None:
 
 
 def is_main() -> bool:
-    """Whether this thread may say what signals do."""
+    """Whether this thread may set signal handlers."""
     return threading.current_thread() is threading.main_thread()

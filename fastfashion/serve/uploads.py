@@ -1,4 +1,4 @@
-"""Uploads of the page: written into the store as they come, in place of the page framework's own, which leaves behind what was cut off."""
+"""Uploads of the page: written into the store as they arrive. The page framework's own uploads leave files behind when they are cut off."""
 
 import asyncio
 import errno
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from fastfashion.errors import InputError
 from fastfashion.predict.room import BusyError
 from fastfashion.serve.addresses import PROGRESS, UPLOAD
-from fastfashion.serve.http import EVENTS, JSON, NOT_STORED, App, Receive, Scope, Send, answer, client, event, header, json_body
+from fastfashion.serve.http import EVENTS, JSON, NOT_STORED, App, Receive, Scope, Send, client, event, header, json_body, respond
 from fastfashion.serve.store import Kept, Store
 
 MAX_FILES = 1000  # of one upload; a batch has its own limit, and says so on the page
@@ -26,7 +26,7 @@ class Uploads:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == UPLOAD:
-            await answer(send, json_body(await self._upload(scope, receive)), JSON)
+            await respond(send, json_body(await self._upload(scope, receive)), JSON)
         elif scope["type"] == "http" and scope["path"] == PROGRESS:
             await self._progress(_upload_id(scope), send)
         else:
@@ -79,7 +79,7 @@ class Uploads:
 
 
 class _Parts:
-    """The files of one upload, written one after the other; fields that are no files are dropped."""
+    """The files of one upload, written one after the other; other fields are dropped."""
 
     def __init__(self, store: Store, address: str, options_of: Callable[..., tuple[bytes, dict[bytes, bytes]]]) -> None:
         self._store, self._address, self._options_of = store, address, options_of
@@ -131,7 +131,7 @@ class _Parts:
         self.ended = True
 
     def drop(self) -> None:
-        """Nothing of an upload stays that was not answered."""
+        """Remove the files of an upload that was not answered."""
         self._on_part_end()
         for kept in self.kept:
             self._store.remove(kept)

@@ -1,4 +1,4 @@
-"""Every answer's outside: one shape of error, `{"error": "what is wrong, and what to do"}`, and what browsers may do with a page of ours.
+"""What every response has: one shape of error, `{"error": "what is wrong, and what to do"}`, and what browsers may do with our page.
 
 docs/http.md lists the statuses.
 """
@@ -10,9 +10,9 @@ from typing import Any
 
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.predict.room import BusyError
-from fastfashion.serve.http import JSON, App, GoneError, Header, Message, Receive, RefusedError, Scope, Send, answer, json_body
+from fastfashion.serve.http import JSON, App, GoneError, Header, Message, Receive, RefusedError, Scope, Send, json_body, respond
 
-MAX_BYTES = 65_536  # of an error's own body that are looked at
+MAX_BYTES = 65_536  # of an error's body that are read
 OWN = "an error of the server itself, which its log describes: report it with the request that led to it"
 RETRY_AFTER = (b"retry-after", b"2")
 _REPLACED = (b"content-type", b"content-length", b"content-encoding")
@@ -31,11 +31,11 @@ POLICY = (
 ADDED = ((b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
 
 
-class Answers:
-    """Gives every answer of status 400 and above the shape, keeping its headers, and every answer the policy.
+class Responses:
+    """Gives every response of status 400 and above that shape, keeping its headers, and every response the policy.
 
     An exception is answered by its kind; one that is a fault of the server is a 500, and is raised again for the log.
-    No answer permits another site to read it: the page framework's own middleware echoes origins, with credentials.
+    No response permits another site to read it: the page framework's own middleware echoes origins, with credentials.
     """
 
     def __init__(self, app: App) -> None:
@@ -95,7 +95,7 @@ def as_refused(error: Exception) -> RefusedError | None:
 
 
 async def _answer_error(send: Send, status: int, *headers: Header, **values: Any) -> None:
-    await answer(send, json_body(values), JSON, *headers, status=status)
+    await respond(send, json_body(values), JSON, *headers, status=status)
 
 
 def _read(status: int, body: bytes) -> dict[str, Any]:
