@@ -164,7 +164,7 @@ def test_a_name_that_is_no_text_is_counted_and_printed(tmp_path: Path) -> None:
     done = with_time_limit(folder, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["passed_over"] == {NOWHERE: {"count": 1, "first": "gr\\udcfc\\udcdfe.jpg"}}
-    assert "passed over in the source: a link to nowhere: gr" in done.stderr
+    assert "skipped in the source: a link to nowhere: gr" in done.stderr
 
 
 def as_folder(folder: Path, home: Path) -> Path:

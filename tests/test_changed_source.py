@@ -15,7 +15,7 @@ from range_server import OneZip, Reply, Server
 
 from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import location
-from fastfashion.pack import PackRequest, PackSummary, Progress, pack
+from fastfashion.pack import PackProgress, PackRequest, PackSummary, pack
 from fastfashion.predict.inputs import InputImage, find_inputs
 from fastfashion.sources.ranges import ChangedError, UnreachableError
 
@@ -56,7 +56,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def packed(source: Path, out: Path, meanwhile: Callable[[], object] | None = None, **more: Any) -> PackSummary:
     """Pack; `meanwhile` happens when the first block is done."""
     steps = iter([meanwhile] if meanwhile else [])
-    progress = Progress(on_packed=lambda *sums: (next(steps, None) or (lambda: None))())
+    progress = PackProgress(on_packed=lambda *sums: (next(steps, None) or (lambda: None))())
     return pack(PackRequest(source=source, out=out, resolutions=("full", "16"), rows_per_shard=5, **more), progress)
 
 

@@ -21,7 +21,7 @@ from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.images.codec import decode_rgb, encode_jpeg
 from fastfashion.options import find_source
-from fastfashion.pack import PackRequest, Progress, dry_run, pack
+from fastfashion.pack import PackProgress, PackRequest, dry_run, pack
 from fastfashion.shards import PackedSet, open_packed_set
 from photos import photograph
 
@@ -413,7 +413,7 @@ def test_other_settings_for_a_packed_resolution_are_refused(packed_small: Packed
 def test_progress_tells_every_image_once(packed_small: PackedSmall, tmp_path: Path) -> None:
     totals: list[int] = []
     told: list[tuple[int, int, int]] = []
-    progress = Progress(on_start=totals.append, on_packed=lambda *sums: told.append(sums))
+    progress = PackProgress(on_start=totals.append, on_packed=lambda *sums: told.append(sums))
     summary = pack(PackRequest(source=packed_small.source, out=tmp_path / "out", resolutions=("32",), rows_per_shard=25), progress)
     assert totals == [60]
     assert sum(images for images, _, _ in told) == 60
@@ -448,7 +448,7 @@ def test_a_dry_run_tells_what_an_interrupted_run_has_done(packed_small: PackedSm
 
     request = PackRequest(source=packed_small.source, out=tmp_path / "out", resolutions=("32",), rows_per_shard=25)
     with pytest.raises(Stop):
-        pack(request, Progress(on_packed=stop))
+        pack(request, PackProgress(on_packed=stop))
     before = digests(tmp_path / "out")
     assert (dry_run(request).resumed, dry_run(request).to_pack) == (25, 60)
     assert digests(tmp_path / "out") == before

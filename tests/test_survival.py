@@ -14,7 +14,7 @@ import pytest
 from conftest import digests, make_source, table_row
 
 from fastfashion.errors import PackedSetError
-from fastfashion.pack import PackRequest, Progress, pack
+from fastfashion.pack import PackProgress, PackRequest, pack
 from fastfashion.shards import open_packed_set
 
 HOME = Path(__file__).parents[1]
@@ -34,8 +34,8 @@ if __name__ == "__main__":
 """
 # The same, but it never gets to its end: after the second shard it waits, with its worker processes at work or idle.
 STUCK = CHILD.replace("import sys", "import sys, time").replace(
-    "if __name__", "from fastfashion.pack import Progress\n\nif __name__"
-).replace("workers=int(workers))", "workers=int(workers)), Progress(on_packed=wait)").replace(
+    "if __name__", "from fastfashion.pack import PackProgress\n\nif __name__"
+).replace("workers=int(workers))", "workers=int(workers)), PackProgress(on_packed=wait)").replace(
     "if __name__",
     """blocks = 0
 def wait(images, num_bytes, rejected):
@@ -224,7 +224,7 @@ def test_a_second_packer_is_told_who_holds_the_folder(
 KILLER = """
 import os, signal, sys, time
 from pathlib import Path
-from fastfashion.pack import PackRequest, Progress, block, pack
+from fastfashion.pack import PackRequest, PackProgress, block, pack
 
 def deadly(job, data, make=block.make_versions):
     if data == b"deadly":
@@ -318,9 +318,9 @@ def stop(images: int, num_bytes: int, rejected: int) -> None:
     raise Stop
 
 
-def stop_after(blocks: int) -> Progress:
+def stop_after(blocks: int) -> PackProgress:
     told = iter(range(blocks - 1))
-    return Progress(on_packed=lambda *sums: None if next(told, None) is not None else stop(*sums))
+    return PackProgress(on_packed=lambda *sums: None if next(told, None) is not None else stop(*sums))
 
 
 @pytest.mark.parametrize("damage", ["cut", "no index", "half a record"])
@@ -346,7 +346,7 @@ def test_staged_work_of_other_settings_or_another_table_is_not_used(many: tuple[
 
     settings = {"source": source, "out": out, "resolutions": ("full", "64"), "rows_per_shard": 5}
     with pytest.raises(Stop):
-        pack(PackRequest(**settings), Progress(on_packed=stop))
+        pack(PackRequest(**settings), PackProgress(on_packed=stop))
     assert published(out) == []
     assert len(list((out / ".staging" / "blocks").iterdir())) == 1
     if change == "table":
@@ -368,7 +368,7 @@ def test_staged_work_is_not_used_after_a_image_was_replaced(many: tuple[Path, Pa
 
     request = PackRequest(source=source, out=out, resolutions=("full",), rows_per_shard=20)
     with pytest.raises(Stop):
-        pack(request, Progress(on_packed=stop))
+        pack(request, PackProgress(on_packed=stop))
     first, second = sorted((source / "images").iterdir())[:2]
     first.write_bytes(second.read_bytes())
     assert pack(request).resumed == 0

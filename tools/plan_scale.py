@@ -52,10 +52,9 @@ def measure(archive: Path, rows: int) -> dict[str, float | int]:
     import pyarrow as pa
 
     from fastfashion.pack.commit import commit
-    from fastfashion.pack.packer import make_job
     from fastfashion.pack.plan import make_plan
     from fastfashion.pack.request import PackRequest
-    from fastfashion.pack.staging import IMAGES, KEPT, Record, Staging
+    from fastfashion.pack.staging import IMAGES, KEPT, BlockRecord, Staging
     from fastfashion.shards.layout import ShardEntry
 
     started = time.perf_counter()
@@ -65,7 +64,6 @@ def measure(archive: Path, rows: int) -> dict[str, float | int]:
     plan_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     staging = Staging(request.out, ("full",))
     staging.prepare({})
-    make_job(request, plan, staging)
     numbers = np.random.default_rng(0)
     fingerprint_bytes = 57
     records = []
@@ -78,7 +76,7 @@ def measure(archive: Path, rows: int) -> dict[str, float | int]:
         images = dict.fromkeys(("offset", "size", "height", "width", "crc32", "kind"), same)
         entry = ShardEntry(number=number, num_rows=len(ids), num_bytes=1, sha256="0" * 64, idx_sha256="0" * 64)
         records.append(
-            Record(
+            BlockRecord(
                 number=number,
                 kept=pa.table(kept, schema=KEPT),
                 images={"full": pa.table(images, schema=IMAGES)},

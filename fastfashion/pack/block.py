@@ -1,8 +1,8 @@
-"""Packing one block of rows: what a worker does, whoever runs it.
+"""Packing one block of rows: the work of one worker, under any engine.
 
     block of rows ─► read ─► decode once ─► every resolution: resize, encode ─► one tar each ─► blocks/NNNNN.json (done)
 
-A block is the unit of work and becomes one shard a resolution.
+A block becomes one shard of each resolution.
 """
 
 import json
@@ -20,12 +20,13 @@ from fastfashion.catalog.duplicates import fingerprint
 from fastfashion.errors import InputError
 from fastfashion.files import publish
 from fastfashion.images import codec
-from fastfashion.shards.layout import FULL
+from fastfashion.shards.layout import FULL, ShardEntry
 from fastfashion.shards.writer import ShardWriter
 from fastfashion.sources.listing import Member
 from fastfashion.sources.reader import Reader
+from fastfashion.untrusted import Count
 
-# Twice the target before the bicubic step keeps 48 dB PSNR against decoding in full; once the target only 33 dB.
+# Decoding to twice the target before the bicubic step keeps 48 dB PSNR against decoding in full; to the target itself, only 33 dB.
 OVERSAMPLE = 2
 # Enough for a fingerprint. For `full` alone no more is decoded: a smaller scale reads every byte all the same.
 LOOK_SHORT_PX = 128
@@ -36,7 +37,7 @@ Tick = Callable[[int, int, int], None]  # images, encoded bytes and rejected ima
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every block of a packing run shares."""
+    """What all blocks of a packing run share."""
 
     reader: Reader
     resolutions: tuple[str, ...]  # descending, "full" first
@@ -53,7 +54,54 @@ class Block:
     """Consecutive rows of the table that become one shard."""
 
     number: int
-    samples: Sequence[tuple[str, Member, dict[str, str]]]  # id, where its image lies, labels as written
+    samples: Sequence[tuple[str, Member, dict[str, str]]]  # id, its image in the source, labels as written
+
+    @property
+    def ids_text(self) -> str:
+        """Its first and last id, for messages."""
+        return f"ids {self.samples[0][0]} to {self.samples[-1][0]}"
+
+
+class _Columns(msgspec.Struct):
+    """Columns of one length."""
+
+    def add(self, *values: Any) -> None:
+        for column, value in zip(msgspec.structs.astuple(self), values, strict=True):
+            column.append(value)
+
+
+class KeptColumns(_Columns):
+    """An entry for each image that was packed; sizes in pixels, as shown."""
+
+    id: list[str] = []
+    height: list[Count] = []
+    width: list[Count] = []
+    fingerprint: list[str] = []  # hex
+
+
+class ImageColumns(_Columns):
+    """An entry for each image at one resolution: its place in the tar and what the index says of it."""
+
+    offset: list[Count] = []
+    size: list[Count] = []
+    height: list[Count] = []
+    width: list[Count] = []
+    crc32: list[Count] = []
+    kind: list[Count] = []
+
+
+class RecordFile(msgspec.Struct):
+    """The JSON file that says that a block is packed: kept + rejected are its rows, in order."""
+
+    kept: KeptColumns
+    images: dict[str, ImageColumns]  # by resolution
+    rejected: list[dict[str, str]]  # id, reason
+    shards: dict[str, ShardEntry | None]  # by resolution; None where no image was kept
+
+    def __post_init__(self) -> None:
+        columns = [column for table in (self.kept, *self.images.values()) for column in msgspec.structs.astuple(table)]
+        if len({len(column) for column in columns}) > 1 or set(self.images) != set(self.shards):
+            raise ValueError("columns of different lengths, or of different resolutions")
 
 
 def record_path(records: Path, number: int) -> Path:
@@ -61,17 +109,10 @@ def record_path(records: Path, number: int) -> Path:
 
 
 def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, rejected: None) -> None:
-    """Write the shards of one block, then its record.
-
-    The record: `kept` (columns id, height, width, fingerprint), `images` (resolution -> columns offset, size, height, width,
-    crc32, kind, in the same order), `rejected` (id, reason), `shards` (resolution -> manifest entry, or null where nothing was kept).
-    """
-    kept: dict[str, list[Any]] = {name: [] for name in ("id", "height", "width", "fingerprint")}
-    places: dict[str, dict[str, list[int]]] = {
-        name: {column: [] for column in ("offset", "size", "height", "width", "crc32", "kind")} for name in job.resolutions
-    }
-    rejected: list[dict[str, str]] = []
-    told = _Telling(tick)
+    """Write the shards of one block, then its record."""
+    shards: dict[str, ShardEntry | None] = dict.fromkeys(job.resolutions)
+    record = RecordFile(kept=KeptColumns(), images={name: ImageColumns() for name in job.resolutions}, rejected=[], shards=shards)
+    ticker = _Ticker(tick)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(ShardWriter(job.folders[name], block.number)) for name in job.resolutions}
         encoded = job.reader.read_many([member for _, member, _ in block.samples])
@@ -79,28 +120,24 @@ def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, re
             try:
                 if isinstance(data, InputError):
                     raise data
-                info, versions = make_versions(job, data)
+                about, versions = make_versions(job, data)
             except InputError as error:
-                rejected.append({"id": identity, "reason": str(error)})
-                told.add(0, 1)
+                record.rejected.append({"id": identity, "reason": str(error)})
+                ticker.add(0, 1)
                 continue
             labelled = json.dumps({"id": identity} | labels, ensure_ascii=False).encode()
             for name, (jpg, height_px, width_px, kind) in versions.items():
                 offset = writers[name].add(identity, {"jpg": jpg, "json": labelled})["jpg"]
-                place = (offset, len(jpg), height_px, width_px, zlib.crc32(jpg), kind)
-                for column, number in zip(places[name].values(), place, strict=True):
-                    column.append(number)
-            for name, value in zip(kept, (identity, *info), strict=True):
-                kept[name].append(value)
-            told.add(sum(len(version.jpg) for version in versions.values()), 0)
-    shards = {name: writer.entry and msgspec.structs.asdict(writer.entry) for name, writer in writers.items()}
-    text = json.dumps({"kept": kept, "images": places, "rejected": rejected, "shards": shards}, ensure_ascii=False)
-    publish(record_path(job.records, block.number), lambda beside: beside.write_text(text, encoding="utf-8"))
-    told.flush()
+                record.images[name].add(offset, len(jpg), height_px, width_px, zlib.crc32(jpg), kind)
+            record.kept.add(identity, *about)
+            ticker.add(sum(len(version.jpg) for version in versions.values()), 0)
+    shards.update({name: writer.entry for name, writer in writers.items()})
+    publish(record_path(job.records, block.number), lambda beside: beside.write_bytes(msgspec.json.encode(record)))
+    ticker.flush()
 
 
-class _Telling:
-    """Passes on what is done, a few times a second."""
+class _Ticker:
+    """Adds up what is done, and reports it a few times a second."""
 
     def __init__(self, tick: Tick) -> None:
         self._tick = tick
@@ -128,9 +165,9 @@ class Version(NamedTuple):
 
 
 def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str, Version]]:
-    """Decode once, and make every resolution from the smallest image at hand that is at least twice as large.
+    """Decode once, and make every resolution from the smallest image made so far that is at least twice as large.
 
-    Returns the image's shown height and width and its fingerprint (hex), and the version for each resolution. Raises InputError where
+    Returns the image's height and width as shown and its fingerprint (hex), and its version at each resolution. Raises InputError where
     the image does not decode completely.
     """
     shown = codec.probe(data, max_pixels=job.max_pixels)

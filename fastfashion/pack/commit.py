@@ -4,10 +4,8 @@ records ─► index ─► vocab, rejected, catalog, set.json ─► manifest �
 """
 
 import hashlib
-import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,27 +17,49 @@ from fastfashion.catalog.duplicates import duplicate_groups
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote, publish, publish_json
+from fastfashion.pack.encoder import CASCADE, encoder_settings
 from fastfashion.pack.request import PackRequest
-from fastfashion.pack.staging import Record, Staging
+from fastfashion.pack.staging import BlockRecord, Staging
 from fastfashion.remote import is_file, list_anew
 from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
 from fastfashion.shards.tables import KIND, read_catalog, read_vocab
 
-UNSHRUNK = "unshrunk"  # sets of version 2 lack it: there everything was encoded anew
 
-
-def same_encoder(found: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    """Whether a manifest's settings are ours, as far as it has them all; those of version 2 have no `unshrunk`."""
-    return {UNSHRUNK: ours[UNSHRUNK]} | dict(found) == ours
-
-
-def encoder_settings(quality: int, subsampling: str) -> dict[str, Any]:
-    """What the bytes of a numbered resolution depend on, besides the images and the larger resolutions made in the same pass.
-
-    `unshrunk`: plain, upright, baseline JPEGs that need not be shrunk keep their bytes.
-    """
-    versions = {name.lower(): importlib.metadata.version(name) for name in ("simplejpeg", "Pillow")}
-    return {"format": "jpeg", "quality": quality, "subsampling": subsampling, "resize": "bicubic", UNSHRUNK: "kept"} | versions
+def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequence[BlockRecord], rejected: Sequence[Rejected]) -> None:
+    """Write what describes the shards, manifest last; on a disk, then rename every resolution into place."""
+    out = request.out
+    list_anew(out)  # another client may have published the catalog since
+    kept = pa.concat_tables([record.kept for record in records])
+    if not len(kept):
+        write_rejected(staging.root / REJECTED, rejected)
+        raise InputError(f"{request.source}: not one image decodes; see {staging.root / REJECTED} for each and why")
+    assert len(kept) + len(rejected) == styles.num_rows, "a row was lost"
+    for name, folder in staging.folders.items():
+        _write_parquet(folder / INDEX, _index(records, name))
+    if is_file(out / SET):
+        set_files = SetFiles.read(out / SET)
+        packed = read_catalog(out, read_vocab(out, set_files), set_files)
+        if packed["id"].tolist() != kept["id"].to_pylist():
+            raise PackedSetError(f"{out}: the images of {request.source} changed since it was packed; choose another --out")
+    else:
+        catalog = _catalog(styles, kept)
+        publish_json(out / VOCAB, Vocab.of_table(catalog, styles.labels, request.columns.no_label).classes)
+        write_rejected(out / REJECTED, rejected)
+        _write_parquet(out / CATALOG, pa.Table.from_pandas(catalog, preserve_index=False))
+        SetFiles.of(out, len(kept)).write(out / SET)
+    encoder = encoder_settings(request.quality, request.subsampling) | {CASCADE: [name for name in staging.folders if name != FULL]}
+    for name, folder in staging.folders.items():
+        Manifest(
+            resolution=name,
+            num_rows=len(kept),
+            index_sha256=hashlib.sha256((folder / INDEX).read_bytes()).hexdigest(),
+            encoder=None if name == FULL else encoder,
+            shards=tuple(entry for record in records if (entry := record.shards[name])),
+        ).write(folder / MANIFEST)
+    if not is_remote(out):
+        for name, folder in staging.folders.items():
+            folder.rename(out / name)
+    staging.remove()
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
@@ -51,44 +71,7 @@ def _write_parquet(path: Path, table: pa.Table) -> None:
     publish(path, lambda beside: pq.write_table(table.replace_schema_metadata(None), beside))
 
 
-def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequence[Record], rejected: Sequence[Rejected]) -> None:
-    """Write what describes the shards, manifest last; on a disk, rename every resolution into place."""
-    out = request.out
-    list_anew(out)  # another client may have published the catalog since
-    kept = pa.concat_tables([record.kept for record in records])
-    if not len(kept):
-        write_rejected(staging.root / REJECTED, rejected)
-        raise InputError(f"{request.source}: not one image decodes; see {staging.root / REJECTED} for each and why")
-    assert len(kept) + len(rejected) == styles.num_rows, "a row was lost"
-    for name, folder in staging.folders.items():
-        _write_parquet(folder / INDEX, _index(records, name))
-    if is_file(out / SET):
-        told = SetFiles.read(out / SET)
-        packed = read_catalog(out, read_vocab(out, told), told)
-        if packed["id"].tolist() != kept["id"].to_pylist():
-            raise PackedSetError(f"{out}: the images of {request.source} changed since it was packed; choose another --out")
-    else:
-        catalog = _catalog(styles, kept)
-        publish_json(out / VOCAB, Vocab.of_table(catalog, styles.labels, request.columns.no_label).classes)
-        write_rejected(out / REJECTED, rejected)
-        _write_parquet(out / CATALOG, pa.Table.from_pandas(catalog, preserve_index=False))
-        SetFiles.of(out, len(kept)).write(out / SET)
-    cascade = [name for name in staging.folders if name != FULL]
-    for name, folder in staging.folders.items():
-        Manifest(
-            resolution=name,
-            num_rows=len(kept),
-            index_sha256=hashlib.sha256((folder / INDEX).read_bytes()).hexdigest(),
-            encoder=None if name == FULL else encoder_settings(request.quality, request.subsampling) | {"cascade": cascade},
-            shards=tuple(entry for record in records if (entry := record.shards[name])),
-        ).write(folder / MANIFEST)
-    if not is_remote(out):
-        for name, folder in staging.folders.items():
-            folder.rename(out / name)
-    staging.remove()
-
-
-def _index(records: Sequence[Record], name: str) -> pa.Table:
+def _index(records: Sequence[BlockRecord], name: str) -> pa.Table:
     images = pa.concat_tables([record.images[name] for record in records])
     shard = np.repeat([record.number for record in records], [len(record.kept) for record in records])
     columns = {"row": pa.array(np.arange(len(images))), "shard": pa.array(shard)}

@@ -1,7 +1,7 @@
 """Running blocks side by side: in this process, in worker processes of this machine, or on a Ray cluster.
 
-Every engine yields the numbers of blocks as they are done; their records lie on disk. A block that was begun and not finished leaves
-no trace that a later run could take for a shard.
+Every engine yields the numbers of blocks as they are done; their records are on disk. A block that was started and not finished leaves
+nothing that a later run could take for a shard.
 """
 
 import contextlib
@@ -108,9 +108,8 @@ class Processes:
         if deaths >= ATTEMPTS:
             shard = job.folders[job.resolutions[0]] / f"{block.number:05d}.tar"
             raise PackedSetError(
-                f"{shard}: the process that packs it died {deaths} times (exit code {dead.process.exitcode}), with the images of ids "
-                f"{block.samples[0][0]} to {block.samples[-1][0]}; what is packed so far stays: run the same command again, with fewer "
-                "--workers if memory was short"
+                f"{shard}: the process that packs it died {deaths} times (exit code {dead.process.exitcode}), with the images of "
+                f"{block.ids_text}; what is packed so far stays: run the same command again, with fewer --workers if memory was short"
             )
         dead.pipe.close()
         fresh = _Worker()

@@ -1,4 +1,4 @@
-"""What there is to pack: rows to blocks, and what OUT has of them already."""
+"""What there is to pack: rows to blocks, and what OUT already has of them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from fastfashion.catalog import Rejected, Styles, Vocab, read_styles
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.pack.block import Block
-from fastfashion.pack.commit import encoder_settings, same_encoder
+from fastfashion.pack.encoder import encoder_differences, encoder_settings
 from fastfashion.pack.request import PackRequest
-from fastfashion.pack.staging import LOCK, STAGING, has_manifest
+from fastfashion.pack.staging import LOCK, STAGING
 from fastfashion.remote import children, is_file, is_folder, list_anew, list_children
 from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
 from fastfashion.shards.tables import read_catalog, read_rejected, read_vocab
@@ -24,14 +24,14 @@ from fastfashion.terminal import printable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Which rows become which block."""
+class PackPlan:
+    """Which rows of the table become which block."""
 
     source: Source
     styles: Styles
     members: list[Member | None]  # the image of each row of the table
-    lost: list[Rejected]  # rows that cannot be packed at all
-    rows: np.ndarray  # int64, positions in the table of those that may be
+    lost: list[Rejected]  # rows that cannot be packed, known before an image is read
+    rows: np.ndarray  # int64, positions in the table of the others
     rows_per_shard: int
 
     def __len__(self) -> int:
@@ -41,21 +41,48 @@ class Plan:
         return Block(number=number, samples=self.samples(self.rows[number * self.rows_per_shard : (number + 1) * self.rows_per_shard]))
 
     def samples(self, positions: np.ndarray) -> list[Any]:
+        """Id, member and labels of rows, as Block.samples."""
         rows = self.styles.table.iloc[positions]
         names = self.styles.labels
-        labels = zip(*(rows[name].tolist() for name in names), strict=True)
-        members = (self.members[position] for position in positions.tolist())
-        ids = rows["id"].tolist()
-        return [(i, member, dict(zip(names, row, strict=True))) for i, member, row in zip(ids, members, labels, strict=True)]
+        labels = [dict(zip(names, row, strict=True)) for row in zip(*(rows[name].tolist() for name in names), strict=True)]
+        return list(zip(rows["id"].tolist(), [self.members[position] for position in positions.tolist()], labels, strict=True))
+
+    def source_counts(self, out: Path, rejected: int) -> dict[str, Any]:
+        """The fields that PackSummary and DryRun share, but for `resumed`."""
+        return {
+            "out": out,
+            "table": self.source.table,
+            "account": self.styles.account,
+            "num_rows": self.styles.num_rows,
+            "rejected": rejected,
+            "images_without_row": self.source.finder.without_row(self.members),
+            "passed_over": self.source.passed_over_counts(),
+        }
+
+    def fingerprint(self, request: PackRequest, resolutions: Sequence[str]) -> dict[str, Any]:
+        """What must be the same for staged work to be resumed."""
+        table = hashlib.sha256(pd.util.hash_pandas_object(self.styles.table, index=False).to_numpy().tobytes()).hexdigest()
+        return {
+            "version": FORMAT_VERSION,
+            "source": printable(str(self.source.path)),
+            "files": self.source.fingerprint(),
+            "table": table,
+            "labels": list(self.styles.labels),
+            "no_label": list(request.columns.no_label),
+            "resolutions": list(resolutions),
+            "encoder": encoder_settings(request.quality, request.subsampling),
+            "max_pixels": request.max_pixels,
+            "rows_per_shard": request.rows_per_shard,
+        }
 
 
-def make_plan(request: PackRequest) -> Plan:
+def make_plan(request: PackRequest) -> PackPlan:
     """Read the table and find the image of each row; raises InputError where nothing can be packed."""
     source = open_source(request.source, request.table)
     where = str(source.table_file) if source.table_file is not None else f"{source.path}: {source.table}"
     styles = read_styles(source.read_table(), where, request.columns)
     found = source.finder.find(styles.files())
-    missing = found.missing | _taken_before(styles, found.members)
+    missing = found.missing | _used_before(styles, found.members)
     lost = list(styles.rejected)
     unreadable = source.unreadable()
     for position, reason in sorted(missing.items()):
@@ -69,38 +96,64 @@ def make_plan(request: PackRequest) -> Plan:
             f"{first.reason}); expected paths of images, or their names without suffix, such as {min(source.files)!r}; "
             "--id-column names the column that has them"
         )
-    return Plan(source=source, styles=styles, members=found.members, lost=lost, rows=rows, rows_per_shard=request.rows_per_shard)
+    return PackPlan(source=source, styles=styles, members=found.members, lost=lost, rows=rows, rows_per_shard=request.rows_per_shard)
 
 
-def _taken_before(styles: Styles, members: list[Member | None]) -> dict[int, str]:
+def _used_before(styles: Styles, members: list[Member | None]) -> dict[int, str]:
     """Rows whose image is that of an earlier row: two texts may name one file."""
     first: dict[str, int] = {}
-    taken = {}
+    used = {}
     for place, member in enumerate(members):
         if member is not None and (before := first.setdefault(member.name, place)) != place:
-            taken[place] = f"its image {member.name} is that of line {int(styles.table['line'].iloc[before])} already"
-    return taken
+            used[place] = f"its image {member.name} is that of line {int(styles.table['line'].iloc[before])} already"
+    return used
 
 
 def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
-    """Resolutions that OUT has of this very table; raises PackedSetError where it holds something else."""
+    """The resolutions that OUT has of this very table; raises PackedSetError where it holds something else."""
     out = request.out
     list_anew(out)  # another client may have packed there since this process looked
     if not is_file(out / SET):
-        ours = {STAGING, LOCK, VOCAB, REJECTED, CATALOG}  # a run may have been cut off just before it published set.json
-        if is_remote(out):
-            ours |= set(request.resolutions)
-        foreign = sorted(path.name for path in _contents(out) if path.name not in ours)
-        if foreign:
-            raise PackedSetError(f"{out}: expected an empty folder or a packed set, found {foreign[0]}; choose another --out")
+        _check_empty(request)
         return ()
     try:
-        told = SetFiles.read(out / SET)
-        vocab = read_vocab(out, told)
-        packed, num_rejected = read_catalog(out, vocab, told), len(read_rejected(out))
+        set_files = SetFiles.read(out / SET)
+        vocab = read_vocab(out, set_files)
+        packed, num_rejected = read_catalog(out, vocab, set_files), len(read_rejected(out))
     except PackedSetError as error:
         raise PackedSetError(f"{out}: holds a damaged set ({error}); choose another --out or remove it") from error
-    _check_label_columns(out, list(vocab.classes), styles.labels)
+    _check_same_rows(request, styles, vocab, packed, num_rejected)
+    found = tuple(path.name for path in children(out) if is_file(path / MANIFEST))
+    for name in set(found) & set(request.resolutions) - {FULL}:
+        encoder = Manifest.read(out / name / MANIFEST).encoder or {}
+        if different := encoder_differences(encoder, request.quality, request.subsampling):
+            raise PackedSetError(
+                f"{out / name}: packed with other settings or library versions, {', '.join(different)}; remove that folder to pack it again"
+            )
+    return found
+
+
+def _check_empty(request: PackRequest) -> None:
+    """OUT holds at most what a run left that was stopped before it published set.json."""
+    out, ours = request.out, {STAGING, LOCK, VOCAB, REJECTED, CATALOG}
+    if is_remote(out):
+        ours |= set(request.resolutions)
+    if not is_folder(out):
+        return
+    # On object storage, an empty object that only marks a folder does not count, nor does a folder with nothing else in it.
+    there = [path for path, is_dir in list_children(out).items() if not (is_dir and is_remote(out)) or children(path)]
+    if foreign := sorted(path.name for path in there if path.name not in ours):
+        raise PackedSetError(f"{out}: expected an empty folder or a packed set, found {foreign[0]}; choose another --out")
+
+
+def _check_same_rows(request: PackRequest, styles: Styles, vocab: Vocab, packed: pd.DataFrame, num_rejected: int) -> None:
+    """Refuse a set of other labels, ids or rows, or one for which other cells had no label."""
+    out, found = request.out, list(vocab.classes)
+    if found != list(styles.labels):
+        raise PackedSetError(
+            f"{out}: holds a set with the label columns {', '.join(found)}, and {', '.join(styles.labels)} are asked for; "
+            f"choose another --out or --label-columns {','.join(found)}"
+        )
     if "path" not in packed and not packed["id"].isin(styles.table["id"]).all():
         raise PackedSetError(
             f"{out}: holds a set of format version 2, in which ids are names of images without folder and suffix, and now they are "
@@ -114,52 +167,9 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
             f"{out}: holds another set (its rows differ from those of {request.source}); choose another --out or remove it"
         )
     classes = Vocab.of_table(packed, styles.labels, request.columns.no_label).classes
-    if classes != (there := vocab.classes):
-        task = next(task for task in classes if classes[task] != there.get(task))
+    for task in (task for task in classes if classes[task] != vocab.classes[task]):
         before = "" if "path" in packed else "version 2 counted only empty cells and NA as no label: add --na-values NA, or "
         raise PackedSetError(
-            f"{out}: packed with other --na-values (its {len(there.get(task, ()))} classes of {task} would be {len(classes[task])}); "
+            f"{out}: packed with other --na-values (its {len(vocab.classes[task])} classes of {task} would be {len(classes[task])}); "
             f"{before}choose another --out or remove it"
         )
-    found = tuple(path.name for path in children(out) if has_manifest(path))
-    for name in set(found) & set(request.resolutions):
-        encoder = dict(Manifest.read(out / name / MANIFEST).encoder or {})
-        encoder.pop("cascade", None)
-        if name != FULL and not same_encoder(encoder, encoder_settings(request.quality, request.subsampling)):
-            raise PackedSetError(
-                f"{out / name}: packed with other settings or library versions ({encoder}); remove that folder to pack it again"
-            )
-    return found
-
-
-def _contents(out: Path) -> list[Path]:
-    """What is in OUT; on object storage without empty objects that stand for folders, and without folders that hold nothing else."""
-    if not is_folder(out):
-        return []
-    return [path for path, below in list_children(out).items() if not (below and is_remote(out)) or children(path)]
-
-
-def _check_label_columns(out: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
-    """A set that is asked for other labels is whole, and another one."""
-    if found != list(wanted):
-        raise PackedSetError(
-            f"{out}: holds a set with the label columns {', '.join(found)}, and {', '.join(wanted)} are asked for; choose another --out or "
-            f"--label-columns {','.join(found)}"
-        )
-
-
-def plan_fingerprint(request: PackRequest, resolutions: Sequence[str], plan: Plan) -> dict[str, Any]:
-    """What must be the same for staged work to be gone on with."""
-    table = hashlib.sha256(pd.util.hash_pandas_object(plan.styles.table, index=False).to_numpy().tobytes()).hexdigest()
-    return {
-        "version": FORMAT_VERSION,
-        "source": printable(str(plan.source.path)),
-        "files": plan.source.fingerprint(),
-        "table": table,
-        "labels": list(plan.styles.labels),
-        "no_label": list(request.columns.no_label),
-        "resolutions": list(resolutions),
-        "encoder": encoder_settings(request.quality, request.subsampling),
-        "max_pixels": request.max_pixels,
-        "rows_per_shard": request.rows_per_shard,
-    }

@@ -47,7 +47,7 @@ class RayEngine:
             raise ConfigError(f"--address {address}: no Ray cluster answers ({error}); start one with ray start --head") from error
 
     def run(self, job: Job, blocks: Iterable[Block], tick: Tick) -> Iterator[int]:
-        """Raises what a block raised, and PackedSetError where a block is lost again and again."""
+        """Raises what a block raised, and PackedSetError where a block is lost more often than Ray retries it."""
         import ray
 
         shared = ray.put(job)
@@ -69,8 +69,8 @@ class RayEngine:
             except ray.exceptions.RayError as error:
                 shard = job.folders[job.resolutions[0]] / f"{block.number:05d}.tar"
                 raise PackedSetError(
-                    f"{shard}: the block of ids {block.samples[0][0]} to {block.samples[-1][0]} was lost {RETRIES + 1} times ({error}); "
-                    "what is packed so far stays: run the same command again"
+                    f"{shard}: the block of {block.ids_text} was lost {RETRIES + 1} times ({error}); what is packed so far stays: "
+                    "run the same command again"
                 ) from error
             yield block.number
 

@@ -17,9 +17,9 @@ from fastfashion.catalog import Columns, old_id
 from fastfashion.errors import PackedSetError
 from fastfashion.files import is_remote, publish
 from fastfashion.pack.block import Block, Job
-from fastfashion.pack.commit import UNSHRUNK, encoder_settings, same_encoder
+from fastfashion.pack.encoder import UNSHRUNK, encoder_differences
 from fastfashion.pack.engines import open_engine
-from fastfashion.pack.plan import Plan, make_plan
+from fastfashion.pack.plan import PackPlan, make_plan
 from fastfashion.pack.request import PackRequest
 from fastfashion.pack.staging import STAGING, lock
 from fastfashion.scratch import scratch
@@ -34,20 +34,17 @@ NEEDED = ("set.json", "catalog.parquet", MANIFEST, INDEX)  # to know which rows 
 def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, table: str = "", id_column: str = "id") -> list[str]:
     """Pack damaged shards again from the source that the set was made of; returns their names within the set.
 
-    `table` and `id_column` as they were when the set was packed.
-
-    A shard is put in place only if it has the bytes that the manifest tells. Raises PackedSetError where the files that say which
-    rows a shard holds are damaged themselves, or library versions or the source are not those that the set was packed with.
+    `table` and `id_column` as they were when the set was packed. A shard is put in place only if it has the bytes that the manifest
+    says. Raises PackedSetError where the files that say which rows a shard holds are damaged themselves, or library versions or the
+    source are not those that the set was packed with.
     """
-    damage = list(damage)
+    shards: dict[str, set[int]] = {}
     for found in damage:
         if found.where.rsplit("/", 1)[-1] in NEEDED:
             raise PackedSetError(
                 f"{path}: {found.where} is damaged ({found.reason}), so it is not known which rows the shards hold; only shards can be "
                 f"repaired: pack the set again into another folder, fastfashion shard --source {source}"
             )
-    shards: dict[str, set[int]] = {}
-    for found in damage:
         if found.resolution is not None and found.shard is not None:
             shards.setdefault(found.resolution, set()).add(found.shard)
     repaired = []
@@ -62,7 +59,7 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, tab
                 plan = replace(plan, styles=replace(plan.styles, table=rows))
             for name, numbers in sorted(shards.items()):
                 manifest = Manifest.read(path / name / MANIFEST)
-                job = _job(plan, manifest, work, path / name)
+                job = _make_job(plan, manifest, work / name, path / name)
                 blocks = _blocks(packed, plan, path / name, manifest, numbers)
                 for number in engine.run(job, blocks, lambda images, num_bytes, rejected: None):
                     _replace(path / name, job.folders[name], manifest, number)
@@ -70,8 +67,23 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, tab
     return sorted(repaired)
 
 
+@contextlib.contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder on the set's own disk if it is on one; the next run removes it where this one is killed."""
+    if is_remote(path):
+        with scratch() as folder:
+            yield folder
+        return
+    staging = path / STAGING
+    staging.mkdir(exist_ok=True)
+    with scratch(staging) as folder:
+        yield folder
+    with contextlib.suppress(OSError):
+        staging.rmdir()
+
+
 class _Encoder(msgspec.Struct):
-    """What a manifest of ours says in its free field `encoder`, as far as a job depends on it."""
+    """The field `encoder` of a manifest of ours, as far as a job depends on it."""
 
     cascade: tuple[str, ...] = (FULL,)
     quality: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
@@ -82,51 +94,37 @@ class _Encoder(msgspec.Struct):
             check_resolution(name)
 
 
-@contextlib.contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    """A folder on the set's own disk, where a set lies on one; a run that is killed leaves it where the next removes it."""
-    staging = None if is_remote(path) else path / STAGING
-    if staging:
-        staging.mkdir(exist_ok=True)
-    with scratch(staging) as folder:
-        yield folder
-    if staging:
-        with contextlib.suppress(OSError):
-            staging.rmdir()
-
-
-def _job(plan: Plan, manifest: Manifest, work: Path, folder: Path) -> Job:
+def _make_job(plan: PackPlan, manifest: Manifest, work: Path, folder: Path) -> Job:
     """The job that made a resolution, as far as its bytes depend on it."""
-    encoder: dict[str, Any] = dict(manifest.encoder or {})
+    found: dict[str, Any] = manifest.encoder or {}
     try:
-        ours_of_it = msgspec.convert(encoder, _Encoder)
+        encoder = msgspec.convert(found, _Encoder)
     except msgspec.ValidationError as error:
         raise PackedSetError(f"{folder / MANIFEST}: encoder: {error}; fastfashion cannot make its bytes again") from error
-    cascade, quality, subsampling = ours_of_it.cascade, ours_of_it.quality, ours_of_it.subsampling
+    cascade = encoder.cascade
     if manifest.resolution not in cascade:
         raise PackedSetError(f"{folder / MANIFEST}: encoder: expected {manifest.resolution} in its cascade, found {', '.join(cascade)}")
-    encoder.pop("cascade", None)
-    if encoder and not same_encoder(encoder, ours := encoder_settings(quality, subsampling)):
-        different = [key for key in ours if key != UNSHRUNK and encoder.get(key) != ours[key]]
-        other = ", ".join(f"{key} {encoder.get(key)} (here {ours[key]})" for key in different)
-        raise PackedSetError(f"{folder}: packed with {other}; with these its bytes cannot be made again: install those, or pack it again")
+    if found and (different := encoder_differences(found, encoder.quality, encoder.subsampling)):
+        raise PackedSetError(
+            f"{folder}: packed with {', '.join(different)}; with these its bytes cannot be made again: install those, or pack it again"
+        )
     resolutions = tuple(cascade[: cascade.index(manifest.resolution) + 1])
-    folders = {name: work / manifest.resolution / name for name in resolutions}
-    for made in (records := work / manifest.resolution / "blocks", *folders.values()):
+    folders = {name: work / name for name in resolutions}
+    for made in (records := work / "blocks", *folders.values()):
         made.mkdir(parents=True)
     return Job(
         reader=plan.source.reader,
         resolutions=resolutions,
-        quality=quality,
-        subsampling=subsampling,
+        quality=encoder.quality,
+        subsampling=encoder.subsampling,
         max_pixels=2**40,  # what was packed was not too large
-        keep_unshrunk=UNSHRUNK in encoder,
+        keep_unshrunk=UNSHRUNK in found,
         folders=folders,
         records=records,
     )
 
 
-def _blocks(packed: PackedSet, plan: Plan, folder: Path, manifest: Manifest, numbers: set[int]) -> list[Block]:
+def _blocks(packed: PackedSet, plan: PackPlan, folder: Path, manifest: Manifest, numbers: set[int]) -> list[Block]:
     shard = read_index(folder, manifest, len(packed), max_pixels=2**62)["shard"]
     position = {identity: place for place, identity in reversed([*enumerate(plan.styles.table["id"])]) if plan.members[place] is not None}
     blocks = []
@@ -141,13 +139,14 @@ def _blocks(packed: PackedSet, plan: Plan, folder: Path, manifest: Manifest, num
 def _replace(folder: Path, made: Path, manifest: Manifest, number: int) -> None:
     entry = next(entry for entry in manifest.shards if entry.number == number)
     tar = made / shard_name(number)
-    fresh = tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in (tar, tar.with_suffix(".idx")))
-    if fresh != (entry.sha256, entry.idx_sha256):
-        since_2 = manifest.encoder is not None and UNSHRUNK not in manifest.encoder
-        profiles = ", or it has images with a colour profile, which fastfashion did not convert when it packed this set" if since_2 else ""
+    index = tar.with_suffix(".idx")
+    found = tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in (tar, index))
+    if found != (entry.sha256, entry.idx_sha256):
+        is_version_2 = manifest.encoder is not None and UNSHRUNK not in manifest.encoder
+        profiles = ", or it has images with a colour profile, which fastfashion did not convert when it packed this set"
         raise PackedSetError(
             f"{folder / shard_name(number)}: packed again from this source it has other bytes: expected sha256 {entry.sha256}, found "
-            f"{fresh[0]}; the source's images or labels have changed since{profiles}"
+            f"{found[0]}; the source's images or labels have changed since{profiles if is_version_2 else ''}"
         )
-    for file in (tar.with_suffix(".idx"), tar):
+    for file in (index, tar):
         publish(folder / file.name, lambda beside, file=file: beside.write_bytes(file.read_bytes()))  # type: ignore[misc]

@@ -1,5 +1,7 @@
-"""What packing is asked for, and what it did."""
+"""What packing is asked for, what it reports while it runs, and what it did."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +9,7 @@ from fastfashion.catalog import KAGGLE, Account, Columns
 from fastfashion.errors import ConfigError
 from fastfashion.images.codec import MAX_PIXELS
 from fastfashion.shards.layout import FULL, check_resolution
+from fastfashion.words import counted
 
 SUBSAMPLINGS = ("420", "422", "444")
 ENGINES = ("local", "ray")
@@ -14,11 +17,11 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True, kw_only=True)
 class PackRequest:
-    """What to pack, and how; raises ConfigError for what cannot be. `source` and `out` may be remote (fastfashion.files.location)."""
+    """What to pack, and how. `source` and `out` may be remote (fastfashion.files.location). Raises ConfigError for a value out of range."""
 
     source: Path
     out: Path
-    table: str = ""  # its name within the source; found by itself where there is one alone
+    table: str = ""  # its name within the source; "" finds it where there is only one
     columns: Columns = KAGGLE
     resolutions: tuple[str, ...] = ("224",)
     workers: int = 1
@@ -27,7 +30,7 @@ class PackRequest:
     max_rejected: int = 1000  # images that may be left out before the run stops
     max_pixels: int = MAX_PIXELS
     quality: int = 90
-    subsampling: str = "420"  # a quarter of the chroma samples: a fifth less time to decode than 444 (bench/LOG.md)
+    subsampling: str = "420"  # a quarter of the chroma samples: faster to decode than 444 (bench/LOG.md)
     rows_per_shard: int = 1000
 
     def __post_init__(self) -> None:
@@ -59,18 +62,71 @@ def descending(resolutions: set[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackSummary:
-    """What a packing run did. `num_rows` = kept + rejected: the records of the table."""
+class _SourceCounts:
+    """Where every line of the table and every image of the source went. num_rows = kept + rejected."""
 
     out: Path
-    num_rows: int
-    kept: int
-    rejected: int
-    images_without_row: int
     table: str
     account: Account  # lines of the table, its separator, cells without a label
-    passed_over: dict[str, dict[str, int | str]]  # reason -> count and first name of files and folders of the source that were left out
+    num_rows: int  # records of the table
+    rejected: int
+    images_without_row: int
+    passed_over: dict[str, dict[str, int | str]]  # reason -> count and first name of skipped files and folders
+    resumed: int  # images packed by an interrupted run
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSummary(_SourceCounts):
+    """What a packing run did."""
+
+    kept: int
     packed_now: int
-    resumed: int
     resolutions: dict[str, dict[str, int]]  # name -> num_bytes (encoded images), tar_bytes, num_shards; smaller
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun(_SourceCounts):
+    """What packing would do. `rejected` counts the rows known before an image is read; sizes are estimates from sampled images."""
+
+    to_pack: int  # images, the resumed ones included
+    num_shards: int  # of each resolution
+    already_packed: tuple[str, ...]
+    sampled: int
+    tar_bytes: dict[str, int]  # resolution -> estimate
+    smaller: dict[str, int]  # numbered resolution -> sampled images whose shorter side is smaller
+    free_bytes: int | None  # None on object storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackProgress:
+    """Callbacks, called a few times a second with images and encoded bytes since the last call, and the number rejected so far."""
+
+    on_start: Callable[[int], None] = lambda total: None
+    on_resume: Callable[[int], None] = lambda images: None  # images packed by an interrupted run
+    on_packed: Callable[[int, int, int], None] = lambda images, num_bytes, rejected: None
+
+
+@contextmanager
+def bar_progress() -> Iterator[PackProgress]:
+    """A progress bar on the terminal: images with rate and time left, megabytes a second, rejected."""
+    import sys
+
+    from fastfashion.bars import tqdm
+
+    with tqdm(unit=" images", disable=None, dynamic_ncols=True) as bar:
+        written = before = 0
+
+        def on_resume(images: int) -> None:
+            nonlocal before
+            bar.write(f"resuming: {counted(images, 'image')} packed by an interrupted run", file=sys.stderr)
+            bar.initial, before = bar.n, written  # the rate is that of this run
+
+        def on_packed(images: int, num_bytes: int, rejected: int) -> None:
+            nonlocal written
+            written += num_bytes
+            rate = (written - before) / 1e6 / max(1e-9, bar.format_dict["elapsed"])
+            bar.set_postfix_str(f"{rate:.1f} MB/s, {rejected} rejected", refresh=False)
+            bar.update(images)
+
+        yield PackProgress(on_start=bar.reset, on_resume=on_resume, on_packed=on_packed)

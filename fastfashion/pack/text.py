@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 from fastfashion.catalog.csv_reader import SEPARATORS
-from fastfashion.pack.estimate import DryRun
-from fastfashion.pack.request import PackSummary
+from fastfashion.pack.request import DryRun, PackSummary
 from fastfashion.shards.verify import VerifyResult, verify
 from fastfashion.sources.listing import passed_over_text
 from fastfashion.words import counted
@@ -34,7 +33,7 @@ def account_lines(summary: PackSummary | DryRun) -> list[str]:
         f"{summary.rejected} rejected; {counted(summary.images_without_row, 'image')} without a row"
     ]
     if summary.passed_over:
-        lines.append(f"  passed over in the source: {passed_over_text(summary.passed_over)}")
+        lines.append(f"  skipped in the source: {passed_over_text(summary.passed_over)}")
     if account.float_ids:
         lines.append("  ids: all went through a column of floats, so 26366.0 is read as 26366")
     for name, spellings in account.no_label.items():
