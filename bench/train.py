@@ -5,7 +5,6 @@
 The loop, the model, the optimiser, the logging are the real ones. The first step of each measurement does not count: it starts the loader.
 """
 
-import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -25,16 +24,15 @@ from fastfashion.bench import spread, write_record
 from fastfashion.config import DataConfig, RunConfig, parse_settings
 from fastfashion.errors import ConfigError
 from fastfashion.load import Batch, Loader, Skipped, open_loader
-from fastfashion.model import LossSettings, objective
 from fastfashion.provenance import git_commit, machine_info, package_versions
-from fastfashion.train.build import build_model
+from fastfashion.runs.folder import Held
 from fastfashion.train.checkpoint import Checkpoints, Progress
 from fastfashion.train.control import Control
-from fastfashion.train.data import prepare_data
+from fastfashion.train.data import Data, prepare_data
 from fastfashion.train.job import PACKAGES, resolve
-from fastfashion.train.learner import Learner
-from fastfashion.train.loop import Training, train_epoch
-from fastfashion.train.record import Silent
+from fastfashion.train.learner import Learner, build_model
+from fastfashion.train.record import Recorder
+from fastfashion.train.trainer import Parts, Trainer
 from fastfashion.words import counted
 
 MINUTES = 10.0  # between checkpoints, by default
@@ -62,7 +60,7 @@ class BenchTrainRequest:
         return resolve(RunConfig(data=DataConfig(shards=str(self.shards))).replace(dict(self.settings) | fixed))
 
 
-class Kept(Silent):
+class Kept(Recorder):
     """Keeps the last line."""
 
     line: dict[str, Any]
@@ -113,7 +111,7 @@ def bench(request: BenchTrainRequest) -> dict[str, Any]:
         Checkpoints(Path(folder), 1, print, lambda tensors: None) as checkpoints,
     ):
         same = SameBatch(_copy(next(iter(loader.steps(0)))), request.steps, config.train.accumulate)
-        measure = _Measure(config, data.loss, learner, world, checkpoints)
+        measure = _Measure(config, data, learner, world, checkpoints)
         measure.run(same, 0, request.steps)  # warms up
         for number in tqdm(range(1, request.rounds + 1), "rounds", disable=None, leave=False):
             for name, each in (("same batch", same), ("loader", loader), ("checkpoint", same)):
@@ -130,7 +128,7 @@ def _copy(batch: Batch) -> Batch:
 @dataclass(frozen=True)
 class _Measure:
     config: RunConfig
-    loss: LossSettings
+    data: Data
     learner: Learner
     world: dist.World
     checkpoints: Checkpoints
@@ -138,22 +136,20 @@ class _Measure:
     def run(self, loader: Loader, epoch: int, steps: int, checkpoint_every: int = 0) -> dict[str, Any]:
         """The log line of an epoch."""
         recorder = Kept()
-        job = Training(
+        parts = Parts(
+            run=self.checkpoints.folder,
+            config=replace(self.config, train=replace(self.config.train, checkpoint_every_steps=checkpoint_every)),
             world=self.world,
-            config=replace(self.config.train, checkpoint_every_steps=checkpoint_every),
+            data=self.data,
             learner=self.learner,
             loader=loader,
-            loss=lambda logits, batch: objective(logits, batch, 1, self.loss),
-            weights={},
-            guessing=math.inf,
-            validate=dict,
-            rows_of=lambda epoch, step: [],
-            save=lambda progress: self.checkpoints.save(progress.step, progress, self.learner.tensors()),
-            last_good=lambda: "none",
+            val_loader=loader,
             control=Control(self.world, self.config.train),
             recorder=recorder,
+            checkpoints=self.checkpoints,
+            held=Held(self.checkpoints.folder, trained=True),
         )
-        train_epoch(job, Progress(epoch=epoch))
+        Trainer(parts, Progress(epoch=epoch)).train_epoch()
         return recorder.line
 
 

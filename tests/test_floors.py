@@ -131,7 +131,7 @@ def test_no_file_imports_itself_through_others() -> None:
         ("load/plan.py", "def f():\n    from fastfashion.pack import pack"),
         ("errors.py", "from fastfashion import cli"),
         ("images/codec.py", "from fastfashion.catalog import Vocab"),
-        ("train/loop.py", "from ..bench import bench"),
+        ("train/trainer.py", "from ..bench import bench"),
         ("load/batch.py", "from .. import train"),
         ("catalog/__init__.py", "from ..pack import pack"),
         ("evaluate/run.py", "from fastfashion.train.job import train"),

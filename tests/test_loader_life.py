@@ -270,7 +270,7 @@ def test_two_processes_train_around_damaged_images_when_told_to(packed_small: Pa
     assert "Traceback" not in stopped.stderr.replace('Traceback (most recent call last):\n  File "<frozen', "")
     done = train(shards, tmp_path, "--set", "data.resolution=full", "--on-bad", "skip")
     assert done.returncode == 0, done.stderr
-    assert "do not decode and were left out" in done.stderr
+    assert "do not decode and were skipped" in done.stderr
     listed = (tmp_path / "run" / "skipped.csv").read_text().splitlines()
     assert listed[0] == "row,where,reason" and 10 < len(listed) <= 21
 

@@ -19,7 +19,7 @@ from fastfashion.train.checkpoint import read_checkpoint
 from fastfashion.train.control import Control, Stopped
 from fastfashion.train.job import resolve, train
 from fastfashion.train.learner import below
-from fastfashion.train.loop import count_rows
+from fastfashion.train.trainer import count_rows
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 ALONE = dist.World(device=torch.device("cpu"))
@@ -185,7 +185,7 @@ def test_bits_do_not_depend_on_how_often_it_is_saved_or_logged(packed_small: Pac
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch's synchronisation debug mode needs one")
 def test_the_loop_never_waits_for_the_gpu_outside_log_lines(packed_small: PackedSmall, tmp_path: Path, monkeypatch: Any) -> None:
-    from fastfashion.train import loop
+    from fastfashion.train import trainer
     from fastfashion.train.record import RunRecorder
 
     def within(holder: Any, name: str, mode: str, after: str) -> None:
@@ -201,9 +201,9 @@ def test_the_loop_never_waits_for_the_gpu_outside_log_lines(packed_small: Packed
         monkeypatch.setattr(holder, name, call)
 
     config = config_of(packed_small, train__epochs=3, train__checkpoint_every_steps=0, train__deterministic=False)
-    within(loop, "train_epoch", "error", "default")
-    within(loop, "_log", "default", "error")
-    within(loop, "_show", "default", "error")  # the first few steps of a start, until the first log line
+    within(trainer.Trainer, "train_epoch", "error", "default")
+    within(trainer.Trainer, "_log", "default", "error")
+    within(trainer.Trainer, "_glance", "default", "error")  # the first few steps of a start, until the first log line
     within(RunRecorder, "show", "default", "error")  # once, before the first step
     world = dist.World(device=torch.device("cuda", 0))
     assert train(config, tmp_path / "run", world).ended == "finished"

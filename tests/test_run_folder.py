@@ -112,9 +112,9 @@ def test_a_start_that_fails_leaves_nothing_behind(what: str, before: str, shards
 def test_a_start_that_fails_in_its_first_step_leaves_nothing_and_in_its_second_all(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastfashion.train import loop
+    from fastfashion.train import trainer
 
-    seed = loop.seed_step
+    seed = trainer.seed_step
 
     def fail_at(bad: int) -> None:
         def failing(number: int, step: int, rank: int) -> None:
@@ -122,7 +122,7 @@ def test_a_start_that_fails_in_its_first_step_leaves_nothing_and_in_its_second_a
                 raise RuntimeError("out of memory, as the test asked for")
             seed(number, step, rank)
 
-        monkeypatch.setattr(loop, "seed_step", failing)
+        monkeypatch.setattr(trainer, "seed_step", failing)
         with pytest.raises((RuntimeError, TrainingError), match="out of memory"):
             train(config_of(shards), tmp_path / "run", ALONE)
 
@@ -224,7 +224,7 @@ def test_where_checkpoints_of_an_unfinished_run_are_gone_must_refuses_and_auto_s
         check_run_folder(copied, config_of(shards), resume="must")
     check_run_folder(copied, config_of(shards))
     train(config_of(shards), copied, ALONE)
-    assert "checkpoints/ holds no checkpoint: training starts anew" in capsys.readouterr().err
+    assert "checkpoints/ holds no checkpoint: training starts from the beginning" in capsys.readouterr().err
 
 
 # --- what a finished run keeps ----------------------------------------------------------------------------------------------------
@@ -262,9 +262,9 @@ def test_without_the_optimizer_a_finished_run_keeps_none_and_refuses_to_be_lengt
 def test_a_run_that_was_interrupted_keeps_its_checkpoints_whatever_is_dropped_at_the_end(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastfashion.train import loop
+    from fastfashion.train import trainer
 
-    seed = loop.seed_step
+    seed = trainer.seed_step
 
     def failing(number: int, step: int, rank: int) -> None:
         if step == 3:
@@ -273,7 +273,7 @@ def test_a_run_that_was_interrupted_keeps_its_checkpoints_whatever_is_dropped_at
 
     config = config_of(shards, train__keep_optimizer=False)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "seed_step", failing)
+        patch.setattr(trainer, "seed_step", failing)
         with pytest.raises(RuntimeError):
             train(config, tmp_path / "run", ALONE)
     assert steps_of(tmp_path / "run")

@@ -1,10 +1,9 @@
 """What training says: five lines before it begins, loss and rate from its second step on, an epoch's line, where it resumes."""
 
+import math
 import re
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,16 +13,12 @@ from conftest import PackedSmall
 from test_faults import config_of, lines_of
 
 from fastfashion import dist
-from fastfashion.config import TrainConfig
 from fastfashion.errors import FirstStepError, LostPeerError, TrainingError
-from fastfashion.train import loop
-from fastfashion.train.build import first_step_explained
 from fastfashion.train.checkpoint import Progress
-from fastfashion.train.intro import _labels
 from fastfashion.train.job import train
-from fastfashion.train.loop import Glance
 from fastfashion.train.record import RunRecorder
-from fastfashion.train.texts import epoch_text, resumed_text, weighted_mean
+from fastfashion.train.texts import _labels, epoch_text, resumed_text, weighted_mean
+from fastfashion.train.trainer import Trainer, first_step_explained, loss_limit
 
 ALONE = dist.World(device=torch.device("cpu"))
 SEVEN = ["masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage"]
@@ -51,16 +46,6 @@ def test_the_mean_over_labels_is_weighted_as_the_loss() -> None:
     assert weighted_mean(scores, {"masterCategory": 0.0, "subCategory": 0.0}, "macro_f1") == pytest.approx(0.325)
 
 
-class Validations:
-    """Stands where a job's validation does: one number of an epoch after another."""
-
-    def __init__(self, *scores: dict[str, dict[str, float | int]]) -> None:
-        self.scores = iter(scores)
-
-    def __call__(self) -> dict[str, dict[str, float | int]]:
-        return next(self.scores)
-
-
 @pytest.mark.parametrize(
     ("values", "weights", "best"),
     [
@@ -74,9 +59,8 @@ def test_the_best_epoch_is_that_of_the_weighted_mean_of_all_labels(
 ) -> None:
     text = ",".join(f"{task}={weight}" for task, weight in weights.items())
     config = config_of(packed_small, data__task="masterCategory,subCategory", optim__task_weights=text, train__epochs=3)
-    validations = Validations(*(score_of(*each) for each in values))
-    within = loop.fit
-    monkeypatch.setattr("fastfashion.train.job.fit", lambda job, progress: within(replace(job, validate=validations), progress))
+    scores = iter([score_of(*each) for each in values])
+    monkeypatch.setattr(Trainer, "validate", lambda self: next(scores))
     assert train(config, tmp_path / "run", ALONE).best_epoch == best
 
 
@@ -96,16 +80,12 @@ def test_the_live_line_of_a_finished_run_is_at_its_last_epoch(packed_small: Pack
 
 def test_loss_and_rate_are_shown_from_the_second_step_on(packed_small: PackedSmall, tmp_path: Path, monkeypatch: Any) -> None:
     told = []
-    monkeypatch.setattr(RunRecorder, "tell", lambda self, line: told.append(line))
+    monkeypatch.setattr(RunRecorder, "show_live", lambda self, line: told.append(line))
     train(config_of(packed_small, train__epochs=1, train__batch_size=2, train__log_every_steps=12), tmp_path / "run", ALONE)
     steps = [line["step"] for line in told]
-    assert steps[:5] == [2, 3, 5, 9, 12]
+    assert steps[:5] == [2, 3, 5, 9, 12]  # ever more seldom
     assert all(line["loss"] > 0 and line["time"]["images_per_s"] > 0 for line in told)
     assert [line["step"] for line in lines_of(tmp_path / "run", "step")] == [step for step in steps if step % 12 == 0 or step == steps[-1]]
-
-
-def test_a_glance_is_due_ever_more_seldom() -> None:
-    assert [n for n in range(20) if Glance(0.0, num_steps=n).is_due] == [1, 2, 4, 8, 16]
 
 
 def test_training_says_in_five_lines_what_it_is_about_to_do(packed_small: PackedSmall, tmp_path: Path) -> None:
@@ -180,14 +160,20 @@ def test_a_batch_of_one_a_process_and_a_size_that_does_not_fit_end_without_a_res
         assert "restarting" not in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("batch_size", "loss", "stops"), [(128, 5.9, False), (128, 6.1, True), (1, 13.0, False), (1, 40.0, True)])
-def test_the_loss_of_few_images_may_jump_by_chance(batch_size: int, loss: float, stops: bool) -> None:
-    """A batch of one ended a training of ResNet18 at 13.4, which is one image that was answered wrongly with confidence."""
-    job: Any = SimpleNamespace(
-        config=TrainConfig(batch_size=batch_size, loss_spike=3.0),
-        guessing=2.0,
-        rows_of=lambda epoch, step: [7],
-        last_good=lambda: "none yet",
-    )
-    with pytest.raises(TrainingError, match=r"train\.loss_spike=0 switches this check off") if stops else nullcontext():
-        loop._check_loss(job, 0, 5, loss, 1.5)
+@pytest.mark.parametrize(
+    ("loss_spike", "mean", "batch_size", "goes", "stops"),
+    [
+        (3.0, 1.5, 128, 5.9, 6.1),
+        (3.0, 1.5, 1, 13.4, 40.0),  # one image that was answered wrongly with confidence
+        (0.0, 1.5, 128, 1e9, math.inf),  # switched off
+        (3.0, 0.0, 128, 1e9, math.inf),  # the first step
+    ],
+)
+def test_the_loss_of_few_images_may_jump_by_chance(loss_spike: float, mean: float, batch_size: int, goes: float, stops: float) -> None:
+    assert goes <= loss_limit(loss_spike, mean, 2.0, batch_size) <= stops
+
+
+def test_a_loss_that_jumps_ends_training_with_the_way_out(packed_small: PackedSmall, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("fastfashion.train.trainer.loss_limit", lambda *values: 1e-9)
+    with pytest.raises(TrainingError, match=r"jumped to .* Last good checkpoint: none yet.* train\.loss_spike=0 switches this check off"):
+        train(config_of(packed_small, train__epochs=1), tmp_path / "run", ALONE)

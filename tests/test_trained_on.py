@@ -117,9 +117,9 @@ def tensors_of(run: Path) -> dict[str, bytes]:
 
 def stopped(shards: Path, run: Path, steps: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Path:
     """A run that was killed after a step, in the midst of an epoch; its last checkpoint is of that step."""
-    from fastfashion.train import loop
+    from fastfashion.train import trainer
 
-    seed = loop.seed_step
+    seed = trainer.seed_step
 
     def kill(number: int, step: int, rank: int) -> None:
         if step == steps:
@@ -127,7 +127,7 @@ def stopped(shards: Path, run: Path, steps: int, monkeypatch: pytest.MonkeyPatch
         seed(number, step, rank)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "seed_step", kill)
+        patch.setattr(trainer, "seed_step", kill)
         with pytest.raises(KeyboardInterrupt):
             train(config_of(shards, train__checkpoint_every_steps=1, **settings), run, ALONE)
     return run

@@ -94,16 +94,16 @@ def _work(config: Mapping[str, Any], run: str, rank: int, size: int, port: int, 
     from fastfashion.train.__main__ import _work as work
 
     if raises_at is not None:
-        from fastfashion.train import loop
+        from fastfashion.train import trainer
 
-        seed = loop.seed_step
+        seed = trainer.seed_step
 
         def raising(seed_: int, step: int, rank_: int) -> None:
             if step == raises_at:
                 raise RuntimeError("as the test asked for")
             seed(seed_, step, rank_)
 
-        loop.seed_step = raising
+        trainer.seed_step = raising
 
     def command() -> None:
         work(RunConfig.from_dict(config), Path(run), "test", False)

@@ -5,17 +5,18 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from fastfashion.config import TrainConfig, parse_duration
 from fastfashion.dist import World
-from fastfashion.train.checkpoint import Progress
 
+T = TypeVar("T")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 MAX_TIME = 1000  # above every signal's number
 AGREE_S = 20.0  # torchrun kills 30 s after its SIGTERM
@@ -25,25 +26,25 @@ TWICE_S = 2.0  # a terminal and torchrun both send Ctrl-C's signal; a second one
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be done now, by all processes."""
+    """What all processes do now."""
 
     stop: str | None  # why: "SIGTERM", "max_time", …
     save: bool
 
 
 class Stopped(Exception):  # it is no error
-    """Training is to end now; with `progress`, it is saved as far as that."""
+    """Training must end now."""
 
-    def __init__(self, reason: str, progress: Progress | None = None) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason, self.progress = reason, progress
+        self.reason = reason
 
 
 class Control:
     """Ask it after every step, on every process. While it is open, SIGTERM, SIGUSR1 and Ctrl-C stop training at the end of a step, if
     `signals`: in somebody else's program their handlers are not ours to change.
 
-    With several processes what one wishes becomes known to all a step later: wishes are exchanged while a step is computed, on the
+    With several processes a wish of one becomes known to all a step later: wishes are exchanged while a step is computed, on the
     CPU, so that nobody waits for a GPU.
     """
 
@@ -54,21 +55,23 @@ class Control:
         now = time.monotonic()
         self._ends_at, self._saved_at = now + parse_duration(config.max_time), now
         self._stepped_at: float | None = None  # the first step, which may compile, says nothing of the others
-        self._signal = 0
-        self._signalled_at = 0.0
+        self._signal, self._signalled_at = 0, 0.0
         self._handlers: dict[signal.Signals, Any] = {}
         self._impatient: threading.Timer | None = None
         timeout = timedelta(seconds=config.timeout_s)
         self._group: Any = torch.distributed.new_group(backend="gloo", timeout=timeout) if world.size > 1 else None
-        self._under_way: tuple[Any, torch.Tensor] | None = None
+        self._exchange: tuple[Any, torch.Tensor] | None = None  # the work, and the wishes that it adds up
 
     def ask(self) -> Asked:
-        """What is to be done after this step."""
+        """What to do after this step."""
         now = time.monotonic()
         if self._stepped_at is not None:
             self.slowest_step_s = max(self.slowest_step_s, now - self._stepped_at)
         self._stepped_at = now
-        stop, save = self._agree(self._signal or self._out_of_time(now), self._save_is_due(now))
+        # Early enough for the steps until all agree, and for the checkpoint.
+        is_late = now + 3 * self.slowest_step_s + 2 * self.slowest_save_s >= self._ends_at
+        save_is_due = self._world.is_main and 0 < self._save_every_s <= now - self._saved_at
+        stop, save = self._agree(self._signal or (MAX_TIME if is_late else 0), int(save_is_due))
         if save:
             self.saved()
         if stop and self._impatient is not None:
@@ -77,33 +80,32 @@ class Control:
         return Asked(reason, bool(save))
 
     def check(self) -> None:
-        """Raises Stopped where training is to end."""
+        """Raises Stopped where training must end."""
         if (reason := self.ask().stop) is not None:
             raise Stopped(reason)
 
+    def interruptible(self, items: Iterator[T]) -> Iterator[T]:
+        """The items, with a check after each."""
+        for item in items:
+            yield item
+            self.check()
+
     def saved(self, seconds: float = 0.0) -> None:
-        """A checkpoint was made, in so many seconds."""
+        """Note that a checkpoint was made, and how long it took."""
         self._saved_at = time.monotonic()
         self.slowest_save_s = max(self.slowest_save_s, seconds)
-
-    def _out_of_time(self, now: float) -> int:
-        """Early enough for the steps until all agree, and for the checkpoint."""
-        return MAX_TIME if now + 3 * self.slowest_step_s + 2 * self.slowest_save_s >= self._ends_at else 0
-
-    def _save_is_due(self, now: float) -> int:
-        return int(self._world.is_main and 0 < self._save_every_s <= now - self._saved_at)
 
     def _agree(self, stop: int, save: int) -> tuple[int, int]:
         if self._group is None:
             return stop, save
         agreed = (0, 0)
-        if self._under_way is not None:
-            work, wishes = self._under_way
+        if self._exchange is not None:
+            work, wishes = self._exchange
             work.wait()
             agreed = (int(wishes[0]), int(wishes[1]))
         wishes = torch.tensor([stop, save])
         work = torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True)
-        self._under_way = (work, wishes)
+        self._exchange = (work, wishes)
         return agreed
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -127,8 +129,8 @@ class Control:
             self._impatient.cancel()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if error is None and self._under_way is not None:
-            self._under_way[0].wait()
+        if error is None and self._exchange is not None:
+            self._exchange[0].wait()
 
 
 def _give_up(number: int) -> None:

@@ -1,4 +1,4 @@
-"""The model with all that changes while it learns: optimiser, learning rate, moving average; and how they become a checkpoint."""
+"""The model, built and tried, with all that changes while it learns: optimiser, learning rate, moving average."""
 
 import contextlib
 import math
@@ -12,9 +12,40 @@ from torch.nn.parallel import DistributedDataParallel
 from fastfashion.config import OptimConfig, RunConfig
 from fastfashion.dist import World
 from fastfashion.errors import ConfigError
-from fastfashion.model import Classifier, synchronise_batch_norm
+from fastfashion.load import LoaderSpec
+from fastfashion.model import (
+    Classifier,
+    FirstStep,
+    build_classifier,
+    check_first_step,
+    keep_heads,
+    synchronise_batch_norm,
+    use_fast_convolutions,
+)
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: LoaderSpec, world: World) -> tuple[Classifier, str]:
+    """The classifier on its device, the same on every rank, and which heads it has from another run, in words.
+
+    classes: the names of each task. Raises ConfigError where a step fails.
+    """
+    model = build_classifier(config.model, {task: len(names) for task, names in classes.items()}, spec.size)
+    heads = keep_heads(model, classes, config.model.weights) if config.model.weights else ""
+    model = model.to(world.device)
+    if world.device.type == "cpu":
+        use_fast_convolutions(model)
+    synchronised = config.train.sync_bn and world.size > 1
+    step = FirstStep(
+        model=config.model.name,
+        size=spec.size,
+        device=world.device,
+        precision=torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
+        images=spec.images_shape[0] * (world.size if synchronised else 1),
+    )
+    check_first_step(model, step)
+    return model, heads
 
 
 class Learner:

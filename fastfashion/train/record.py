@@ -7,9 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 
 from fastfashion.config import RunConfig
@@ -20,7 +19,6 @@ from fastfashion.train.track import open_trackers
 
 WIDE = 110  # columns: less than that has no room for a bar
 LINE_S = 60.0  # between two lines where there is no terminal
-GRID = 4  # images a line of the sheet for TensorBoard
 # Every line of metrics.jsonl has all of these, null where there is none: many readers take the columns from the first lines alone.
 KEYS = (
     *("kind", "epoch", "step"),
@@ -35,45 +33,36 @@ TIMES = (
 
 
 def say(text: str) -> None:
-    """Tell the user, above a progress bar if there is one."""
+    """Print a message, above a progress bar if there is one."""
     from fastfashion.bars import tqdm
 
     tqdm.write(text, file=sys.stderr)
 
 
-class Recorder(Protocol):
-    """Takes lines of metrics: `{"kind": "start" | "step" | "epoch", "epoch", "step", …, "time": {…}}`.
+class Recorder:
+    """Takes lines of metrics: `{"kind": "start" | "step" | "epoch", "epoch", "step", …, "time": {…}}`. This one drops them.
 
-    `step` counts over all epochs. All that a clock says stands under `time`: two runs of the same settings differ in nothing else.
+    `step` counts over all epochs. All that a clock says is under `time`: two runs of the same settings differ in nothing else.
     """
 
-    def write(self, line: dict[str, Any]) -> None: ...
+    def write(self, line: dict[str, Any]) -> None:
+        """Take a line."""
 
-    def tell(self, line: dict[str, Any]) -> None: ...
+    def show_live(self, line: dict[str, Any]) -> None:
+        """Show loss and rate, without a line."""
 
-    def advance(self) -> None: ...
+    def show(self, images: torch.Tensor) -> None:
+        """Show the first images, uint8 (n, H, W, 3), as the model sees them."""
 
-    def show(self, images: torch.Tensor) -> None: ...
+    def advance(self) -> None:
+        """Count a step."""
 
-    def say(self, text: str) -> None: ...
-
-
-class Silent:
-    """The recorder of every other rank."""
-
-    def write(self, line: dict[str, Any]) -> None: ...
-
-    def tell(self, line: dict[str, Any]) -> None: ...
-
-    def advance(self) -> None: ...
-
-    def show(self, images: torch.Tensor) -> None: ...
-
-    def say(self, text: str) -> None: ...
+    def say(self, text: str) -> None:
+        """Print a message, above the live line."""
 
 
-class RunRecorder:
-    """Goes on at a step of an epoch, both counted from 0, of `num_steps` steps: metrics past that place are dropped."""
+class RunRecorder(Recorder):
+    """Writes into a run from a step of an epoch on, both counted from 0; an epoch has `num_steps`. Later metrics are dropped."""
 
     def __init__(self, run: Path, config: RunConfig, *, epoch: int, step: int, num_steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -104,10 +93,10 @@ class RunRecorder:
             self._events.add_scalar(name, value, line["step"])
         self._trackers.log(values, line["step"])
         if line["kind"] == "step":
-            self.tell(line)
+            self.show_live(line)
 
-    def tell(self, line: dict[str, Any]) -> None:
-        """The live line; a plain one, now and then, where there is no terminal. Nothing before there is a rate, after the first step."""
+    def show_live(self, line: dict[str, Any]) -> None:
+        """The live line; without a terminal a plain one, once a minute. Nothing before the first step, which has no rate."""
         epoch, rate = f"epoch {line['epoch'] + 1}/{self._epochs}", line["time"].get("images_per_s", 0.0)
         if not rate:
             return
@@ -129,15 +118,10 @@ class RunRecorder:
         self._bar.update()
 
     def show(self, images: torch.Tensor) -> None:
-        """The first images as the model sees them, uint8 (n, H, W, 3), as one sheet in TensorBoard."""
-        groups = [Group(tiles=[Tile(pixels=pixels)]) for pixels in images.cpu().numpy()]
-        sheet = draw_sheet(groups, columns=GRID, height_px=images.shape[1], width_px=images.shape[2])
-        self._events.add_image("batch", np.asarray(sheet), dataformats="HWC")
+        self._events.add_images("batch", images, dataformats="NHWC")
 
     def say(self, text: str) -> None:
-        from fastfashion.bars import tqdm
-
-        tqdm.write(text, file=sys.stderr)
+        say(text)
 
     def __enter__(self) -> "RunRecorder":
         return self
