@@ -13,7 +13,6 @@ import torch
 
 from fastfashion.config import RunConfig
 from fastfashion.files import plain, publish
-from fastfashion.images.sheets import Group, Tile, draw_sheet
 from fastfashion.runs.opened import METRICS, metrics_lines
 from fastfashion.train.track import open_trackers
 
