@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ import pytest
 import torch
 
 from fastfashion.config import AugmentConfig, RunConfig
+from fastfashion.dist import cores_per_process
 from fastfashion.errors import ConfigError
 from fastfashion.load import open_loader
 from fastfashion.runs.opened import read_metrics
 from fastfashion.shards import open_packed_set
 from fastfashion.train.checkpoint import read_checkpoint
 from fastfashion.train.learner import below
-from gpu_record import Check
-from gpu_sets import KINDS, OF_KINDS, SMALL_40, STOCKS, Stock, make_spec, rows_of_kind, stock_of
+from gpu_record import FULL, TINY, Check, Record
+from gpu_sets import KINDS, OF_KINDS, SMALL_40, STOCKS, Stock, make_spec, prepare, rows_of_kind, stock_of
 from gpu_train import run_config, run_training
 
 # Mean difference, grey levels of 0..255, that no image may exceed. The CPU's backends stay below 0.45 (1800x2400, where threads decode
@@ -43,6 +44,24 @@ WORK = {
 CASES = [*product(STOCKS, WORK), (SMALL_40, CROPS)]
 DALI_CPU = "dali on cpu"
 EPOCH = 1
+SET_UP_S = 1200  # an upper bound: nothing is left out for lack of time
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Check:
+    """What to compare where: a few dozen small images on a CPU, 1800x2400 and all kinds of files on a GPU."""
+    pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (Linux only)")
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip(f"torch {torch.__version__} sees no CUDA device here")
+    home = tmp_path_factory.mktemp(f"gpu-{request.param}")
+    scale = TINY if request.param == "cpu" else replace(FULL, draw_s=0, photos_a_core=1)
+    places = {"out": home, "sets": home / "sets", "real_zip": None}
+    check = Check(**places, device=request.param, scale=scale, threads=cores_per_process(1), with_dali=True, command="pytest")
+    record = Record(path=home / "sets.json", check=check, stage="sets", ends_at=time.monotonic() + SET_UP_S)
+    record.begin("the packed sets of the tests")
+    prepare(record)
+    assert record.values["failed"] == record.values["skipped"] == []
+    return check
 
 
 @dataclass(frozen=True, kw_only=True)
