@@ -86,7 +86,7 @@ def odd_entries(data: bytes) -> dict[str, tuple[Entry, str]]:
         "64 bits that are not there": ({"size": 0xFFFFFFFF, "version": 45}, "sizes in the zip's directory are damaged"),
         "64 bits that are cut": ({"size": 0xFFFFFFFF, "extra": struct.pack("<HHL", 1, 16, 5), "version": 45}, "are damaged"),
         "a link": ({"attributes": 0o120777 << 16}, "a link in the zip"),
-        "a name that is no UTF-8": ({"name": b"images/\xff\xfe.jpg"}, "its name is no UTF-8"),
+        "a name that is no UTF-8": ({"name": b"images/\xff\xfe.jpg"}, "its name is not UTF-8"),
     }
     return {what: (Entry(data=data, **changes), said) for what, (changes, said) in wrong.items()}
 

@@ -1,4 +1,4 @@
-"""Folders and archives as they are found on real disks: what is read, what is passed over, and what is said of the rest."""
+"""Folders and archives as they are found on real disks: what is read, what is skipped, and what is said of the rest."""
 
 import gzip
 import json
@@ -26,8 +26,8 @@ from fastfashion.files import location
 from fastfashion.pack import PackRequest, PackSummary, pack
 from fastfashion.shards.verify import verify
 from fastfashion.sources import open_source
-from fastfashion.sources.kinds import list_source
-from fastfashion.sources.zip_directory import read_entries
+from fastfashion.sources.source import list_source
+from fastfashion.sources.zips import read_entries
 
 HOME = Path(__file__).parents[1]
 NOWHERE = "a link to nowhere"
@@ -85,7 +85,7 @@ def test_a_link_to_a_folder_above_the_source_is_passed_over(tmp_path: Path) -> N
     for number, target in enumerate(("..", "../..", "/", "../other")):
         (folder / "images" / f"link{number}").symlink_to(folder / target)
     listing = list_source(folder)
-    assert listing.passed_over["a link to a folder that holds the source"].count == 3
+    assert listing.skipped["a link to a folder that holds the source"]["count"] == 3
     assert {name for name in listing.files if name.startswith("images/link")} == {"images/link3/996.jpg"}
     # images that are above the table
     (tmp_path / "above" / "tables").mkdir()
@@ -212,7 +212,7 @@ def test_packed_sets_and_runs_below_the_source_are_passed_over(form: Callable[[P
     source = open_source(form(folder, tmp_path))
     assert source.table == "list.csv"
     assert sorted(source.images) == ["10000", "10003", "996", "997"]
-    found = {reason: entry.first for reason, entry in source.passed_over.items()}
+    found = {reason: entry["first"] for reason, entry in source.skipped.items()}
     assert found == {"a packed set": "shards/small", "a training run": "runs/one"}
 
 
@@ -256,7 +256,7 @@ def test_names_with_backslashes_in_a_zip_are_read_as_paths(tmp_path: Path) -> No
     assert {identity: source.read(identity) for identity in source.images} == {
         file.stem: file.read_bytes() for file in (folder / "images").iterdir()
     }
-    assert source.passed_over["a name that leads out of the zip"].count == 5
+    assert source.skipped["a name that leads out of the zip"]["count"] == 5
     assert packed(tmp_path / "windows.zip", tmp_path / "out").kept == 4
 
 
@@ -417,7 +417,7 @@ def test_a_pipe_a_device_and_a_link_to_nowhere_as_source_are_called_what_they_ar
         open_source(tmp_path / "pipe")
     with pytest.raises(InputError, match=r"/dev/null: a device; expected a folder or a zip"):
         open_source(Path("/dev/null"))
-    with pytest.raises(InputError, match=r"link: a link to elsewhere, which is not there"):
+    with pytest.raises(InputError, match=r"link: a link to elsewhere, which does not exist"):
         open_source(tmp_path / "link")
 
 
@@ -475,7 +475,7 @@ def test_a_packed_set_as_source_is_called_so(form: Callable[[Path, Path], Path],
 
 def test_a_folder_that_holds_only_a_packed_set_says_so(tmp_path: Path) -> None:
     packed(make_source(tmp_path / "set", rows=3), tmp_path / "all" / "small")
-    with pytest.raises(InputError, match=r"but it holds a packed set, small, which is no source"):
+    with pytest.raises(InputError, match=r"but it holds a packed set, small, not a source: train"):
         open_source(tmp_path / "all")
 
 

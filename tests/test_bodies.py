@@ -21,7 +21,7 @@ from fastfashion.predict.inputs import InputImage, SetInput, find_inputs, read_f
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import MOST_BYTES
 from fastfashion.shards.verify import verify
-from fastfashion.sources.kinds import list_source
+from fastfashion.sources.source import list_source
 from fastfashion.untrusted import read_limited
 
 pytest.importorskip("upath")
@@ -325,7 +325,7 @@ def test_a_zip_whose_directory_is_too_long_is_refused_before_it_is_read(
     packed_small: PackedSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = zip_folder(packed_small.source, tmp_path / "set.zip")
-    monkeypatch.setattr("fastfashion.sources.zip_directory.MOST_BYTES", 2000)
+    monkeypatch.setattr("fastfashion.sources.zips.MOST_BYTES", 2000)
     with pytest.raises(InputError, match=r"set\.zip: not a readable zip .*its directory has \d+ bytes, more than 2000"):
         list_source(archive)
     with pytest.raises(InputError, match=r"its directory has \d+ bytes, more than 2000"):

@@ -15,7 +15,7 @@ from fastfashion.pack import PackProgress, PackRequest, pack
 from fastfashion.pack.repair import repair
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.verify import verify
-from fastfashion.sources.kinds import list_source
+from fastfashion.sources.source import list_source
 
 
 def remote_digests(url: str, tmp_path: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ import pytest
 from conftest import make_source, smooth_image, zip_folder
 from PIL import features
 
-from fastfashion.errors import InputError
+from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import location
 from fastfashion.images.codec import SUFFIXES, decode_rgb
 from fastfashion.remote import Patience
@@ -539,7 +539,7 @@ def test_a_zip_on_a_web_server_that_was_cut_is_called_so(web: WebServer, tmp_pat
 def test_a_server_that_refuses_is_asked_once_and_its_status_is_said(web: WebServer, status: int, said: str, tmp_path: Path) -> None:
     zip_folder(make_source(tmp_path / "set", rows=2), tmp_path / "set.zip")
     web.statuses = [status]
-    with pytest.raises(InputError, match=rf"set\.zip: cannot be read: {said}"):
+    with pytest.raises(RemoteError, match=rf"set\.zip: cannot be read \({said}"):
         open_source(location(f"{web.url}/set.zip"))
     assert web.asked == 1
     web.statuses = []
@@ -565,7 +565,7 @@ def test_a_server_in_trouble_is_waited_for(
     assert len(re.findall(said, capsys.readouterr().err)) == 1
     monkeypatch.setattr("fastfashion.remote.PATIENCE_S", 0.01)
     web.statuses = [status]
-    with pytest.raises(InputError, match=rf"set\.zip: cannot be read: the server answers {status} "):
+    with pytest.raises(RemoteError, match=rf"set\.zip: cannot be read \(the server answers {status} "):
         open_source(location(f"{web.url}/set.zip"))
 
 

@@ -56,7 +56,7 @@ class PackPlan:
             "num_rows": self.styles.num_rows,
             "rejected": rejected,
             "images_without_row": self.source.finder.without_row(self.members),
-            "passed_over": self.source.passed_over_counts(),
+            "passed_over": dict(self.source.skipped),
         }
 
     def fingerprint(self, request: PackRequest, resolutions: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from fastfashion.catalog.csv_reader import SEPARATORS
 from fastfashion.pack.request import DryRun, PackSummary
 from fastfashion.shards.verify import VerifyResult, verify
-from fastfashion.sources.listing import passed_over_text
+from fastfashion.sources.listing import skipped_text
 from fastfashion.words import counted
 
 
@@ -33,7 +33,7 @@ def account_lines(summary: PackSummary | DryRun) -> list[str]:
         f"{summary.rejected} rejected; {counted(summary.images_without_row, 'image')} without a row"
     ]
     if summary.passed_over:
-        lines.append(f"  skipped in the source: {passed_over_text(summary.passed_over)}")
+        lines.append(f"  skipped in the source: {skipped_text(summary.passed_over)}")
     if account.float_ids:
         lines.append("  ids: all went through a column of floats, so 26366.0 is read as 26366")
     for name, spellings in account.no_label.items():

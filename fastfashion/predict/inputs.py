@@ -19,9 +19,9 @@ from fastfashion.images.codec import SUFFIXES, unsupported
 from fastfashion.remote import is_file, is_folder, is_web, read, walk
 from fastfashion.shards.layout import CATALOG, VOCAB
 from fastfashion.sources.listing import identities
-from fastfashion.sources.passed_over import is_hidden
 from fastfashion.sources.reader import MAX_IMAGE_BYTES, Reader
-from fastfashion.sources.zip_directory import read_entries, version_of
+from fastfashion.sources.skipped import is_hidden
+from fastfashion.sources.zips import read_entries, version_of
 from fastfashion.untrusted import open_regular
 from fastfashion.words import why
 

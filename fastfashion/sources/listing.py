@@ -1,6 +1,6 @@
-"""The files of a source by name: below a folder, in a zip, here or at a remote place.
+"""The files of a source by name: below a folder, in a zip, on this machine or at a remote place.
 
-Only regular files are read, each folder is looked into once, and what is no part of a source is passed over and counted (passed_over.py).
+Only regular files are read, each folder is read once, and what is not part of a source is skipped and counted (skipped.py).
 """
 
 import contextlib
@@ -10,15 +10,13 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from fastfashion.errors import InputError
-from fastfashion.files import is_remote
-from fastfashion.remote import as_remote, list_anew, stands_for_folder
-from fastfashion.sources.passed_over import HIDDEN, SET, Rules, is_hidden, what_folder
+from fastfashion.remote import as_remote, is_remote, list_anew, stands_for_folder
 from fastfashion.sources.ranges import Version
+from fastfashion.sources.skipped import HIDDEN, SET, SkipRules, is_hidden, what_folder
 
-TABLE_NAME = "styles.csv"
 ENCRYPTED = -1
 UNREADABLE = "a folder that cannot be read"
 ABOVE = "a link to a folder that holds the source"  # / would be the whole disk
@@ -42,15 +40,14 @@ class Member(NamedTuple):
     size: int = -1  # bytes of the image, -1 where unknown
     method: int = zipfile.ZIP_STORED
     crc32: int = 0  # of the image, zip only
-    problem: str = ""  # why it cannot be read, such as "a link to nowhere": whatever needs it is rejected with this reason
+    problem: str = ""  # why it cannot be read, such as "a link to nowhere": a row that needs it is rejected with this reason
 
 
-@dataclass(kw_only=True)
-class PassedOver:
-    """What was left out for one reason."""
+class Skipped(TypedDict):
+    """The files and folders that were skipped for one reason."""
 
-    count: int = 0
-    first: str = ""
+    count: int
+    first: str
 
 
 @dataclass(kw_only=True)
@@ -61,21 +58,18 @@ class Listing:
     is_zip: bool
     version: Version | None = None  # of a remote zip
     files: dict[str, Member] = field(default_factory=dict)  # by name; those with a problem too
-    passed_over: dict[str, PassedOver] = field(default_factory=dict)  # by reason: files and folders that were left out
+    skipped: dict[str, Skipped] = field(default_factory=dict)  # by reason
     aliases: dict[str, str] = field(default_factory=dict)  # folder that is another name of a listed one (a link) -> that one
 
-    def pass_over(self, reason: str, name: str) -> None:
-        entry = self.passed_over.setdefault(reason, PassedOver())
-        entry.count += 1
-        entry.first = entry.first or name.encode(errors="backslashreplace").decode()  # a disk's names need not be text
-
-    def passed_over_text(self) -> str:
-        return passed_over_text({reason: vars(entry) for reason, entry in self.passed_over.items()})
+    def skip(self, reason: str, name: str) -> None:
+        entry = self.skipped.setdefault(reason, {"count": 0, "first": ""})
+        entry["count"] += 1
+        entry["first"] = entry["first"] or name.encode(errors="backslashreplace").decode()  # names on a disk need not be text
 
 
-def passed_over_text(passed_over: Mapping[str, Mapping[str, object]]) -> str:
-    """Such as "a packed set: shards/small; a link to nowhere: 3, such as images/7.jpg"; empty where nothing was left out."""
-    named = ((reason, entry["count"], entry["first"]) for reason, entry in passed_over.items())
+def skipped_text(skipped: Mapping[str, Mapping[str, object]]) -> str:
+    """Such as "a packed set: shards/small; a link to nowhere: 3, such as images/7.jpg"; empty where nothing was skipped."""
+    named = ((reason, entry["count"], entry["first"]) for reason, entry in skipped.items())
     return "; ".join(f"{reason}: {first if count == 1 else f'{count}, such as {first}'}" for reason, count, first in named)
 
 
@@ -83,8 +77,7 @@ def list_folder(path: Path) -> Listing:
     """The files below a folder, here or on object storage. Links may lead out of it, to another disk."""
     listing = Listing(path=path, is_zip=False)
     if is_remote(path):
-        infos = remote_infos(path)
-        _take(listing, {name: Member(name, size=info["size"]) for name, info in infos.items()})
+        _take(listing, {name: Member(name, size=info["size"]) for name, info in remote_infos(path).items()})
     else:
         _Walk(listing).run()
     return listing
@@ -97,33 +90,31 @@ def list_zip(path: Path, entries: Iterable[Member], version: Version | None) -> 
     for entry in entries:
         name = (written := entry.name).replace("\\", "/")
         if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
-            listing.pass_over(OUTSIDE, written)
-            continue
-        if name in members and name != written:
-            continue  # of two spellings the right one counts; of two members with one name the last, as in zipfile
-        members[name] = entry._replace(name=name)
+            listing.skip(OUTSIDE, written)
+        elif name == written or name not in members:  # of two members with one name the last counts, as in zipfile
+            members[name] = entry._replace(name=name)
     _take(listing, members)
     return listing
 
 
 def _take(listing: Listing, members: dict[str, Member]) -> None:
     """Keep those of a flat list of names that may be part of the source."""
-    rules = Rules(members)
+    rules = SkipRules(members)
     _refuse_set(listing.path, rules.top)
     reasons: set[tuple[str, str]] = set()
     for name, member in members.items():
-        if reason := rules.passed_over(name):
+        if reason := rules.reason(name):
             if reason not in reasons:
                 reasons.add(reason)
-                listing.pass_over(*reason)
-        else:
-            listing.files[name] = member
-            if member.problem:
-                listing.pass_over(member.problem, name)
+                listing.skip(*reason)
+            continue
+        listing.files[name] = member
+        if member.problem:
+            listing.skip(member.problem, name)
 
 
 def _refuse_set(path: Path, names: Iterable[str]) -> None:
-    """Whether the source itself is a packed set. A lock that a killed packer left in it does not count."""
+    """Raise InputError where the source itself is a packed set. A lock that a killed packer left in it does not count."""
     if what_folder([name for name in names if not is_hidden(name)]) == SET:
         raise InputError(
             f"{path}: a packed set, not a source: train on it with fastfashion train --shards {path}, or name the folder or the zip that "
@@ -136,25 +127,24 @@ def kind_of_file(mode: int) -> str:
 
 
 def identities(folders: Iterable[Path]) -> Iterator[tuple[int, int]]:
-    """Device and inode of each that can be looked at: the same folder has the same under any name."""
+    """Device and inode of each folder that can be read: a folder has the same under any name."""
     for folder in folders:
-        with contextlib.suppress(OSError):  # one that cannot be looked at is none that a link leads to
+        with contextlib.suppress(OSError):
             found = folder.stat()
             yield found.st_dev, found.st_ino
 
 
 class _Walk:
-    """Through a folder of this machine. Nothing is opened; a folder that two names lead to is looked into once."""
+    """Walks a folder of this machine. Opens no file, and reads a folder once that has two names."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
         self._seen: dict[tuple[int, int], str] = {}
         self._above = set(identities(listing.path.resolve().parents))
-        self._links: list[tuple[str, os.stat_result]] = []  # looked into last, so that a folder's own name counts
+        self._links: list[tuple[str, os.stat_result]] = []  # read last, so that a folder's own name counts
 
     def run(self) -> None:
-        top = self._listing.path.stat()
-        self._folder("", top)
+        self._folder("", self._listing.path.stat())
         while self._links:
             links, self._links = self._links, []
             for name, found in sorted(links, key=lambda link: (link[0].count("/"), link[0])):
@@ -166,12 +156,12 @@ class _Walk:
             folder, found = todo.pop()
             key = (found.st_dev, found.st_ino)
             if key in self._above and folder.rpartition("/")[2] != "images":
-                self._listing.pass_over(ABOVE, folder)
+                self._listing.skip(ABOVE, folder)
             elif key in self._seen:
                 self._listing.aliases[folder] = self._seen[key]
             else:
                 self._seen[key] = folder
-                # the last is looked into first: `images`, where a link of this name leads to a folder with another
+                # the last is read first: `images`, where a link of this name leads to a folder with another name
                 todo += sorted(self._entries(folder), key=lambda below: (below[0].endswith("images"), below[0]))
 
     def _entries(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -183,42 +173,39 @@ class _Walk:
         except OSError as error:
             if not folder:
                 raise InputError(f"{listing.path}: the folder cannot be read ({error.strerror})") from error
-            listing.pass_over(f"{UNREADABLE} ({error.strerror})", folder)
+            listing.skip(f"{UNREADABLE} ({error.strerror})", folder)
             return
         names = [entry.name for entry in entries]
-        if folder and (what := what_folder(names)):
-            listing.pass_over(what, folder)
-            return
         if not folder:
             _refuse_set(listing.path, names)
+        elif what := what_folder(names):
+            listing.skip(what, folder)
+            return
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if is_hidden(entry.name):
-                listing.pass_over(HIDDEN, name)
+                listing.skip(HIDDEN, name)
             elif (below := self._entry(entry, name)) is not None:
                 yield name, below
 
     def _entry(self, entry: os.DirEntry[str], name: str) -> os.stat_result | None:
-        """Take a file, or return what a folder is."""
+        """Take a file, or return the status of a folder."""
         problem = ""
         try:
-            if entry.is_file(follow_symlinks=False):  # of most files known without another call
-                self._listing.files[name] = Member(name)
-                return None
-            found = entry.stat()
-            if stat.S_ISDIR(found.st_mode):
-                if entry.is_symlink() and entry.name != "images":
+            if not entry.is_file(follow_symlinks=False):  # known of most files without another call
+                found = entry.stat()
+                if stat.S_ISDIR(found.st_mode):
+                    if not entry.is_symlink() or entry.name == "images":
+                        return found
                     self._links.append((name, found))
                     return None
-                return found
-            if not stat.S_ISREG(found.st_mode):
-                problem = f"{kind_of_file(found.st_mode)}, no regular file"
+                problem = "" if stat.S_ISREG(found.st_mode) else f"{kind_of_file(found.st_mode)}, no regular file"
         except FileNotFoundError:
             problem = "a link to nowhere"
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
         if problem:
-            self._listing.pass_over(problem, name)
+            self._listing.skip(problem, name)
         self._listing.files[name] = Member(name, problem=problem)
         return None
 

@@ -1,14 +1,14 @@
 """Which file is the image of which row of a table.
 
-A text with a folder or a suffix is a path, and the image is that file and no other. Paths of one table have one start: of these, the one
-under which most of them are files, the earlier one where several have as many:
+A text with a folder or a suffix is a path, and the image is that file and no other. All paths of a table start at one place, the one under
+which most of them are files, the earlier one of equals:
 
     1. the folder of the table    2. the folder of the source    3. the folder `images`, beside the table or the only one there is
 
-A text without a folder is searched for besides: by name where it has a suffix, by name without suffix where it has none. Searched are all
-folders below `images` beside the table; where that has no image, below all folders of that name; where there are none, everywhere. An image
-that is found twice is an error where a row needs it. Names match in composed and in decomposed letters (NFC, NFD), and suffixes in capital
-and small letters; a backslash in a table is a slash.
+A text without a folder is searched for besides: by name where it has a suffix, by name without suffix where it has none. The search covers
+all folders below `images` beside the table; where that has no image, those below all folders of that name; where there are none, all. An
+image that is found twice is an error where a row needs it. Names match in composed and in decomposed letters (NFC, NFD), and suffixes in
+upper and lower case; a backslash in a table is a slash.
 """
 
 import os
@@ -28,7 +28,8 @@ from fastfashion.sources.listing import Member
 IMAGES = "images"
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-Index = dict[str, str | tuple[str, ...]]  # one file, or several that share a key
+Names = str | tuple[str, ...]  # one file, or several that share a key: most keys have one, which takes less memory than a tuple
+Index = dict[str, Names]
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Found:
 class Files:
     """The images of a source by name, and how they are found.
 
-    `table` is the name of the table in the source, or a path relative to it that leads out of it. `root` is the folder itself where it is
-    one on a disk, so that absolute paths below it are found. `aliases`: other names of folders that links make. `unread`: files that are
-    images of a format that is not read, so that a row that has nothing else says so.
+    `table` is the name of the table in the source, or a relative path that leads out of it. `root` is the folder itself where it is on a
+    disk, so that absolute paths below it are found. `aliases`: other names of folders, by links. `unread`: images of a format that is not
+    read, for the reason of a row that has no other image.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Files:
         self._scope = self._choose_scope()
 
     def _choose_scope(self) -> tuple[str, ...]:
-        """The folders below which names without a folder are searched for; "" is everywhere."""
+        """The folders below which names without a folder are searched; "" is everywhere."""
         folders = {posixpath.dirname(name) for name in self._files}
         above = {"/".join(parts[:end]) for folder in folders for parts in [folder.split("/")] for end in range(1, len(parts) + 1)}
         named = sorted(folder for folder in above if posixpath.basename(folder) == IMAGES)
@@ -73,7 +74,7 @@ class Files:
 
     @cached_property
     def scoped(self) -> list[str]:
-        """The files in which names without a folder are searched for."""
+        """The files that names without a folder may mean."""
         if self._scope == ("",):
             return list(self._files)
         starts = tuple(f"{folder}/" for folder in self._scope)
@@ -85,7 +86,7 @@ class Files:
 
         Of several in `images` beside the table, <id>.jpg counts, as in Kaggle's layout.
         """
-        found = _index((same_text(posixpath.splitext(posixpath.basename(name))[0]), name) for name in self.scoped)
+        found = _index((_stem(posixpath.basename(name)), name) for name in self.scoped)
         layout = posixpath.join(self._table_folder, IMAGES)
         for key, names in found.items():
             if isinstance(names, tuple) and all(posixpath.dirname(name) == layout for name in names):
@@ -95,7 +96,7 @@ class Files:
 
     @cached_property
     def _by_name(self) -> Index:
-        """Names without folder, suffix in small letters -> files of the scope."""
+        """Names without folder -> files of the scope."""
         return _index((_key(posixpath.basename(name)), name) for name in self.scoped)
 
     @cached_property
@@ -106,40 +107,39 @@ class Files:
     @cached_property
     def _by_path_and_stem(self) -> Index:
         """Whole names without suffix -> files."""
-        return _index((same_text(posixpath.splitext(name)[0]), name) for name in self._files)
+        return _index((_stem(name), name) for name in self._files)
 
     @cached_property
-    def _unread_by_name(self) -> Index:
+    def _unread_by_stem(self) -> Index:
         """Names without folder, with and without suffix -> files that are not read."""
         names = [(posixpath.basename(name), name) for name in self._unread]
-        return _index((key, name) for base, name in names for key in (same_text(base), same_text(posixpath.splitext(base)[0])))
+        return _index(pair for base, name in names for pair in ((same_text(base), name), (_stem(base), name)))
 
     def images_by_stem(self) -> dict[str, Member]:
-        """What a text without folder and suffix finds; without those that it does not tell apart."""
+        """The images that a text without folder and suffix finds; without those that share such a name."""
         return {key: self._files[names] for key, names in self._by_stem.items() if isinstance(names, str)}
 
     def find(self, texts: Sequence[str]) -> Found:
-        """The image of each text of a table; raises InputError for texts that do not tell several images apart."""
+        """The image of each text of a table; raises InputError for a text that several images match."""
         keys = [_key(text) for text in texts]
         start = self._choose_start(key for key in keys if _is_path(key))
-        members: list[Member | None] = []
-        missing: dict[int, str] = {}
+        found = Found([], {})
         for place, (text, key) in enumerate(zip(texts, keys, strict=True)):
             names = self._candidates(text.replace("\\", "/"), key, start)
-            if isinstance(names, tuple):
-                names = self._one_of(text, names)
-            members.append(None if names is None else self._files[names])
             if names is None:
-                missing[place] = self._why(key, start)
-        return Found(members, missing)
+                found.missing[place] = self._why(key, start)
+            name = self._one_of(text, names) if isinstance(names, tuple) else names
+            found.members.append(None if name is None else self._files[name])
+        return found
 
     def without_row(self, members: Iterable[Member | None]) -> int:
-        """How many images no row has: of those that are searched, of all where a row has another."""
+        """How many images belong to no row: of those in the scope, or of all if a row has one out of it."""
         used = {member.name for member in members if member is not None}
         searched = set(self.scoped)
         return len((searched if used <= searched else self._files.keys()) - used)
 
-    def _candidates(self, text: str, key: str, start: str) -> str | tuple[str, ...] | None:
+    def _candidates(self, text: str, key: str, start: str) -> Names | None:
+        """The files that a text may mean, which is `key` as it is compared."""
         if _is_path(key):
             if (path := self._resolve(start, text)) in self._files:
                 return path
@@ -149,27 +149,23 @@ class Files:
         names = self._by_name.get(key) if _has_suffix(key) else None
         return self._by_stem.get(key) if names is None else names
 
-    def _at(self, path: str | None, key: str) -> str | tuple[str, ...] | None:
+    def _at(self, path: str | None, key: str) -> Names | None:
         if path is None:
             return None
         return self._by_path.get(path) if _has_suffix(key) else self._by_path_and_stem.get(path)
 
-    def _starts(self) -> list[str]:
-        images = list(self._scope) if len(self._scope) == 1 and self._scope != ("",) else []
-        return list(dict.fromkeys([self._table_folder, "", *images]))
-
     def _choose_start(self, paths: Iterable[str]) -> str:
+        starts = list(dict.fromkeys([self._table_folder, "", *(self._scope if len(self._scope) == 1 else ())]))
         hits: Counter[str] = Counter()
-        starts = self._starts()
         for key in paths:
             hits.update(start for start in starts if self._at(self._resolve(start, key), key) is not None)
-        return max(starts, key=lambda start: hits[start])  # the first of those with as many
+        return max(starts, key=lambda start: hits[start])  # the first of equals
 
     def _resolve(self, start: str, key: str) -> str | None:
         """The name in the source that a path means; None where it leads out of it."""
         path = posixpath.normpath(posixpath.join(start, key))
         if start != self._table_folder and start and not path.startswith(f"{start}/"):
-            return None  # only what is below `images` is looked for there
+            return None  # a path below `images` may not lead out of it
         if path.startswith(("/", "../")):
             if self._root is None:
                 return None
@@ -182,7 +178,7 @@ class Files:
         return path if alias is None else posixpath.normpath(posixpath.join(self._aliases[alias], path[len(alias) + 1 :]))
 
     def _one_of(self, text: str, names: Sequence[str]) -> str:
-        """Of files that a text does not tell apart: the one nearest the top where a zip says that all are the same."""
+        """Of several files that a text matches: the one nearest the top where all have the same size and checksum in a zip."""
         if len({(self._files[name].size, self._files[name].crc32) for name in names}) == 1 and self._files[names[0]].crc32:
             return min(names, key=lambda name: (name.count("/"), name))
         shown = " and ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
@@ -192,7 +188,7 @@ class Files:
         )
 
     def _why(self, key: str, start: str) -> str:
-        """What rejected.csv says, and what there is instead."""
+        """The reason for rejected.csv, and what there is instead."""
         if _ADDRESS.match(key):
             return "no image: this is an address; download the images, and write their paths relative to the table"
         if self._resolve(start, key) is None or _DRIVE.match(key):
@@ -200,13 +196,11 @@ class Files:
         name = posixpath.basename(key)
         if reason := unsupported(name):
             return f"no image: {reason}"
-        if (unread := self._unread_by_name.get(posixpath.splitext(name)[0] if _has_suffix(key) else name)) is not None:
-            unread = unread if isinstance(unread, str) else unread[0]
+        stem = posixpath.splitext(name)[0] if _has_suffix(key) else name
+        if unread := _first(self._unread_by_stem.get(stem)):
             return f"no image but {unread}: {unsupported(unread)}"
-        other = self._by_stem.get(posixpath.splitext(name)[0] if _has_suffix(key) else name) if _is_path(key) else None
-        if other is None:
-            return "no image"
-        return f"no image at this path; there is {other if isinstance(other, str) else other[0]}"
+        other = _first(self._by_stem.get(stem)) if _is_path(key) else ""
+        return f"no image at this path; there is {other}" if other else "no image"
 
 
 def _index(pairs: Iterable[tuple[str, str]]) -> Index:
@@ -219,10 +213,18 @@ def _index(pairs: Iterable[tuple[str, str]]) -> Index:
 
 
 def _key(text: str) -> str:
-    """A text as it is compared: composed letters, slashes, the suffix of an image in small letters."""
+    """A text as it is compared: composed letters, slashes, the suffix of an image in lower case."""
     text = same_text(text)
     body, dot, suffix = text.rpartition(".")
     return f"{body}.{suffix.lower()}" if dot and f".{suffix.lower()}" in SUFFIXES else text
+
+
+def _stem(name: str) -> str:
+    return same_text(posixpath.splitext(name)[0])
+
+
+def _first(names: Names | None) -> str:
+    return names[0] if isinstance(names, tuple) else names or ""
 
 
 def _has_suffix(key: str) -> bool:

@@ -1,42 +1,41 @@
-"""Parts of one version of a remote file: what a source on a web server or on object storage is read through.
+"""Parts of one version of a remote file, by which a source on a web server or on object storage is read.
 
 The first answer says which version that is: its length, and its strong ETag or else its time of change. Every later answer has to be of
-the same one, and of the very bytes that were asked for; one that is not is asked for again.
+that version, and of the very bytes that were asked for; otherwise the request is retried.
 """
 
 import asyncio
 import re
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from fastfashion.errors import InputError
-from fastfashion.remote import LeastRate, Patience, as_remote, is_web, status_of
+from fastfashion.remote import LeastRate, Patience, as_remote, is_web, retrying, status_of
 
 T = TypeVar("T")
 CHANGED = "the source changed while it was read"
-TRIES = 4  # of what came wrong: once, and three times again
+TRIES = 4  # of a request with a wrong answer: once, and three retries
 _CHUNK_BYTES = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _STAMPS = ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "mtime", "updated", "blob_id", "created")
 
 
 class UnreachableError(InputError):
-    """A remote place does not answer any more, or not with what was asked for. That says nothing about the image, so a run stops."""
+    """A remote place stops answering, or sends something else than was asked for. That says nothing about the image, so a run stops."""
 
 
 class ChangedError(UnreachableError):
-    """A source is not what it was when it was opened."""
+    """A source has changed since it was opened."""
 
 
 class WrongAnswerError(Exception):
-    """An answer that is not what was asked for; another try may bring it."""
+    """An answer that is not what was asked for; a retry may help."""
 
 
 class Version(NamedTuple):
-    """Which bytes a remote file has: the same here means the same bytes, as far as the place can tell."""
+    """Identifies the content of a remote file: equal versions mean equal bytes, as far as the place reports."""
 
     size: int
     tag: str = ""  # strong ETag, or time of change; empty where there is neither
@@ -46,7 +45,7 @@ class Version(NamedTuple):
 class _Answer:
     """The head of an answer, before its body is read."""
 
-    whole: bool  # all of the file where a part may have been asked for
+    whole: bool  # the server sends the whole file
     content_range: str
     length: int | None
     tag: str
@@ -67,46 +66,41 @@ def read_part(path: Path, start: int, end: int | None, known: Version | None = N
 
 
 def tried_again(ask: Callable[[], T], wrong: type[Exception]) -> T:
-    """What `ask` returns, which is asked three times more where it raises `wrong`."""
-    patience = Patience()
-    for _ in range(TRIES - 1):
-        try:
-            return ask()
-        except wrong as error:
-            time.sleep(patience.next_wait_s(error) or 0)
-    return ask()
+    """What `ask` returns, retried three times where it raises `wrong`."""
+    left = iter(range(TRIES - 1))
+    return retrying(ask, Patience(), lambda error: isinstance(error, wrong) and next(left, None) is not None)
 
 
 def changed(path: Path, what: str = "") -> ChangedError:
-    return ChangedError(f"{path}: {CHANGED}{what and f' ({what})'}; run the same command again when nobody writes there any more")
+    return ChangedError(f"{path}: {CHANGED}{what and f' ({what})'}; run the same command again when nobody writes there")
 
 
 def stamp(info: dict[str, Any]) -> str:
-    """What a file system reports that changes when a file is replaced: as S3, GCS, HTTP, Hugging Face and memory name it."""
+    """What a file system reports that changes when a file is replaced, under the names of S3, GCS, HTTP, Hugging Face and memory."""
     return " ".join([str(info["size"]), *(str(info[name]) for name in _STAMPS if name in info)])
 
 
 def _read(path: Path, start: int, end: int | None, known: Version | None) -> tuple[bytes, Version]:
     storage, name = as_remote(path).fs, as_remote(path).path
     transport = _from_web if is_web(path) else _from_s3 if "s3" in storage.protocol else None
-    if transport is None:
-        version = known
-        if version is None:
-            info = storage.info(name)
-            version = Version(info["size"], stamp(info))
-        data = bytes(storage.cat_file(name, start=None if end is None else start, end=end))
-        if len(data) != min(version.size, version.size if end is None else end) - start:
-            if (now := storage.info(name)["size"]) != version.size:
-                raise changed(path, f"{version.size} bytes at first, {now} now")
-            raise WrongAnswerError(f"the storage gives {len(data)} bytes of {version.size}")
-        return data, version
-    asked = "" if end is None else f"bytes={start}-{end - 1}"
-    reading = transport(storage, name, asked, lambda answer: _checked(path, answer, start, end, known))
-    return asyncio.run_coroutine_threadsafe(reading, storage.loop).result()
+    if transport is not None:
+        asked = "" if end is None else f"bytes={start}-{end - 1}"
+        reading = transport(storage, name, asked, lambda answer: _checked(path, answer, start, end, known))
+        return asyncio.run_coroutine_threadsafe(reading, storage.loop).result()
+    version = known
+    if version is None:
+        info = storage.info(name)
+        version = Version(info["size"], stamp(info))
+    data = bytes(storage.cat_file(name, start=None if end is None else start, end=end))
+    if len(data) != min(version.size, version.size if end is None else end) - start:
+        if (now := storage.info(name)["size"]) != version.size:
+            raise changed(path, f"{version.size} bytes at first, {now} now")
+        raise WrongAnswerError(f"the storage gives {len(data)} bytes of {version.size}")
+    return data, version
 
 
 async def _checked(path: Path, answer: _Answer, start: int, end: int | None, known: Version | None) -> tuple[bytes, Version]:
-    """The body of an answer whose head is right."""
+    """The body of an answer, after its head was compared with the request and the `known` version."""
     size, expected, first, last = answer.length, end, start, None
     if not answer.whole:
         found = _CONTENT_RANGE.fullmatch(answer.content_range)
@@ -154,30 +148,15 @@ async def _from_web(storage: Any, name: str, asked: str, take: Take) -> tuple[by
     session = await storage.set_session()
     headers = {**storage.kwargs.get("headers", {})} | ({"Range": asked} if asked else {})
     async with session.get(storage.encode_url(name), **(storage.kwargs | {"headers": headers})) as answer:
+        content_range, length = answer.headers.get("Content-Range", ""), answer.content_length
         if answer.status == 416:  # an empty file has no range at all
-            return await take(_Answer(True, "", _total(answer.headers.get("Content-Range", "")), _tag(answer.headers), answer.content.read))
-        storage._raise_not_found_for_status(answer, name)
-        return await take(
-            _Answer(
-                whole=answer.status != 206,
-                content_range=answer.headers.get("Content-Range", ""),
-                length=answer.content_length,
-                tag=_tag(answer.headers),
-                read=answer.content.read,
-            )
-        )
-
-
-def _tag(headers: Any) -> str:
-    """A strong ETag, or else a time of change: weak ones do not tell bytes apart."""
-    etag: str = headers.get("ETag", "W/")
-    return str(headers.get("Last-Modified", "")) if etag.startswith("W/") else etag
-
-
-def _total(content_range: str) -> int:
-    """Of "bytes */0"."""
-    found = re.fullmatch(r"bytes \*/([0-9]{1,19})", content_range)
-    return int(found[1]) if found else 0
+            found = re.fullmatch(r"bytes \*/([0-9]{1,19})", content_range)
+            length = int(found[1]) if found else 0
+        else:
+            storage._raise_not_found_for_status(answer, name)
+        etag = answer.headers.get("ETag", "W/")  # a weak one may be the same for other bytes
+        tag = str(answer.headers.get("Last-Modified", "")) if etag.startswith("W/") else etag
+        return await take(_Answer(answer.status != 206, content_range, length, tag, answer.content.read))
 
 
 async def _from_s3(storage: Any, name: str, asked: str, take: Take) -> tuple[bytes, Version]:

@@ -6,39 +6,40 @@ A Reader needs no list of files: a worker gets it, and the Members of its own ro
 """
 
 import hashlib
+import stat
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastfashion.errors import InputError, RemoteError
-from fastfashion.files import is_remote, location
+from fastfashion.errors import FastfashionError, InputError, RemoteError
+from fastfashion.files import location
 from fastfashion.images.codec import SUFFIXES, unsupported
-from fastfashion.remote import as_remote, ask, passes
-from fastfashion.sources.kinds import list_source, why_no_image, why_no_table
-from fastfashion.sources.listing import TABLE_NAME, UNREADABLE, Listing, Member, PassedOver, remote_infos
+from fastfashion.remote import as_remote, ask, is_file, is_folder, is_remote, is_web, list_anew, passes, size_of
+from fastfashion.sources.explain import TABLE_NAME, WANTED, what_file, why_no_image, why_no_table, why_no_zip
+from fastfashion.sources.listing import UNREADABLE, Listing, Member, Skipped, kind_of_file, list_folder, list_zip, remote_infos
 from fastfashion.sources.match import Files, table_seen_from
-from fastfashion.sources.ranges import changed, stamp
+from fastfashion.sources.ranges import Version, changed, read_part, stamp, tried_again
 from fastfashion.sources.reader import Reader
-from fastfashion.untrusted import read_limited
+from fastfashion.sources.zips import read_entries
+from fastfashion.untrusted import open_regular, read_limited
 from fastfashion.words import why
 
+HEAD_BYTES = 1024
 MOST_TABLE_BYTES = 8 << 30  # of a table that is named by itself: 40 million lines
 
 
 class State(NamedTuple):
-    """Digests of what file systems say of a source's files. A replaced file has another inode and another time of its change.
+    """Digests of what file systems report of a source's files. A replaced file has another inode and another change time.
 
-    One of the two alone may differ for files that nobody touched: a FUSE mount may number its files anew, a hard link counts as a change.
+    One of the two alone may differ for files that nobody touched: a FUSE mount may renumber its files, a hard link counts as a change.
     """
 
     images: str  # sizes and times (or entity tags) of the images
     by_inode: str  # of the table too, with inodes
-    by_change: str  # the same with times of their change
-
-
-_UNSEEN = State("", "", "")
+    by_change: str  # the same with change times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,10 @@ class Source:
     files: dict[str, Member]  # every image, by its name in the source
     reader: Reader
     table_file: Path | None = None  # a table that is not among the files of the source
-    passed_over: Mapping[str, PassedOver] = field(default_factory=dict)  # by reason: files and folders below it that were left out
+    skipped: Mapping[str, Skipped] = field(default_factory=dict)  # by reason: files and folders below it that are not part of it
     unread: tuple[str, ...] = ()  # images of formats that are not read
     aliases: Mapping[str, str] = field(default_factory=dict)  # folder that is another name of a listed one -> that one
-    state: State = _UNSEEN  # when it was opened
+    state: State = field(default=State("", "", ""))  # when it was opened
 
     @property
     def table(self) -> str:
@@ -92,23 +93,18 @@ class Source:
 
     def unreadable(self) -> str:
         """What to add to the reason of a row without an image, which may be in a folder that cannot be read."""
-        found = {reason: entry for reason, entry in self.passed_over.items() if reason.startswith(UNREADABLE)}
-        return "".join(f", but {entry.first} is {reason}" for reason, entry in found.items())
-
-    def passed_over_counts(self) -> dict[str, dict[str, int | str]]:
-        """For each reason, how many files and folders were left out, and the first name."""
-        return {reason: {"count": entry.count, "first": entry.first} for reason, entry in self.passed_over.items()}
+        return "".join(f", but {entry['first']} is {reason}" for reason, entry in self.skipped.items() if reason.startswith(UNREADABLE))
 
     def fingerprint(self) -> str:
-        """Changes when an image of the source is replaced: sha256 of sizes and times of change (or entity tags), as it was opened."""
+        """Changes when an image of the source is replaced: sha256 of sizes and change times (or entity tags), as it was opened."""
         return self.state.images
 
     def check_unchanged(self) -> None:
-        """Raises ChangedError where a file of the source is another one than when it was opened; RemoteError where that cannot be had."""
+        """Raises ChangedError where a file of the source has changed since it was opened; RemoteError where that cannot be checked."""
         try:
             now = _look(self)
-        except (InputError, OSError) as error:
-            if isinstance(cause := error.__cause__, Exception) and passes(cause):
+        except (FastfashionError, OSError) as error:
+            if isinstance(error, RemoteError) or (isinstance(error.__cause__, Exception) and passes(error.__cause__)):
                 raise RemoteError(f"{error}; run the same command again when it can be read") from error
             raise changed(self.path, why(error)) from error
         if now.by_inode != self.state.by_inode and now.by_change != self.state.by_change:
@@ -116,7 +112,7 @@ class Source:
 
 
 def open_source(path: Path, table: str = "") -> Source:
-    """Find the table and all images in a folder or zip, here or remote; which image is whose, sources/match.py says.
+    """Find the table and all images in a folder or zip, here or remote; sources/match.py says which image belongs to which row.
 
     The table is the CSV that `table` names, in the source or by any other path, else styles.csv, else the only CSV there is. Where an
     archive holds several copies of the table (Kaggle's do), the one nearest the top counts. Names that lead out of the zip (`../x`, `/x`,
@@ -135,15 +131,68 @@ def open_source(path: Path, table: str = "") -> Source:
         files=files,
         reader=Reader(located, listing.is_zip, listing.version),
         table_file=outside,
-        passed_over=listing.passed_over,
+        skipped=listing.skipped,
         unread=tuple(sorted(n for n in listing.files if unsupported(n))),
         aliases=listing.aliases,
     )
     return replace(source, state=_look(source, listing, before))
 
 
+def list_source(path: Path) -> Listing:
+    """The files of a folder or a zip, here or remote. Raises InputError that says what `path` is, where it is neither."""
+    if is_remote(path):
+        return _list_remote(path)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return list_folder(path)
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path}: {kind_of_file(mode)}; {WANTED}")
+        with open_regular(path) as file:
+            head = file.read(HEAD_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise InputError(f"{path}: a link to {path.readlink()}, which does not exist; {WANTED}") from None
+        raise InputError(f"{path}: no such file or folder; {WANTED}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return _list_zip(path, head, None)
+
+
+def _list_remote(path: Path) -> Listing:
+    """Raises RemoteError where the place cannot be read, as `remote.ask`."""
+    list_anew(path)
+    if not is_web(path) and (not is_file(path) or size_of(path) == 0) and is_folder(path):
+        return ask(path, lambda: list_folder(path))
+    try:
+        head, version = ask(path, lambda: read_part(path, 0, HEAD_BYTES))
+    except FileNotFoundError:
+        said = "no such file on this server (404); check the address" if is_web(path) else f"no such file or folder; {WANTED}"
+        raise InputError(f"{path}: {said}") from None
+    return _list_zip(path, head, version)
+
+
+def _list_zip(path: Path, head: bytes, version: Version | None) -> Listing:
+    """`version`: of a remote zip."""
+    if not head:
+        raise InputError(f"{path}: the file is empty; expected a zip, download or copy it again")
+    if not head.startswith(b"PK") and (what := what_file(path, head)):
+        raise InputError(f"{path}: {what}")
+    try:
+        entries = tried_again(lambda: list(read_entries(path, version)), zipfile.BadZipFile) if version else [*read_entries(path)]
+    except FastfashionError:
+        raise
+    except Exception as error:  # damage of any kind
+        raise InputError(f"{path}: not a readable zip ({type(error).__name__}: {error}); {why_no_zip(path, head)}") from error
+    if not entries:
+        raise InputError(f"{path}: the zip holds no file; {WANTED}")
+    if any(entry.name == "xl/workbook.xml" for entry in entries):
+        raise InputError(f"{path}: an Excel workbook; save the sheet as CSV beside the images, and name their folder with --source")
+    return list_zip(path, entries, version)
+
+
 def _look(source: Source, listing: Listing | None = None, before: tuple[str, str, str] | None = None) -> State:
-    """What the file systems say now; of a zip, its `listing` and what was said `before` that was read, where they are at hand."""
+    """What the file systems report now; of a zip, `listing` and `before` spare a second look right after it was opened."""
     path, names = source.path, sorted(source.files)
     if source.is_zip and is_remote(path):
         listing = listing or list_source(path)
@@ -170,7 +219,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _here(file: Path) -> tuple[str, str, str]:
-    """Size and time, inode, time of change; of a remote file as `_there`."""
+    """Size and time, inode, change time; of a remote file as `_there`."""
     if is_remote(file):
         try:
             return _there(ask(file, lambda: as_remote(file).fs.info(as_remote(file).path)))
@@ -188,7 +237,7 @@ def _there(info: dict[str, Any] | None) -> tuple[str, str, str]:
 
 
 def _find_table(listing: Listing, wanted: str) -> tuple[str, Path | None]:
-    """The name of the table, and where it is if not among the files of the source."""
+    """The name of the table, and its path if it is not among the files of the source."""
     path, members = listing.path, listing.files
     name = wanted or TABLE_NAME
     if tables := sorted((n for n in members if n == name or n.endswith(f"/{name}")), key=_nearest_top):
