@@ -13,27 +13,50 @@ from workers import fastfashion
 
 from fastfashion.catalog import Styles, Vocab, split_rows
 from fastfashion.errors import ConfigError
-from fastfashion.evaluate.reference import PUBLISHED, TASKS, reference_epochs
-from fastfashion.evaluate.reproduce import ReproduceRequest, ceiling, cells, write_tables
+from fastfashion.evaluate.published import published_names, read_published
+from fastfashion.evaluate.reproduce import ReproduceRequest, ceiling, write_tables
 from fastfashion.evaluate.reproduce import reproduce as run_cells
-from fastfashion.evaluate.reproduce_folder import check_folder, other_data
+from fastfashion.evaluate.reproduce_folder import check_folder
 from fastfashion.pack import PackRequest, pack
 from fastfashion.recipes import FROM_SCRATCH, RECIPES
 from fastfashion.shards import PackedSet
 from fastfashion.sources import Source
 
+NAME = "fashion-product-images"
+PUBLISHED = read_published(NAME)
+CELLS = [cell.name for cell in PUBLISHED.cells]
+
+
+def asked(out: Path, **more: Any) -> ReproduceRequest:
+    return ReproduceRequest(**({"name": NAME, "shards": [Path("a")], "out": out} | more))
+
 
 def test_there_are_twelve_cells_and_any_of_them_can_be_chosen(tmp_path: Path) -> None:
-    sets = {"small": Path("a"), "full": Path("b")}
-    assert {(c.task, c.images, c.model) for c in cells(ReproduceRequest(out=tmp_path, sets=sets))} == set(PUBLISHED)
-    some = ReproduceRequest(out=tmp_path, sets={"small": Path("a")}, tasks=["season"], models=["resnet18"])
-    assert [(c.task, c.images, c.model) for c in cells(some)] == [("season", "small", "resnet18")]
+    assert len(set(CELLS)) == 12
+    assert [cell.name for cell in asked(tmp_path).cells({"small", "full"})] == CELLS
+    some = asked(tmp_path, tasks=["season"], models=["resnet18"])
+    assert [cell.name for cell in some.cells({"small"})] == [("season", "small", "resnet18")]
+
+
+def test_the_file_has_what_the_reference_project_publishes() -> None:
+    scores = {cell.name: cell.scores for cell in PUBLISHED.cells}
+    readme, notebook = (scores["masterCategory", "small", "efficientnet_b0"][source] for source in ("published", "notebook"))
+    assert (readme.accuracy, readme.macro_f1, notebook.accuracy, notebook.macro_f1) == (0.9712, 0.8264, 0.9902, 0.6889)
+    assert [name for name in CELLS if "notebook" not in scores[name]] == [("season", "full", each) for each in PUBLISHED.values("model")]
+    assert PUBLISHED.splits.keys() == set(PUBLISHED.values("task")) and PUBLISHED.images.keys() == set(PUBLISHED.values("images"))
+
+
+def test_every_file_of_published_results_can_be_read_and_another_name_is_refused() -> None:
+    assert NAME in published_names() and all(read_published(name).cells for name in published_names())
+    with pytest.raises(ConfigError, match=f"nothing: no published results of that name; expected one of .*{NAME}"):
+        read_published("nothing")
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"sets": {}}, "--small"),
+        ({"shards": []}, "Name a packed set of Fashion Product Images"),
+        ({"name": "nothing"}, "no published results"),
         ({"tasks": ["gender"]}, "--task gender: expected one of subCategory"),
         ({"models": ["vit"]}, "--model vit"),
         ({"recipe": "slow"}, "unknown recipe"),
@@ -42,11 +65,11 @@ def test_there_are_twelve_cells_and_any_of_them_can_be_chosen(tmp_path: Path) ->
 )
 def test_what_is_no_cell_is_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
-        ReproduceRequest(**({"out": tmp_path, "sets": {"small": Path("a")}} | settings))
+        asked(tmp_path, **settings)
 
 
 def test_the_reference_recipe_trains_as_long_as_the_reference_project_did() -> None:
-    assert {cell: reference_epochs(*cell[:2]) for cell in PUBLISHED if reference_epochs(*cell[:2]) != 10} == {
+    assert {cell.name: cell.epochs for cell in PUBLISHED.cells if cell.epochs != 10} == {
         ("season", "full", "resnet18"): 5,
         ("season", "full", "efficientnet_b0"): 5,
     }
@@ -61,7 +84,7 @@ def test_the_table_has_every_source_and_says_what_was_not_measured(tmp_path: Pat
     row = {"task": "season", "images": "full", "model": "resnet18", "ceiling": {"accuracy": None, "macro_f1": 0.75}}
     row |= {"published": {"accuracy": 0.8732, "macro_f1": 0.8653}, "notebook": {"accuracy": None, "macro_f1": None}}
     row |= {"reference": summary([0.95, 0.96, 0.94]), "stratified": None, "data": "other"}
-    write_tables(tmp_path, {"recipe": "fast", "rows": [row]})
+    write_tables(tmp_path, PUBLISHED, {"recipe": "fast", "rows": [row]})
     with (tmp_path / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["score"] for line in lines] == ["accuracy", "macro F1"]
@@ -84,36 +107,42 @@ def test_a_class_that_only_the_test_part_has_lowers_the_ceiling() -> None:
 
     tested = next(n for n in range(40, 100) if n - 1 in split_rows(*lone(n), "season", "reference").test)
     trained = next(n for n in range(40, 100) if n - 1 in split_rows(*lone(n), "season", "reference").train)
-    assert ceiling(*lone(tested), "season") == pytest.approx(2 / 3)
-    assert ceiling(*lone(trained), "season") == 1
+    assert ceiling(*lone(tested), "season", "reference") == pytest.approx(2 / 3)
+    assert ceiling(*lone(trained), "season", "reference") == 1
 
 
 def test_the_ceiling_of_the_real_split_is_six_sevenths(real_source: Source, real_styles: Styles) -> None:
     """Its only Home image is in the test part."""
     table = real_styles.table[real_styles.table["id"].isin(real_source.images.keys())].reset_index(drop=True)
     vocab = Vocab.of_table(table)
-    assert ceiling(table, vocab, "masterCategory") == pytest.approx(6 / 7)
-    assert ceiling(table, vocab, "season") == 1
+    assert ceiling(table, vocab, "masterCategory", "reference") == pytest.approx(6 / 7)
+    assert ceiling(table, vocab, "season", "reference") == 1
 
 
 def test_the_published_splits_are_those_of_the_real_table(real_source: Source, real_styles: Styles, tmp_path: Path) -> None:
     """The hashes were made by the reference project's own code; one row fewer is other data."""
     table = real_styles.table[real_styles.table["id"].isin(real_source.images.keys())].reset_index(drop=True)
     packed = PackedSet(path=tmp_path, table=table, vocab=Vocab.of_table(table), resolutions=())
-    assert other_data(packed, TASKS) == ""
+    assert PUBLISHED.difference(packed, PUBLISHED.values("task")) == ""
     less = PackedSet(path=tmp_path, table=table.iloc[1:].reset_index(drop=True), vocab=packed.vocab, resolutions=())
-    assert "the train part of its subCategory split has 31,092 rows".replace(",", "") in other_data(less, TASKS)
+    assert "the train part of its subCategory split has 31092 rows" in PUBLISHED.difference(less, PUBLISHED.values("task"))
+
+
+@pytest.mark.parametrize(("height_px", "images"), [(80, "small"), (60, "small"), (2400, "full"), (1000, "full")])
+def test_the_size_of_a_sets_images_is_the_nearest_published_one(height_px: int, images: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"id": ["1", "2", "3"], "height": [height_px, height_px, 5], "season": "Summer", "recovered": False})
+    assert PUBLISHED.images_of(PackedSet(path=tmp_path, table=table, vocab=Vocab.of_table(table, ["season"]), resolutions=())) == images
 
 
 def test_a_folder_of_an_older_version_takes_up_with_the_settings_it_was_begun_with(tmp_path: Path) -> None:
     before = {"heads": "all", "train_options": ["--no-pretrained", "--nproc", "2", "--set", "data.size=64", "--epochs", "3"]}
     before |= {"settings": RECIPES["fast"], "from_scratch": FROM_SCRATCH["fast"], "ids_sha256": {}}
     now = {"data.size": "64", "train.epochs": "3", "model.pretrained": False}
-    request = ReproduceRequest(out=tmp_path, sets={"small": Path("a")}, settings=now)
+    request = asked(tmp_path, settings=now)
     for heads, config, refused in (
         ("all", request.config(), ""),
         ("", request.config(), "labels of a model: all there, its own now"),
-        ("all", ReproduceRequest(out=tmp_path, sets={"small": Path("a")}, settings=now | {"train.epochs": 4}).config(), "3 there, 4 now"),
+        ("all", asked(tmp_path, settings=now | {"train.epochs": 4}).config(), "3 there, 4 now"),
     ):
         (tmp_path / "fast.json").write_text(json.dumps(before))
         if refused:
@@ -147,15 +176,15 @@ def test_a_cell_is_trained_and_tested_once_and_stands_among_the_twelve(packed_sm
     with pytest.raises(ConfigError, match="begun with other small images"):
         settings = {"model.pretrained": False, "train.epochs": 1, "train.batch_size": 16, "data.size": "32x32"}
         rest: dict[str, Any] = {"heads": "all", "settings": settings, "any_set": True}
-        run_cells(ReproduceRequest(out=tmp_path / "out", sets={"small": tmp_path / "other"}, **rest))
+        run_cells(asked(tmp_path / "out", shards=[tmp_path / "other"], **rest))
     (run,) = (tmp_path / "out/runs").iterdir()
     report = json.loads((run / "report.json").read_text())
     assert set(report["tasks"]) == {"masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage"}
     assert report["split"]["by"] == ["season"]
-    assert [(row["task"], row["images"], row["model"]) for row in results[0]] == list(PUBLISHED)
+    assert [(row["task"], row["images"], row["model"]) for row in results[0]] == CELLS
     done = {number: row for number, row in enumerate(results[0]) if row["reference"] or row["stratified"]}
     ((number, row),) = done.items()
-    assert list(PUBLISHED)[number] == ("season", "small", "resnet18") and row["stratified"] is None
+    assert CELLS[number] == ("season", "small", "resnet18") and row["stratified"] is None
     ours = row["reference"]
     assert ours["starts"][0]["command"].startswith("fastfashion train")
     assert ours["accuracy"]["seeds"] == [report["tasks"]["season"]["accuracy"]]

@@ -19,7 +19,7 @@ NEEDED = {
     "sources/synth_kinds.csv",
     "sources/synth_drawings.txt",
 }
-NEEDED |= {"cli/__init__.py", "serve/page.css", "serve/page.jinja", "export/card.md.jinja", "export/space_app.py", "api.py"}
+NEEDED |= {"evaluate/published/fashion-product-images.toml", "cli/__init__.py", "serve/page.css", "serve/page.jinja", "export/card.md.jinja", "export/space_app.py", "api.py"}
 
 
 def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +57,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_files_of_the_package_are_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        names = {name.removeprefix("fastfashion/") for name in archive.namelist() if name.startswith("fastfashion/")}
+        everything = archive.namelist()
+        assert {name.split("/")[0].split("-")[0] for name in everything} == {"fastfashion"}  # no benchmark, no test
+        names = {name.removeprefix("fastfashion/") for name in everything if name.startswith("fastfashion/")}
         metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
     files = [path for path in (ROOT / "fastfashion").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     here = {path.relative_to(ROOT / "fastfashion").as_posix() for path in files if path.suffix not in (".c", ".so")}

@@ -31,7 +31,7 @@ import sys
 words = " ".join(sys.argv[1:]).replace("=", " ").split()
 if not words or {"-h", "--help"} & set(words):
     sys.exit()
-modules = "torch timm cv2 simplejpeg PIL numpy pandas pyarrow sklearn safetensors tensorboard tqdm".split()
+modules = "torch timm cv2 simplejpeg PIL numpy pandas pyarrow safetensors tensorboard tqdm".split()
 if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
     sys.exit(f"gpu_check: {sys.executable} has no {', '.join(missing)}: make install, or pip install -e . in this checkout")
 from fastfashion.load.crops import is_native

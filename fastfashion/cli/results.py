@@ -94,17 +94,17 @@ def reproduce(
     What is done stays done: the same command goes on.
     """
     from fastfashion.config import ALL, parse_settings
-    from fastfashion.evaluate.reference import MODELS, TASKS
-    from fastfashion.evaluate.reproduce import PROTOCOLS, ReproduceRequest
+    from fastfashion.evaluate.reproduce import ReproduceRequest
     from fastfashion.evaluate.reproduce import reproduce as run_cells
 
     flags = {"model.pretrained": None if pretrained else False, "train.epochs": epochs}
     request = ReproduceRequest(
+        name="fashion-product-images",
+        shards=[path for path in (small, full) if path is not None],
         out=out,
-        sets={name: path for name, path in (("small", small), ("full", full)) if path is not None},
-        tasks=parse_tasks(task) or TASKS,
-        models=model or MODELS,
-        protocols=protocol or PROTOCOLS,
+        tasks=parse_tasks(task),
+        models=model or (),
+        protocols=protocol or (),
         recipe=recipe_name,
         heads=ALL if all_heads and recipe_name != "reference" else "",
         seeds=seeds,

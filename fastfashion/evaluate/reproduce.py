@@ -1,8 +1,8 @@
-"""The reference project's twelve cells, trained and tested here: one table, one image.
+"""Published results, trained and tested here: one table, one plot.
 
-cells ─► a run each, on the reference split and on the leak-free one ─► reports ─► table.md, table.csv, table.json, table.png
+cells ─► a run each, on the published split and on the leak-free one ─► reports ─► table.md, table.csv, table.json, table.png
 
-Every run is a `fastfashion train` and a `fastfashion evaluate` of its own: what is done stays done, and the same command goes on.
+Every run is a `fastfashion train` and a `fastfashion evaluate` of its own. A run that is done is not repeated: the same command resumes.
 """
 
 import json
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,9 @@ from fastfashion.catalog import Vocab, split_rows
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, TrainingError
-from fastfashion.evaluate.reference import IMAGES, MODELS, PUBLISHED, TASKS, reference_epochs
-from fastfashion.evaluate.reproduce_folder import check_data, check_folder
+from fastfashion.evaluate.published import Cell, Published, Score, read_published
+from fastfashion.evaluate.reproduce_folder import check_folder
+from fastfashion.evaluate.reproduce_plot import plot_cells
 from fastfashion.files import publish, publish_json
 from fastfashion.runs.opened import REPORT, read_metrics
 from fastfashion.shards import PackedSet, open_packed_set
@@ -31,20 +33,21 @@ from fastfashion.tables import table_text
 if TYPE_CHECKING:
     import pandas as pd
 
-PROTOCOLS = ("reference", "stratified")
+LEAK_FREE = "stratified"  # the other split that every cell is tried on
 SCORES = ("accuracy", "macro_f1")
 OTHER = "other"  # data that the published values are not of
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceRequest:
-    """Which cells, with what. Raises ConfigError where none is left."""
+    """Which published results, with what. Raises ConfigError for what there is not."""
 
+    name: str  # of the published results
+    shards: Sequence[Path]  # packed sets of the data that they are of: one, or one for each size of its images
     out: Path
-    sets: Mapping[str, Path]  # "small" or "full" -> packed set
-    tasks: Sequence[str] = TASKS
-    models: Sequence[str] = MODELS
-    protocols: Sequence[str] = PROTOCOLS
+    tasks: Sequence[str] = ()  # of tasks, models and protocols none: all
+    models: Sequence[str] = ()
+    protocols: Sequence[str] = ()
     recipe: str = "fast"
     heads: str = ""  # ALL: every cell's model learns all labels; "": it learns its own alone
     seeds: int = 1
@@ -54,89 +57,93 @@ class ReproduceRequest:
 
     def __post_init__(self) -> None:
         self.config()  # raises where there is no such recipe or setting
-        chosen = (("task", self.tasks, TASKS), ("model", self.models, MODELS), ("protocol", self.protocols, PROTOCOLS))
-        for what, values, known in chosen:
-            if unknown := [value for value in values if value not in known]:
-                raise ConfigError(f"--{what} {unknown[0]}: expected one of {', '.join(known)}")
-        if not self.sets:
-            raise ConfigError("which images? Name a packed set with --small, --full, or both")
+        known = {"task": self.published.values("task"), "model": self.published.values("model"), "protocol": self.all_protocols}
+        for what, values in (("task", self.tasks), ("model", self.models), ("protocol", self.protocols)):
+            if unknown := [value for value in values if value not in known[what]]:
+                raise ConfigError(f"--{what} {unknown[0]}: expected one of {', '.join(known[what])}")
+        if not self.shards:
+            raise ConfigError(f"which images? Name a packed set of {self.published.data}")
         if self.seeds < 1:
             raise ConfigError(f"--seeds: expected 1 or more, found {self.seeds}")
 
+    @cached_property
+    def published(self) -> Published:
+        return read_published(self.name)
+
+    @property
+    def all_protocols(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.published.protocol, LEAK_FREE)))
+
     def config(self) -> RunConfig:
-        """What the settings of all runs come to, whatever the order in which they were given."""
+        """The settings of all runs, whatever the order in which they were given."""
         return RunConfig(data=DataConfig(shards="")).with_recipe(self.recipe, self.settings)
 
+    def open_sets(self) -> dict[str, PackedSet]:
+        """By the size of their images, as the published results name it."""
+        sets: dict[str, PackedSet] = {}
+        for path in self.shards:
+            packed = open_packed_set(path)
+            images = self.published.images_of(packed)
+            if images in sets:
+                raise ConfigError(f"{path}: has {images} images, as {sets[images].path} has; expected one set of each size")
+            sets[images] = packed
+        return sets
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One of the twelve."""
-
-    task: str
-    images: str
-    model: str
-
-
-def cells(request: ReproduceRequest) -> list[Cell]:
-    """Those that are asked for, in the order of the reference project's table."""
-    wanted = ((task, images, model) for task in TASKS for images in IMAGES for model in MODELS)
-    return [
-        Cell(task=task, images=images, model=model)
-        for task, images, model in wanted
-        if task in request.tasks and images in request.sets and model in request.models
-    ]
+    def cells(self, images: Collection[str]) -> list[Cell]:
+        """The chosen ones among the published cells of these images."""
+        wanted = {"task": self.tasks, "model": self.models, "images": images}
+        return [cell for cell in self.published.cells if all(not some or getattr(cell, what) in some for what, some in wanted.items())]
 
 
 def reproduce(request: ReproduceRequest) -> dict[str, Any]:
-    """Train and test what is not done yet, and write the table after each run: twelve cells, with all the folder has of this recipe.
+    """Train and test what is not done yet, and write the table after each run: all published cells, with all the folder has of this recipe.
 
-    Returns `{"recipe", "command", "rows": [{"task", "images", "model", "published", "notebook", "ceiling", "reference", "stratified"}]}`,
-    the last two with the scores of each seed and how they were made, or None where not measured; `data` is "published", "other" where
-    the set is not the one that the published values are of, or None where there is no set. Raises TrainingError where a run fails,
-    ConfigError where the folder was begun with other settings or images, and for other data without `any_set`.
+    Returns `{"recipe", "command", "rows": [{"task", "images", "model", "ceiling", "data", …}]}`, each row with a key for each source of
+    published scores and for each protocol. A protocol has the scores of each seed and how they were made, or None where not measured;
+    `data` is "published", "other" where the set is not the one that the published values are of, or None where there is no set. Raises
+    TrainingError where a run fails, ConfigError where the folder was begun with other settings or images, and for other data without
+    `any_set`.
     """
-    sets = {images: open_packed_set(path) for images, path in request.sets.items()}
-    other = check_data(sets, request.tasks, request.any_set)
+    sets = request.open_sets()
+    other = request.published.other_data(sets, request.tasks or request.published.values("task"), request.any_set)
     check_folder(request.out / f"{request.recipe}.json", request.heads, request.config(), sets)
-    for cell in cells(request):
-        for protocol in (each for each in PROTOCOLS if each in request.protocols):
+    for cell in request.cells(sets):
+        for protocol in request.protocols or request.all_protocols:
             for seed in range(request.seeds):
-                if _run(request, cell, protocol, seed):
-                    write_tables(request.out, _result(request, sets, other))
+                if _run(request, cell, sets[cell.images], protocol, seed):
+                    write_tables(request.out, request.published, _result(request, sets, other))
     result = _result(request, sets, other)
-    write_tables(request.out, result)
+    write_tables(request.out, request.published, result)
     return result
 
 
 def _result(request: ReproduceRequest, sets: Mapping[str, PackedSet], other: Collection[str]) -> dict[str, Any]:
-    rows = [_row(request, Cell(task=task, images=images, model=model), sets.get(images)) for task, images, model in PUBLISHED]
+    rows = [_row(request, cell, sets.get(cell.images)) for cell in request.published.cells]
     for row in rows:
         row["data"] = None if row["images"] not in sets else OTHER if row["images"] in other else "published"
     return {"recipe": request.recipe, "command": "fastfashion " + shlex.join(sys.argv[1:]), "rows": rows}
 
 
 def _row(request: ReproduceRequest, cell: Cell, packed: PackedSet | None) -> dict[str, Any]:
-    published = PUBLISHED[cell.task, cell.images, cell.model]
+    published = request.published
     has_task = packed is not None and cell.task in packed.vocab.classes
-    row: dict[str, Any] = {
-        "task": cell.task,
-        "images": cell.images,
-        "model": cell.model,
-        "published": {"accuracy": published.accuracy, "macro_f1": published.macro_f1},
-        "notebook": {"accuracy": published.notebook_accuracy, "macro_f1": published.notebook_macro_f1},
-        "ceiling": {"accuracy": None, "macro_f1": ceiling(packed.table, packed.vocab, cell.task) if packed and has_task else None},
-    }
-    for protocol in PROTOCOLS:
+    highest = ceiling(packed.table, packed.vocab, cell.task, published.protocol) if packed and has_task else None
+    row: dict[str, Any] = {"task": cell.task, "images": cell.images, "model": cell.model}
+    for source in published.sources:
+        score = cell.scores.get(source, Score())
+        row[source] = {"accuracy": score.accuracy, "macro_f1": score.macro_f1}
+    row["ceiling"] = {"accuracy": None, "macro_f1": highest}
+    for protocol in request.all_protocols:
         done = (path.parent for path in (request.out / "runs").glob(f"{_name(request, cell, protocol)}-seed*/{REPORT}"))
         runs = sorted(done, key=lambda run: int(run.name.rpartition("-seed")[2]))
         row[protocol] = _summary(runs, cell.task) if runs else None
     return row
 
 
-def ceiling(table: "pd.DataFrame", vocab: Vocab, task: str) -> float:
-    """Highest macro F1 that any model can reach on the reference split's test part: classes that do not stand in training score 0."""
+def ceiling(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str) -> float:
+    """Highest macro F1 that any model can reach on a split's test part: a class that is not in training scores 0."""
     codes = vocab.codes(table, [task])[:, 0]
-    split = split_rows(table, vocab, task, "reference")
+    split = split_rows(table, vocab, task, protocol)
     tested = np.unique(codes[split.test])
     return float(np.isin(tested, codes[split.train]).mean())
 
@@ -145,19 +152,19 @@ def _name(request: ReproduceRequest, cell: Cell, protocol: str) -> str:
     return f"{cell.task}-{cell.images}-{cell.model}-{request.recipe}-{protocol}"
 
 
-def _run(request: ReproduceRequest, cell: Cell, protocol: str, seed: int) -> bool:
+def _run(request: ReproduceRequest, cell: Cell, packed: PackedSet, protocol: str, seed: int) -> bool:
     """Train and test a run of a cell; False where that was done before."""
     run = request.out / "runs" / f"{_name(request, cell, protocol)}-seed{seed}"
     if (run / REPORT).is_file():
         return False
-    options = ["--shards", str(request.sets[cell.images]), "--task", request.heads or cell.task, "--split-by", cell.task]
+    options = ["--shards", str(packed.path), "--task", request.heads or cell.task, "--split-by", cell.task]
     options += ["--protocol", protocol, "--model", cell.model, "--recipe", request.recipe, "--seed", str(seed)]
-    if request.recipe == "reference" and "train.epochs" not in request.settings:
-        options += ["--epochs", str(reference_epochs(cell.task, cell.images))]
+    if request.recipe == request.published.recipe and "train.epochs" not in request.settings:
+        options += ["--epochs", str(cell.epochs)]
     options += [] if request.nproc is None else ["--nproc", str(request.nproc)]
     options += [text for key, value in request.settings.items() for text in ("--set", f"{key}={value}")]
     _call(["train", *options, "--out", str(run.parent), "--name", run.name])
-    _call(["evaluate", str(run), "--shards", str(request.sets[cell.images])])
+    _call(["evaluate", str(run), "--shards", str(packed.path)])
     return True
 
 
@@ -165,9 +172,7 @@ def _call(arguments: Sequence[str]) -> None:
     print(f"fastfashion {shlex.join(arguments)}", file=sys.stderr)
     status = subprocess.run([sys.executable, "-m", "fastfashion", *arguments], stdout=subprocess.DEVNULL, check=False).returncode
     if status:
-        raise TrainingError(
-            f"fastfashion {shlex.join(arguments)}: ended with {status}; the same reproduce command goes on after it is cured"
-        )
+        raise TrainingError(f"fastfashion {shlex.join(arguments)}: ended with {status}; cure that, and the same reproduce command resumes")
 
 
 def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
@@ -194,33 +199,29 @@ def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
     }
 
 
-def write_tables(out: Path, result: Mapping[str, Any]) -> None:
-    """table.json, table.csv, table.md and table.png."""
-    from fastfashion.evaluate.reproduce_plot import plot_cells
-
+def write_tables(out: Path, published: Published, result: Mapping[str, Any]) -> None:
+    """table.json, table.csv, table.md and table.png of the rows of `reproduce`."""
     out.mkdir(parents=True, exist_ok=True)
     publish_json(out / "table.json", result)
-    lines = list(_lines(result))
-    publish_csv(out / "table.csv", HEADER, lines)
-    text = table_text(HEADER, lines, markdown=True) + "\n"
+    header = ["task", "images", "model", "score", *published.sources.values(), "ours", "95 % interval", "first weights", "ceiling"]
+    header += ["leak-free split", "data"]
+    lines = list(_lines(published, result["rows"]))
+    publish_csv(out / "table.csv", header, lines)
+    text = table_text(header, lines, markdown=True) + "\n"
     if other := sorted({row["images"] for row in result["rows"] if row["data"] == OTHER}):
         text += f"\nThe {' and '.join(other)} images are not those that the published values are of: do not compare them.\n"
     publish(out / "table.md", lambda beside: beside.write_text(text, encoding="utf-8"))
-    plot_cells(out / "table.png", result["rows"])
+    plot_cells(out / "table.png", result["rows"], published.sources, {published.protocol: "", LEAK_FREE: ", leak-free split"})
 
 
-HEADER = ["task", "images", "model", "score", "reference README", "notebook", "ours", "95 % interval", "first weights", "ceiling"]
-HEADER += ["leak-free split", "data"]
-
-
-def _lines(result: Mapping[str, Any]) -> Iterator[list[str]]:
-    for row in result["rows"]:
+def _lines(published: Published, rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    for row in rows:
         for score in SCORES:
-            ours, leak_free = row["reference"], row["stratified"]
+            ours, leak_free = row[published.protocol], row[LEAK_FREE]
             yield [
                 *(row[key] for key in ("task", "images", "model")),
                 score.replace("_f1", " F1"),
-                *(_number(row[source][score]) for source in ("published", "notebook")),
+                *(_number(row[source][score]) for source in published.sources),
                 _seeds(ours, score),
                 "–".join(_number(end) for end in ours[score]["interval"]) if ours else "not measured",
                 ours["first_weights"] if ours else "",

@@ -1,20 +1,16 @@
-"""What must be the same for results to be in one table: the settings of its runs, their images, and the data that the published values
-are of."""
+"""What must be the same for results to be in one table: the settings of their runs, and their images."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastfashion.catalog import ids_hash, split_rows
+from fastfashion.catalog import ids_hash
 from fastfashion.config import DataConfig, RunConfig, Size, parse_settings
-from fastfashion.errors import ConfigError, FastfashionError
-from fastfashion.evaluate.reference import SPLIT_HASHES
+from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
 from fastfashion.runs.folder import changes, changes_that_count
 from fastfashion.shards import PackedSet
-
-DIGITS = 16  # of a hash, as the reference's are given
 
 
 def check_folder(path: Path, heads: str, config: RunConfig, sets: Mapping[str, PackedSet]) -> None:
@@ -65,30 +61,3 @@ def _settings_of(options: Sequence[str]) -> Iterator[tuple[str, Any]]:
             yield from parse_settings([next(left)]).items()
         else:  # --nproc: other processes take the same steps
             next(left, None)
-
-
-def other_data(packed: PackedSet, tasks: Sequence[str]) -> str:
-    """What of a set is not the data that the published values are of: the first part of a split that differs, in words; "" if none does."""
-    ids = packed.table["id"]
-    for task in tasks:
-        try:
-            split = split_rows(packed.table, packed.vocab, task, "reference")
-        except FastfashionError as error:
-            return str(error)
-        for (part, rows), expected in zip(split.parts().items(), SPLIT_HASHES[task], strict=True):
-            found = ids_hash(ids.iloc[rows].tolist())[:DIGITS]
-            if found != expected:
-                return f"the {part} part of its {task} split has {len(rows)} rows of hash {found}, expected {expected}"
-    return ""
-
-
-def check_data(sets: Mapping[str, PackedSet], tasks: Sequence[str], any_set: bool) -> frozenset[str]:
-    """Which of the sets hold other data than the published values are of; raises ConfigError for one, unless `any_set`."""
-    differ = {name: reason for name, packed in sets.items() if (reason := other_data(packed, tasks))}
-    for name, reason in differ.items():
-        if not any_set:
-            raise ConfigError(
-                f"{sets[name].path}: not the data that the published values are of ({reason}); they are of Fashion Product Images, all "
-                f"44,441 of them: fastfashion download {name}. With --any-set it runs all the same, and the table says so"
-            )
-    return frozenset(differ)

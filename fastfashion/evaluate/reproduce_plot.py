@@ -1,7 +1,8 @@
-"""The image of the twelve cells."""
+"""The plot of published results beside ours."""
 
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ from fastfashion.evaluate.plots import FAINT, INK, LIGHT, MUTED, TASK_COLORS
 from fastfashion.files import publish
 
 
-def plot_cells(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw a line a cell, accuracy left and macro F1 right: published values, ours with interval, the ceiling, the leak-free split.
+def plot_cells(path: Path, rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str], protocols: Mapping[str, str]) -> None:
+    """Draw a line a cell, accuracy left and macro F1 right: published values, ours with interval by protocol, the ceiling.
 
-    rows: those of `reproduce`, at least one.
+    rows: those of `reproduce`, at least one; sources, protocols: the keys of published scores and of ours, with their names in the legend.
     """
     from matplotlib.figure import Figure
 
@@ -21,7 +22,7 @@ def plot_cells(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, score, title in zip(panels, ("accuracy", "macro_f1"), ("accuracy", "macro F1"), strict=True):
         for place, row in enumerate(rows):
-            _draw_cell(axes, place, row, score)
+            _draw_cell(axes, place, row, score, sources, protocols)
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=9)
@@ -41,16 +42,16 @@ def _name(row: Mapping[str, Any]) -> str:
     return f"{row['task']}, {row['images']}, {row['model']}{other}"
 
 
-def _draw_cell(axes: Any, place: int, row: Mapping[str, Any], score: str) -> None:
-    for source, marker, label in (("published", "D", "reference README"), ("notebook", "o", "reference notebook")):
+def _draw_cell(axes: Any, place: int, row: Mapping[str, Any], score: str, sources: Mapping[str, str], protocols: Mapping[str, str]) -> None:
+    for (source, label), marker in zip(sources.items(), cycle("Dos^"), strict=False):
         if row[source][score] is not None:
             axes.plot(row[source][score], place, marker, color=MUTED, markerfacecolor="white", markersize=6, label=label, zorder=2)
     if row["ceiling"][score] is not None and row["ceiling"][score] < 1:
         axes.plot([row["ceiling"][score]] * 2, [place - 0.35, place + 0.35], color=INK, linewidth=2, label="ceiling of the split")
-    kinds = (("reference", 0.0, TASK_COLORS[0], "ours, 95 % interval"), ("stratified", 0.22, TASK_COLORS[1], "ours, leak-free split"))
-    for protocol, drop, color, label in kinds:
+    for number, (protocol, name) in enumerate(protocols.items()):
         if row[protocol] is None:
             continue
+        drop, color, label = 0.22 * number, TASK_COLORS[number], f"ours{name}, 95 % interval"
         low, high = row[protocol][score]["interval"]
         axes.plot([low, high], [place + drop] * 2, color=color, linewidth=1.6, alpha=0.6, zorder=3)
         axes.plot(statistics.fmean(row[protocol][score]["seeds"]), place + drop, "o", color=color, markersize=6, label=label, zorder=4)
