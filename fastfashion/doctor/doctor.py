@@ -1,4 +1,4 @@
-"""What this machine has, and what to do about what it has not.
+"""What this machine has, and what to do about each gap.
 
 probes (doctor/probe.py), measurements ─► facts ─► judge ─► Finding, Finding, …
 """
@@ -10,24 +10,25 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fastfashion.dist import cores_per_process
-from fastfashion.doctor.judge import Finding, judge
+from fastfashion.doctor.judge import Finding, State, judge
 from fastfashion.tables import table_text
 from fastfashion.words import counted
 
 LOCAL_S, REMOTE_S = 300.0, 60.0  # after which a probe counts as hanging
 SAMPLE_BYTES = 64 << 20  # written and read again
 SPARE_BYTES = 1 << 30  # with less room than that the disk is left alone
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, MEMORY = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """`facts` are the values that the findings speak of, by probe."""
+    """`facts` are the values behind the findings, by probe."""
 
     findings: list[Finding]
     facts: dict[str, Any]
@@ -35,24 +36,26 @@ class Report:
     @property
     def works(self) -> bool:
         """Whether all that was promised can work here, if slower or with a way around."""
-        return all(finding.state != "broken" for finding in self.findings)
+        return all(finding.state != State.BROKEN for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
         return {"works": self.works, "findings": [asdict(finding) for finding in self.findings], "facts": self.facts}
 
 
 def examine(folder: Path) -> Report:
-    """Look at this machine, at the disk that `folder` is on, and at what it reaches; takes some seconds."""
+    """Examine this machine, the disk that `folder` is on, and what can be reached from here; takes some seconds."""
     remote = [Probe("kaggle"), Probe("hub")]
     facts: dict[str, Any] = {"machine": machine(), "disk": disk(folder), "data": data_here()}
     local = [Probe("gpu", "threads"), Probe("dali")]  # after the disk was measured: importing torch reads a lot
-    for probe, limit_s in [*((probe, LOCAL_S) for probe in local), *((probe, REMOTE_S) for probe in remote)]:
-        facts |= probe.collect(limit_s)
+    for probe in local:
+        facts |= probe.collect(LOCAL_S)
+    for probe in remote:
+        facts |= probe.collect(REMOTE_S)
     return Report(findings=judge(facts), facts=facts)
 
 
 class Probe:
-    """Some of doctor_probe's functions, on their way in a process of their own."""
+    """Some of the functions of doctor/probe.py, started in one process."""
 
     def __init__(self, *names: str) -> None:
         self._names = names
@@ -62,7 +65,7 @@ class Probe:
         )
 
     def collect(self, limit_s: float) -> dict[str, Any]:
-        """What each of its names found, by name; {"error": …} for those that the process did not live to tell of, or was too slow for."""
+        """What each function found, by name; {"error": …} for those that the process died before, or was too slow for."""
         late = False
         try:
             out, said = self._process.communicate(timeout=limit_s)
@@ -92,11 +95,8 @@ def machine() -> dict[str, Any]:
 
 
 def _memory() -> tuple[int, int]:
-    """Bytes in all, and that programs can still get."""
-    kib = {}
-    for line in _text(Path("/proc/meminfo")).splitlines():
-        name, _, value = line.partition(":")
-        kib[name] = int(value.split()[0])
+    """Bytes in all, and those that programs can still allocate."""
+    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in _text(MEMORY).splitlines())}
     if "MemTotal" in kib:
         return kib["MemTotal"] << 10, kib.get("MemAvailable", kib["MemTotal"]) << 10
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # macOS does not say what is available
@@ -118,27 +118,26 @@ def _number(path: Path) -> int | None:
 def disk(folder: Path) -> dict[str, Any]:
     """Room and speed of a folder's disk, in bytes a second: 64 MiB written to the disk itself and read back from it."""
     found: dict[str, Any] = {"free_bytes": None, "write_bytes_per_s": None, "read_bytes_per_s": None}
-    sample = folder / f".fastfashion-doctor-{os.getpid()}"
+    sample, data = folder / f".fastfashion-doctor-{os.getpid()}", os.urandom(SAMPLE_BYTES)
     try:
         found["free_bytes"] = shutil.disk_usage(folder).free
-        if found["free_bytes"] > SPARE_BYTES:
-            data = os.urandom(SAMPLE_BYTES)
-            started = time.perf_counter()
-            with sample.open("wb", buffering=0) as file:
-                file.write(data)
-                os.fsync(file.fileno())
-                found["write_bytes_per_s"] = round(SAMPLE_BYTES / (time.perf_counter() - started))
-                if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # else memory would be measured
-            started = time.perf_counter()
-            if sample.read_bytes() != data:
-                return found | {"error": f"{folder}: what was written is not what is read"}
-            found["read_bytes_per_s"] = round(SAMPLE_BYTES / (time.perf_counter() - started))
+        if found["free_bytes"] <= SPARE_BYTES:
+            return found
+        started = time.perf_counter()
+        with sample.open("wb", buffering=0) as file:
+            file.write(data)
+            os.fsync(file.fileno())
+            found["write_bytes_per_s"] = round(SAMPLE_BYTES / (time.perf_counter() - started))
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # else memory would be measured
+        started = time.perf_counter()
+        if sample.read_bytes() != data:
+            return found | {"error": f"{folder}: what was read is not what was written"}
+        return found | {"read_bytes_per_s": round(SAMPLE_BYTES / (time.perf_counter() - started))}
     except OSError as error:
         return found | {"error": f"{folder}: {error.strerror or error}"}
     finally:
         sample.unlink(missing_ok=True)
-    return found
 
 
 def data_here() -> dict[str, Any]:
@@ -156,9 +155,9 @@ def report_text(report: Report) -> str:
         rows.append([finding.state, finding.name, finding.found])
         if finding.advice:
             rows.append(["", "", f"-> {finding.advice}"])
-    counts = {state: sum(finding.state == state for finding in report.findings) for state in ("broken", "gap")}
-    if counts["broken"]:
-        end = f"{counted(counts['broken'], 'fault')} above must be fixed before everything works here"
+    counts = Counter(finding.state for finding in report.findings)
+    if counts[State.BROKEN]:
+        end = f"{counted(counts[State.BROKEN], 'fault')} above must be fixed before everything works here"
     else:
-        end = "all that fastfashion does works here" + (f", with {counted(counts['gap'], 'gap')}" if counts["gap"] else "")
+        end = "all that fastfashion does works here" + (f", with {counted(counts[State.GAP], 'gap')}" if counts[State.GAP] else "")
     return "\n".join([table_text(["", "", ""], rows, left=(0, 1, 2)), "", end])

@@ -1,9 +1,8 @@
-"""What `fastfashion doctor` tries, in processes of their own: a driver that crashes, or a server that is silent, ends a probe alone.
+"""What `fastfashion doctor` tries in other processes, so that a driver that crashes or a silent server ends one probe alone.
 
 python -m fastfashion.doctor.probe NAME… ─► one line of JSON each: {"name": …, and what was found, or "error": why not}
 """
 
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,11 @@ def _driver() -> dict[str, Any]:
     import ctypes
 
     found: dict[str, Any] = {"driver": None, "driver_cuda": None, "driver_gpus": []}
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         version = ctypes.c_int()
         if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) == 0:
             found["driver_cuda"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+    with suppress(OSError, subprocess.TimeoutExpired):
         command = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
         lines = [line.partition(", ") for line in done.stdout.splitlines() if ", " in line] if done.returncode == 0 else []
@@ -90,18 +90,14 @@ def _load(backend: str) -> dict[str, Any]:
         images = packed.open("full")
         plan = Plan(rows=np.arange(64), heights_px=images.height_px, widths_px=images.width_px, batch_size=32, augment=None)
         labels = packed.vocab.codes(packed.table, ["subCategory"])
-        loader = open_loader(
-            LoaderSpec(images=images, plan=plan, labels=labels, size=Size(80, 64), device=device, backend=backend, on_bad="skip")
-        )
-        try:
+        spec = LoaderSpec(images=images, plan=plan, labels=labels, size=Size(80, 64), device=device, backend=backend, on_bad="skip")
+        with closing(open_loader(spec)) as loader:
             num_images = sum(int((batch.rows >= 0).sum()) for batch in loader.steps(0))
-        finally:
-            loader.close()
     return {"num_images": num_images, "device": device.type}
 
 
 def kaggle() -> dict[str, Any]:
-    """Whether Kaggle hands out the small set, with the credentials that are found here."""
+    """Whether Kaggle gives the small set, with the credentials that are found here."""
     from fastfashion.sources.download import SETS
     from fastfashion.sources.kaggle_api import CutError, credentials, open_archive
 
@@ -115,7 +111,7 @@ def kaggle() -> dict[str, Any]:
 
 
 def hub() -> dict[str, Any]:
-    """Whether the first weights are here already, and whether the Hub hands them out."""
+    """Whether the first weights are here already, and whether the Hub has them."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
     cached = isinstance(try_to_load_from_cache(HUB_MODEL, "model.safetensors"), str)
@@ -124,7 +120,7 @@ def hub() -> dict[str, Any]:
 
 
 def _attempt(what: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What it returns; or why it failed, of which the user is told."""
+    """What it returns, or {"error": why it failed}."""
     try:
         return what()
     except Exception as error:
