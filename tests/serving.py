@@ -3,11 +3,11 @@
 import os
 import re
 import subprocess
-import sys
-import threading
+import time
 from pathlib import Path
 
 import torch
+import workers
 
 from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size
 from fastfashion.files import publish_json
@@ -39,30 +39,22 @@ def make_run(folder: Path, shards: Path, *, size: str = "64x48", model: str = "r
 
 
 class ServedRun:
-    """`fastfashion serve` on a free port of this machine."""
+    """`fastfashion serve` on a free port of this machine, forked from the warm server."""
 
     def __init__(self, run: Path, *options: str, timeout_s: float = 900) -> None:
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "fastfashion", "serve", str(run), "--port", "0", *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
-        self.said: list[str] = []
-        self._up = threading.Event()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self._up.wait(timeout_s)
-        found = re.search(r"(http://\S+/) answers", "".join(self.said))
-        if not found:
-            self.close()
-        assert found, "".join(self.said)
+        self.process = workers.begin("serve", run, "--port", "0", *options, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        deadline = time.monotonic() + timeout_s
+        while not (found := re.search(r"(http://\S+/) answers; ", self.said)):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.close()
+                raise AssertionError(self.said)
+            time.sleep(0.02)
         self.url = found[1]
 
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.said.append(line)
-            if " answers; " in line:
-                self._up.set()
-        self._up.set()
+    @property
+    def said(self) -> str:
+        """All that it has printed for people."""
+        return self.process.stderr
 
     def close(self) -> None:
         self.process.terminate()

@@ -71,9 +71,9 @@ def trains_or_says_why(name: str, size: Size) -> None:
         assert refused(name, Size.parse(chosen[1])) == "", f"{name}: {chosen[1]} was said to work"
 
 
-@pytest.mark.parametrize("name", ["resnet18", "repvgg_a0", "dla46_c", "lambda_resnet26t", "nest_tiny"])
-def test_five_models_train_at_odd_sizes_or_say_which_they_take(name: str) -> None:
-    for size in SIZES[:2]:
+@pytest.mark.parametrize("name", ["resnet18", "nest_tiny"])
+def test_two_models_train_at_odd_sizes_or_say_which_they_take(name: str) -> None:
+    for size in SIZES[:2]:  # the others in the slow one below, which has them all
         trains_or_says_why(name, Size.parse(size))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from conftest import make_source, smooth_image, zip_folder
 from odd_zips import Entry, odd_zip
+from workers import fastfashion
 
 from fastfashion.catalog import Columns
 from fastfashion.errors import ConfigError, InputError, PackedSetError
@@ -46,8 +47,8 @@ def reasons(out: Path) -> dict[str, str]:
 
 def with_time_limit(folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """The command, which on a fault would never end."""
-    command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(folder), "--out", str(out), "--res", "16", "--json"]
-    return subprocess.run([*command, "--workers", "1"], cwd=HOME, capture_output=True, text=True, timeout=120, check=False)
+    options = ["--source", folder, "--out", out, "--res", "16", "--json", "--workers", "1"]
+    return fastfashion("shard", *options, cwd=HOME, timeout_s=120)
 
 
 def test_a_dangling_link_costs_its_row_alone(tmp_path: Path) -> None:

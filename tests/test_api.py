@@ -65,6 +65,7 @@ def test_the_main_job_in_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert exported["tasks"] == ["masterCategory"] and Path(exported["out"], "model.safetensors").is_file()
 
 
+@pytest.mark.dist
 def test_several_processes_train_the_same(packed_small: PackedSmall, tmp_path: Path) -> None:
     trained = ff.train_run(packed_small.out, out=tmp_path, name="two", nproc=2, **TINY)
     assert trained["run"] == str(tmp_path / "two") and trained["epochs"] == 1

@@ -3,8 +3,6 @@
 import itertools
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import S3Server, digests, make_source, zip_folder
 from range_server import OneZip, Reply, Server
+from workers import fastfashion
 
 from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import location
@@ -226,8 +225,7 @@ def test_a_server_that_is_gone_at_the_end_is_no_change_and_what_is_packed_stays(
 def test_the_command_says_it_in_one_line_and_exits_with_2(home: Path, server: Server, tmp_path: Path) -> None:
     served = server.serve((home / "set.zip").read_bytes())
     served.fault = always(another_etag)
-    command = [sys.executable, "-m", "fastfashion", "shard", "--source", server.url, "--out", "out", "--res", "16", "--workers", "2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = fastfashion("shard", "--source", server.url, "--out", "out", "--res", "16", "--workers", "2", cwd=tmp_path)
     said = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 2 and len(said) == 1 and "the source changed while it was packed" in said[0], done.stderr
     assert list(tmp_path.iterdir()) == []

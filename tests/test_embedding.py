@@ -163,6 +163,7 @@ if __name__ == "__main__":
 )
 
 
+@pytest.mark.dist
 def test_in_a_process_group_each_rank_has_its_share_and_the_group_stays_the_programs(packed_small: PackedSmall, tmp_path: Path) -> None:
     done = run_host(tmp_path, IN_A_GROUP, packed_small.out, nproc=2)
     first, second = json.loads(done.stdout.splitlines()[-1])
@@ -191,6 +192,7 @@ def test_a_process_of_ours_takes_no_more_threads_than_omp_num_threads_and_its_co
     assert run_host(tmp_path, THREADS, OMP_NUM_THREADS=wished).stdout.strip() == (expected or str(cores))
 
 
+@pytest.mark.dist
 def test_nothing_is_left_in_tmpdir_by_a_training_of_two_processes(packed_small: PackedSmall, tmp_path: Path) -> None:
     """timm imports wandb, which makes two folders there; workers end by os._exit."""
     pytest.importorskip("wandb", reason="wandb is not installed (the [track] extra)")

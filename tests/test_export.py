@@ -20,7 +20,7 @@ import torch
 from conftest import PackedSmall, digests, no_file_above, smooth_image
 from PIL import Image
 from typer.testing import CliRunner
-from workers import free_port
+from workers import begin, free_port
 
 from fastfashion import dist
 from fastfashion.cli import app
@@ -327,8 +327,7 @@ def leftovers(*folders: Path) -> list[str]:
 def test_an_export_that_is_ended_leaves_nothing_or_the_next_one_clears_it(number: signal.Signals, run: Path, tmp_path: Path) -> None:
     temporary, out = tmp_path / "tmp", tmp_path / "out"
     temporary.mkdir()
-    command = [sys.executable, "-m", "fastfashion", "export", str(run), "--to", "hub", "--task", "season", "--out", str(out)]
-    process = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(temporary)}, stderr=subprocess.DEVNULL)
+    process = begin("export", run, "--to", "hub", "--task", "season", "--out", out, env=os.environ | {"TMPDIR": str(temporary)})
     while not leftovers(tmp_path)[2:]:  # beside OUT: where other packages' files are, and where it works; "tmp" is ours
         assert process.poll() is None, "it was over before it could be ended"
         time.sleep(0.002)

@@ -18,6 +18,7 @@ import pytest
 import workers
 from conftest import PackedSmall, digests
 from safetensors.torch import load_file
+from workers import Fault
 
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, TrainingError
@@ -109,37 +110,34 @@ def test_a_run_sees_each_row_once_an_epoch(whole: Path, packed_small: PackedSmal
     assert done == sorted(set(done))
 
 
-def test_killed_at_twenty_random_moments_on_any_rank_it_ends_bit_for_bit_the_same(
-    whole: Path, packed_small: PackedSmall, tmp_path: Path
+def faults(number: int, step: int) -> dict[int, Fault]:
+    """What ends the n-th start, from that step on: rank 0 at a change to the disk, in every fourth; either rank at a later step."""
+    if number % 4 == 3:
+        return {0: Fault(killed_at_change=random.Random(number).randrange(1, 30))}  # its start, and its first checkpoints
+    return {number % 2: Fault(killed_at=step + 3)}
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_again_and_again_on_any_rank_it_ends_bit_for_bit_the_same(
+    kills: int, whole: Path, packed_small: PackedSmall, tmp_path: Path
 ) -> None:
     config, run, log = config_of(packed_small).to_dict(), tmp_path / "run", tmp_path / "log.txt"
-    moments = random.Random(5)
-    kills = 0
-    while kills < 20:
-        before = checkpoints_of(run)[-1:]
-        processes = workers.start(config, run, 2, log)
-        kills_in_training = kills % 4 > 0  # right after progress; every fourth time anywhere, the start included
-        if kills_in_training:
-            wait_for(lambda: checkpoints_of(run)[-1:] != before or not processes[0].is_alive())  # noqa: B023
-            time.sleep(moments.uniform(0, 0.03))
-        else:
-            time.sleep(moments.uniform(0, 1.2))
-        victim = processes[moments.randrange(2)]
-        killed = victim.is_alive()
-        victim.kill()
-        kills += killed
-        for process in processes:  # the other one ends by itself, within seconds
-            process.join(20 if kills_in_training else 0.2)
-            assert not (kills_in_training and process.is_alive()), f"hangs without its peer\n{log.read_text()}"
-            process.kill()  # as a launcher does, where they had not even met
+    for number in range(kills):
+        last = checkpoints_of(run)[-1:]
+        ends = faults(number, int(last[0].stem.removeprefix("step-")) if last else 0)
+        processes = workers.start(config, run, 2, log, ends)
+        (victim,) = ends
+        processes[victim].join(90)
+        assert processes[victim].exitcode == -signal.SIGKILL, log.read_text()
+        for process in processes:  # the other one ends by itself, within seconds, once it has met its peer
+            process.join(20 if number % 4 < 3 else 0.2)
+            assert number % 4 == 3 or not process.is_alive(), f"hangs without its peer\n{log.read_text()}"
+            process.kill()  # as a launcher does
             process.join()
-        if status_of(run)["state"] == "finished" if (run / "status.json").is_file() else False:
-            break
-    assert kills >= 12, "the run was over too soon"
     assert workers.run_all(config, run, 2, log) == [0, 0]
     assert_same_end(run, whole)
     starts = lines_of(run, "start")
-    assert len({line["step"] for line in starts}) > 8  # it was gone on with at many places, in mid-epoch
+    assert len({line["step"] for line in starts}) > kills // 2  # it was resumed at many places, in mid-epoch
 
 
 @pytest.mark.slow
@@ -240,7 +238,7 @@ def test_torchrun_starts_again_a_worker_that_was_killed(packed_small: PackedSmal
 
 def test_a_rank_that_raises_ends_all_with_its_traceback_and_rank(packed_small: PackedSmall, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log.txt"
-    processes = workers.start(config_of(packed_small).to_dict(), run, 2, log, raises_at={1: 9})
+    processes = workers.start(config_of(packed_small).to_dict(), run, 2, log, {1: Fault(raises_at=9)})
     for process in processes:
         process.join(30)
     assert [process.exitcode for process in processes] == [75, 1], log.read_text()

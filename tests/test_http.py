@@ -21,6 +21,7 @@ import torch
 from conftest import PackedSmall, smooth_image
 from serving import ServedRun, make_run
 from typer.testing import CliRunner
+from workers import fastfashion
 
 from fastfashion.cli import app as cli
 from fastfashion.errors import ConfigError, FastfashionError
@@ -389,12 +390,9 @@ def test_a_password_that_is_none_ends_the_start(content: bytes | None, tmp_path:
 
 
 def test_the_command_refuses_an_empty_password_and_says_who_sees_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fastfashion", "serve"]
-    environment = os.environ | {"FASTFASHION_AUTH": ""}
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False, env=environment)
+    done = fastfashion("serve", tmp_path, env=os.environ | {"FASTFASHION_AUTH": ""})
     assert done.returncode == 2 and "FASTFASHION_AUTH: expected user:password" in done.stderr
-    found = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"})
-    assert "process list" in found.stdout
+    assert "process list" in " ".join(fastfashion("serve", "--help").stdout.replace("│", " ").split())
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PackedSmall
+from workers import fastfashion
 
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError
@@ -203,8 +204,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("how", "code"), [("fail", 1), ("close", 0), ("leave", 0), ("wait", -signal.SIGINT)])
-def test_a_process_ends_at_once_however_it_leaves_its_loader(packed_small: PackedSmall, backend: str, how: str, code: int) -> None:
+ENDS = {"fail": 1, "close": 0, "leave": 0, "wait": -signal.SIGINT}
+LEFT = [("threads", how) for how in ENDS] + [("dali", "leave"), ("resident", "wait")]  # the others differ in nothing but these
+LEFT += [pytest.param(name, how, marks=pytest.mark.slow) for name in BACKENDS for how in ENDS if (name, how) not in LEFT]
+
+
+@pytest.mark.parametrize(("backend", "how"), LEFT)
+def test_a_process_ends_at_once_however_it_leaves_its_loader(packed_small: PackedSmall, backend: str, how: str) -> None:
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (Linux only)")
     command = [sys.executable, "-c", CHILD, str(HOME / "tests"), str(packed_small.out), backend, how]
     child = subprocess.Popen(command, cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -214,7 +222,7 @@ def test_a_process_ends_at_once_however_it_leaves_its_loader(packed_small: Packe
         _, said = child.communicate(timeout=20)
     finally:
         child.kill()
-    assert child.returncode == code, said
+    assert child.returncode == ENDS[how], said
     assert ("of the consumer" in said) == (how == "fail")
     if how in ("close", "leave"):
         assert said == ""  # an iterator left in the middle of an epoch has nothing to say
@@ -253,28 +261,29 @@ def test_what_may_be_skipped_is_masked_counted_and_listed(packed_small: PackedSm
 TRAIN = ["--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs", "2", "--batch-size", "8", "--nproc", "2"]
 
 
-def train(shards: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fastfashion.train", "--shards", str(shards), *TRAIN, "--out", str(out), "--name", "run", *more]
-    return subprocess.run(command, cwd=out, capture_output=True, text=True, timeout=120, check=False)
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.dist)])
+def test_processes_train_around_damaged_images_when_told_to(processes: int, packed_small: PackedSmall, tmp_path: Path) -> None:
+    def train(*more: str) -> subprocess.CompletedProcess[str]:
+        options = [*TRAIN[:-2], "--nproc", processes, "--out", tmp_path, "--name", "run", "--set", "data.resolution=full"]
+        return fastfashion("train", "--shards", shards, *options, *more, cwd=tmp_path)
 
-
-def test_two_processes_train_around_damaged_images_when_told_to(packed_small: PackedSmall, tmp_path: Path) -> None:
     shards = tmp_path / "damaged"
     shutil.copytree(packed_small.out, shards)
     split = json.loads((packed_small.out / "vocab.json").read_text())
     assert split["subCategory"]
     damage(shards, list(range(20)))
-    stopped = train(shards, tmp_path, "--set", "data.resolution=full")
+    stopped = train()
     assert stopped.returncode != 0
     assert "fastfashion verify" in stopped.stderr and "--on-bad skip" in stopped.stderr and "at byte" in stopped.stderr
     assert "Traceback" not in stopped.stderr.replace('Traceback (most recent call last):\n  File "<frozen', "")
-    done = train(shards, tmp_path, "--set", "data.resolution=full", "--on-bad", "skip")
+    done = train("--on-bad", "skip")
     assert done.returncode == 0, done.stderr
     assert "do not decode and were skipped" in done.stderr
     listed = (tmp_path / "run" / "skipped.csv").read_text().splitlines()
     assert listed[0] == "row,where,reason" and 10 < len(listed) <= 21
 
 
+@pytest.mark.dist
 def test_a_shard_that_vanishes_while_training_stops_every_rank_with_its_name(packed_small: PackedSmall, tmp_path: Path) -> None:
     shards = tmp_path / "vanishing"
     shutil.copytree(packed_small.out, shards)
@@ -329,6 +338,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.dist
 def test_two_processes_over_gloo_load_together_what_one_does_alone(packed_small: PackedSmall, tmp_path: Path) -> None:
     (tmp_path / "rank.py").write_text(RANK)
     backends = [name for name in BACKENDS if name != "dali" or importlib.util.find_spec("nvidia.dali")]

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -16,6 +14,7 @@ import pandas as pd
 import pytest
 from conftest import COLUMNS, PackedSmall, digests, make_source, psnr_db, smooth_image, table_row, zip_folder
 from PIL import Image
+from workers import fastfashion
 
 from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.errors import ConfigError, InputError, PackedSetError
@@ -488,13 +487,9 @@ def test_the_only_data_set_is_found_and_of_several_none_is_guessed(tmp_path: Pat
         find_source(None, tmp_path)
 
 
-def run_cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "fastfashion", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
-
-
 def test_the_command_line_packs_and_reports_in_json(packed_small: PackedSmall, tmp_path: Path) -> None:
     arguments = ("shard", "--source", str(packed_small.source), "--out", "out", "--res", "32", "--res", "full", "--workers", "1", "--json")
-    done = run_cli(*arguments, cwd=tmp_path)
+    done = fastfashion(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["kept"], result["rejected"], result["packed_now"], result["out"]) == (60, 0, 60, "out")
@@ -503,7 +498,7 @@ def test_the_command_line_packs_and_reports_in_json(packed_small: PackedSmall, t
 
 
 def test_the_command_line_prints_the_plan_and_packs_nothing(packed_small: PackedSmall, tmp_path: Path) -> None:
-    done = run_cli("shard", "--source", str(packed_small.source), "--out", "out", "--res", "full", "--dry-run", "--json", cwd=tmp_path)
+    done = fastfashion("shard", "--source", str(packed_small.source), "--out", "out", "--res", "full", "--dry-run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "to pack: 60 images, in 1 shard a resolution" in done.stderr
     assert json.loads(done.stdout)["to_pack"] == 60
@@ -511,7 +506,7 @@ def test_the_command_line_prints_the_plan_and_packs_nothing(packed_small: Packed
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
-    done = run_cli("shard", "--source", "nowhere.zip", "--out", "out", cwd=tmp_path)
+    done = fastfashion("shard", "--source", "nowhere.zip", "--out", "out", cwd=tmp_path)
     assert done.returncode == 2
     said = "expected a folder or a zip with image files and a CSV table, such as styles.csv beside images/"
     assert done.stderr == f"error: nowhere.zip: no such file or folder; {said}\n"

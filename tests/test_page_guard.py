@@ -188,7 +188,7 @@ def test_requests_may_name_nothing_but_uploads(server: ServedRun, home: Path, ou
 def test_a_session_that_never_asked_is_told_so_and_no_fault_of_the_server(server: ServedRun) -> None:
     with urllib.request.urlopen(f"{server.url}gradio_api/queue/data?session_hash=nobody", timeout=60) as stream:
         assert json.loads(stream.read().removeprefix(b"data: "))["session_not_found"]
-    assert "Traceback" not in "".join(server.said)
+    assert "Traceback" not in server.said
 
 
 def test_answers_that_nobody_fetches_are_bounded() -> None:
@@ -364,4 +364,4 @@ def test_a_signal_leaves_nothing(run: Path, tmp_path: Path, number: signal.Signa
             assert served.process.wait(20) in (128 + signal.SIGTERM, 130, 1)
     finally:
         served.close()
-    assert list(tmp_path.iterdir()) == [], "".join(served.said)
+    assert list(tmp_path.iterdir()) == [], served.said

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import digests, make_source
+from workers import fastfashion
 
 from fastfashion.errors import ConfigError
 from fastfashion.pack import PackRequest, pack
@@ -108,8 +109,7 @@ def closed_cluster(tmp_path: Path) -> Iterator[str]:
 
 def test_a_cluster_that_wants_a_token_says_so_and_how_to_give_it(closed_cluster: str, tmp_path: Path) -> None:
     small = make_source(tmp_path / "set", rows=6)
-    command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(small), "--out", str(tmp_path / "out"), "--res", "16"]
-    command += ["--engine", "ray", "--address", closed_cluster]
+    options = ["--source", small, "--out", tmp_path / "out", "--res", "16", "--engine", "ray", "--address", closed_cluster]
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
     wrong = bare | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 48}
     without = bare | {"RAY_AUTH_MODE": "token"}
@@ -118,11 +118,11 @@ def test_a_cluster_that_wants_a_token_says_so_and_how_to_give_it(closed_cluster:
         (wrong, "this process gives none, or another one. Set"),
         (without, "this process gives none, or another one. Set"),
     ):
-        done = subprocess.run(command, cwd=HOME, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = fastfashion("shard", *options, cwd=HOME, env=environment, timeout_s=120)
         assert done.returncode == 2, done.stderr
         assert f"--address {closed_cluster}: the Ray cluster refuses: it wants a token, and {reason}" in done.stderr
         assert "RAY_AUTH_MODE=token" in done.stderr and "RAY_AUTH_TOKEN_PATH" in done.stderr
         assert done.stderr.count("Failed to get cluster ID") <= 1, "it was tried for long"
     right = bare | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    done = subprocess.run(command, cwd=HOME, env=right, capture_output=True, text=True, timeout=120, check=False)
+    done = fastfashion("shard", *options, cwd=HOME, env=right, timeout_s=120)
     assert done.returncode == 0, done.stderr

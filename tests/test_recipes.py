@@ -69,7 +69,7 @@ def test_without_batch_norm_portions_change_nothing_but_rounding(packed_small: P
     np.testing.assert_allclose(losses_of(tmp_path / "portions"), losses_of(tmp_path / "whole"), rtol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["resnet18", "efficientnet_b0"])
+@pytest.mark.parametrize("model", ["resnet18", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])
 def test_synchronised_batch_norm_makes_two_processes_compute_what_one_does(model: str, packed_small: PackedSmall, tmp_path: Path) -> None:
     few = {"train__epochs": 1, "model__dropout": 0.0, "train__log_every_steps": 1, "model__name": model, "train__batch_size": 20}
     assert workers.run_all(config_of(packed_small, **few).to_dict(), tmp_path / "one") == [0]
@@ -85,6 +85,7 @@ def test_synchronised_batch_norm_makes_two_processes_compute_what_one_does(model
             torch.testing.assert_close(states[1][name], value, rtol=2e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_compiled_training_agrees_and_its_first_step_stands_apart(packed_small: PackedSmall, tmp_path: Path) -> None:
     few = {"train__epochs": 2, "model__dropout": 0.0, "model__name": "test_vit", "train__log_every_steps": 3, "train__deterministic": False}
     train(config_of(packed_small, **few), tmp_path / "plain", ALONE)

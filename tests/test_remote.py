@@ -1,12 +1,11 @@
 """Packing from and to object storage: a real S3-compatible server on loopback, spoken to as any other."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import PackedSmall, S3Server, digests, zip_folder
+from workers import fastfashion
 
 import fastfashion as ff
 from fastfashion.errors import InputError, PackedSetError
@@ -89,19 +88,17 @@ def test_a_flipped_bit_on_s3_is_found_and_repaired(s3: S3Server, packed_small: P
 
 def test_the_command_line_takes_addresses(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
     archive = put(zip_folder(packed_small.source, tmp_path / "set.zip"), "s3://shop/cli/set.zip")
-    command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(archive), "--out", "s3://shop/cli/out", "--res", "32"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = fastfashion("shard", "--source", archive, "--out", "s3://shop/cli/out", "--res", "32", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "s3://shop/cli/out: 60 of 60 rows packed" in done.stderr
     assert list(tmp_path.iterdir()) == [tmp_path / "set.zip"]
-    missing = subprocess.run([*command[:5], "s3://shop/nothing.zip"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    missing = fastfashion("shard", "--source", "s3://shop/nothing.zip", cwd=tmp_path)
     assert missing.returncode == 2
     assert "s3://shop/nothing.zip: no such file" in missing.stderr
 
 
 def test_a_scheme_that_nothing_here_speaks_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fastfashion", "shard", "--source", "ftpx://host/set.zip", "--out", "out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = fastfashion("shard", "--source", "ftpx://host/set.zip", "--out", "out", cwd=tmp_path)
     assert done.returncode == 2
     assert "ftpx://host/set.zip" in done.stderr
     assert "Traceback" not in done.stderr
@@ -138,8 +135,7 @@ def test_what_another_client_packs_between_two_calls_is_seen_and_kept(s3: S3Serv
     out = location("s3://shop/between")
     assert ff.shard(packed_small.source, str(out), res="full", workers=1)["packed_now"] == 60
     assert not (out / "32").exists()  # so that this process has a listing to be wrong about
-    command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(packed_small.source), "--out", str(out), "--res", "32"]
-    done = subprocess.run([*command, "--quality", "60"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = fastfashion("shard", "--source", packed_small.source, "--out", out, "--res", "32", "--quality", "60", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     before = remote_digests(str(out), tmp_path / "before")
     # what a process knows after it listed the folder as it was
@@ -154,8 +150,7 @@ def test_what_another_client_packs_between_two_calls_is_seen_and_kept(s3: S3Serv
 
 
 def test_an_empty_path_segment_is_refused_before_anything_is_uploaded(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(packed_small.source), "--out", "s3://shop//slashes"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = fastfashion("shard", "--source", packed_small.source, "--out", "s3://shop//slashes", cwd=tmp_path)
     assert done.returncode == 2
     said = " ".join(done.stderr.replace("│", " ").split())  # out of the box that the command line draws
     assert "s3://shop//slashes: an empty path segment; write it with one slash" in said

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PackedSmall, S3Server
+from workers import fastfashion
 
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, PackedSetError
@@ -589,30 +590,17 @@ def test_training_and_evaluation_take_an_address(s3: S3Server, packed_small: Pac
     remote.fs.put(str(packed_small.out), remote.path, recursive=True)
     losses = {}
     for name, shards in (("local", str(packed_small.out)), ("remote", str(remote))):
-        command = [
-            sys.executable,
-            "-m",
-            "fastfashion",
-            "train",
-            "--shards",
-            shards,
-            "--model",
-            "test_vit",
-            "--no-pretrained",
-            "--size",
-            "32x32",
-        ]
-        command += ["--epochs", "1", "--batch-size", "16", "--nproc", "2", "--set", "train.log_every_steps=1", "--name", name]
-        done = subprocess.run([*command, "--set", "data.cache_dir=cache"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        options = ["--shards", shards, "--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs", "1", "--batch-size", "16"]
+        options += ["--set", "train.log_every_steps=1", "--set", "data.cache_dir=cache", "--name", name]
+        done = fastfashion("train", *options, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         lines = (json.loads(line) for line in (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines())
         losses[name] = [line["loss"] for line in lines if line["kind"] == "step"]
     assert losses["remote"] == losses["local"] and losses["local"]
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 3
-    command = [sys.executable, "-m", "fastfashion", "evaluate", str(tmp_path / "runs" / "remote")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = fastfashion("evaluate", "runs/remote", cwd=tmp_path)
     assert done.returncode == 2 and f"{remote}, which was not contacted" in done.stderr
-    done = subprocess.run([*command, "--shards", str(remote)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = fastfashion("evaluate", "runs/remote", "--shards", remote, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "test rows of the stratified split" in done.stdout
 
@@ -620,7 +608,6 @@ def test_training_and_evaluation_take_an_address(s3: S3Server, packed_small: Pac
 def test_storage_that_lets_nobody_in_is_an_error_in_one_line(s3: S3Server, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     environment |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "fastfashion", "train", "--shards", "s3://shop/set", "--no-pretrained"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = fastfashion("train", "--shards", "s3://shop/set", "--no-pretrained", cwd=tmp_path, env=environment)
     assert done.returncode == 2
     assert "error: s3://shop/set: cannot be read (NoCredentialsError" in done.stderr and "Traceback" not in done.stderr

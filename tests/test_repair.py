@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import digests, make_source
+from workers import fastfashion
 
 from fastfashion.errors import PackedSetError
 from fastfashion.pack import PackRequest, pack
@@ -99,22 +98,18 @@ def test_other_library_versions_than_those_of_the_set_are_refused(
     assert repair(copy, whole[0], full, 1) == ["full/00001.tar"]  # whose bytes no library made
 
 
-def run_cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "fastfashion", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
-
-
 def test_the_command_exits_with_1_on_damage_and_0_once_it_is_repaired(whole: tuple[Path, Path], copy: Path) -> None:
-    fine = run_cli("verify", "set", cwd=copy.parent)
+    fine = fastfashion("verify", "set", cwd=copy.parent)
     assert (fine.returncode, "every byte as packed" in fine.stderr) == (0, True)
     flip(copy / "96" / "00001.tar")
-    hurt = run_cli("verify", "set", "--json", cwd=copy.parent)
+    hurt = fastfashion("verify", "set", "--json", cwd=copy.parent)
     assert hurt.returncode == 1
     assert "96/00001.tar" in hurt.stderr
     assert "fastfashion verify set --repair --source" in hurt.stderr
     assert [found["where"] for found in json.loads(hurt.stdout)["damage"]] == ["96/00001.tar"]
-    mended = run_cli("verify", "set", "--repair", "--source", str(whole[0]), "--workers", "1", "--json", cwd=copy.parent)
+    mended = fastfashion("verify", "set", "--repair", "--source", str(whole[0]), "--workers", "1", "--json", cwd=copy.parent)
     assert mended.returncode == 0, mended.stderr
     assert json.loads(mended.stdout)["repaired"] == ["96/00001.tar"]
     assert digests(copy) == digests(whole[1])
-    nothing = run_cli("verify", "nowhere", cwd=copy.parent)
+    nothing = fastfashion("verify", "nowhere", cwd=copy.parent)
     assert (nothing.returncode, "nowhere: no such folder" in nothing.stderr) == (2, True)

@@ -155,6 +155,7 @@ def test_processes_of_a_start_that_fails_leave_nothing_behind(size: int, shards:
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
+@pytest.mark.dist
 def test_the_launcher_of_processes_that_fail_leaves_nothing_behind(shards: Path, tmp_path: Path) -> None:
     wrong_starts(shards, tmp_path / "home")
     settings = [text for key, value in TINY.items() for text in ("--set", f"{key}={value}")]

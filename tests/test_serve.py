@@ -23,6 +23,7 @@ from conftest import PackedSmall, smooth_image
 from PIL import Image
 from serving import TASKS, ServedRun, make_run
 from torch import nn
+from workers import fastfashion
 
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
@@ -105,8 +106,7 @@ def test_the_api_answers_as_the_page_documents(server: ServedRun) -> None:
 
 def test_the_api_answers_as_the_command_does(server: ServedRun, run: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
-    command = [sys.executable, "-m", "fastfashion", "predict", str(run), str(tmp_path / "a.jpg"), "--format", "jsonl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = fastfashion("predict", run, tmp_path / "a.jpg", "--format", "jsonl")
     assert json.loads(done.stdout)["answers"] == ask(f"{server.url}api/answer?top=3", jpeg())[1]["answers"]
 
 
@@ -194,7 +194,7 @@ def test_a_password_stands_before_everything(run: Path, tmp_path: Path) -> None:
 def test_a_port_that_is_taken_and_a_folder_that_is_no_run_are_refused(server: ServedRun, run: Path, tmp_path: Path) -> None:
     port = server.url.rstrip("/").rpartition(":")[2]
     for arguments, said in (([str(run), "--port", port], "cannot listen there"), ([str(tmp_path), "--port", "0"], "no trained model")):
-        done = subprocess.run([sys.executable, "-m", "fastfashion", "serve", *arguments], capture_output=True, text=True, check=False)
+        done = fastfashion("serve", *arguments)
         assert done.returncode == 2 and said in done.stderr, done.stderr
 
 

@@ -1,5 +1,6 @@
 """Packing that is killed, stopped, starved of disk, or raced: nothing is lost, nothing is published half, and the next run goes on."""
 
+import itertools
 import os
 import random
 import shutil
@@ -8,45 +9,53 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from conftest import digests, make_source, table_row
+from workers import Started, begin, die_at_change
 
 from fastfashion.errors import PackedSetError
 from fastfashion.pack import PackProgress, PackRequest, pack
+from fastfashion.pack.engines import own_process
 from fastfashion.shards import open_packed_set
 
 HOME = Path(__file__).parents[1]
 RESOLUTIONS = ("full", "64")
 ROWS_PER_SHARD = 5
 
-CHILD = """
-import sys
-from pathlib import Path
-from fastfashion.pack import PackRequest, pack
-from fastfashion.pack.engines import own_process
 
-if __name__ == "__main__":
-    source, out, workers = sys.argv[1:4]
-    with own_process():  # as the command
-        pack(PackRequest(source=Path(source), out=Path(out), resolutions=("full", "64"), rows_per_shard=5, workers=int(workers)))
-"""
-# The same, but it never gets to its end: after the second shard it waits, with its worker processes at work or idle.
-STUCK = CHILD.replace("import sys", "import sys, time").replace(
-    "if __name__", "from fastfashion.pack import PackProgress\n\nif __name__"
-).replace("workers=int(workers))", "workers=int(workers)), PackProgress(on_packed=wait)").replace(
-    "if __name__",
-    """blocks = 0
-def wait(images, num_bytes, rejected):
-    global blocks
-    blocks += 1
-    if blocks == 8:
-        print("waiting", flush=True)
-        time.sleep(600)
+@dataclass(frozen=True)
+class Packing:
+    """What a process packs, as the command does; and what befalls it, if anything."""
 
-if __name__""",
-)  # fmt: skip
+    source: Path
+    out: Path
+    workers: int
+    stuck_at: int = 0  # the block after which it waits for something that never comes
+    killed_at: int = 0  # the block after which it is killed
+    killed_at_change: int = 0  # to the disk, in this process
+    killed_at_rename: int = 0  # in this process: with several workers, while it publishes
+
+    def __call__(self) -> None:
+        blocks = itertools.count(1)
+
+        def on_packed(images: int, num_bytes: int, rejected: int) -> None:
+            block = next(blocks)
+            if block == self.killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if block == self.stuck_at:
+                print("waiting", flush=True)
+                time.sleep(600)
+
+        if self.killed_at_change:
+            die_at_change(self.killed_at_change)
+        if self.killed_at_rename:
+            die_at_change(self.killed_at_rename, only=frozenset({"os.rename"}))
+        with own_process():
+            pack(request(self.source, self.out, self.workers), PackProgress(on_packed=on_packed))
 
 
 def request(source: Path, out: Path, workers: int = 1) -> PackRequest:
@@ -65,20 +74,18 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+def start() -> Iterator[Callable[[Packing], Started]]:
     """Starts a packing process of its own; what is left of it is killed when the test ends."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Started] = []
 
-    def run(source: Path, out: Path, workers: int, script: str = CHILD) -> "subprocess.Popen[str]":
-        (tmp_path / "child.py").write_text(script)
-        command = [sys.executable, str(tmp_path / "child.py"), str(source), str(out), str(workers)]
-        started.append(subprocess.Popen(command, cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    def run(packing: Packing) -> Started:
+        started.append(Started(packing, cwd=HOME))
         return started[-1]
 
     yield run
     for child in started:
         child.kill()
-        child.communicate()
+        child.wait()
 
 
 def children(pid: int) -> list[int]:
@@ -104,51 +111,61 @@ def published(out: Path) -> list[str]:
     return [name for name in digests(out) if not name.startswith(".")]
 
 
-def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(
-    many: tuple[Path, Path], start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+def fatal(number: int, source: Path, out: Path) -> Packing:
+    """The n-th packing that is killed: at a change to the disk, twice after some blocks, and while it publishes."""
+    moment = random.Random(number).randrange
+    packing = Packing(source, out, 1 + number % 2)
+    return [
+        replace(packing, killed_at_change=moment(1, 60)),
+        replace(packing, killed_at=moment(2, 15)),
+        replace(packing, killed_at=moment(2, 15)),
+        replace(packing, killed_at_rename=moment(1, 12)),
+    ][number % 4]
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    kills: int, many: tuple[Path, Path], start: Callable[[Packing], Started], tmp_path: Path
 ) -> None:
     source, whole = many
     out = tmp_path / "out"
-    moments = random.Random(3)
-    kills = resumed = 0
-    while kills < 20:
+    number = resumed = 0
+    while number < kills:
         staged = num_staged(out)
-        child = start(source, out, 1 + kills % 2)
-        if kills % 4:  # in the midst of packing; every fourth time anywhere, the start and the publishing included
-            while child.poll() is None and num_staged(out) <= staged:
-                time.sleep(0.002)
-            time.sleep(moments.uniform(0, 0.05))
-        else:
-            time.sleep(moments.uniform(0, 2))
-        workers = children(child.pid) if child.poll() is None else []
-        child.kill()
-        if child.wait() == 0:  # it was done before the moment came
+        child = start(fatal(number, source, out))
+        workers: list[int] = []
+        while child.poll() is None:
+            with suppress(FileNotFoundError):
+                workers = children(child.pid) or workers
+            time.sleep(0.01)
+        if child.returncode == 0:  # it was done before the moment came, for what had been staged
             assert digests(out) == digests(whole)
             shutil.rmtree(out)
             continue
-        assert child.returncode == -signal.SIGKILL
+        assert child.returncode == -signal.SIGKILL, child.stderr
         assert gone(workers), "a worker process outlived its parent"
-        kills += 1
+        number += 1
         resumed += num_staged(out) > staged > 0
         if (out / "full").exists() and (out / "64").exists():
             shutil.rmtree(out)  # killed after it published, in which nothing is left to be done
-    assert resumed >= 5, "the kills did not hit runs that go on with staged work"
+    assert resumed >= kills // 5, "the kills did not hit runs that resume with staged work"
     summary = pack(request(source, out, workers=2))
     assert summary.resumed + summary.packed_now == summary.kept == 298
     assert digests(out) == digests(whole)
 
 
-def started_and_stuck(start: Callable[..., "subprocess.Popen[str]"], source: Path, out: Path, workers: int) -> "subprocess.Popen[str]":
-    """A run that has packed all it can, and waits for an image that never comes."""
-    child = start(source, out, workers, STUCK)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "waiting\n"
+def started_and_stuck(start: Callable[[Packing], Started], source: Path, out: Path, workers: int) -> Started:
+    """A run that has packed some, and waits for an image that never comes."""
+    child = start(Packing(source, out, workers, stuck_at=8))
+    while child.stdout != "waiting\n":
+        assert child.poll() is None, child.stderr
+        time.sleep(0.01)
     return child
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_publishes_nothing_and_the_next_packs_only_what_is_missing(
-    many: tuple[Path, Path], start: Callable[..., "subprocess.Popen[str]"], workers: int, tmp_path: Path
+    many: tuple[Path, Path], start: Callable[[Packing], Started], workers: int, tmp_path: Path
 ) -> None:
     source, whole = many
     out = tmp_path / "out"
@@ -170,7 +187,7 @@ def test_a_killed_run_publishes_nothing_and_the_next_packs_only_what_is_missing(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_stopped_run_ends_within_seconds_with_its_workers_and_can_be_gone_on_with(
-    many: tuple[Path, Path], start: Callable[..., "subprocess.Popen[str]"], number: signal.Signals, workers: int, tmp_path: Path
+    many: tuple[Path, Path], start: Callable[[Packing], Started], number: signal.Signals, workers: int, tmp_path: Path
 ) -> None:
     source, whole = many
     out = tmp_path / "out"
@@ -189,8 +206,7 @@ def test_a_stopped_run_ends_within_seconds_with_its_workers_and_can_be_gone_on_w
 def test_the_command_says_that_it_was_stopped_and_exits_as_shells_expect(many: tuple[Path, Path], tmp_path: Path) -> None:
     source, out = many[0], tmp_path / "out"
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        command = [sys.executable, "-m", "fastfashion", "shard", "--source", str(source), "--out", str(out), "--res", "full"]
-        child = subprocess.Popen([*command, "--workers", "2"], cwd=HOME, stderr=subprocess.PIPE, text=True)
+        child = begin("shard", "--source", source, "--out", out, "--res", "full", "--workers", "2", cwd=HOME)
         deadline = time.monotonic() + 60
         lock = out / ".packing.lock"  # the first run may have left it, which hinders nobody
         while not lock.exists() or f"process {child.pid} " not in lock.read_text():
@@ -203,14 +219,10 @@ def test_the_command_says_that_it_was_stopped_and_exits_as_shells_expect(many: t
         assert "Traceback" not in said
 
 
-def test_a_second_packer_is_told_who_holds_the_folder(
-    many: tuple[Path, Path], start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
-) -> None:
+def test_a_second_packer_is_told_who_holds_the_folder(many: tuple[Path, Path], start: Callable[[Packing], Started], tmp_path: Path) -> None:
     source, whole = many
     out = tmp_path / "out"
-    first = start(source, out, 1, STUCK)
-    assert first.stdout is not None
-    assert first.stdout.readline() == "waiting\n"
+    first = started_and_stuck(start, source, out, 1)
     staged = digests(out)
     with pytest.raises(PackedSetError, match=rf"out: another packer holds it: process {first.pid} on .*, since .* UTC; wait for it to end"):
         pack(request(source, out))

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PackedSmall
+from workers import fastfashion
 
 from fastfashion import dist
 from fastfashion.config import OPTIMIZERS, DataConfig, RunConfig, Size
@@ -53,9 +54,7 @@ def shards(packed_small: PackedSmall) -> Path:
 def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished run, `one`, by one process: what the others are compared with."""
     folder = tmp_path_factory.mktemp("runs")
-    done = command(
-        [sys.executable, "-m", "fastfashion.train", "--shards", str(shards), *TINY, "--out", str(folder), "--name", "one"], folder
-    )
+    done = fastfashion("train", "--shards", shards, *TINY, "--out", folder, "--name", "one", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -82,13 +81,12 @@ def test_a_run_leaves_all_that_its_readers_need(runs: Path) -> None:
 
 @pytest.mark.parametrize(
     "form",
-    [
-        [sys.executable, "-m", "fastfashion", "train", "--nproc", "2"],
-        [sys.executable, "-m", "fastfashion.train", "--nproc", "2"],
-        [*TORCHRUN, "--nproc-per-node", "2", "-m", "fastfashion.train"],
-        [*TORCHRUN, "-m", "fastfashion.train", "--", "--nproc", "2"],
+    [  # `fastfashion train --nproc` is in the main job of test_cli.py
+        pytest.param([sys.executable, "-m", "fastfashion", "train", "--nproc", "2"], id="fastfashion-train", marks=pytest.mark.dist),
+        pytest.param([sys.executable, "-m", "fastfashion.train", "--nproc", "2"], id="python-m", marks=pytest.mark.dist),
+        pytest.param([*TORCHRUN, "--nproc-per-node", "2", "-m", "fastfashion.train"], id="torchrun-per-node", marks=pytest.mark.dist),
+        pytest.param([*TORCHRUN, "-m", "fastfashion.train", "--", "--nproc", "2"], id="torchrun-nested"),
     ],
-    ids=["fastfashion-train", "python-m", "torchrun-per-node", "torchrun-nested"],
 )
 def test_every_form_of_launch_trains_two_processes_to_the_same_losses(form: list[str], runs: Path, shards: Path, tmp_path: Path) -> None:
     done = command([*form, "--shards", str(shards), *TINY, "--out", str(tmp_path), "--name", "two", "--json"], tmp_path)
@@ -182,6 +180,7 @@ def test_every_optimiser_goes_on_from_what_was_kept_of_it(optimizer: str, fused:
         assert torch.equal(tensor, found[name]), name
 
 
+@pytest.mark.dist
 def test_two_processes_evaluate_every_test_row_once_and_agree_with_one(runs: Path, tmp_path: Path) -> None:
     reports, tables = [], []
     for start in ([sys.executable], [*TORCHRUN, "--nproc-per-node", "2"]):
@@ -199,6 +198,7 @@ def test_two_processes_evaluate_every_test_row_once_and_agree_with_one(runs: Pat
         assert (runs / "one" / "plots" / f"{name}.png").stat().st_size > 5_000
 
 
+@pytest.mark.dist
 def test_a_worker_that_fails_ends_all_with_its_own_message(shards: Path, tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "fastfashion", "train", "--shards", str(shards), *TINY, "--out", str(tmp_path), "--nproc", "2"]
     done = command([*arguments, "--set", "optim.lr=1e30", "--set", "optim.clip_norm=0", "--set", "optim.warmup_share=0"], tmp_path)

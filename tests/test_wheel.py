@@ -83,7 +83,7 @@ def test_the_installed_package_works_by_itself(installed: Path, tmp_path: Path) 
     assert len(list((tmp_path / "data/synth/images").glob("*.jpg"))) > 10
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", ["bash", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zsh", "fish"))])
 def test_shells_are_told_how_to_complete(shell: str, installed: Path, tmp_path: Path) -> None:
     here = {"PYTHONPATH": str(installed), "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     command = str(installed / "bin/fastfashion")

@@ -15,7 +15,7 @@ import numpy as np
 from fastfashion.catalog import Rejected
 from fastfashion.disk import disk_full
 from fastfashion.errors import InputError, PackedSetError
-from fastfashion.files import is_remote
+from fastfashion.files import clear_unpublished, is_remote
 from fastfashion.pack.block import Job, make_versions
 from fastfashion.pack.commit import commit, write_rejected
 from fastfashion.pack.engines import Engine, open_engine
@@ -23,7 +23,7 @@ from fastfashion.pack.plan import PackPlan, already_packed, make_plan
 from fastfashion.pack.request import DryRun, PackProgress, PackRequest, PackSummary, descending
 from fastfashion.pack.staging import BlockRecord, Staging, lock
 from fastfashion.shards import open_packed_set
-from fastfashion.shards.layout import FULL, REJECTED
+from fastfashion.shards.layout import CATALOG, FULL, REJECTED, SET, VOCAB
 from fastfashion.sources.ranges import CHANGED, ChangedError, UnreachableError
 from fastfashion.words import why
 
@@ -42,6 +42,9 @@ def pack(request: PackRequest, progress: PackProgress | None = None) -> PackSumm
     with contextlib.closing(open_engine(request.engine, request.workers, request.address)) as engine:
         plan = make_plan(request)
         with lock(request.out):
+            if not is_remote(request.out):  # a run may have been killed in the midst of publishing one
+                for name in (VOCAB, REJECTED, CATALOG, SET):
+                    clear_unpublished(request.out / name)
             missing = descending(set(request.resolutions) - set(already_packed(request, plan.styles)))
             packed_now = resumed = 0
             if missing:
