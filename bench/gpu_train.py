@@ -17,7 +17,7 @@ from fastfashion.bench import spread
 from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size, TrainConfig
 from fastfashion.load import Batch, Loader
 from fastfashion.model import build_classifier, objective
-from fastfashion.runs.opened import read_metrics
+from fastfashion.runs.files import read_metrics
 from fastfashion.shards import open_packed_set
 from fastfashion.train.job import resolve, train
 from fastfashion.train.learner import Learner

@@ -1,4 +1,4 @@
-"""The house: who may import whom, and what importing must not cost."""
+"""The house: which room may import which, and what importing must not cost."""
 
 import ast
 import subprocess

@@ -20,7 +20,7 @@ from fastfashion.errors import FastfashionError
 from fastfashion.evaluate.plots import plot_confusion
 from fastfashion.files import publish, publish_folder, publish_json
 from fastfashion.model import ModelDescription, build_classifier, load_artifact, save_artifact
-from fastfashion.runs.opened import read_config, read_report
+from fastfashion.runs.files import read_config, read_report
 from fastfashion.train.checkpoint import Checkpoints, Progress, read_checkpoint
 
 OTHER = 65534  # nobody

@@ -17,7 +17,7 @@ from conftest import PackedSmall, smooth_image
 from serving import TASKS, ServedRun, make_run
 
 from fastfashion.files import publish_json
-from fastfashion.runs.opened import REPORT
+from fastfashion.runs.files import REPORT
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'fastfashion[serve]'")
 webdriver: Any = pytest.importorskip("selenium.webdriver", reason="driving a browser needs selenium: pip install selenium")

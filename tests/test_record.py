@@ -1,4 +1,4 @@
-"""What a run writes while it trains, read back; and what it does not keep when it goes on from an earlier place."""
+"""What a run writes while it trains, read back; and what it drops when it resumes at an earlier step."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def record(run: Path, lines: list[dict[str, Any]], settings: RunConfig, *, epoch
 
 
 def two_starts(run: Path, **train: Any) -> None:
-    """Two epochs and a step; killed, and gone on with from the second step of the second epoch."""
+    """Two epochs and a step; killed, and resumed at the second step of the second epoch."""
     settings = config(**train)
     start = {"kind": "start", "epoch": 0, "step": 0}
     record(run, [start, *map(step_line, range(1, 6)), epoch_line(0), *map(step_line, range(6, 11)), epoch_line(1), step_line(11)], settings)

@@ -14,9 +14,9 @@ from fastfashion import dist
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, TrainingError
 from fastfashion.pack import PackRequest, pack
-from fastfashion.runs.folder import check_run_folder, is_untrained
+from fastfashion.runs.folder import TrainSummary, check_run_folder, is_untrained
 from fastfashion.runs.settings import ALLOWED, FIXED, FREE, flat
-from fastfashion.train.job import TrainSummary, resolve, train
+from fastfashion.train.job import resolve, train
 
 ALONE = dist.World(device=torch.device("cpu"))
 TINY = {"model.name": "test_resnet", "model.pretrained": False, "data.size": "32x32", "data.workers": 1, "train.batch_size": 16}
@@ -135,12 +135,12 @@ def test_a_start_that_fails_in_its_first_step_leaves_nothing_and_in_its_second_a
 
 def test_what_safetensors_leaves_when_it_is_killed_blocks_no_name_and_does_not_stay(copied: Path, shards: Path, tmp_path: Path) -> None:
     """It writes through .tmpXXXXXX beside its target."""
-    begun = tmp_path / "begun"
-    begun.mkdir()
-    (begun / ".tmpa1B2c3").write_bytes(b"half")
-    check_run_folder(begun, config_of(shards))
-    train(config_of(shards), begun, ALONE)
-    assert not list(begun.rglob(".tmp*")) and (begun / "best").is_dir()
+    started = tmp_path / "started"
+    started.mkdir()
+    (started / ".tmpa1B2c3").write_bytes(b"half")
+    check_run_folder(started, config_of(shards))
+    train(config_of(shards), started, ALONE)
+    assert not list(started.rglob(".tmp*")) and (started / "best").is_dir()
     (copied / "checkpoints/.tmpZ9y8X7").write_bytes(b"half")
     train(config_of(shards, train__epochs=3), copied, ALONE)
     assert not list(copied.rglob(".tmp*"))
@@ -221,7 +221,7 @@ def test_where_checkpoints_of_an_unfinished_run_are_gone_must_refuses_and_auto_s
     shutil.rmtree(copied / "checkpoints")
     status = json.loads((copied / "status.json").read_text()) | {"state": "interrupted"}
     (copied / "status.json").write_text(json.dumps(status))
-    with pytest.raises(TrainingError, match=r"--resume must, but checkpoints/ holds no checkpoint.*to train it anew"):
+    with pytest.raises(TrainingError, match=r"--resume must, but checkpoints/ holds no checkpoint.*to train it from the start"):
         check_run_folder(copied, config_of(shards), resume="must")
     check_run_folder(copied, config_of(shards))
     train(config_of(shards), copied, ALONE)
@@ -249,7 +249,7 @@ def test_without_the_optimizer_a_finished_run_keeps_none_and_refuses_to_be_lengt
     run = tmp_path / "run"
     assert not (run / "checkpoints").exists() and (run / "best/model.safetensors").is_file()
     assert "checkpoints" not in first.stderr
-    again = workers.fastfashion(*arguments, "--resume", "must", cwd=tmp_path)  # as a cluster does that starts its jobs anew
+    again = workers.fastfashion(*arguments, "--resume", "must", cwd=tmp_path)  # as a cluster does that restarts its jobs
     assert again.returncode == 0 and "finished; nothing to do" in again.stderr
     longer = workers.fastfashion(*arguments, "--set", "train.epochs=3", "--allow-config-change", "train.epochs", cwd=tmp_path)
     assert longer.returncode == 2

@@ -30,7 +30,7 @@ from fastfashion.errors import ConfigError, InputError
 from fastfashion.model import Classifier, build_classifier
 from fastfashion.predict.room import BusyError
 from fastfashion.runs import open_run
-from fastfashion.runs.opened import REPORT
+from fastfashion.runs.files import REPORT
 from fastfashion.serve import render
 from fastfashion.serve.auth import parse_auth
 from fastfashion.serve.cam import NoMapError, _feature_map, _pooled_alone, activation_maps, overlay

@@ -1,4 +1,4 @@
-"""Training as users start it: every form of launch, killed and gone on with, one process against two, errors that say what to do."""
+"""Training as users start it: every form of launch, killed and resumed, one process against two, errors that say what to do."""
 
 import json
 import subprocess
@@ -100,8 +100,8 @@ def test_every_form_of_launch_trains_two_processes_to_the_same_losses(form: list
 
 def test_the_stock_parser_of_torchrun_refuses_nproc_for_the_known_reason(shards: Path, tmp_path: Path) -> None:
     done = command([*TORCHRUN, "-m", "fastfashion.train", "--nproc", "2", "--shards", str(shards), *TINY, "--out", str(tmp_path)], tmp_path)
-    mended = sys.version_info >= (3, 13, 1) or (3, 12, 7) <= sys.version_info < (3, 13)  # gh-58573
-    if mended:
+    fixed = sys.version_info >= (3, 13, 1) or (3, 12, 7) <= sys.version_info < (3, 13)  # gh-58573
+    if fixed:
         assert done.returncode == 0, done.stderr
     else:
         assert done.returncode != 0

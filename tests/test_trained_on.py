@@ -28,7 +28,7 @@ from fastfashion.export.export import ExportRequest, export, export_text
 from fastfashion.load import Plan
 from fastfashion.pack import PackRequest, pack
 from fastfashion.runs import open_run
-from fastfashion.runs.opened import read_report
+from fastfashion.runs.files import read_report
 from fastfashion.runs.trained_on import SetIdentity, TrainedOn, read_trained_on, write_trained_on
 from fastfashion.shards import open_packed_set
 from fastfashion.train.job import resolve, train
@@ -44,7 +44,7 @@ def set_of(source: Path, out: Path, **settings: Any) -> Path:
     return out
 
 
-def sorted_anew(source: Path, out: Path) -> Path:
+def shuffled(source: Path, out: Path) -> Path:
     """The same products, the table's lines in another order."""
     shutil.copytree(source, out)
     lines = (out / "styles.csv").read_text().splitlines()
@@ -66,7 +66,7 @@ class Shop:
 
     home: Path
     whole: Path  # 60 rows
-    anew: Path  # the same ids in another order, in other shards
+    shuffled: Path  # the same ids in another order, in other shards
     fewer: Path  # two products removed
     grown: Path  # ten appended, in the midst of the others after sorting
     other: Path  # another shop's ids with the same classes
@@ -76,9 +76,9 @@ class Shop:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     home = tmp_path_factory.mktemp("shop")
     source = make_source(home / "source")
-    anew = sorted_anew(source, home / "anew_source")
+    reordered = shuffled(source, home / "shuffled_source")
     fewer = without(source, home / "fewer_source", ["10000", "996"])
-    grown = sorted_anew(make_source(home / "more_source", rows=70), home / "grown_source")
+    grown = shuffled(make_source(home / "more_source", rows=70), home / "grown_source")
     other = shutil.copytree(source, home / "other_source")
     lines = [f"7{line}" for line in (source / "styles.csv").read_text().splitlines(keepends=True)]
     (other / "styles.csv").write_text("".join([lines[0][1:], *lines[1:]]))
@@ -86,8 +86,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
         image.rename(image.with_name(f"7{image.name}"))
     names = {"whole": source, "fewer": fewer, "grown": grown, "other": other}
     sets = {name: set_of(each, home / name) for name, each in names.items()}
-    pack(PackRequest(source=anew, out=home / "anew", resolutions=("32",), workers=1, rows_per_shard=7))
-    return Shop(home=home, anew=home / "anew", **sets)
+    pack(PackRequest(source=reordered, out=home / "shuffled", resolutions=("32",), workers=1, rows_per_shard=7))
+    return Shop(home=home, shuffled=home / "shuffled", **sets)
 
 
 def config_of(shards: Path, **settings: Any) -> RunConfig:
@@ -207,8 +207,8 @@ def test_a_run_resumed_on_the_same_ids_in_another_order_takes_the_same_steps_bit
 ) -> None:
     uninterrupted = trained(shop.whole, tmp_path / "uninterrupted", **settings)
     run = stopped(shop.whole, tmp_path / "run", 11, monkeypatch, **settings)
-    assert open_packed_set(shop.anew).table["id"].tolist() != open_packed_set(shop.whole).table["id"].tolist()
-    moved = shutil.copytree(shop.anew, tmp_path / "a folder of another name")
+    assert open_packed_set(shop.shuffled).table["id"].tolist() != open_packed_set(shop.whole).table["id"].tolist()
+    moved = shutil.copytree(shop.shuffled, tmp_path / "a folder of another name")
     trained(moved, run, **settings)
     assert lines_of(run) == lines_of(uninterrupted)
     assert tensors_of(run) == tensors_of(uninterrupted)
@@ -288,7 +288,7 @@ def test_a_plan_in_windows_is_the_same_for_rows_in_another_order() -> None:
 def test_a_run_is_tested_on_its_own_test_ids_whatever_the_order_of_the_set(whole: Path, shop: Shop) -> None:
     first = evaluate_run(EvaluateRequest(run=whole), ALONE)
     answers = pd.read_parquet(whole / "predictions.parquet").set_index("id")["gender_prediction"]
-    again = evaluate_run(EvaluateRequest(run=whole, shards=shop.anew), ALONE)
+    again = evaluate_run(EvaluateRequest(run=whole, shards=shop.shuffled), ALONE)
     assert again["tasks"]["gender"]["test_ids_sha256"] == first["tasks"]["gender"]["test_ids_sha256"]
     assert again["split"] == first["split"]
     for score in ("accuracy", "macro_f1"):
@@ -343,7 +343,7 @@ def test_unseen_rows_are_none_of_the_set_that_was_trained_on_and_all_of_another(
     assert kept is not None
     if kept.seen.all():
         with pytest.raises(InputError, match="has trained, validated or tested on all of its 60 ids"):
-            evaluate_run(EvaluateRequest(run=whole, shards=shop.anew, rows="unseen"), ALONE)
+            evaluate_run(EvaluateRequest(run=whole, shards=shop.shuffled, rows="unseen"), ALONE)
     report = evaluate_run(EvaluateRequest(run=whole, shards=shop.other, rows="unseen"), ALONE)
     assert report["split"]["num_rows"] == 60
     assert report["tasks"]["gender"]["with_duplicate_in_training"] == {"n": 0, "accuracy": None}
@@ -387,8 +387,8 @@ def test_a_run_from_before_says_so_once_and_is_checked_from_then_on(whole: Path,
 def test_a_run_from_before_whose_report_names_other_training_rows_is_refused(whole: Path, shop: Shop, tmp_path: Path) -> None:
     evaluate_run(EvaluateRequest(run=whole), ALONE)
     run = from_before(whole, tmp_path / "run")
-    with pytest.raises(InputError, match=r"was trained on other rows than .*anew gives it now: the training ids in"):
-        evaluate_run(EvaluateRequest(run=run, shards=shop.anew), ALONE)
+    with pytest.raises(InputError, match=r"was trained on other rows than .*shuffled gives it now: the training ids in"):
+        evaluate_run(EvaluateRequest(run=run, shards=shop.shuffled), ALONE)
     assert read_trained_on(run) is None
 
 

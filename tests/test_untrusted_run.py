@@ -33,8 +33,7 @@ from fastfashion.evaluate.compare import compare
 from fastfashion.files import plain, publish_json
 from fastfashion.model import artifact, load_artifact
 from fastfashion.runs import open_run, read_config, trained_on
-from fastfashion.runs.folder import read_status
-from fastfashion.runs.opened import read_metrics, read_report
+from fastfashion.runs.files import TRAINED_ON, TRAINED_ON_ROWS, read_metrics, read_report, read_status
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.products import _read as read_features
 from fastfashion.serve.state import open_state
@@ -312,7 +311,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
         ("evaluate", "resume"),
         "times: expected",
     ),
-    "an id of two places": (rows(first_id_again), ("evaluate", "resume"), "an id is there twice"),
+    "an id of two places": (rows(first_id_again), ("evaluate", "resume"), "an id occurs twice"),
     "floats for rows": (rows(lambda a: a.update(train=a["train"].astype(np.float32))), ("evaluate",), "train: expected whole numbers"),
     "a damaged line of metrics": (
         lines(lambda known: known.__setitem__(1, known[1][:30])),
@@ -602,11 +601,11 @@ def test_no_command_contacts_an_address_that_a_run_names(
     refusal = rf"its settings name the packed set {server.url}, which was not contacted.*--shards {server.url}"
     with pytest.raises(InputError, match=refusal):
         command("evaluate", run, whole, tmp_path)
-    for name in (trained_on.DESCRIPTION, trained_on.ROWS):  # as of a run from before there were lists of ids
+    for name in (TRAINED_ON, TRAINED_ON_ROWS):  # as of a run from before there were lists of ids
         (run / name).rename(run / f"{name}.kept")
     with pytest.raises(InputError, match="its own set cannot be opened"):
         app(["evaluate", str(run), "--shards", str(whole.shards), "--rows", "unseen"], standalone_mode=False)
-    for name in (trained_on.DESCRIPTION, trained_on.ROWS):
+    for name in (TRAINED_ON, TRAINED_ON_ROWS):
         (run / f"{name}.kept").rename(run / name)
     for what in ("predict", "compare", "export", "audit"):
         command(what, run, whole, tmp_path / "out")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from fastfashion.files import publish_json
-from fastfashion.runs.opened import CONFIG, REPORT, read_metrics
+from fastfashion.runs.files import CONFIG, REPORT, read_metrics
 
 
 def main() -> None:

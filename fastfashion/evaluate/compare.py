@@ -15,7 +15,7 @@ from fastfashion.evaluate.intervals import SCORES, bootstrap_difference, mcnemar
 from fastfashion.evaluate.metrics import task_metrics
 from fastfashion.evaluate.run import PREDICTIONS
 from fastfashion.files import unreadable
-from fastfashion.runs.opened import REPORT, read_config, read_report
+from fastfashion.runs.files import REPORT, read_config, read_report
 from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards.tables import TEXT, UnfitError, parse_table
 from fastfashion.tables import table_text

@@ -26,7 +26,7 @@ from fastfashion.evaluate.published import Cell, Published, Score, read_publishe
 from fastfashion.evaluate.reproduce_folder import check_folder
 from fastfashion.evaluate.reproduce_plot import plot_cells
 from fastfashion.files import publish, publish_json
-from fastfashion.runs.opened import REPORT, read_metrics
+from fastfashion.runs.files import REPORT, read_metrics
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.tables import table_text
 
@@ -179,6 +179,8 @@ def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
     """Scores of a cell's runs: of each seed, and the mean of their intervals' ends, which are of the choice of test images alone."""
     reports = [json.loads((run / REPORT).read_text(encoding="utf-8")) for run in runs]
     metrics = [read_metrics(run) for run in runs]
+    if not all(metrics):
+        raise TrainingError(f"{runs[metrics.index([])]}: its metrics are missing; remove that folder, and the same command trains it again")
     values = [report["tasks"][task] for report in reports]
     minutes = [sum(line["time"]["seconds"] for line in lines if line["kind"] in ("step", "epoch")) / 60 for lines in metrics]
     starts = [next(line for line in lines if line["kind"] == "start") for lines in metrics]

@@ -24,14 +24,14 @@ from fastfashion.evaluate.predictions import Predictions, predict, score
 from fastfashion.files import plain, publish, publish_json
 from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_images, open_loader
-from fastfashion.runs.opened import METRICS, REPORT, OpenRun, open_run, read_metrics
+from fastfashion.runs.files import PLOTS, PREDICTIONS, REPORT, read_metrics
+from fastfashion.runs.opened import OpenRun, open_run
 from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards import PackedSet
 from fastfashion.tables import table_text
 from fastfashion.untrusted import file_sha256
 from fastfashion.words import counted
 
-PREDICTIONS, PLOTS = "predictions.parquet", "plots"
 UNSEEN = "unseen"  # folder of the report of rows that a run never saw
 ROWS = ("test", UNSEEN)
 MISTAKES, MISTAKES_A_LINE = 48, 8  # images on a sheet
@@ -97,7 +97,7 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
     if unseen:
         predictions = _with_labels(opened, predictions)
     notes = list(opened.notes)
-    history = read_metrics(opened.path, notes) if (opened.path / METRICS).is_file() else []
+    history = read_metrics(opened.path, notes)
     report = plain(_report(replace(opened, notes=tuple(notes)), predictions, request.rows))
     report["skipped"] = [asdict(one) for _, one in sorted(skipped.items())]
     if world.is_main:

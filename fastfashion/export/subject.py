@@ -17,8 +17,8 @@ from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.load import LoaderSpec, Plan, choose_images, open_loader
 from fastfashion.model import Classifier, load_artifact, probabilities
-from fastfashion.runs import OpenRun, open_run, read_config
-from fastfashion.runs.opened import read_report
+from fastfashion.runs import OpenRun, open_run
+from fastfashion.runs.files import BEST, read_config, read_report
 
 BATCH_SIZE = 64
 
@@ -61,7 +61,7 @@ def open_subject(run: Path, tasks: Sequence[str] = (), shards: Path | None = Non
         if shards is not None:
             raise
         why = str(error)
-    model, description = load_artifact(run / "best")
+    model, description = load_artifact(run / BEST)
     if unknown := [task for task in tasks if task not in description.classes]:
         raise ConfigError(f"--task {unknown[0]}: {run} has no head for it; there are {', '.join(description.classes)}")
     return Subject(

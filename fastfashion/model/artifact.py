@@ -14,6 +14,7 @@ from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import publish_folder, publish_json, unreadable
 from fastfashion.model.net import Classifier, build_classifier
 from fastfashion.model.weights import (
+    BEST,
     DESCRIPTION,
     MAX_DESCRIPTION_BYTES,
     WEIGHTS,
@@ -132,7 +133,7 @@ def weights_description(given: str) -> ModelDescription | None:
     folder = weights_file(given).parent
     if not (folder / DESCRIPTION).is_file():
         return None
-    if folder != Path(given) / "best":  # a folder of something else may have a file of that name
+    if folder != Path(given) / BEST:  # a folder of something else may have a file of that name
         try:
             head = parse_json(read_limited(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES), dict[str, object], "", InputError, "")
         except FastfashionError:

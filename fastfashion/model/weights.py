@@ -17,6 +17,7 @@ from fastfashion.untrusted import file_sha256, open_regular, read_limited
 
 Shapes = dict[str, tuple[tuple[int, ...], bool]]  # by name: shape, and whether it holds floats
 WEIGHTS = "model.safetensors"
+BEST = "best"  # the folder of a run that holds its kept model
 DESCRIPTION = "model.json"  # of our own models, beside the weights
 MAX_DESCRIPTION_BYTES = 1 << 26
 HUB_TIMEOUT_S = 10
@@ -28,7 +29,7 @@ _DECLARED = ("model", "architecture", "arch")  # where our files, timm's, and tr
 def weights_file(given: str) -> Path:
     """The file that --weights means: the file itself, or that of a run's folder, or of its best/."""
     path = Path(given)
-    return next((file for file in (path / WEIGHTS, path / "best" / WEIGHTS) if file.is_file()), path)
+    return next((file for file in (path / WEIGHTS, path / BEST / WEIGHTS) if file.is_file()), path)
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ from fastfashion.model import load_artifact, probabilities
 from fastfashion.predict.decode_worker import load_encoded
 from fastfashion.predict.decoding import Decoders
 from fastfashion.predict.inputs import Input, InputImage, SetInput
-from fastfashion.runs import read_config
+from fastfashion.runs.files import BEST, read_config
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 from fastfashion.sources.ranges import UnreachableError
 
@@ -54,7 +54,7 @@ class Predictor:
 
     def __init__(self, run: Path, device: torch.device, *, workers: int = 1, tasks: Sequence[str] = ()) -> None:
         self.run, self.device, self.workers = run, device, workers
-        model, description = load_artifact(run / "best")
+        model, description = load_artifact(run / BEST)
         self.model, self.description = model.to(device), description
         self.size = Size.parse(description.size)
         if unknown := [task for task in tasks if task not in description.classes]:

@@ -1,33 +1,31 @@
-"""A run's folder: whether this training may use it, who holds it, and what it says of the state of training."""
+"""A run's folder: whether this training may use it, who holds it, and whether there is anything left to do."""
 
 import json
-import os
 import shutil
-import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+import msgspec
 
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, TrainingError
-from fastfashion.files import hold, is_unpublished, publish_json, unreadable
-from fastfashion.runs import read_config, trained_on
-from fastfashion.runs.opened import CONFIG, METRICS
+from fastfashion.files import hold, is_unpublished
+from fastfashion.model import count_parameters, load_artifact
+from fastfashion.runs import files
+from fastfashion.runs.files import BEST, CHECKPOINTS, CONFIG, LOCK, METRICS, STATUS, State, Status, read_config, read_metrics, read_status
 from fastfashion.runs.settings import ALLOWED, FREE, changes, changes_that_count
-from fastfashion.untrusted import Count, parse_json, read_limited
 
-CHECKPOINTS, BEST, STATUS, SKIPPED, LOCK = "checkpoints", "best", "status.json", "skipped.csv", ".training.lock"
 RESUME = ("auto", "never", "must")
 # What a start writes before its first step.
-_BEGUN = (CONFIG, METRICS, STATUS, SKIPPED, trained_on.DESCRIPTION, trained_on.ROWS, "wandb-run-id", "mlflow-run-id", "wandb")
-_EVENTS = "events.out.tfevents."
+_STARTED = frozenset({CONFIG, METRICS, STATUS, files.SKIPPED, files.TRAINED_ON, files.TRAINED_ON_ROWS})
+_STARTED |= {files.WANDB_ID, files.MLFLOW_ID, files.WANDB}
 
 
 def check_run_folder(run: Path, config: RunConfig, *, resume: str = "auto", allowed: Collection[str] = ()) -> None:
-    """Raises TrainingError where the folder holds a run of other settings, or something else, or what `resume` does not want.
+    """Raises TrainingError where the folder holds a run of other settings, or something else, or what `resume` forbids.
 
     `allowed` names settings of ALLOWED that may differ; raises ConfigError for others.
     """
@@ -67,7 +65,7 @@ def _check_without_checkpoint(run: Path, changed: dict[str, tuple[Any, Any]], re
             f"to train further from them, start another run: --name OTHER --weights {run / BEST / 'model.safetensors'}"
         )
     if resume == "must" and not (is_finished(run) and dropped):
-        way_out = "leave --resume out: a finished run stays as it is" if is_finished(run) else "leave --resume out to train it anew"
+        way_out = f"leave --resume out{': a finished run stays as it is' if is_finished(run) else ' to train it from the start'}"
         raise TrainingError(f"{run}: --resume must, but {why}; put {CHECKPOINTS}/ back from a copy, or {way_out}")
 
 
@@ -81,17 +79,17 @@ def has_checkpoint(run: Path) -> bool:
 
 def is_finished(run: Path) -> bool:
     """Whether training ended, and its best weights are there."""
-    return read_status(run).get("state") == "finished" and (run / BEST).is_dir()
+    return read_status(run).get("state") == State.FINISHED and (run / BEST).is_dir()
 
 
 def is_untrained(run: Path) -> bool:
-    """Whether a folder is missing or empty, or holds only what a start leaves that never trained a step, as one that was killed."""
+    """Whether a folder is missing, empty, or holds only what a start leaves that was killed before its first step."""
     if not run.is_dir():
         return not run.exists()
     for path in run.iterdir():
         if path.name in (METRICS, CHECKPOINTS):
             continue
-        if path.name not in (*_BEGUN, LOCK) and not path.name.startswith(_EVENTS) and not is_unpublished(path.name):
+        if path.name not in {*_STARTED, LOCK} and not path.name.startswith(files.EVENTS) and not is_unpublished(path.name):
             return False
     return not has_checkpoint(run) and not _has_steps(run / METRICS)
 
@@ -104,7 +102,7 @@ def _has_steps(metrics: Path) -> bool:
             if json.loads(line)["kind"] != "start":
                 return True
         except (ValueError, KeyError, TypeError, RecursionError):
-            return True  # nothing that this could throw away
+            return True  # not ours to throw away
     return False
 
 
@@ -113,16 +111,12 @@ class Held:
     """A run's folder while this process trains in it."""
 
     run: Path
-    trained: bool  # whether a step was trained, in this start or an earlier one
-
-    def began(self) -> None:
-        """A step was trained: what is in the folder stays, however training ends."""
-        self.trained = True
+    trained: bool  # whether a step was trained, in this start or an earlier one: then the folder stays, however training ends
 
 
 @contextmanager
 def training_in(run: Path) -> Iterator[Held]:
-    """Make the folder and hold it; where no step was ever trained, nothing is left behind on an exception.
+    """Make the folder and hold it. Where no step was ever trained, an exception leaves nothing behind.
 
     Raises TrainingError where another process holds it.
     """
@@ -148,7 +142,7 @@ def training_in(run: Path) -> Iterator[Held]:
 
 def discard_untrained(run: Path, made: Collection[Path]) -> None:
     """Remove what processes that were killed before the first step have left, and the folders `made` for them."""
-    with suppress(TrainingError, OSError):  # another one trains there by now
+    with suppress(TrainingError, OSError):  # another process may train there by now
         if is_untrained(run):
             with hold(run / LOCK, "training", TrainingError):
                 _clear(run)
@@ -168,7 +162,7 @@ def remove_empty(folders: Collection[Path]) -> None:
 
 def _clear(run: Path) -> None:
     for path in list(run.iterdir()):
-        if path.name in _BEGUN or path.name.startswith(_EVENTS) or _is_partial(path.name):
+        if path.name in _STARTED or path.name.startswith(files.EVENTS) or _is_partial(path.name):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -177,38 +171,63 @@ def _clear(run: Path) -> None:
 
 
 def _is_partial(name: str) -> bool:
-    """Of a file of ours; another process, such as an evaluation, may be at work on others."""
-    return is_unpublished(name) and (not name.endswith(".partial") or any(name.startswith(f".{known}.") for known in _BEGUN))
+    """Whether it is a half-written file of ours; another process, such as an evaluation, may be writing others."""
+    return is_unpublished(name) and (not name.endswith(".partial") or any(name.startswith(f".{known}.") for known in _STARTED))
 
 
-class Status(TypedDict, total=False):
-    """What status.json says, as far as we read it."""
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary:
+    """How a run ended; epochs are counted from 0."""
 
-    state: str
-    optimizer: str
-    reason: str
-    epochs: Count
-    steps: Count
-    summary: dict[str, str | int | float]
+    run: str
+    ended: str  # "finished", "early_stop", "max_time", or the name of a signal
+    epochs: int  # complete ones
+    steps: int  # over all epochs
+    resumed_at_step: int
+    best_epoch: int
+    best_metric: float  # that of train.select, on validation
+    num_parameters: int
+    train_rows: int
+    val_rows: int
 
-
-def read_status(run: Path) -> Status:
-    """Empty where there is none. Raises TrainingError where it is no status: nobody then knows whether the run is finished."""
-    path = run / STATUS
-    try:
-        data = read_limited(path, 1 << 20)
-    except FileNotFoundError:
-        return Status()
-    except OSError as error:
-        raise TrainingError(f"{path}: {unreadable(error)}") from error
-    advice = "put it back from a copy, or remove it: the run then resumes from its checkpoints, and without any trains anew"
-    return parse_json(data, Status, str(path), TrainingError, advice)
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
-def write_status(run: Path, state: str, **values: Any) -> None:
-    """Publish status.json: state is running, finished, interrupted or failed; `resumable` says whether the same command resumes it.
+def finished_summary(run: Path, config: RunConfig) -> TrainSummary | None:
+    """How a run ended that has nothing left to do with these settings; None where there may be something left."""
+    if not is_finished(run) or changes_that_count(changes(read_config(run), config)):
+        return None
+    status = read_status(run)
+    known = status.get("summary", {})
+    if known.keys() == {each.name for each in fields(TrainSummary)}:
+        try:
+            return msgspec.convert(known | {"run": str(run), "resumed_at_step": known["steps"]}, TrainSummary)
+        except msgspec.ValidationError as error:
+            raise TrainingError(f"{run / STATUS}: its summary is not as expected ({error}); put the file back from a copy") from error
+    return None if has_checkpoint(run) else _from_its_files(run, status, config)
 
-    A run that was killed still says "running", with a process that is no more.
-    """
-    known = {"state": state, "resumable": state != "finished", "process": os.getpid(), "host": socket.gethostname()}
-    publish_json(run / STATUS, known | {"at": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"} | values)
+
+def _from_its_files(run: Path, status: Status, config: RunConfig) -> TrainSummary:
+    """The summary of a run from before status.json held one, whose checkpoints are gone; its best epoch by the rule of that time."""
+    best_epoch, best_metric = -1, -1.0
+    for line in read_metrics(run):
+        if line["kind"] != "epoch":
+            continue
+        chosen = [line["val"][task] for task in config.data.split_tasks if task in line["val"]] or list(line["val"].values())
+        scores = [each.get(config.train.select) for each in chosen]
+        metric = sum(float(line["epoch"] if score is None else score) for score in scores) / len(scores)
+        if metric > best_metric:
+            best_epoch, best_metric = line["epoch"], metric
+    return TrainSummary(
+        run=str(run),
+        ended=str(status.get("reason", "finished")),
+        epochs=int(status.get("epochs", config.train.epochs)),
+        steps=int(status.get("steps", 0)),
+        resumed_at_step=int(status.get("steps", 0)),
+        best_epoch=best_epoch,
+        best_metric=best_metric,
+        num_parameters=count_parameters(load_artifact(run / BEST)[0]),
+        train_rows=0,
+        val_rows=0,
+    )

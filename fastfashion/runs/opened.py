@@ -1,15 +1,9 @@
-"""A run opened: its settings, its best model, and the packed set that it was trained on, checked by the ids.
-
-Writes nothing into a run but the list of ids of one from before there were such lists.
-"""
+"""Opening a run: its settings, its best model, and the packed set that it was trained on, checked by the ids."""
 
 import math
-import re
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,16 +11,11 @@ import pandas as pd
 from fastfashion.catalog import JointSplit, Vocab, correct, ids_hash
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import ConfigError, InputError, PackedSetError
-from fastfashion.files import is_address, location, unreadable
+from fastfashion.files import is_address, location
 from fastfashion.model import Classifier, load_artifact
-from fastfashion.runs.schemas import MetricsLine, Report, Settings
+from fastfashion.runs.files import BEST, REPORT, read_config, read_metrics, read_report
 from fastfashion.runs.trained_on import SetIdentity, TrainedOn, list_rows, place, read_trained_on, write_trained_on
 from fastfashion.shards import PackedSet, open_packed_set
-from fastfashion.untrusted import open_regular, parse_json, read_limited
-
-CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
-MAX_CONFIG_BYTES, MAX_REPORT_BYTES, MAX_LINE_BYTES = 1 << 20, 1 << 28, 1 << 20
-_NOT_FINITE = re.compile(rb"(?<=: )(?:NaN|-?Infinity)(?=[,}])")  # in lines from before these were written as null
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,30 +40,15 @@ class OpenRun:
         return list(self.split.test)
 
 
-def read_config(run: Path) -> RunConfig:
-    """The resolved settings of a run; raises InputError where the folder is no run."""
-    try:
-        values = parse_json(read_limited(run / CONFIG, MAX_CONFIG_BYTES), Settings, str(run / CONFIG), InputError, "no run's settings")
-        return RunConfig.from_dict(values)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{run}: not a run: {CONFIG} is missing; expected a folder such as runs/NAME that fastfashion train made"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{run / CONFIG}: {unreadable(error)}") from error
-    except ConfigError as error:
-        raise InputError(f"{run / CONFIG}: not readable as a run's settings: {error}") from error
-
-
 def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, writes: bool = True) -> OpenRun:
     """Open a run with the set that it was trained on, or, where `other_ids` allows, with any set.
 
     Raises InputError, PackedSetError or ConfigError where the folder is no run, or run and packed set do not fit, and where the set is at
-    an address that the run's settings alone name: no run makes this machine contact an address of its own. The list of ids of a run from
-    before there were any is written into its folder, unless another rank `writes`.
+    an address that only the run's settings name: a run cannot make this machine contact an address. A run from before there were lists of
+    ids gets one in its folder, if this rank `writes`; nothing else is written.
     """
     config = read_config(run)
-    model, description = load_artifact(run / "best")
+    model, description = load_artifact(run / BEST)
     try:
         packed = open_packed_set(shards or _named_set(run, config))
     except PackedSetError as error:
@@ -96,7 +70,7 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
         kept = assumed_list(run, own, config, corrected(own, config.data.corrections))
         notes.append(kept.assumption(run))
         if writes:
-            with suppress(OSError):  # a run of another user: it is said again the next time
+            with suppress(OSError):  # a run of another user: the note comes again the next time
                 write_trained_on(run, kept)
     rows = kept.rows_in(packed) if other_ids else kept.check(run, packed)
     table = corrected(packed, config.data.corrections, of_another_set=other_ids)
@@ -122,12 +96,12 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
 
 
 def corrected(packed: PackedSet, corrections: str, *, of_another_set: bool = False) -> pd.DataFrame:
-    """The set's table with the labels of a corrections file, where one is named; of one for another set those that it has."""
+    """The set's table with the labels of a corrections file, where one is named; of a file for another set the ids that it has."""
     return correct(packed.table, packed.vocab, Path(corrections), of_another_set=of_another_set) if corrections else packed.table
 
 
 def _named_set(run: Path, config: RunConfig) -> Path:
-    """Where a run's settings say that its set is, on this machine. Raises InputError where that is an address."""
+    """Where on this machine a run's settings say that its set is. Raises InputError where that is an address."""
     if is_address(config.data.shards):
         raise InputError(
             f"{run}: its settings name the packed set {config.data.shards}, which was not contacted: a run's own address is opened only "
@@ -137,7 +111,7 @@ def _named_set(run: Path, config: RunConfig) -> Path:
 
 
 def _own_set(run: Path, config: RunConfig, tested: PackedSet) -> PackedSet:
-    """The set that a run without a list names in its settings, of which `tested` may hold what it never saw."""
+    """The set that the settings of a run without a list name; `tested` may hold rows that the run never saw."""
     try:
         return tested if config.data.shards == str(tested.path) else open_packed_set(_named_set(run, config))
     except (PackedSetError, InputError) as error:
@@ -149,13 +123,13 @@ def _own_set(run: Path, config: RunConfig, tested: PackedSet) -> PackedSet:
 
 
 def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.DataFrame) -> TrainedOn:
-    """For a run from before there were lists of ids: that of a set, which what the run says of itself must not contradict.
+    """A list for a run from before there were lists of ids: that of a set, which the run's own files must not contradict.
 
     Raises InputError where its report names other training ids, or its epochs had another number of steps than this set gives.
     """
     kept = list_rows(packed, config.data, table, assumed=True)
     steps = math.ceil(int(kept.times.sum()) / config.train.batch_size)
-    for line in read_metrics(run) if (run / METRICS).is_file() else []:
+    for line in read_metrics(run):
         if line["kind"] == "epoch" and line["step"] != (line["epoch"] + 1) * steps:
             raise InputError(
                 f"{run} was trained on other rows than {packed.path} gives it now: its epochs had {line['step'] // (line['epoch'] + 1)} "
@@ -173,7 +147,7 @@ def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.Data
 
 
 def _check_recorded(run: Path, packed: PackedSet, kept: TrainedOn) -> None:
-    """Raises InputError where the set that a run's settings name is where it was, and holds other ids than the one that is given."""
+    """Raises InputError where the set that a run's settings name is still there, and has other ids than the one that is given."""
     named = read_config(run).data.shards
     if is_address(named) or named == str(packed.path):
         return
@@ -184,47 +158,6 @@ def _check_recorded(run: Path, packed: PackedSet, kept: TrainedOn) -> None:
     if recorded.ids_sha256 != kept.source.ids_sha256:
         raise InputError(
             f"{run} is from before runs kept the ids of their training; its settings name {recorded}, and {kept.source} holds other "
-            f"ids. Leave --shards out; if {recorded.path} was packed anew since, and the other is the set of the training, move "
+            f"ids. Leave --shards out; if {recorded.path} was packed again since, and the other is the set of the training, move "
             f"{recorded.path} away; to test what the run never saw of it: fastfashion evaluate {run} --shards {packed.path} --rows unseen"
         )
-
-
-def read_report(run: Path) -> dict[str, Any] | None:
-    """What `evaluate_run` returned; None where the run was not tested. Raises InputError where the file is cut, or no report."""
-    path = run / REPORT
-    advice = f"test the run again: fastfashion evaluate {run}"
-    try:
-        data = read_limited(path, MAX_REPORT_BYTES)
-        parse_json(data, Report, f"{path}: not readable as a report", InputError, advice)
-        return parse_json(data, dict[str, Any], str(path), InputError, advice)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InputError(f"{path}: {unreadable(error)}") from error
-
-
-def read_metrics(run: Path, notes: list[str] | None = None) -> list[Mapping[str, Any]]:
-    """The lines of a run's metrics.jsonl; that half a last line was skipped is added to `notes`. Raises what `metrics_lines` raises."""
-    return [line for _, line in metrics_lines(run / METRICS, [] if notes is None else notes)]
-
-
-def metrics_lines(path: Path, notes: list[str]) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
-    """Each line as it is, and what it says. A last line without its end, as a run leaves that was killed, is skipped, and `notes` say so.
-
-    Raises InputError, with the line's number, where one is damaged.
-    """
-    try:
-        file = open_regular(path)
-    except OSError as error:
-        raise InputError(f"{path}: {unreadable(error)}") from error
-    with file:
-        for number, data in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
-            if not data.endswith(b"\n") and len(data) < MAX_LINE_BYTES:
-                notes.append(f"{path}:{number}: half a line, as a killed run leaves, was skipped")
-                return
-            where, advice = f"{path}:{number}: not a line of metrics", "correct or remove that line"
-            text = _NOT_FINITE.sub(b"null", data)
-            line = parse_json(text, MetricsLine, where, InputError, advice)
-            if line["kind"] == "epoch" and not line.get("val"):
-                raise InputError(f"{where}: an epoch without val; {advice}")
-            yield data, parse_json(text, dict[str, Any], where, InputError, advice)

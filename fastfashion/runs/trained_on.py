@@ -1,9 +1,9 @@
 """What a run was trained on: the ids that trained, validated and tested, in order, and the set that they are from.
 
-    RUN/trained_on.safetensors   all ids of the set, and which of them each part holds, in order: at most 8 bytes a row beside the ids
+    RUN/trained_on.safetensors   all ids of the set, and the rows of each part, in order: at most 8 bytes a row beside the ids
     RUN/trained_on.json          the set's identity, the classes, the checksum of the other file; written last
 
-A set is the ids that it holds: neither their order, nor the folder's name, nor a corrected label makes another one of it.
+A set is identified by its ids: another order, another folder or a corrected label does not make it another set.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from fastfashion.config import DataConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import publish, publish_json, unreadable
 from fastfashion.model.weights import checksum
+from fastfashion.runs.files import TRAINED_ON, TRAINED_ON_ROWS, read_if_there
 from fastfashion.shards import PackedSet
-from fastfashion.untrusted import Count, Format, Sha256, described, file_sha256, parse_description, read_limited
+from fastfashion.untrusted import Count, Format, Sha256, described, file_sha256, parse_description
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DESCRIPTION, ROWS = "trained_on.json", "trained_on.safetensors"
 FORMAT = Format("fastfashion-trained-on", oldest=1, newest=2, sealed=2)
 MAX_DESCRIPTION_BYTES = 1 << 28
-_MOST_TIMES = 100  # that oversampling makes an epoch longer: less than the root of the number of classes
+_MOST_TIMES = 100  # by which oversampling lengthens an epoch: less than the root of the number of classes
 _SEPARATOR = "\0"  # no file name has it, and so no id
 _SHOWN = 3  # ids in a message
 
@@ -78,15 +78,15 @@ class RowsOfSet:
     """A run's own parts as rows of a packed set."""
 
     split: JointSplit
-    train: np.ndarray  # int64 (n,): of an epoch, those of rare classes several times
-    val: np.ndarray  # int64 (m,): all that any task is validated on
+    train: np.ndarray  # int64 (n,): of an epoch, rare classes several times
+    val: np.ndarray  # int64 (m,): all rows that any task is validated on
     numbers: np.ndarray | None  # int64 (N,): the place of each row in the run's own list; None: it is the row itself
     shard_starts: np.ndarray  # int64 (S,): of that list
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """A run's own list. Rows of `split` are places in `ids`, as they were rows of the set when training began."""
+    """A run's own list. Rows of `split` are places in `ids`: the rows of the set when training started."""
 
     source: SetIdentity
     ids: np.ndarray  # str (N,)
@@ -95,7 +95,7 @@ class TrainedOn:
     shard_starts: np.ndarray  # int64 (S,): first row of each shard, where the order of an epoch depends on them; else (0,)
     classes: dict[str, tuple[str, ...]]
     train_counts: dict[str, tuple[int, ...]]  # training rows of each class
-    assumed: bool = False  # made after training, of a run from before there were such lists: of the set that was found then
+    assumed: bool = False  # made after training, from the set that was found then: the run is from before there were such lists
 
     @cached_property
     def seen(self) -> np.ndarray:
@@ -114,7 +114,7 @@ class TrainedOn:
             return np.arange(len(found))
         index = pd.Index(found)
         if not index.is_unique:
-            raise InputError(f"{packed.path}: the id {index[index.duplicated()][0]!r} is there twice; pack the set again")
+            raise InputError(f"{packed.path}: the id {index[index.duplicated()][0]!r} occurs twice; pack the set again")
         return index.get_indexer(pd.Index(self.ids)).astype(np.int64)
 
     def check(self, run: Path, packed: PackedSet) -> np.ndarray:
@@ -159,10 +159,10 @@ class TrainedOn:
                 )
 
     def assumption(self, run: Path) -> str:
-        """What is said, once, of a run from before there were lists of ids."""
+        """The note, printed once, for a run from before there were lists of ids."""
         return (
-            f"{run}: it is from before runs kept the ids that they were trained on; {self.source} is taken for its set, {DESCRIPTION} "
-            "is written now, and from here on the ids are checked"
+            f"{run}: it is from before runs kept the ids that they were trained on; {self.source} is assumed to be its set, {TRAINED_ON} "
+            "is written now, and the ids are checked from now on"
         )
 
 
@@ -171,7 +171,7 @@ def _first(ids: np.ndarray) -> str:
 
 
 def list_rows(packed: PackedSet, data: DataConfig, table: "pd.DataFrame", *, assumed: bool = False) -> TrainedOn:
-    """What a run of these settings trains on, if it begins now. table: the set's, with the run's corrections, which split nothing anew.
+    """What a run of these settings trains on. table: the set's, with the run's corrections, which do not change the split.
 
     Raises what `joint_split` raises, and ConfigError where a resolution that decides the order is not packed.
     """
@@ -198,7 +198,7 @@ def list_rows(packed: PackedSet, data: DataConfig, table: "pd.DataFrame", *, ass
 
 
 def place(split: JointSplit, rows: np.ndarray) -> JointSplit:
-    """A split whose places in a run's list become rows of a set; rows: int64 (N,), those that are -1 fall away."""
+    """A split of rows of a set, from one of places in a run's list. rows: int64 (N,), the row of each place; -1 is dropped."""
     moved = {id(part): rows[part][rows[part] >= 0] for part in (split.train, *split.val.values(), *split.test.values())}
     return JointSplit(
         train=moved[id(split.train)],
@@ -218,43 +218,44 @@ def write_trained_on(run: Path, kept: TrainedOn) -> None:
     tensors |= {names[key]: _small(part, len(kept.ids)) for key, part in lists.items()} | {"shard_starts": kept.shard_starts}
     if (kept.times != 1).any():
         tensors["times"] = _small(kept.times, int(kept.times.max()) + 1)
-    publish(run / ROWS, lambda beside: save_file(tensors, beside))
+    publish(run / TRAINED_ON_ROWS, lambda beside: save_file(tensors, beside))
     parts = {part: {task: names[id(rows)] for task, rows in getattr(kept.split, part).items()} for part in ("val", "test")}
     counts: dict[str, Any] = {"train": len(kept.split.train)}
     counts |= {part: {task: len(rows) for task, rows in getattr(kept.split, part).items()} for part in ("val", "test")}
     known = {"set": asdict(kept.source), "assumed": kept.assumed, "rows": counts, "lists": parts}
-    known |= {"classes": kept.classes, "train_counts": kept.train_counts, "sha256": file_sha256(run / ROWS)}
-    publish_json(run / DESCRIPTION, described(FORMAT, known))
+    known |= {"classes": kept.classes, "train_counts": kept.train_counts, "sha256": file_sha256(run / TRAINED_ON_ROWS)}
+    publish_json(run / TRAINED_ON, described(FORMAT, known))
 
 
 def read_trained_on(run: Path) -> TrainedOn | None:
     """A run's list; None where it has none. Raises InputError where it is damaged or cannot be read."""
     from safetensors.numpy import load_file
 
-    path = run / DESCRIPTION
-    way_out = f"put it back from a copy; without both {DESCRIPTION} and {ROWS} the run's rows are computed from its set, unchecked"
-    try:
-        known = parse_description(read_limited(path, MAX_DESCRIPTION_BYTES), FORMAT, _Description, str(path), InputError, way_out)
-        if checksum(run / ROWS) != known.sha256:
-            raise InputError(f"{run / ROWS}: damaged: its checksum is not the one in {DESCRIPTION}; {way_out}")
-        return _from_files(known, load_file(run / ROWS))
-    except (FileNotFoundError, NotADirectoryError):
-        if path.is_file():
-            raise InputError(f"{run / ROWS}: missing; {way_out}") from None
+    path, rows = run / TRAINED_ON, run / TRAINED_ON_ROWS
+    advice = f"put it back from a copy; without {path.name} and {rows.name} the run's rows are computed from its set, unchecked"
+    data = read_if_there(path, MAX_DESCRIPTION_BYTES, InputError)
+    if data is None:
         return None
+    known = parse_description(data, FORMAT, _Description, str(path), InputError, advice)
+    try:
+        if checksum(rows) != known.sha256:
+            raise InputError(f"{rows}: damaged: its checksum is not the one in {path.name}; {advice}")
+        return _from_files(known, load_file(rows))
+    except FileNotFoundError:
+        raise InputError(f"{rows}: missing; {advice}") from None
     except OSError as error:
-        raise InputError(f"{error.filename or path}: {unreadable(error)}") from error
+        raise InputError(f"{rows}: {unreadable(error)}") from error
     except FastfashionError:
         raise
     except Exception as error:  # safetensors has errors of its own
-        raise InputError(f"{run / ROWS}: not readable as a run's list of ids ({type(error).__name__}: {error}); {way_out}") from error
+        raise InputError(f"{rows}: not readable as a run's list of ids ({type(error).__name__}: {error}); {advice}") from error
 
 
 def _from_files(known: _Description, tensors: Mapping[str, np.ndarray]) -> TrainedOn:
     """Raises ValueError or KeyError where the two files contradict each other, or a row is none of the list."""
     ids = np.array(tensors["ids"].tobytes().decode().split(_SEPARATOR), dtype=object)
     if len(set(ids)) != len(ids):
-        raise ValueError("ids: an id is there twice")
+        raise ValueError("ids: an id occurs twice")
     parts = {name: _rows(name, tensors[name], len(ids)) for of in known.lists.values() for name in of.values()}
     train = _rows("train", tensors["train"], len(ids))
     times = _rows("times", tensors["times"], math.isqrt(len(train)) + 2) if "times" in tensors else np.ones(len(train), dtype=np.int64)

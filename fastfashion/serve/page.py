@@ -13,7 +13,7 @@ from fastfashion.csv_files import CsvWriter
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.evaluate.run import PLOTS
 from fastfashion.images.codec import SUFFIXES, UNREAD_SUFFIXES
-from fastfashion.runs.opened import REPORT, read_report
+from fastfashion.runs.files import REPORT, read_report
 from fastfashion.serve import render
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.state import Look, State

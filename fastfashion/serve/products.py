@@ -25,6 +25,7 @@ from fastfashion.model.weights import WEIGHTS, read_shapes
 from fastfashion.predict.decoding import Decoders
 from fastfashion.predict.predictor import Predictor
 from fastfashion.runs import OpenRun
+from fastfashion.runs.files import BEST
 from fastfashion.words import counted, why
 
 FILE = "products.safetensors"
@@ -129,7 +130,7 @@ class Products:
 
     def _key(self) -> str:
         """Changes with the weights, the rows asked for, and the images."""
-        known = hashlib.sha256((self._predictor.run / "best" / WEIGHTS).read_bytes())
+        known = hashlib.sha256((self._predictor.run / BEST / WEIGHTS).read_bytes())
         known.update(self.rows.tobytes())
         known.update(f"{self._spec.images.manifest.index_sha256} {self._spec.images.name}".encode())
         return known.hexdigest()

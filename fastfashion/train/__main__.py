@@ -34,7 +34,7 @@ from fastfashion.options import (
 from fastfashion.words import counted
 
 if TYPE_CHECKING:
-    from fastfashion.runs.summary import TrainSummary
+    from fastfashion.runs.folder import TrainSummary
 
 EXAMPLE = "Example: fastfashion train --shards shards/small --task subCategory --no-pretrained --nproc 2"
 DATA, MODEL, RUN = "What to learn from", "What to learn", "How to run"
@@ -181,7 +181,9 @@ def _work(config: RunConfig, run: Path, command: str, as_json: bool) -> None:
 
 
 def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
-    """How a run ended, its best metric, and where things lie."""
+    """How a run ended, its best metric, and where its files are."""
+    from fastfashion.runs.files import BEST, CHECKPOINTS, METRICS
+
     run = Path(summary.run)
     how = {"finished": "finished", "early_stop": f"stopped early: no better epoch in {config.train.early_stop_epochs}"}
     lines = [f"{run}: {how.get(summary.ended, f'interrupted ({summary.ended}); the same command goes on')}"]
@@ -192,10 +194,10 @@ def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
             lines.append(f"best {config.train.select} {summary.best_metric:.4f}{of} on validation, after epoch {summary.best_epoch + 1}")
         else:
             lines.append(f"the last weights are kept, of epoch {summary.best_epoch + 1}")
-        lines.append(f"  weights      {run / 'best'}")
-    if (run / "checkpoints").is_dir():
-        lines.append(f"  checkpoints  {run / 'checkpoints'}")
-    lines += [f"  metrics      {run / 'metrics.jsonl'}", f"  curves       tensorboard --logdir {run}"]
+        lines.append(f"  weights      {run / BEST}")
+    if (run / CHECKPOINTS).is_dir():
+        lines.append(f"  checkpoints  {run / CHECKPOINTS}")
+    lines += [f"  metrics      {run / METRICS}", f"  curves       tensorboard --logdir {run}"]
     if summary.best_epoch >= 0:
         shards = f" --shards {config.data.shards}" if is_address(config.data.shards) else ""  # opening a run contacts no address by itself
         lines.append(f"Test it with: fastfashion evaluate {run}{shards}")

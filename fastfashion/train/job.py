@@ -18,11 +18,9 @@ from fastfashion.load import choose_images, open_loader
 from fastfashion.model import ModelDescription, check_first_weights, count_parameters, nearest_size, save_artifact
 from fastfashion.model.weights import ambiguity, check_declared
 from fastfashion.provenance import git_commit, machine_info, package_versions
-from fastfashion.runs import read_config
-from fastfashion.runs.folder import BEST, CHECKPOINTS, SKIPPED, STATUS, Held, training_in, write_status
-from fastfashion.runs.opened import CONFIG, METRICS
+from fastfashion.runs.files import BEST, CHECKPOINTS, CONFIG, METRICS, SKIPPED, STATUS, State, read_config, write_status
+from fastfashion.runs.folder import Held, TrainSummary, finished_summary, training_in
 from fastfashion.runs.settings import changes
-from fastfashion.runs.summary import TrainSummary, finished_summary
 from fastfashion.runs.trained_on import write_trained_on
 from fastfashion.shards import open_packed_set
 from fastfashion.train.checkpoint import Checkpoints, Progress, prune_finished
@@ -120,10 +118,10 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *,
                 )
         known: dict[str, Any] = {"reason": summary.ended, "epochs": summary.epochs, "steps": summary.steps}
         if summary.ended not in ("finished", "early_stop"):
-            write_status(run, "interrupted", **known)
+            write_status(run, State.INTERRUPTED, **known)
             return summary
         optimizer = "kept" if config.train.keep_optimizer else "dropped"
-        write_status(run, "finished", **known, optimizer=optimizer, summary=summary.to_dict())
+        write_status(run, State.FINISHED, **known, optimizer=optimizer, summary=summary.to_dict())
         prune_finished(run / CHECKPOINTS, keep=config.train.keep_optimizer)  # only now: a kill in between loses nothing
     return summary
 
@@ -133,12 +131,12 @@ def _failure_noted(run: Path) -> Iterator[None]:
     """Within it status.json says "running", after an exception "failed"."""
     for name in (CONFIG, METRICS, SKIPPED, STATUS):
         clear_unpublished(run / name)
-    write_status(run, "running")
+    write_status(run, State.RUNNING)
     try:
         yield
     except BaseException as error:
         with suppress(OSError):  # the disk may be what failed
-            write_status(run, "failed", reason=f"{type(error).__name__}: {error}")
+            write_status(run, State.FAILED, reason=f"{type(error).__name__}: {error}")
         raise
 
 

@@ -13,7 +13,7 @@ import torch
 
 from fastfashion.config import RunConfig
 from fastfashion.files import plain, publish
-from fastfashion.runs.opened import METRICS, metrics_lines
+from fastfashion.runs.files import METRICS, metrics_lines
 from fastfashion.train.track import open_trackers
 
 WIDE = 110  # columns: less than that has no room for a bar
@@ -69,7 +69,7 @@ class RunRecorder(Recorder):
         from fastfashion.bars import tqdm
 
         done, self._epochs = epoch * num_steps + step, config.train.epochs
-        for note in _drop_later(run / METRICS, epoch, done):
+        for note in _drop_later(run, epoch, done):
             self.say(note)
         self._file = (run / METRICS).open("a", encoding="utf-8")
         self._events = SummaryWriter(str(run), purge_step=done + 1)
@@ -138,13 +138,13 @@ def with_all_keys(line: Mapping[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(KEYS) | dict(line) | {"time": times}
 
 
-def _drop_later(path: Path, epoch: int, done: int) -> list[str]:
+def _drop_later(run: Path, epoch: int, done: int) -> list[str]:
     """Leave the lines of what was done before; returns what to say. Raises InputError where one is no line of metrics."""
     kept, notes = [], list[str]()
-    for text, line in metrics_lines(path, notes) if path.is_file() else ():
+    for text, line in metrics_lines(run, notes):
         if {"start": True, "step": line["step"] <= done, "epoch": line["epoch"] < epoch}[line["kind"]]:
             kept.append(text)
-    publish(path, lambda beside: beside.write_bytes(b"".join(kept)))
+    publish(run / METRICS, lambda beside: beside.write_bytes(b"".join(kept)))
     return notes
 
 

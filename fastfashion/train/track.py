@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError
+from fastfashion.runs.files import MLFLOW_ID, WANDB_ID
 
 PROJECT = "fastfashion"
 
@@ -69,7 +70,7 @@ class _Wandb:
     def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
         import wandb
 
-        known = run / "wandb-run-id"
+        known = run / WANDB_ID
         identity = known.read_text(encoding="utf-8") if known.is_file() else uuid.uuid4().hex[:8]
         known.write_text(identity, encoding="utf-8")
         self._run = wandb.init(
@@ -91,7 +92,7 @@ class _Mlflow:
         import mlflow
 
         self._client = mlflow.MlflowClient()
-        known = run / "mlflow-run-id"
+        known = run / MLFLOW_ID
         if known.is_file():
             self._id = known.read_text(encoding="utf-8")
             return

@@ -22,7 +22,8 @@ from fastfashion.evaluate import fit_temperatures, predict, score
 from fastfashion.load import Batch, Loader
 from fastfashion.model import objective
 from fastfashion.model.probe import reason
-from fastfashion.runs.folder import SKIPPED, Held
+from fastfashion.runs.files import SKIPPED
+from fastfashion.runs.folder import Held
 from fastfashion.train.checkpoint import Checkpoints, Progress
 from fastfashion.train.control import Control, Stopped
 from fastfashion.train.data import Data

@@ -23,7 +23,7 @@ from fastfashion.config import AugmentConfig, RunConfig
 from fastfashion.dist import cores_per_process
 from fastfashion.errors import ConfigError
 from fastfashion.load import open_loader
-from fastfashion.runs.opened import read_metrics
+from fastfashion.runs.files import read_metrics
 from fastfashion.shards import open_packed_set
 from fastfashion.train.checkpoint import read_checkpoint
 from fastfashion.train.learner import below
