@@ -306,7 +306,7 @@ def test_of_damaged_checkpoints_the_one_before_is_used(damage: Callable[[Path], 
         found = checkpoints.load()
         assert found is not None and found.progress == Progress(step=20, losses=(0.1, 1 / 3))
         assert found.tensors["model/w"].tolist() == [20.0] * 50
-    assert len(told) == 1 and "step-000000030" in told[0] and "going on from the one before" in told[0]
+    assert len(told) == 1 and "step-000000030" in told[0] and "using the one before" in told[0]
     assert [path.stem for path in sorted(tmp_path.glob("step-*.json"))] == ["step-000000010", "step-000000020"]
 
 
@@ -336,7 +336,7 @@ def test_no_changed_byte_of_a_description_gives_other_weights_or_another_place(t
                 assert found.progress == expected.progress and not told
             else:
                 used_before += 1
-                assert found.progress.step == 20 and len(told) == 1 and "going on from the one before" in told[0]
+                assert found.progress.step == 20 and len(told) == 1 and "using the one before" in told[0]
     assert used_before > 100
 
 

@@ -1,9 +1,9 @@
-"""Checkpoints: all that training needs to go on. They are data, tensors and JSON: loading one never runs code from it.
+"""Checkpoints: all that training needs to resume. They are data, tensors and JSON: loading one never runs code from it.
 
     save: copy (training waits) ─► writer thread: step-000000120.safetensors ─► step-000000120.json, with its checksum ─► best/, pruning
     load: the newest .json whose .safetensors is whole
 
-A checkpoint exists once its .json does. What a kill leaves behind is cleared away when the folder is opened.
+A checkpoint exists once its .json does. What a kill leaves behind is removed when the folder is opened.
 """
 
 import os
@@ -33,13 +33,13 @@ Epoch = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]  # -1: none yet
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where training stands. The epoch plan makes epoch and step the whole state of the data."""
+    """Where training is. Epoch and step are the whole state of the data, since the plan of an epoch follows from its number."""
 
     epoch: Count = 0  # the next step's
-    step: Count = 0  # the next step's, within the epoch; the number of steps where only the validation is still to do
+    step: Count = 0  # the next step's, within the epoch; the number of steps where only the validation is left
     best_metric: float = -1.0
     best_epoch: Epoch = -1  # the later of equal ones
-    better_epoch: Epoch = -1  # the last one that was better than all before it; -1 in checkpoints from before
+    better_epoch: Epoch = -1  # the last one that was better than all before it; -1 in older checkpoints
     mean_loss: float = 0.0  # running mean over steps; 0 before the first
     losses: tuple[float, ...] = ()  # of the steps since the last log line
     num_rows: Count = 0  # seen since the last log line, and their hash
@@ -75,10 +75,10 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """A run's folder of them. `export` makes best/ of the tensors of an epoch that is the best so far.
+    """A run's folder of checkpoints. `export` makes best/ from the tensors of an epoch that is the best so far.
 
-    Keeps the last `keep`, and what those name as their best. Writes on a thread of its own; a write that fails, such as on a full disk,
-    is told through `say` and leaves the older ones alone.
+    Keeps the last `keep`, and those that they name as the best. Writes on a thread of its own; a write that fails, such as on a full
+    disk, is reported through `say` and leaves the older ones alone.
     """
 
     def __init__(self, folder: Path, keep: int, say: Callable[[str], None], export: Callable[[Mapping[str, torch.Tensor]], None]) -> None:
@@ -88,27 +88,27 @@ class Checkpoints:
         self._say, self._export = say, export
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
-        self._copies: dict[str, torch.Tensor] = {}  # memory used again and again
+        self._copies: dict[str, torch.Tensor] = {}  # reused by each save
 
     def save(self, step: int, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy the tensors and write them beside training; `step` is counted over all epochs. Waits for the write before, if need be."""
+        """Copy the tensors and write them beside training, after the write before. `step` is counted over all epochs."""
         self.wait()
-        copied = self._copy(tensors)
-        self._writing = self._writer.submit(self._write, step, progress, copied)
+        copies, arrived = self._copy(tensors)
+        self._writing = self._writer.submit(self._write, step, progress, copies, arrived)
 
     def wait(self) -> None:
-        """Until all that was saved is on disk, or has failed to be."""
+        """Wait until all that was saved is on disk, or has failed."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
     def last(self) -> Path | None:
-        """The newest that is on disk."""
+        """The newest checkpoint on disk."""
         self.wait()
         return max(self._list(), default=None)
 
     def load(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None where there is none; later ones, which are damaged, are removed with a warning.
+        """The newest whole checkpoint, None where there are no checkpoints; later ones, which are damaged, are removed with a warning.
 
         Raises TrainingError where there are checkpoints and none is whole.
         """
@@ -120,7 +120,7 @@ class Checkpoints:
             try:
                 checkpoint = read_checkpoint(path)
             except TrainingError as error:
-                self._say(f"warning: {error}; going on from the one before")
+                self._say(f"warning: {error}; using the one before")
                 continue
             if read_description(path).version < FORMAT.sealed:
                 self._say(f"{path}: of an older version, which has no checksum of the description; the next checkpoint has one")
@@ -136,7 +136,7 @@ class Checkpoints:
         return None
 
     def export_best(self, progress: Progress) -> None:
-        """Make best/ anew from the checkpoint that `progress` names as the best: a kill may have come between the two."""
+        """Export best/ again from the checkpoint that `progress` names as the best: a kill may have come between the two."""
         for path in reversed(self._list()):
             known = _known(path)
             if known is not None and known.has_best and known.best_epoch == progress.best_epoch:
@@ -153,23 +153,26 @@ class Checkpoints:
         self.wait()
         self._writer.shutdown()
 
-    def _copy(self, tensors: Mapping[str, torch.Tensor]) -> "Copied":
+    def _copy(self, tensors: Mapping[str, torch.Tensor]) -> "tuple[dict[str, torch.Tensor], torch.cuda.Event | None]":
+        """Copies on the CPU, and when the GPU has made them."""
         for name, tensor in tensors.items():
             if name not in self._copies:
-                # Of the same strides, so that copying is not transposing; pinned, so that the GPU copies while Python goes on.
+                # Of the same strides, so that copying is not transposing; pinned, so that the GPU copies while Python continues.
                 self._copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             self._copies[name].copy_(tensor, non_blocking=True)
         arrived = None
         if any(tensor.is_cuda for tensor in tensors.values()):
             arrived = torch.cuda.Event()
             arrived.record()
-        return Copied(tensors={name: self._copies[name] for name in tensors}, arrived=arrived)
+        return {name: self._copies[name] for name in tensors}, arrived
 
-    def _write(self, step: int, progress: Progress, copied: "Copied") -> None:
+    def _write(self, step: int, progress: Progress, copies: Mapping[str, torch.Tensor], arrived: "torch.cuda.Event | None") -> None:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        tensors = copied.contiguous()
+        if arrived is not None:
+            arrived.synchronize()
+        tensors = {name: tensor.contiguous() for name, tensor in copies.items()}
         path = self.folder / f"step-{step:09d}.json"
         data = path.with_suffix(".safetensors")
         try:
@@ -195,7 +198,7 @@ class Checkpoints:
         return sorted(path for path in self.folder.glob("step-*.json") if re.fullmatch(r"step-\d+", path.stem))
 
     def _clear(self) -> list[Path]:
-        """Remove what a killed writer left; the checkpoints that are there, oldest first."""
+        """Remove what a killed writer left; returns the checkpoints, oldest first."""
         for path in [*self.folder.glob(".*"), *self.folder.glob("step-*.safetensors")]:
             if is_unpublished(path.name) or (path.suffix == ".safetensors" and not path.with_suffix(".json").is_file()):
                 path.unlink()
@@ -211,7 +214,7 @@ class Checkpoints:
 
 
 def prune_finished(folder: Path, *, keep: bool) -> None:
-    """Of a finished run: leave its last checkpoint, with which it can be lengthened, or none."""
+    """Keep only the last checkpoint of a finished run, with which it can be trained further, or none."""
     found = sorted(folder.glob("step-*.json"))
     for path in found[: -1 if keep else None]:
         _remove(path)
@@ -219,21 +222,8 @@ def prune_finished(folder: Path, *, keep: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class Copied:
-    """Tensors as they were when `save` was called."""
-
-    tensors: dict[str, torch.Tensor]
-    arrived: "torch.cuda.Event | None"  # when the GPU has copied them
-
-    def contiguous(self) -> dict[str, torch.Tensor]:
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return {name: tensor.contiguous() for name, tensor in self.tensors.items()}
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint that a .json describes; raises TrainingError, with what is wrong, where it is not whole."""
+    """The checkpoint that a .json describes; raises TrainingError where it is not whole."""
     known, data = read_description(path), path.with_suffix(".safetensors")
     found = data.stat().st_size if data.is_file() else None
     if found != known.num_bytes:
@@ -251,7 +241,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_description(path: Path) -> Description:
-    """What a checkpoint's .json says; raises TrainingError where it is not readable, or not what was written."""
+    """What a checkpoint's .json says; raises TrainingError where it cannot be read, or was changed."""
     try:
         data = read_limited(path, MAX_DESCRIPTION_BYTES)
     except (OSError, FastfashionError) as error:

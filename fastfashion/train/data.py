@@ -1,4 +1,4 @@
-"""What a run trains and validates on: the rows of its own list or of a new split, as loaders need them."""
+"""What a run trains and validates on: the rows of its own list, or of a new split, as a loader needs them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +27,9 @@ class Data:
     loss: LossSettings
     spec: LoaderSpec
     val_spec: LoaderSpec
-    num_test: int  # rows that are left for testing
+    num_test: int  # rows for testing
     numbers: np.ndarray | None  # int64 (N,): the place of each row in the run's own list; None: it is the row itself
-    to_keep: TrainedOn | None  # what the run does not have in its folder yet
+    to_keep: TrainedOn | None  # the list that the run does not have in its folder yet
 
 
 def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) -> Data:
@@ -89,7 +89,7 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
 
 
 def _rows_to_train(config: RunConfig, packed: PackedSet, run: Path | None) -> tuple[RowsOfSet, TrainedOn | None]:
-    """The rows, and the list of them where the run does not have it in its folder yet."""
+    """The rows, and their list where the run does not have one in its folder yet."""
     if run is None or is_untrained(run):
         kept = list_rows(packed, config.data, corrected(packed, config.data.corrections))
         return kept.on(run or packed.path, packed), kept

@@ -69,7 +69,7 @@ def _weights_among(tasks: Sequence[str], optim: OptimConfig) -> str:
 
 
 def run_name(config: RunConfig, recipe: str = DEFAULT_RECIPE) -> str:
-    """A name that tells runs apart by what people vary, the recipe among it; the same settings give the same name on every rank."""
+    """A name made of what people vary, the recipe included; the same settings give the same name on every rank."""
     data, first = config.data, "" if config.model.pretrained or config.model.weights else "-scratch"
     tasks = ALL if set(data.tasks) == set(LABEL_COLUMNS) else "+".join(data.tasks)
     by = f"-by-{'+'.join(data.split_tasks)}" if data.split_by else ""

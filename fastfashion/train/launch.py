@@ -9,20 +9,19 @@ import os
 import sys
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
 from fastfashion.dist import cores_per_process, env_int
 from fastfashion.errors import ConfigError, LostPeerError
 from fastfashion.scratch import scratch
 from fastfashion.words import counted
 
-USER_ERROR = 2  # exit status of errors that a user can cure: another try would end the same
+USER_ERROR = 2  # exit status of errors that the user must correct: a restart would fail in the same way
 GUARD = "FASTFASHION_WORKER"  # set in the environment of launched workers, so that they do not launch again
 _INHERITED = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")
 
 
 def must_launch(nproc: int | None) -> bool:
-    """Whether this process has to start the workers, rather than being one.
+    """Whether this process must start the workers, rather than being one.
 
     Raises ConfigError where `nproc` contradicts the world that torchrun has already made, or the GPUs of this machine.
     """
@@ -48,10 +47,10 @@ def must_launch(nproc: int | None) -> bool:
 def launch(nproc: int, arguments: Sequence[str], max_restarts: int) -> int:
     """Run `python -m fastfashion.train ARGUMENTS` in a world of `nproc` processes and wait; returns the exit status.
 
-    Where a process dies, all are started again, up to `max_restarts` times: they go on from the last checkpoint. An error that the user has
-    to cure is no such death.
+    Where a process dies, all are restarted, up to `max_restarts` times, and resume from the last checkpoint; but not after an error
+    that the user must correct.
     """
-    # What an outer torchrun says of its world must not reach the inner one.
+    # The variables of an outer torchrun must not reach the inner one.
     for name in list(os.environ):
         if name in _INHERITED or name.startswith(("TORCHELASTIC_", "MASTER_", "ROLE_NAME")):
             del os.environ[name]
@@ -67,34 +66,29 @@ def launch(nproc: int, arguments: Sequence[str], max_restarts: int) -> int:
 
 
 def _launch_once(nproc: int, arguments: Sequence[str]) -> tuple[int, bool]:
-    """Exit status, and whether a signal to this process was what ended the workers."""
-    with scratch() as logs:  # for workers' errors; one that torch makes would stay
-        return _launch_in(logs, nproc, arguments)
-
-
-def _launch_in(logs: Path, nproc: int, arguments: Sequence[str]) -> tuple[int, bool]:
+    """Exit status, and whether a signal to this process ended the workers."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    config = LaunchConfig(
-        *(1, 1, nproc),
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
-    )
-    signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # handed on to the workers, which save and end
-    if hasattr(config, "signals_to_handle"):
-        config.signals_to_handle = signals
-    try:
-        elastic_launch(config, sys.executable)("-m", "fastfashion.train", *arguments)
-    except ChildFailedError as error:
-        # The workers have printed their own errors; that the others lost a peer is no reason.
-        codes = [failure.exitcode for failure in error.failures.values()]
-        code = min(codes, key=lambda code: (code == LostPeerError.EXIT_STATUS, code != USER_ERROR))
-        return (code if code > 0 else 128 - code), False
-    except SignalException as error:
-        return 128 + int(error.sigval), True
+    with scratch() as logs:  # for workers' errors; a folder that torch makes would stay
+        config = LaunchConfig(
+            *(1, 1, nproc),
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
+        )
+        if hasattr(config, "signals_to_handle"):  # passed to the workers, which save and end
+            config.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+        try:
+            elastic_launch(config, sys.executable)("-m", "fastfashion.train", *arguments)
+        except ChildFailedError as error:
+            # The workers have printed their own errors; that the others lost a peer is not the cause.
+            codes = [failure.exitcode for failure in error.failures.values()]
+            code = min(codes, key=lambda code: (code == LostPeerError.EXIT_STATUS, code != USER_ERROR))
+            return (code if code > 0 else 128 - code), False
+        except SignalException as error:
+            return 128 + int(error.sigval), True
     return 0, False

@@ -27,9 +27,9 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: LoaderSpec, world: World) -> tuple[Classifier, str]:
-    """The classifier on its device, the same on every rank, and which heads it has from another run, in words.
+    """The classifier on its device, the same on every rank, and a sentence on the heads that it has from another run.
 
-    classes: the names of each task. Raises ConfigError where a step fails.
+    classes: the names of each task. Raises ConfigError where a step of training fails with it.
     """
     model = build_classifier(config.model, {task: len(names) for task, names in classes.items()}, spec.size)
     heads = keep_heads(model, classes, config.model.weights) if config.model.weights else ""
@@ -49,7 +49,7 @@ def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: Lo
 
 
 class Learner:
-    """Trains `model`, which it changes in place. Raises ConfigError where a setting needs a GPU that is not there."""
+    """Trains `model`, in place. Raises ConfigError where a setting needs a GPU and there is none."""
 
     def __init__(self, config: RunConfig, model: Classifier, world: World, total_steps: int) -> None:
         from timm.optim import create_optimizer_v2
@@ -72,8 +72,8 @@ class Learner:
         if train.compile or train.cuda_graphs:
             module = torch.compile(model, mode="reduce-overhead" if train.cuda_graphs else "default")  # type: ignore[assignment]
         if world.size > 1:
-            # Unless it looks for unused parameters DDP sorts its buckets anew after the first step, a resumed run after its own
-            # first step: then three or more ranks would add the same gradients in another order.
+            # Unless it looks for unused parameters DDP sorts its buckets again after the first step of each start: then three or more
+            # ranks of a resumed run would add the same gradients in another order.
             module = DistributedDataParallel(
                 module,
                 device_ids=[world.device] if world.device.type == "cuda" else None,
@@ -84,11 +84,11 @@ class Learner:
 
     @property
     def averaged(self) -> Classifier:
-        """What is validated and kept: the moving average, or the model itself without one."""
+        """What is validated and kept: the moving average if there is one, else the model."""
         return self._ema.module if self._ema is not None else self.model
 
     def alone(self) -> "contextlib.AbstractContextManager[None]":
-        """Within it, backward passes add up gradients of this process alone."""
+        """Within it backward passes add up the gradients of this process alone, without a reduction over ranks."""
         return self.wrapped.no_sync() if isinstance(self.wrapped, DistributedDataParallel) else contextlib.nullcontext()
 
     def update(self, step: int) -> torch.Tensor:
@@ -103,7 +103,7 @@ class Learner:
         return norm
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that a checkpoint holds, by name, where it lies; the next step changes it."""
+        """All that a checkpoint holds, by name, on its device, without a copy: the next step changes it."""
         found = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self._ema is not None:
             found |= {f"average/{name}": tensor for name, tensor in self._ema.module.state_dict().items()}
@@ -112,7 +112,7 @@ class Learner:
         return found
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Go on from what `tensors` returned, whatever device it lies on."""
+        """Continue from what `tensors` returned, on any device."""
         self.model.load_state_dict(below("model/", tensors))
         if self._ema is not None:
             self._ema.module.load_state_dict(below("average/", tensors))
@@ -121,18 +121,19 @@ class Learner:
                 self.optimizer.state[parameter][key] = self._placed(key, value, parameter)
 
     def _placed(self, key: str, value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
-        """Where, and in the memory order in which, the optimiser keeps it: fused kernels take both for granted."""
+        """On the device and in the memory order of the optimiser: fused kernels assume both."""
         if key == "step":
             return value.to(self._device if self._fused else "cpu")
         return torch.empty_like(parameter).copy_(value)
 
 
 def best_state(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights to keep, of a checkpoint's tensors."""
+    """The weights that best/ keeps, from a checkpoint's tensors."""
     return below("average/", tensors) or below("model/", tensors)
 
 
 def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names start with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -151,13 +152,13 @@ def schedule(config: OptimConfig, total_steps: int) -> Callable[[int], float]:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Give torch's own random numbers (dropout, drop path) a start for this step, so that no generator's state has to be saved."""
+    """Seed torch's own random numbers (dropout, drop path) for this step, so that no generator's state must be saved."""
     torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
 
 
 @contextlib.contextmanager
 def determinism(on: bool) -> Iterator[None]:
-    """Within it torch computes the same bits each time, or raises RuntimeError; without it, cuDNN may choose the fastest kernels."""
+    """If `on`, torch computes the same bits each time within it, or raises RuntimeError; if not, cuDNN may choose the fastest kernels."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     set_here = on and CUBLAS not in os.environ
     if set_here:

@@ -14,7 +14,7 @@ import torch
 from fastfashion.config import RunConfig
 from fastfashion.files import plain, publish
 from fastfashion.runs.files import METRICS, metrics_lines
-from fastfashion.train.track import open_trackers
+from fastfashion.train.track import Trackers
 
 WIDE = 110  # columns: less than that has no room for a bar
 LINE_S = 60.0  # between two lines where there is no terminal
@@ -75,7 +75,7 @@ class RunRecorder(Recorder):
         self._events = SummaryWriter(str(run), purge_step=done + 1)
         if not done:
             self._events.add_text("config", f"```json\n{json.dumps(config.to_dict(), indent=2)}\n```")
-        self._trackers = open_trackers(config, run, self.say)
+        self._trackers = Trackers(config, run, self.say)
         total = config.train.epochs * num_steps
         form = "{desc} step {n_fmt}/{total_fmt}"
         self._bar = tqdm(total=total, initial=done, dynamic_ncols=True, disable=None, bar_format=form)

@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow beside TensorBoard, where they are installed and asked for (train.track)."""
+"""Weights & Biases and MLflow beside TensorBoard, where train.track names them."""
 
 import uuid
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError
 from fastfashion.runs.files import MLFLOW_ID, WANDB_ID
+from fastfashion.runs.settings import flat
 
 PROJECT = "fastfashion"
 
@@ -29,17 +30,13 @@ def check_tracking(config: RunConfig) -> None:
 
 
 class Trackers:
-    """All that a run is told to. One that fails is told of and left out: no training ends because of it."""
+    """All services of a run. One that fails is dropped with a warning: no training ends because of it."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, config: RunConfig, run: Path, say: Callable[[str], None]) -> None:
+        self._say = say
         self._open: dict[str, Tracker] = {}
-
-    def add(self, name: str, make: Callable[[], Tracker]) -> None:
-        def keep() -> None:
-            self._open[name] = make()
-
-        self._try(name, keep)
+        for name in config.train.trackers:
+            self._try(name, lambda name=name: self._open.update({name: KINDS[name](run, flat(config))}))  # type: ignore[misc]
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for name, tracker in list(self._open.items()):
@@ -54,16 +51,7 @@ class Trackers:
             what()
         except Exception as error:  # whatever a service, its client or the network comes up with
             self._open.pop(name, None)
-            self._tell(f"warning: {name} is left out from here on: {type(error).__name__}: {error}")
-
-
-def open_trackers(config: RunConfig, run: Path, tell: Callable[[str], None]) -> Trackers:
-    trackers = Trackers(tell)
-    settings = {f"{section}.{key}": value for section, entries in config.to_dict().items() for key, value in entries.items()}
-    kinds: dict[str, Callable[..., Tracker]] = {"wandb": _Wandb, "mlflow": _Mlflow}
-    for name in config.train.trackers:
-        trackers.add(name, lambda kind=kinds[name]: kind(run, settings))  # type: ignore[misc]
-    return trackers
+            self._say(f"warning: {name} is left out from here on: {type(error).__name__}: {error}")
 
 
 class _Wandb:
@@ -76,8 +64,7 @@ class _Wandb:
         self._run = wandb.init(
             project=PROJECT, name=run.name, id=identity, resume="allow", dir=str(run), config=dict(settings), settings={"silent": True}
         )
-
-        # wandb's own steps only go up, and drop what a run that goes on from an earlier step logs again.
+        # wandb's own steps only increase; it drops what a run that resumes at an earlier step logs again.
         self._run.define_metric("*", step_metric="training_step")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -108,3 +95,6 @@ class _Mlflow:
 
     def close(self) -> None:
         self._client.set_terminated(self._id)
+
+
+KINDS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {"wandb": _Wandb, "mlflow": _Mlflow}
