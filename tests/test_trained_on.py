@@ -258,8 +258,8 @@ def test_corrected_labels_are_no_other_set_unless_they_change_the_classes(
     assert kept is not None and kept.split.train.tolist() == read_trained_on(whole).split.train.tolist()  # type: ignore[union-attr]
     assert len(lines_of(run)) == len(lines_of(whole))  # as many steps, though other classes are the rare ones now
     for name, change, words in [
-        ("gone", dict.fromkeys(men, "Boys"), r"its 2 classes of gender are not the 3.*missing: Men"),
-        ("new", {men[0]: "Girls"}, r"its 4 classes of gender are not the 3.*new: Girls"),
+        ("gone", dict.fromkeys(men, "Boys"), r"its 2 classes of gender are not the 3.*missing: 'Men'"),
+        ("new", {men[0]: "Girls"}, r"its 4 classes of gender are not the 3.*new: 'Girls'"),
     ]:
         other = corrected_in_place(shop.whole, tmp_path / name, change)
         run = stopped(shop.whole, tmp_path / f"run_{name}", 3, monkeypatch)

@@ -10,11 +10,11 @@ import pandas as pd
 
 from fastfashion.catalog import JointSplit, Vocab, correct, ids_hash
 from fastfashion.config import RunConfig, Size
-from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_address, location
 from fastfashion.model import Classifier, load_artifact
 from fastfashion.runs.files import BEST, REPORT, read_config, read_metrics, read_report
-from fastfashion.runs.trained_on import SetIdentity, TrainedOn, list_rows, place, read_trained_on, write_trained_on
+from fastfashion.runs.trained_on import SetIdentity, TrainedOn, check_classes, list_rows, place, read_trained_on, write_trained_on
 from fastfashion.shards import PackedSet, open_packed_set
 
 
@@ -56,12 +56,8 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
             raise
         raise PackedSetError(f"{error}\n{run} was trained on it: if it is elsewhere now, say where with --shards") from error
     vocab = Vocab({task: tuple(names) for task, names in description.classes.items()})
-    for task, names in vocab.classes.items():
-        if not other_ids and packed.vocab.names(task) != names:
-            raise ConfigError(
-                f"{packed.path}: its {len(packed.vocab.names(task))} classes of {task} are not the {len(names)} that {run} was "
-                "trained on; name the packed set of the training with --shards"
-            )
+    if not other_ids:
+        check_classes(run, packed, vocab.classes)
     kept, notes = read_trained_on(run), list[str]()
     if kept is not None and list(kept.classes.items()) != list(vocab.classes.items()):
         raise InputError(f"{run}: best/ and trained_on.json have other labels or classes, so they are not of one run")

@@ -8,7 +8,7 @@ A set is identified by its ids: another order, another folder or a corrected lab
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,8 +124,8 @@ class TrainedOn:
             return rows
         missing = self.ids[rows < 0]
         more = np.setdiff1d(np.arange(len(packed)), rows)
-        parts = [f"{len(missing)} ids of the training are missing ({_first(missing)})"] if len(missing) else []
-        parts += [f"{len(more)} are new ({_first(packed.table['id'].to_numpy(dtype=object)[more])})"] if len(more) else []
+        parts = [f"{len(missing)} ids of the training are missing ({_first(missing.tolist())})"] if len(missing) else []
+        parts += [f"{len(more)} are new ({_first(packed.table['id'].to_numpy(dtype=object)[more].tolist())})"] if len(more) else []
         raise InputError(
             f"{run} was trained on {self.source}, and {SetIdentity.of(packed)} holds other ids: {', '.join(parts)}. "
             f"Name the set that it was trained on with --shards; to train on this set, choose another --name; to test what the run "
@@ -146,18 +146,6 @@ class TrainedOn:
             shard_starts=self.shard_starts,
         )
 
-    def check_classes(self, run: Path, packed: PackedSet) -> None:
-        """Raises ConfigError where labels of `packed` make other classes than the run's heads have."""
-        for task, names in self.classes.items():
-            found = packed.vocab.names(task)
-            if found != names:
-                gone, new = [name for name in names if name not in found], [name for name in found if name not in names]
-                parts = [f"{what}: {', '.join(list_)}" for what, list_ in (("missing", gone), ("new", new)) if list_]
-                raise ConfigError(
-                    f"{packed.path}: its {len(found)} classes of {task} are not the {len(names)} that {run} was trained on "
-                    f"({'; '.join(parts)}); name the packed set of the training with --shards, or train on this one under another --name"
-                )
-
     def assumption(self, run: Path) -> str:
         """The note, printed once, for a run from before there were lists of ids."""
         return (
@@ -166,8 +154,22 @@ class TrainedOn:
         )
 
 
-def _first(ids: np.ndarray) -> str:
-    return ", ".join(map(repr, ids[:_SHOWN].tolist())) + (", …" if len(ids) > _SHOWN else "")
+def check_classes(run: Path, packed: PackedSet, classes: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises ConfigError where labels of `packed` have other classes than the run's heads."""
+    for task, names in classes.items():
+        found = packed.vocab.names(task)
+        if found != names:
+            gone, new = [name for name in names if name not in found], [name for name in found if name not in names]
+            parts = [f"{what}: {_first(some)}" for what, some in (("missing", gone), ("new", new)) if some]
+            raise ConfigError(
+                f"{packed.path}: its {len(found)} classes of {task} are not the {len(names)} that {run} was trained on "
+                f"({'; '.join(parts) or 'in another order'}); name the packed set of the training with --shards, or train on this one "
+                "under another --name"
+            )
+
+
+def _first(texts: Sequence[str]) -> str:
+    return ", ".join(map(repr, texts[:_SHOWN])) + (", …" if len(texts) > _SHOWN else "")
 
 
 def list_rows(packed: PackedSet, data: DataConfig, table: "pd.DataFrame", *, assumed: bool = False) -> TrainedOn:

@@ -14,7 +14,7 @@ from fastfashion.load import LoaderSpec, Plan, choose_images
 from fastfashion.model import LossSettings
 from fastfashion.runs.folder import is_untrained
 from fastfashion.runs.opened import assumed_list, corrected
-from fastfashion.runs.trained_on import RowsOfSet, TrainedOn, list_rows, read_trained_on
+from fastfashion.runs.trained_on import RowsOfSet, TrainedOn, check_classes, list_rows, read_trained_on
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.train.record import say
 
@@ -94,7 +94,7 @@ def _rows_to_train(config: RunConfig, packed: PackedSet, run: Path | None) -> tu
         kept = list_rows(packed, config.data, corrected(packed, config.data.corrections))
         return kept.on(run or packed.path, packed), kept
     if (known := read_trained_on(run)) is not None:
-        known.check_classes(run, packed)
+        check_classes(run, packed, known.classes)
         return known.on(run, packed), None
     kept = assumed_list(run, packed, config, corrected(packed, config.data.corrections))
     say(kept.assumption(run))

@@ -28,7 +28,7 @@ from fastfashion.train.control import Control
 from fastfashion.train.data import Data, prepare_data
 from fastfashion.train.learner import Learner, best_state, build_model, determinism
 from fastfashion.train.record import Recorder, RunRecorder, say
-from fastfashion.train.texts import Intro, resumed_text
+from fastfashion.train.texts import intro_text, resumed_text
 from fastfashion.train.track import check_tracking
 from fastfashion.train.trainer import Parts, Trainer
 
@@ -160,7 +160,7 @@ def _train(job: Job, held: Held) -> TrainSummary:
         recorder: Recorder = Recorder()
         if world.is_main:
             recorder = _begin_record(job, data, progress, stack)
-            _introduce(job, data, count_parameters(model), recorder)
+            recorder.say(intro_text(run, config, world, data, count_parameters(model)))
             for note in _notes(job, progress, loader.num_steps, heads, held):
                 recorder.say(note)
         parts = Parts(
@@ -222,13 +222,6 @@ def _begin_record(job: Job, data: Data, progress: Progress, stack: ExitStack) ->
     recorder = stack.enter_context(RunRecorder(run, config, epoch=progress.epoch, step=progress.step, num_steps=num_steps))
     recorder.write(line)
     return recorder
-
-
-def _introduce(job: Job, data: Data, num_parameters: int, recorder: Recorder) -> None:
-    intro = Intro(run=job.run, config=job.config, world=job.world, data=data, num_parameters=num_parameters)
-    recorder.say("\n".join(intro.lines()))
-    if warning := intro.warning():
-        recorder.say(warning)
 
 
 def _notes(job: Job, progress: Progress, num_steps: int, heads: str, held: Held) -> Iterator[str]:

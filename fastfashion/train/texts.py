@@ -1,7 +1,6 @@
 """What training says: five lines before it starts, one for each epoch, where it resumes. Lines have at most 100 columns."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -55,42 +54,29 @@ def resumed_text(run: Path, progress: Progress, num_steps: int, epochs: int) -> 
     return f"{run}: resuming at step {progress.step + 1} of {num_steps} {where}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Intro:
-    """What a start of training is about."""
-
-    run: Path
-    config: RunConfig
-    world: World
-    data: Data
-    num_parameters: int
-
-    def lines(self) -> list[str]:
-        """Set, rows by part, classes by label, model and first weights, and how it is trained into which run."""
-        config, data, spec, train = self.config, self.config.data, self.data.spec, self.config.train
-        plan = spec.plan
-        images = f"{len(spec.images.height_px):,} images, resolution {spec.images.name}"
-        distinct = len(np.unique(plan.rows))
-        oversampled = f" ({len(plan.rows):,} an epoch: rare classes repeated)" if len(plan.rows) > distinct else ""
-        split = f"{data.protocol}{f', fold {data.fold}' if data.protocol == 'folds' else ''} split by {', '.join(data.split_tasks)}"
-        first = config.model.weights or ("ImageNet weights" if config.model.pretrained else "random weights")
-        size = f"images {spec.size.height_px} high, {spec.size.width_px} wide"
-        steps = f"{counted(train.epochs, 'epoch')} of {counted(plan.num_steps, 'step')}"
-        where = f"{spec.device.type} ({counted(self.world.size, 'process', 'processes')}), {spec.chosen_backend}"
-        return [
-            f"set    {data.shards}: {images}",
-            f"rows   {distinct:,} train{oversampled}, {len(self.data.val_spec.plan.rows):,} val, {self.data.num_test:,} test; {split}",
-            _labels({task: len(names) for task, names in self.data.classes.items()}),
-            f"model  {config.model.name} ({self.num_parameters / 1e6:.1f} M parameters) from {first}, {size}",
-            f"run    {self.run}: {where}, {train.precision}, batch {train.batch_size}, {steps}",
-        ]
-
-    def warning(self) -> str:
-        """Of a batch that no step can fill; empty where there is none."""
-        num_rows, batch_size = len(self.data.spec.plan.rows), self.config.train.batch_size
-        if batch_size <= num_rows:
-            return ""
-        return f"warning: --batch-size {batch_size} is above the {counted(num_rows, 'training row')}: each epoch is one step of {num_rows}"
+def intro_text(run: Path, config: RunConfig, world: World, data: Data, num_parameters: int) -> str:
+    """Set, rows, labels, model and run, a line each; and a warning where no step can fill a batch."""
+    spec, train, plan = data.spec, config.train, data.spec.plan
+    images = f"{len(spec.images.height_px):,} images, resolution {spec.images.name}"
+    distinct = len(np.unique(plan.rows))
+    oversampled = f" ({len(plan.rows):,} an epoch: rare classes repeated)" if len(plan.rows) > distinct else ""
+    fold = f", fold {config.data.fold}" if config.data.protocol == "folds" else ""
+    split = f"{config.data.protocol}{fold} split by {', '.join(config.data.split_tasks)}"
+    first = config.model.weights or ("ImageNet weights" if config.model.pretrained else "random weights")
+    size = f"images {spec.size.height_px} high, {spec.size.width_px} wide"
+    steps = f"{counted(train.epochs, 'epoch')} of {counted(plan.num_steps, 'step')}"
+    where = f"{spec.device.type} ({counted(world.size, 'process', 'processes')}), {spec.chosen_backend}"
+    lines = [
+        f"set    {config.data.shards}: {images}",
+        f"rows   {distinct:,} train{oversampled}, {len(data.val_spec.plan.rows):,} val, {data.num_test:,} test; {split}",
+        _labels({task: len(names) for task, names in data.classes.items()}),
+        f"model  {config.model.name} ({num_parameters / 1e6:.1f} M parameters) from {first}, {size}",
+        f"run    {run}: {where}, {train.precision}, batch {train.batch_size}, {steps}",
+    ]
+    if train.batch_size > (num_rows := len(plan.rows)):
+        above = f"--batch-size {train.batch_size} is above the {counted(num_rows, 'training row')}"
+        lines.append(f"warning: {above}: each epoch is one step of {num_rows}")
+    return "\n".join(lines)
 
 
 def _labels(classes: dict[str, int]) -> str:

@@ -28,7 +28,7 @@ from fastfashion.train.checkpoint import Checkpoints, Progress
 from fastfashion.train.control import Control, Stopped
 from fastfashion.train.data import Data
 from fastfashion.train.learner import Learner, seed_step
-from fastfashion.train.record import Recorder
+from fastfashion.train.record import Phases, Recorder
 from fastfashion.train.texts import epoch_text, weighted_mean
 
 MEAN_WEIGHT = 0.02  # of a step's loss in the running mean
@@ -302,46 +302,6 @@ class Trainer:
             path, lines = self._parts.run / SKIPPED, [(row, one.where, one.reason) for row, one in sorted(by_row.items())]
             publish_csv(path, ("row", "where", "reason"), lines)
             self._recorder.say(f"{len(lines)} images do not decode and were skipped: {path}")
-
-
-class Phases:
-    """Seconds by phase. On a GPU they are the GPU's own, between marks in its stream: "data" then is how long it waited for data.
-
-    A GPU's times are read where training waits for it anyway.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-        self._seconds: dict[str, float] = {}
-        self._marks: list[tuple[str, torch.cuda.Event]] = []
-        self._last = self._now()
-
-    def mark(self, phase: str) -> None:
-        """All since the mark before was `phase`."""
-        now = self._now()
-        if isinstance(now, float):
-            assert isinstance(self._last, float)
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._last
-            self._last = now
-        else:
-            self._marks.append((phase, now))
-
-    def read(self) -> dict[str, float]:
-        """Seconds by phase since the last reading; waits for the GPU."""
-        for phase, event in self._marks:
-            assert not isinstance(self._last, float)
-            event.synchronize()
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + self._last.elapsed_time(event) / 1000
-            self._last = event
-        seconds, self._seconds, self._marks = self._seconds, {}, []
-        return seconds
-
-    def _now(self) -> "float | torch.cuda.Event":
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
 
 def loss_limit(loss_spike: float, mean: float, guessing: float, batch_size: int) -> float:
