@@ -72,12 +72,12 @@ class Kept(Recorder):
 class SameBatch:
     """A loader that hands out one batch again and again."""
 
-    def __init__(self, batch: Batch, num_steps: int, portions: int) -> None:
-        self.batch, self.num_steps, self.portions = batch, num_steps, portions
+    def __init__(self, batch: Batch, num_steps: int, micro_batches: int) -> None:
+        self.batch, self.num_steps, self.micro_batches = batch, num_steps, micro_batches
         self.skipped: dict[int, Skipped] = {}
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        yield from repeat(self.batch, (self.num_steps - start) * self.portions)
+        yield from repeat(self.batch, (self.num_steps - start) * self.micro_batches)
 
     def close(self) -> None: ...
 

@@ -49,24 +49,24 @@ def test_the_first_twenty_losses_are_those_of_the_golden_curve(model: str, packe
     np.testing.assert_allclose(losses, expected, rtol=5e-3)
 
 
-def test_portions_of_a_batch_come_to_what_as_many_processes_come_to(packed_small: PackedSmall, tmp_path: Path) -> None:
-    # SGD without clipping: a gradient of another scale shows, as it would not with AdamW. Ten images a portion: batch norm over
+def test_micro_batches_come_to_what_as_many_processes_come_to(packed_small: PackedSmall, tmp_path: Path) -> None:
+    # SGD without clipping: a gradient of another scale shows, as it would not with AdamW. Ten images a micro-batch: batch norm over
     # fewer, of channels that hardly vary among them, makes a thousand times as much of what rounding leaves.
     few = {"train__epochs": 2, "model__dropout": 0.0, "train__log_every_steps": 1, "train__batch_size": 20}
     few |= {"optim__optimizer": "sgd", "optim__lr": 0.01, "optim__clip_norm": 0.0}
     assert workers.run_all(config_of(packed_small, **few).to_dict(), tmp_path / "two", 2) == [0, 0]
-    assert workers.run_all(config_of(packed_small, train__accumulate=2, **few).to_dict(), tmp_path / "portions") == [0]
-    one, two = lines_of(tmp_path / "portions", "step"), lines_of(tmp_path / "two", "step")
+    assert workers.run_all(config_of(packed_small, train__accumulate=2, **few).to_dict(), tmp_path / "micro_batches") == [0]
+    one, two = lines_of(tmp_path / "micro_batches", "step"), lines_of(tmp_path / "two", "step")
     assert [line["rows_hash"] for line in one] == [line["rows_hash"] for line in two]
-    # Each portion's batch norm sees what each process's sees, so that only rounding differs.
+    # Each micro-batch's batch norm sees what each process's sees, so that only rounding differs.
     np.testing.assert_allclose([line["loss"] for line in one], [line["loss"] for line in two], rtol=1e-3)
 
 
-def test_without_batch_norm_portions_change_nothing_but_rounding(packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_without_batch_norm_micro_batches_change_nothing_but_rounding(packed_small: PackedSmall, tmp_path: Path) -> None:
     few = {"train__epochs": 2, "model__dropout": 0.0, "train__log_every_steps": 1, "model__name": "test_vit", "augment__mixup": 0.4}
-    for name, portions in (("whole", 1), ("portions", 4)):
-        train(config_of(packed_small, train__accumulate=portions, **few), tmp_path / name, ALONE)
-    np.testing.assert_allclose(losses_of(tmp_path / "portions"), losses_of(tmp_path / "whole"), rtol=1e-4)
+    for name, micro_batches in (("whole", 1), ("micro_batches", 4)):
+        train(config_of(packed_small, train__accumulate=micro_batches, **few), tmp_path / name, ALONE)
+    np.testing.assert_allclose(losses_of(tmp_path / "micro_batches"), losses_of(tmp_path / "whole"), rtol=1e-4)
 
 
 @pytest.mark.parametrize("model", ["resnet18", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])

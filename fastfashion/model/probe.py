@@ -40,7 +40,7 @@ def check_first_step(model: Classifier, step: FirstStep) -> None:
         if step.images == 1 and (error := _error(model, step, 1)) is not None:
             raise ConfigError(
                 f"a batch of one image a process: {step.model} normalises over its batch and fails on one image of {step.size} "
-                f"({reason(error)}); choose a --batch-size of two or more images for each process and portion (train.accumulate), "
+                f"({reason(error)}); choose a --batch-size of two or more images for each process and micro-batch (train.accumulate), "
                 "or a larger --size"
             ) from error
         return

@@ -71,14 +71,15 @@ class Trainer:
         self._learner, self._control, self._recorder = parts.learner, parts.control, parts.recorder
         self._num_steps = parts.loader.num_steps  # of an epoch
         self._phases = Phases(parts.world.device)
-        self._num_images, self._num_shown, self._shown_since = 0, 0, 0.0  # images and steps since the first step, and when that ended
+        self._num_images, self._num_steps_since, self._first_step_ended_at = 0, 0, 0.0  # since the first step
         self._first_step_s = 0.0  # until a log line has it
-        self._pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # step, loss and rows of steps that nobody has looked at yet
+        self._pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # step, loss, rows: not on the CPU yet
         numbers = parts.data.numbers
         self._numbers = None if numbers is None else torch.from_numpy(numbers).to(parts.world.device)
         weights = parts.data.loss.weights
-        # The loss of giving every class the same probability.
-        self._guessing = sum(weights.get(task, 1.0) * math.log(len(names)) for task, names in parts.data.classes.items())
+        self._guessing = sum(  # the loss of giving every class the same probability
+            weights.get(task, 1.0) * math.log(len(names)) for task, names in parts.data.classes.items()
+        )
 
     @property
     def num_done(self) -> int:
@@ -109,7 +110,7 @@ class Trainer:
         assert next(batches, None) is None, "the loader has more batches than the epoch has steps"  # and so the loader ends its epoch
 
     def train_step(self, batches: Iterator[Batch]) -> None:
-        """Data, forward, loss and backward of each portion; then clip, update, log, and save where it is due."""
+        """Data, forward, loss and backward of each micro-batch; then clip, update, log, and save where it is due."""
         step = self.num_done
         seed_step(self._config.seed, step, self._world.rank)
         num_images = self._backward(batches)
@@ -186,15 +187,15 @@ class Trainer:
         self._recorder.say(epoch_text(ended, config.epochs, scores, weights))
 
     def _backward(self, batches: Iterator[Batch]) -> int:
-        """Gradients of a step, portion by portion; returns the number of labelled images in the global batch."""
-        learner, portions, device = self._learner, self._config.accumulate, self._world.device.type
+        """Gradients of a step, summed over its micro-batches; returns the number of labelled images in the global batch."""
+        learner, micro_batches, device = self._learner, self._config.accumulate, self._world.device.type
         losses, rows = [], []
-        for portion in range(portions):
+        for number in range(micro_batches):
             batch = next(batches)
             self._phases.mark("data")
-            if self.num_done == portion == 0:
+            if self.num_done == number == 0:
                 self._recorder.show(batch.images[:SHOWN])
-            with learner.alone() if portion + 1 < portions else nullcontext():
+            with learner.alone() if number + 1 < micro_batches else nullcontext():
                 with torch.autocast(device, dtype=learner.precision, enabled=learner.precision != torch.float32):
                     loss = objective(learner.wrapped(batch.images), batch, self._world.size, self._parts.data.loss)
                 with _no_warning_of_strides() if self._world.size > 1 and self.stage is Stage.FIRST_STEP else nullcontext():
@@ -211,13 +212,13 @@ class Trainer:
         No clock decides, so that all ranks look at the losses of the same steps.
         """
         self._num_images += num_images
-        self._num_shown += 1
+        self._num_steps_since += 1
         if self.stage is Stage.FIRST_STEP:
-            self.stage, self._shown_since = Stage.GLANCES, time.perf_counter()
-            self._first_step_s, self._num_images, self._num_shown = sum(self._phases.read().values()), 0, 0
+            self.stage, self._first_step_ended_at = Stage.GLANCES, time.perf_counter()
+            self._first_step_s, self._num_images, self._num_steps_since = sum(self._phases.read().values()), 0, 0
         if self.num_done % self._config.log_every_steps == 0 or self.progress.step == self._num_steps:
             self._log(norm)
-        elif self.stage is Stage.GLANCES and self._num_shown.bit_count() == 1:  # a power of two
+        elif self.stage is Stage.GLANCES and self._num_steps_since.bit_count() == 1:  # a power of two
             self._glance()
         self._recorder.advance()
 
@@ -239,7 +240,7 @@ class Trainer:
         known = {"seconds": seconds, "images_per_s": self._num_images / seconds if self._num_images else 0.0}
         known |= {f"{name}_s": value for name, value in times.items()} | {"first_step_s": self._first_step_s}
         self._recorder.write(line | {"time": {name: round(value, 6) for name, value in known.items() if value}})
-        if self._num_shown:
+        if self._num_steps_since:
             self.stage = Stage.LOG_LINES
         self._first_step_s, self._num_images = 0.0, 0
         self.progress = replace(progress, losses=(), num_rows=0, rows_hash=0)
@@ -249,12 +250,12 @@ class Trainer:
         self._settle()
         line = {"epoch": self.progress.epoch, "step": self.num_done, "loss": self.progress.losses[-1]}
         line |= {"lr": self._learner.learning_rate(self.num_done - 1)}
-        self._recorder.show_live(line | {"time": {"images_per_s": self._num_images / (time.perf_counter() - self._shown_since)}})
+        self._recorder.show_live(line | {"time": {"images_per_s": self._num_images / (time.perf_counter() - self._first_step_ended_at)}})
 
     def _settle(self) -> None:
-        """Take in the losses and rows of all ranks that nobody has looked at yet; raises TrainingError where a loss is out of hand.
+        """Take in the losses and rows of all ranks since the last time; raises TrainingError where a loss is out of hand.
 
-        The rows of a bad step are known from the plan, so looking late loses nothing. A checkpoint is made after this alone, so it is good.
+        The rows of a bad step are known from the plan, so looking late loses nothing. Every checkpoint is made after this, so it is good.
         """
         if not self._pending:
             return
@@ -347,8 +348,8 @@ def first_step_explained(is_first: Callable[[], bool]) -> Iterator[None]:
             raise
         if isinstance(error, torch.OutOfMemoryError):
             raise FirstStepError(
-                f"the first step does not fit into the GPU's memory ({reason(error)}); use a smaller --batch-size or --size, or take each "
-                "batch in portions with --set train.accumulate=2"
+                f"the first step does not fit into the GPU's memory ({reason(error)}); use a smaller --batch-size or --size, or split "
+                "each batch into micro-batches with --set train.accumulate=2"
             ) from error
         raise FirstStepError(
             f"the first step failed ({reason(error)}). A restart would fail in the same way; --debug shows where it failed"
