@@ -14,8 +14,10 @@ from fastfashion import dist
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, TrainingError
 from fastfashion.pack import PackRequest, pack
+from fastfashion.runs.files import BEST, CHECKPOINTS, CONFIG, METRICS, PLOTS, PREDICTIONS, REPORT, STATUS
 from fastfashion.runs.folder import TrainSummary, check_run_folder, is_untrained
 from fastfashion.runs.settings import ALLOWED, FIXED, FREE, flat
+from fastfashion.sources.skipped import what_folder
 from fastfashion.train.job import resolve, train
 
 ALONE = dist.World(device=torch.device("cpu"))
@@ -47,6 +49,12 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 def steps_of(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").glob("*")) if (run / "checkpoints").exists() else []
+
+
+@pytest.mark.parametrize("name", [BEST, CHECKPOINTS, METRICS, PLOTS, PREDICTIONS, REPORT, STATUS])
+def test_a_source_recognises_a_run_by_the_names_of_its_files(name: str) -> None:
+    """sources/ is below runs/ and spells them itself."""
+    assert what_folder([CONFIG, name]) == "a training run"
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------------------
