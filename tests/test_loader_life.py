@@ -109,7 +109,7 @@ def test_a_loader_of_the_parent_is_refused_in_a_forked_child(loader: Loader) -> 
         return True
 
     assert in_a_forked_child(child) == 0
-    assert len(list(batches)) == loader.num_steps - 1  # the parent's own goes on
+    assert len(list(batches)) == loader.num_steps - 1  # the parent's own continues
 
 
 def in_a_forked_child(work: Callable[[], bool]) -> int:

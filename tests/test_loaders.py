@@ -102,7 +102,7 @@ def test_all_backends_give_the_same_batch_for_the_same_plan(packed: PackedSet, o
     # The same filter, rounded once here and after each axis there. DALI repeats the border where we leave out what lies beyond it.
     assert difference[:, 4:-4, 4:-4].max() <= (2 if other == "dali" else 1)
     assert difference.mean() <= 0.6
-    # Another epoch's crops differ by far more, so the tolerance does tell images and boxes apart.
+    # Another epoch's crops differ by far more, so the tolerance does distinguish images and boxes.
     later = stacked(list(opened(packed, "threads", size=size).steps(2)))
     by_row, later_by_row = images[np.argsort(rows)], later[2][np.argsort(later[0])]
     assert np.abs(by_row.astype(float) - later_by_row.astype(float)).mean() > 5

@@ -209,7 +209,7 @@ def test_cutmix_shares_are_exactly_what_the_box_leaves(seed: int) -> None:
     inside = ((y0 > 0) & (x0 > 0) & (y1 < 1) & (x1 < 1))[::2]
     np.testing.assert_allclose((y1 - y0)[::2][inside], (x1 - x0)[::2][inside], atol=1e-6)
     # Each side s = sqrt(u) is clipped to min(c + s/2, 1) - max(c - s/2, 0), whose mean over a uniform c is s - s^2/4; the squared mean
-    # is u - u^1.5/2 + u^2/16 a box, over uniform u 1/2 - 1/5 + 1/48. A share lies in [0, 1]: its deviation is 1/2 at most.
+    # is u - u^1.5/2 + u^2/16 a box, over uniform u 1/2 - 1/5 + 1/48. A share is in [0, 1]: its deviation is 1/2 at most.
     near(1 - step.shares[::2], 1 / 2 - 1 / 5 + 1 / 48, 0.5)
 
 

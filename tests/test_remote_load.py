@@ -24,8 +24,7 @@ from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import location
 from fastfashion.load import Batch, LoaderSpec, Plan, open_loader
-from fastfashion.load.cache import cache_path
-from fastfashion.load.fetch import Closed
+from fastfashion.load.cache import Closed, cache_path
 from fastfashion.load.remote import ShardCache, open_cached
 from fastfashion.pack import PackRequest, pack
 from fastfashion.remote import passes
@@ -166,7 +165,7 @@ def read_all(cache: ShardCache, here: Resolution, plan: Plan, epoch: int = 0) ->
 
 
 def folder_bytes(folder: Path) -> int:
-    """Of what lies there at one moment, whatever comes and goes meanwhile."""
+    """The size of a folder's files at one moment, while files come and go."""
     total = 0
     for entry in os.scandir(folder):
         with suppress(FileNotFoundError):
@@ -486,7 +485,7 @@ def test_a_loader_is_closed_while_it_waits_for_a_shard(website: Website, tmp_pat
     with cached(images, tmp_path) as cache:
         stream = batches(cache.images, plan, cache)
         next(stream)
-        next(stream)  # of the steps under way, the last needs a shard that does not come
+        next(stream)  # of the steps in progress, the last needs a shard that does not come
         assert website.half_sent.wait(30)
         cache.close()
         stream.close()  # the loader's own threads end too

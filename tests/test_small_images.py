@@ -1,4 +1,4 @@
-"""Images that need not be shrunk keep their bytes, where everybody decodes those alike; the others are encoded anew."""
+"""Images that need not be shrunk keep their bytes if all decoders read those alike; the others are encoded again."""
 
 import io
 import json
@@ -36,7 +36,7 @@ KEPT = {
     "gray": encoded(IMAGE.convert("L")),
     "comment": encoded(IMAGE, comment=b"kept, too"),
 }
-ANEW = {
+ENCODED_AGAIN = {
     "progressive": encoded(IMAGE, progressive=True),
     "turned": encoded(IMAGE, exif=turned()),
     "png": encoded(IMAGE, "PNG"),
@@ -50,7 +50,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """A source, its set, and what packing said."""
     home = tmp_path_factory.mktemp("small-images")
     source = make_source(home / "source", rows=0)
-    for name, data in (KEPT | ANEW).items():
+    for name, data in (KEPT | ENCODED_AGAIN).items():
         add_row(source, name, data)
     add_row(source, "large", encoded(smooth_image(1, 300, 240)))
     said = summary_text(pack(PackRequest(source=source, out=home / "set", resolutions=("100", "60", "48"))))
@@ -67,7 +67,7 @@ def images_of(out: Path, resolution: str) -> dict[str, bytes]:
 def test_plain_upright_baseline_jpegs_that_are_not_shrunk_keep_their_bytes(packed: tuple[Path, Path, str], resolution: str) -> None:
     found = images_of(packed[1], resolution)
     assert {name: found[name] for name in KEPT} == KEPT
-    assert all(found[name] != data for name, data in ANEW.items())
+    assert all(found[name] != data for name, data in ENCODED_AGAIN.items())
 
 
 @pytest.mark.parametrize("resolution", ["100", "60", "48"])

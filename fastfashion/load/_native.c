@@ -1,8 +1,8 @@
-/* Decode the part of a JPEG that a crop needs, and resize it: whole chunks of images, without Python's lock.
+/* Decodes the part of a JPEG that a crop needs, and resizes it: whole chunks of images, without Python's lock.
  *
  *   encoded ─► header ─► scale n/8 ─► skip to the box's lines and columns ─► RGB ─► triangle filter, two axes ─► flip ─► out
  *
- * Built where a C compiler and libjpeg-turbo's headers are at hand; load/crops.py does the same without it, slower.
+ * Built if a C compiler and libjpeg-turbo's headers are available; load/crops.py does the same without it, more slowly.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
@@ -20,10 +20,10 @@
 #include <jpeglib.h>
 
 #ifndef LIBJPEG_TURBO_VERSION_NUMBER
-#error "jpeg_crop_scanline and jpeg_skip_scanlines are libjpeg-turbo's (1.5 or later)"
+#error "jpeg_crop_scanline and jpeg_skip_scanlines need libjpeg-turbo 1.5 or later"
 #endif
 
-/* Pixels are made with whole numbers alone, so that they are the same on every machine, with AVX2 and without. */
+/* Pixels are computed with integers only, so that they are the same on every machine, with AVX2 and without. */
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #define HAS_AVX2 __builtin_cpu_supports("avx2")
@@ -40,7 +40,7 @@
 
 enum { CHANNELS = 3, MARGIN_PX = 4, EXIF_MARKER = JPEG_APP0 + 1, NOT_FOR_US = 1, NO_MEMORY = 2 };
 #define WORTH_CROPPING 0.6
-/* Weights sum to ONE; a line between the two axes has grey levels times 64: 255 * 64 and its product with ONE fit their integers. */
+/* Weights sum to ONE; a line between the two axes holds grey levels times 64: 255 * 64 and its product with ONE fit their integers. */
 enum { WEIGHT_BITS = 14, ONE = 1 << WEIGHT_BITS, LINE_BITS = 6, BLOCK = 32 };
 
 static double now_s(void) {
@@ -49,7 +49,7 @@ static double now_s(void) {
     return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-/* A buffer that only grows; false where there is no memory. */
+/* A buffer that only grows. `reserve` returns 0 if there is no memory. */
 typedef struct {
     void *data;
     size_t size;
@@ -64,7 +64,7 @@ static int reserve(Buffer *buffer, size_t size) {
     return buffer->data != NULL;
 }
 
-/* What an output pixel is made of, along one axis: `count` source pixels from start[i] on, times weights[i * count ...]. */
+/* The source pixels of an output pixel along one axis: `count` of them from start[i], times weights[i * count ...]. */
 typedef struct {
     Buffer memory, reals;
     int count;
@@ -73,7 +73,7 @@ typedef struct {
 } Taps;
 
 /* Triangle as wide as an output pixel, at least as a source pixel: Pillow's BILINEAR, torch's and DALI's antialiased linear.
- * The source is [from, to), which need not be whole; nothing outside of it is looked at. */
+ * The source is [from, to), whose ends need not be whole; pixels outside of it have no influence. Returns 0 if there is no memory. */
 static int find_taps(Taps *taps, double from, double to, int size) {
     double scale = (to - from) / size, support = scale > 1 ? scale : 1, narrowing = 1 / support;
     int first = (int)floor(from), last = (int)ceil(to), count = (int)ceil(2 * support);
@@ -129,11 +129,11 @@ INLINE void blend(int16_t *line, const uint8_t *source, ptrdiff_t stride, int wi
         return;
     }
     for (int x = 0; x + BLOCK <= width; x += BLOCK) blend_block(line + x, source + x, stride, BLOCK, weights, count);
-    int last = width - BLOCK; /* the rest with a part of what was done already, since one by one it would take longer than all before */
+    int last = width - BLOCK; /* the last block overlaps the one before: pixel by pixel, the rest would take longer than all blocks */
     blend_block(line + last, source + last, stride, BLOCK, weights, count);
 }
 
-/* One line of the output's height, from `count` lines of the source. The compiler makes vectors of loops with a fixed count alone. */
+/* One line of the output's height, from `count` lines of the source. The compiler vectorises only loops with a fixed count. */
 INLINE void blend_any(int16_t *line, const uint8_t *source, ptrdiff_t stride, int width, const int16_t *weights, int count) {
     switch (count) {
         case 1: blend(line, source, stride, width, weights, 1); return;
@@ -159,8 +159,8 @@ static void blend_lines(int16_t *line, const uint8_t *source, ptrdiff_t stride, 
 }
 
 /* The columns of a line: an output pixel is the sum over pairs of neighbours. The output's width is rounded up to whole groups of four,
- * and the taps stand in the order of the output, mirrored or not: start[x]; weights[(pair * width + place) * 8 ...], four times the two
- * weights. Within a group the places are 0, 2, 1, 3, which is how two registers of two pixels pack into four. */
+ * and the taps are in the order of the output, mirrored or not: start[x]; weights[(pair * width + place) * 8 ...], four times the two
+ * weights. Within a group the places are 0, 2, 1, 3, the order in which two registers of two pixels pack into four. */
 typedef struct {
     int width, pairs;
     int32_t *start;
@@ -188,7 +188,7 @@ static int find_pairs(Pairs *pairs, Buffer *memory, const Taps *taps, int width,
     return 1;
 }
 
-/* Of two lines at once, which share the reading of weights. */
+/* Blend the columns of two lines at once, so that weights are read only once for both. */
 static void blend_columns(uint8_t *const *shown, int16_t *const *line, const Pairs *pairs) {
     for (int both = 0; both < 2; both++)
         for (int i = 0; i < pairs->width * CHANNELS; i++) {
@@ -246,14 +246,14 @@ FOR_AVX2 static void blend_columns_avx2(uint8_t *const *shown, int16_t *const *l
 typedef void LineBlend(int16_t *, const uint8_t *, ptrdiff_t, int, const int16_t *, int);
 typedef void ColumnBlend(uint8_t *const *, int16_t *const *, const Pairs *);
 
-/* A box (y0, x0, y1, x1) of RGB lines to out (height, width, 3), mirrored where `flip`. The lines of the box must exist up to the next
- * whole pixel. 0 where there is no memory. */
+/* Resize a box (y0, x0, y1, x1) of RGB lines to out (height, width, 3), mirrored if `flip`. The lines of the box must exist up to the next
+ * whole pixel. Returns 0 if there is no memory. */
 static int resample(Scratch *s, const uint8_t *source, ptrdiff_t stride, const double *box, uint8_t *out, int height, int width, int flip) {
     int left = (int)floor(box[1]), columns = (int)ceil(box[3]) - left, in_line = (columns + 2) * CHANNELS;
     Pairs pairs;
     if (!find_taps(&s->rows, box[0], box[2], height) || !find_taps(&s->columns, box[1] - left, box[3] - left, width)) return 0;
     if (!find_pairs(&pairs, &s->pairs, &s->columns, width, flip)) return 0;
-    /* Registers are read and written whole: a pixel of weight 0 and two channels past the last, and two bytes past the last. */
+    /* Whole registers are read and written: a pixel of weight 0 and two channels past the last, and two bytes past the last. */
     int in_shown = pairs.width * CHANNELS + 2;
     if (!reserve(&s->line, 2 * in_line * sizeof(int16_t)) || !reserve(&s->shown, 2 * in_shown)) return 0;
     int16_t *line[2] = {s->line.data, (int16_t *)s->line.data + in_line};
@@ -276,7 +276,7 @@ static int resample(Scratch *s, const uint8_t *source, ptrdiff_t stride, const d
     return 1;
 }
 
-/* libjpeg's errors come back here instead of ending the process. */
+/* libjpeg's errors return here instead of ending the process. */
 typedef struct {
     struct jpeg_error_mgr base;
     jmp_buf back;
@@ -291,7 +291,7 @@ static unsigned read_number(const uint8_t *at, int bytes, int big) {
     return value;
 }
 
-/* Whether Exif says, or could say, that the image is to be turned. */
+/* Whether Exif says, or could say, that the image must be turned. */
 static int is_turned(const struct jpeg_decompress_struct *jpeg) {
     for (jpeg_saved_marker_ptr marker = jpeg->marker_list; marker; marker = marker->next) {
         const uint8_t *data = marker->data;
@@ -313,14 +313,14 @@ static int is_turned(const struct jpeg_decompress_struct *jpeg) {
     return 0;
 }
 
-/* Smallest scale, in eighths, that leaves `oversample` times the output's pixels; libjpeg-turbo is fast (SIMD) at these four alone. */
+/* Smallest scale, in eighths, that leaves `oversample` times the output's pixels; libjpeg-turbo is fast (SIMD) only at these four. */
 static int choose_eighths(const int32_t *box, int height, int width, double oversample) {
     for (int eighths = 1; eighths < 8; eighths *= 2)
         if ((box[2] - box[0]) * eighths >= 8 * oversample * height && (box[3] - box[1]) * eighths >= 8 * oversample * width) return eighths;
     return 8;
 }
 
-/* The frames of jpeg_header.py's list, whatever an index says: of others a part has wrong pixels (chroma 4x2 or 2x4), or colours are a guess. */
+/* The frames that jpeg_header.py lists, whatever an index says: others have wrong pixels in a part (chroma 4x2 or 2x4), or unknown colours. */
 static int is_usual(const struct jpeg_decompress_struct *jpeg) {
     if (jpeg->data_precision != 8 || jpeg->arith_code) return 0;
     const jpeg_component_info *part = jpeg->comp_info;
@@ -336,7 +336,7 @@ typedef struct {
     double oversample;
 } Wanted;
 
-/* One image; 0, NOT_FOR_US where Python has to look at it, or NO_MEMORY. `size` is what the image's height and width must be. */
+/* Load one image; returns 0, NOT_FOR_US if Python must load it, or NO_MEMORY. `size` is the expected height and width. */
 static int load_one(struct jpeg_decompress_struct *jpeg, Errors *errors, Scratch *s, const Py_buffer *encoded, const int32_t *box,
                     const int32_t *size, int flip, const Wanted *wanted, uint8_t *out, double *seconds) {
     double started = now_s();
@@ -364,11 +364,11 @@ static int load_one(struct jpeg_decompress_struct *jpeg, Errors *errors, Scratch
     double inner[4];
     for (int i = 0; i < 4; i++) inner[i] = box[i] * eighths / 8.0;
     JDIMENSION top = (JDIMENSION)inner[0], bottom = (JDIMENSION)ceil(inner[2]), left = (JDIMENSION)inner[1];
-    /* Chroma is interpolated between neighbours, which at the edge of what is decoded are missing. */
+    /* Chroma is interpolated between neighbours, which are missing at the edge of the decoded part. */
     left = left > MARGIN_PX ? left - MARGIN_PX : 0;
     JDIMENSION columns = (JDIMENSION)ceil(inner[3]) + MARGIN_PX - left;
     if (left + columns > jpeg->output_width) columns = jpeg->output_width - left;
-    if (columns > WORTH_CROPPING * jpeg->output_width) /* it costs a tenth of the time to decode, and saves less than its share */
+    if (columns > WORTH_CROPPING * jpeg->output_width) /* cropping costs a tenth of the decoding time, and saves less than its share */
         left = 0, columns = jpeg->output_width;
     else
         jpeg_crop_scanline(jpeg, &left, &columns);
@@ -382,7 +382,7 @@ static int load_one(struct jpeg_decompress_struct *jpeg, Errors *errors, Scratch
     if (top) jpeg_skip_scanlines(jpeg, top);
     while (jpeg->output_scanline < bottom) jpeg_read_scanlines(jpeg, rows + (jpeg->output_scanline - top), bottom - jpeg->output_scanline);
     int damaged = errors->base.num_warnings > 0;
-    jpeg_abort_decompress(jpeg); /* what follows the box need not be decoded */
+    jpeg_abort_decompress(jpeg); /* the lines below the box need not be decoded */
     double decoded = now_s();
     seconds[1] += decoded - read;
     if (damaged) return NOT_FOR_US;
@@ -400,7 +400,7 @@ static void load_all(const Py_buffer *encoded, Py_ssize_t count, const int32_t *
     jpeg.err = jpeg_std_error(&errors.base);
     errors.base.error_exit = jump_back;
     errors.base.output_message = say_nothing;
-    if (setjmp(errors.back)) { /* libjpeg itself has no memory */
+    if (setjmp(errors.back)) { /* libjpeg has no memory */
         memset(status, NO_MEMORY, count);
         return;
     }
@@ -413,7 +413,7 @@ static void load_all(const Py_buffer *encoded, Py_ssize_t count, const int32_t *
     free_scratch(&scratch);
 }
 
-/* Every buffer of an argument list, with the size in bytes that it must have; released together. */
+/* The buffers of an argument list, released together; `hold` checks the size in bytes unless it is below 0. */
 typedef struct {
     Py_buffer views[8];
     int held;
@@ -434,7 +434,7 @@ static void release(Held *held) {
     while (held->held) PyBuffer_Release(&held->views[--held->held]);
 }
 
-/* Python gives boxes inside of images; anything else would be read or written outside of them. */
+/* Python passes boxes inside of images; any other box would read or write outside of them. */
 static int check_boxes(const int32_t *boxes, const int32_t *sizes, Py_ssize_t count) {
     for (Py_ssize_t i = 0; i < count; i++) {
         const int32_t *box = boxes + 4 * i, *size = sizes + 2 * i;
@@ -497,25 +497,25 @@ static PyObject *resize_crops(PyObject *module, PyObject *args) {
         !(boxes = hold(&held, boxes_o, "boxes", count * 16, 0)) || !(flips = hold(&held, flips_o, "flips", count, 0)) ||
         !(out = hold(&held, out_o, "out", count * height * width * CHANNELS, 1)))
         goto done;
-    size_t picture = (size_t)source_height * source_width * CHANNELS, shown = (size_t)height * width * CHANNELS;
-    int64_t pictures = picture ? held.views[0].len / (Py_ssize_t)picture : 0;
+    size_t image = (size_t)source_height * source_width * CHANNELS, shown = (size_t)height * width * CHANNELS;
+    int64_t images = image ? held.views[0].len / (Py_ssize_t)image : 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         const int32_t size[2] = {source_height, source_width};
         if (!check_boxes(boxes + 4 * i, size, 1)) goto done;
-        if (places[i] < 0 || places[i] >= pictures) {
-            PyErr_Format(PyExc_ValueError, "place %zd: expected 0 to below %lld, found %lld", i, (long long)pictures, (long long)places[i]);
+        if (places[i] < 0 || places[i] >= images) {
+            PyErr_Format(PyExc_ValueError, "place %zd: expected 0 or more and below %lld, found %lld", i, (long long)images, (long long)places[i]);
             goto done;
         }
     }
-    int whole = 1;
+    int ok = 1;
     Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; i < count && whole; i++) {
+    for (Py_ssize_t i = 0; i < count && ok; i++) {
         double box[4];
         for (int k = 0; k < 4; k++) box[k] = boxes[4 * i + k];
-        whole = resample(&scratch, source + places[i] * picture, (ptrdiff_t)source_width * CHANNELS, box, out + i * shown, height, width, flips[i]);
+        ok = resample(&scratch, source + places[i] * image, (ptrdiff_t)source_width * CHANNELS, box, out + i * shown, height, width, flips[i]);
     }
     Py_END_ALLOW_THREADS
-    result = whole ? Py_NewRef(Py_None) : PyErr_NoMemory();
+    result = ok ? Py_NewRef(Py_None) : PyErr_NoMemory();
 done:
     free_scratch(&scratch);
     release(&held);
@@ -524,7 +524,7 @@ done:
 
 static PyMethodDef methods[] = {
     {"load_crops", load_crops, METH_VARARGS, "Decode and resize boxes of JPEGs; see load/crops.py."},
-    {"resize_crops", resize_crops, METH_VARARGS, "Resize boxes of decoded pictures; see load/crops.py."},
+    {"resize_crops", resize_crops, METH_VARARGS, "Resize boxes of decoded images; see load/crops.py."},
     {NULL, NULL, 0, NULL},
 };
 

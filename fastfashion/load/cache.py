@@ -1,125 +1,135 @@
-"""A folder of whole, checked shards with a limit to its size, shared by all processes of a machine.
+"""Whole, checked shards of a remote set: fetched by ShardSource, stored in a CacheFolder that all processes of a machine share.
 
-    <sha256>.tar              a shard; any set that holds it reads this file
-    <sha256>.<bytes>.partial  one that is being fetched, locked by its fetcher; or left by a fetcher that was killed, and then not locked
-    .lock                     held, for moments, by whoever changes a name
+    <sha256>.tar              a shard; every set that has it reads this file
+    <sha256>.<bytes>.partial  a shard that is being fetched, locked by its fetcher; or left by a fetcher that was killed, and not locked
+    .lock                     locked, for moments, while names change
 
-Files count towards the limit with their size, those being fetched with the size that they will have. The one that was used longest ago,
-by its time of access, gives way first. A process hashes each file before it uses it for the first time, and again where it has changed.
+A file counts towards the folder's limit with its size, one that is being fetched with its final size. The shard with the oldest time of
+access is evicted first. A process hashes each file before its first use, and again if it has changed.
 """
 
+import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Set
+from concurrent.futures import wait
 from pathlib import Path
+from typing import Any
 
+from fastfashion import remote
 from fastfashion.disk import room_for
-from fastfashion.errors import ConfigError, InputError
-from fastfashion.shards.layout import ShardEntry, hash_file
+from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.shards.layout import ShardEntry, hash_file, shard_name
 from fastfashion.words import why
 
+POLL_S = 0.02
+_LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE}  # errors of the local disk
 _SHARD = re.compile(r"([0-9a-f]{64})\.tar")
 _PARTIAL = re.compile(r"[0-9a-f]{64}\.(\d+)\.partial")
 
+Version = tuple[int, int, int, int]  # of a file: device, inode, size, time of modification
+
 
 def cache_path(cache_dir: str) -> Path:
-    """The folder that a setting names; where it is empty, one in the user's own cache."""
+    """The folder that a setting names; by default one in the user's own cache."""
     if cache_dir:
         return Path(cache_dir).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastfashion" / "shards"
 
 
 class CacheFolder:
-    """Raises ConfigError where the folder cannot be made or written to."""
+    """Raises ConfigError if the folder cannot be created or written to."""
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
         self._path, self._limit_bytes = path, limit_bytes
-        self._hashed: dict[str, tuple[int, ...]] = {}  # sha256 -> which file had it when this process looked
+        self._hashed: dict[str, Version | None] = {}  # by sha256: the file that had it when this process looked
         with self._errors_explained():
             path.mkdir(parents=True, exist_ok=True)
 
     def use(self, entry: ShardEntry) -> None:
-        """Note that a shard is in use, if it is here."""
+        """Record that a shard is in use, if it is here."""
         with contextlib.suppress(FileNotFoundError):
             _touch(self._shard(entry))
 
     def bring(
         self, entry: ShardEntry, fill: Callable[[Path], object], spared: Set[str], *, urgent: bool, on_bytes: Callable[[int], None]
     ) -> Path | None:
-        """A shard's file, which `fill` fetches where it is not here; it appears under its name whole or not at all.
+        """A shard's file, which `fill` fetches if it is not here; it appears under its name complete or not at all.
 
-        One that is here is hashed first, `on_bytes` being told of it, and replaced where it is another. None while another thread or
-        process fetches it, or where there is no room at present: others, by their sha256 in `spared`, give way only to what is urgent.
-        What `fill` raises is raised, save for an OSError: that is the disk's, and becomes a ConfigError.
+        A file that is here is hashed first, with calls of `on_bytes`, and replaced if it is another. None while another thread or process
+        fetches it, or if there is no room at present: the shards in `spared`, by sha256, are evicted only for an urgent one. What `fill`
+        raises is raised, except an OSError: that is the disk's, and becomes a ConfigError.
         """
         shard = self._shard(entry)
         partial = self._path / f"{shard.stem}.{entry.num_bytes}.partial"
         with self._errors_explained():
-            which = _which(shard)
-            if which is not None and self._has_hash(shard, which, entry, on_bytes):
-                with contextlib.suppress(FileNotFoundError):  # it has just given way
+            version = _version(shard)
+            if version is not None and self._has_hash(shard, version, entry, on_bytes):
+                with contextlib.suppress(FileNotFoundError):  # it has just been evicted
                     _touch(shard)
                     return shard
-            with self._names():
-                if _which(shard) != which:  # somebody else has just brought another: look again
+            with self._names_locked():
+                if _version(shard) != version:  # another process has just brought another: look again
                     return None
                 shard.unlink(missing_ok=True)
-                held = _hold(partial)
-                if held is None:
+                lock = _lock(partial)
+                if lock is None:
                     return None
                 if not self._make_room(partial, spared, urgent):
                     partial.unlink()
-                    _let_go(held)
+                    _unlock(lock)
                     return None
-            whole = False
+            complete = False
             try:
                 with room_for(shard, entry.num_bytes):
                     fill(partial)
-                    os.fsync(held)
-                whole = True
+                    os.fsync(lock)
+                complete = True
             finally:
-                with self._names():
-                    if whole:
+                with self._names_locked():
+                    if complete:
                         partial.replace(shard)
-                        self._hashed[entry.sha256] = _which(shard) or ()  # `fill` has looked
+                        self._hashed[entry.sha256] = _version(shard)  # `fill` has checked it
                     else:
                         partial.unlink(missing_ok=True)
-                    _let_go(held)
+                    _unlock(lock)
         return shard
 
     def _shard(self, entry: ShardEntry) -> Path:
-        """The name is written anew from 32 bytes: whatever a manifest says, it is no path."""
+        """The path of a shard; its name comes from 32 bytes, so that nothing in a manifest can be a path."""
         return self._path / f"{bytes.fromhex(entry.sha256).hex()}.tar"
 
-    def _has_hash(self, shard: Path, which: tuple[int, ...], entry: ShardEntry, on_bytes: Callable[[int], None]) -> bool:
-        if which[2] != entry.num_bytes:
+    def _has_hash(self, shard: Path, version: Version, entry: ShardEntry, on_bytes: Callable[[int], None]) -> bool:
+        if version[2] != entry.num_bytes:
             return False
-        if self._hashed.get(entry.sha256) != which:
+        if self._hashed.get(entry.sha256) != version:
             try:
-                if hash_file(shard, on_bytes, entry.num_bytes)[1] != entry.sha256 or _which(shard) != which:
+                if hash_file(shard, on_bytes, entry.num_bytes)[1] != entry.sha256 or _version(shard) != version:
                     return False
-            except (FileNotFoundError, InputError):  # it has just given way, or is no file
+            except (FileNotFoundError, InputError):  # it has just been evicted, or is no regular file
                 return False
-            self._hashed[entry.sha256] = which
+            self._hashed[entry.sha256] = version
         return True
 
     def _make_room(self, mine: Path, spared: Set[str], urgent: bool) -> bool:
-        """Take shards away until the folder keeps to its limit with `mine`; false, and nothing is taken, where that cannot be."""
-        used, can_go = 0, []
+        """Evict shards until the folder keeps to its limit with `mine`; if that is impossible, evict nothing and return False."""
+        used, evictable = 0, []
         for file in list(os.scandir(self._path)):
             if shard := _SHARD.fullmatch(file.name):
                 status = file.stat()
                 used += status.st_size
                 if urgent or shard[1] not in spared:
-                    can_go.append((shard[1] in spared, status.st_atime_ns, status.st_size, file.path))
+                    evictable.append((shard[1] in spared, status.st_atime_ns, status.st_size, file.path))
             elif (partial := _PARTIAL.fullmatch(file.name)) and (file.name == mine.name or not _remove_if_left(Path(file.path))):
                 used += int(partial[1])
-        if used - sum(size for _, _, size, _ in can_go) > self._limit_bytes:
+        if used - sum(size for _, _, size, _ in evictable) > self._limit_bytes:
             return False
-        for _, _, size, path in sorted(can_go):
+        for _, _, size, path in sorted(evictable):
             if used <= self._limit_bytes:
                 break
             Path(path).unlink()
@@ -127,14 +137,14 @@ class CacheFolder:
         return True
 
     @contextlib.contextmanager
-    def _names(self) -> Iterator[None]:
-        """Hold the folder's names, against the other threads and processes of this machine."""
+    def _names_locked(self) -> Iterator[None]:
+        """Keep the other threads and processes of this machine from changing names in the folder."""
         lock = os.open(self._path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
-            _let_go(lock)
+            _unlock(lock)
 
     @contextlib.contextmanager
     def _errors_explained(self) -> Iterator[None]:
@@ -146,8 +156,8 @@ class CacheFolder:
             ) from error
 
 
-def _which(path: Path) -> tuple[int, ...] | None:
-    """Tells one file, with this content, from others; its size is the third number. None where there is none."""
+def _version(path: Path) -> Version | None:
+    """What identifies a file with its content; None if there is no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -156,12 +166,12 @@ def _which(path: Path) -> tuple[int, ...] | None:
 
 
 def _touch(path: Path) -> None:
-    """Set the time of access, and leave that of modification, which tells whether the content is the one that was hashed."""
+    """Set the time of access, and keep that of modification, which is part of the version that was hashed."""
     os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
-def _hold(path: Path) -> int | None:
-    """A file, made where it is not there, locked for this thread alone until `_let_go` or this process's end; None where it is held."""
+def _lock(path: Path) -> int | None:
+    """Create a file if there is none, and lock it for this thread until `_unlock` or the end of the process; None if it is locked."""
     file = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,16 +181,129 @@ def _hold(path: Path) -> int | None:
     return file
 
 
-def _let_go(file: int) -> None:
-    fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: a child of this process may have the file open too
+def _unlock(file: int) -> None:
+    fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: a child of this process may have the file open, too
     os.close(file)
 
 
 def _remove_if_left(path: Path) -> bool:
-    """Remove what a process that was killed has left; false where one is at work on it."""
-    held = _hold(path)
-    if held is None:
+    """Remove the file of a process that was killed; False if a process is still working on it."""
+    lock = _lock(path)
+    if lock is None:
         return False
     path.unlink()
-    _let_go(held)
+    _unlock(lock)
     return True
+
+
+class Closed(RuntimeError):
+    """The cache was closed while a thread waited for a shard."""
+
+
+class ShardSource:
+    """The shards of one remote folder. Setting `closed` ends all fetching at once."""
+
+    def __init__(self, folder: Path, patience_s: float = remote.PATIENCE_S) -> None:
+        self.closed = threading.Event()
+        self._folder, self._patience_s = folder, patience_s
+        self._reported = False  # that the storage does not answer
+        self._check = f"check the set with fastfashion verify {folder.parent}"
+
+    def fetch(self, entry: ShardEntry, to: Path) -> None:
+        """Write a shard to a file; one that is not what was packed is fetched once more.
+
+        Raises PackedSetError if it is gone, unavailable for `patience_s`, or still not what was packed; OSError if the file cannot be
+        written; Closed.
+        """
+        address: Any = self._folder / shard_name(entry.number)
+        found: list[str] = []
+        for _ in range(2):
+            try:
+                self._transfer_patiently(address, to, entry.num_bytes)
+            except remote.UnexpectedBodyError as error:
+                found.append(str(error))
+                continue
+            num_bytes, sha256 = hash_file(to, on_bytes=lambda num_bytes: self.pause(0))
+            if sha256 == entry.sha256:
+                return
+            found.append(f"{sha256} ({num_bytes} bytes)")
+        raise PackedSetError(
+            f"{address}: expected sha256 {entry.sha256} ({entry.num_bytes} bytes), found {' and then '.join(found)}; {self._check}"
+        )
+
+    def pause(self, seconds: float) -> None:
+        """Wait; raises Closed as soon as the source is closed."""
+        if self.closed.wait(seconds):
+            raise Closed(f"{self._folder}: no more shards are fetched, the cache was closed")
+
+    def _transfer_patiently(self, address: Any, to: Path, num_bytes: int) -> None:
+        """Retry storage that does not answer, after longer and longer waits of `patience_s` in all."""
+        patience = remote.Patience(self._patience_s)
+
+        def is_local(error: Exception) -> bool:
+            return isinstance(error, Closed | remote.UnexpectedBodyError) or getattr(error, "errno", None) in _LOCAL
+
+        def retry(error: Exception) -> bool:
+            return remote.passes(error) and not remote.is_missing(error) and not is_local(error)
+
+        def on_wait(error: Exception) -> None:
+            if not self._reported:
+                self._reported = True
+                remote.say_waiting(address, error, patience)
+
+        try:
+            remote.retrying(lambda: self._transfer(address, to, num_bytes), patience, retry, on_wait=on_wait, pause=self.pause)
+        except Exception as error:
+            if is_local(error):
+                raise
+            if remote.is_missing(error):
+                raise PackedSetError(f"{address}: the shard is gone; {self._check}") from error
+            tried = f", tried for {patience.waited_s:.0f} s" if retry(error) else ""
+            raise PackedSetError(f"{address}: cannot be fetched{tried} ({remote.describe(error)}); {self._check}") from error
+        self._reported = False
+
+    def _transfer(self, address: Any, to: Path, num_bytes: int) -> None:
+        """Copy a file here; with fsspec's asynchronous storages, closing the source ends it half-way.
+
+        Raises UnexpectedBodyError as soon as there are more than `num_bytes`.
+        """
+        storage, counted = address.fs, _counted(address, num_bytes)
+        if not storage.async_impl:
+            storage.get_file(address.path, str(to), callback=counted)
+            return
+        ended = threading.Event()
+
+        async def copy() -> None:
+            try:
+                await storage._get_file(address.path, str(to), callback=counted)
+            finally:
+                ended.set()
+
+        with remote.at_most(num_bytes):
+            task = asyncio.run_coroutine_threadsafe(copy(), storage.loop)
+        try:
+            while not wait([task], timeout=POLL_S).done:
+                self.pause(0)
+        except BaseException:
+            task.cancel()
+            ended.wait(1)  # then nothing more is written
+            raise
+        task.result()
+
+
+def _counted(address: Path, num_bytes: int) -> Any:
+    """An fsspec callback that ends a transfer which is too slow, or of a file that is too long; a web server may send an error page."""
+    from fsspec.callbacks import Callback  # type: ignore[import-untyped]
+
+    rate = remote.LeastRate()
+
+    class Counted(Callback):  # type: ignore[misc, unused-ignore]
+        def set_size(self, size: int | None) -> None:
+            if size is not None and size > num_bytes and not remote.is_web(address):
+                raise remote.UnexpectedBodyError(f"{size} bytes")
+
+        def relative_update(self, inc: int = 1) -> None:
+            if inc:
+                rate.add(inc)
+
+    return Counted()

@@ -65,7 +65,9 @@ class DaliLoader:
         self._fed: deque[Planned] = deque()  # in the pipeline
         self._errors: dict[int, InputError] = {}  # by row: decode errors
         self._rows = np.full(len(spec.images.num_bytes), Row.UNCHECKED, dtype=np.int8)
-        self._pool: ThreadPoolExecutor | None = None  # for what DALI does not decode; created when first needed
+        self._pool = ThreadPoolExecutor(
+            spec.workers, thread_name_prefix="loader"
+        )  # for what DALI does not decode; starts threads on demand
         self._buffers = Buffers(spec.images_shape, keep=4)
         self._pipeline = build_pipeline(spec, self._feed)
         self._state = State.IDLE
@@ -190,10 +192,6 @@ class DaliLoader:
             self._profile.add(decode_s=seconds[1], resize_s=seconds[2])
             return np.frombuffer(codec.encode_pnm(out), dtype=np.uint8)
 
-        if (part.rows[places] >= 0).sum() <= 1:  # a thread would gain nothing
-            return map(crop, places.tolist())
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._spec.workers, thread_name_prefix="loader")
         return self._pool.map(crop, places.tolist())
 
     def _find_cause(self, error: RuntimeError) -> None:
@@ -219,8 +217,7 @@ class DaliLoader:
     def close(self) -> None:
         self._life.close()
         self._state, self._pipeline = State.CLOSED, None
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
         self._spec.images.kinds.keep()
         if self._spec.cache is not None:
             self._spec.cache.close()

@@ -1,6 +1,6 @@
-"""Training straight from a set on object storage: its shards are fetched ahead into a cache on a local disk.
+"""Training directly from a set on object storage or a web server: its shards are fetched ahead into a cache on a local disk.
 
-plan ─► steps, looked at ahead ─► shards wanted ─► threads: fetch, check ─► cache folder ─► mapped ─► the steps, handed on
+plan ─► look ahead ─► shards wanted ─► threads: fetch, retry, check ─► cache folder ─► map into memory ─► the steps
 """
 
 import sys
@@ -14,24 +14,23 @@ import numpy as np
 
 from fastfashion import dist
 from fastfashion.errors import ConfigError
-from fastfashion.load.cache import CacheFolder, cache_path
-from fastfashion.load.fetch import POLL_S, Closed, Source
+from fastfashion.load.cache import POLL_S, CacheFolder, Closed, ShardSource, cache_path
 from fastfashion.load.plan import Part, Step
 from fastfashion.remote import PATIENCE_S
 from fastfashion.shards import Resolution
 
 THREADS = 3  # that fetch ahead
-STEPS_AT_ONCE = 8  # looked at ahead for each that is handed on, so that the first need not wait for the whole look-ahead
+STEPS_AT_ONCE = 8  # to look ahead for each step that is yielded, so that the first need not wait for the whole look-ahead
 MAX_ROWS_AHEAD = 1 << 18  # of the plan, kept in memory
 
 
 def open_cached(
     images: Resolution, cache_dir: str, limit_bytes: int, *, permuted: bool = False, patience_s: float = PATIENCE_S
 ) -> "tuple[Resolution, ShardCache]":
-    """The images of a set on object storage, read through a cache, and the cache.
+    """The images of a remote set, read through a cache, and the cache.
 
-    `permuted` says that they will be read in one permutation over the whole set: where the cache is smaller than that, a line on stderr
-    names the better way. Raises ConfigError where the limit is smaller than a shard, or the folder cannot be made.
+    `permuted` means that they will be read in one permutation over the whole set: if the cache is smaller than the set, a line on stderr
+    names the better way. Raises ConfigError if the limit is smaller than a shard, or the folder cannot be created.
     """
     sizes = [entry.num_bytes for entry in images.manifest.shards]
     if max(sizes, default=0) > limit_bytes:
@@ -41,7 +40,7 @@ def open_cached(
     if permuted and sum(sizes) > limit_bytes and dist.env_int("LOCAL_RANK", 0) == 0:
         print(
             f"{images.folder}: {sum(sizes) / 1e9:.3g} GB in one permutation through a cache of {limit_bytes / 1e9:g} GB: most shards "
-            "will be fetched again and again; use --set data.shuffle=window, or a larger data.cache_gb",
+            "will be fetched several times; use --set data.shuffle=window, or a larger data.cache_gb",
             file=sys.stderr,
             flush=True,
         )
@@ -50,30 +49,30 @@ def open_cached(
 
 
 class ShardCache:
-    """Hands on the steps of a plan, each once its shards are here.
+    """Yields the steps of a plan, each once its shards are here.
 
-    What this process wants soon it keeps mapped. So a file of it that gives way to another's shard need not be fetched again, and disk
-    space over the limit is in use only while a step that needs it is under way.
+    Shards that this process wants soon stay mapped into memory. So a file that is evicted for another shard need not be fetched again, and
+    disk space over the limit is in use only during a step that needs it.
     """
 
     def __init__(self, images: Resolution, folder: CacheFolder, limit_bytes: int, patience_s: float = PATIENCE_S) -> None:
         self.images = replace(images, local=self.local, _maps={})
         self._entries = {entry.number: entry for entry in images.manifest.shards}
         self._folder, self._limit_bytes = folder, limit_bytes
-        self._source = Source(images.folder, patience_s)
+        self._source = ShardSource(images.folder, patience_s)
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()  # guards what follows
-        self._wanted: Counter[int] = Counter()  # shard -> how many of the steps in sight need it
+        self._wanted: Counter[int] = Counter()  # by shard: how many of the steps in sight need it
         self._wanted_bytes = 0
-        self._todo: deque[int] = deque()  # wanted, in no thread's hands yet
-        self._put_off: list[int] = []  # wanted, but there was no room, or somebody else is at it
-        self._failed: dict[int, Exception] = {}  # of threads that fetched ahead, for whoever comes to need the shard
+        self._todo: deque[int] = deque()  # wanted, and no thread has started on it
+        self._put_off: list[int] = []  # wanted, but there was no room, or another process is fetching it
+        self._failed: dict[int, Exception] = {}  # of threads that fetch ahead, to be raised when the shard is needed
 
     def ahead(self, parts: Iterator[tuple[Step, Part]], in_use: int = 5) -> Iterator[tuple[Step, Part]]:
         """The same steps; meanwhile the shards of later ones are fetched in the order in which they are needed.
 
-        The consumer may still be at work on the last `in_use` steps that it took. Raises ConfigError where one step needs more than the
-        limit, PackedSetError where a shard that a step needs cannot be fetched, Closed after `close`.
+        The consumer may still be using the last `in_use` steps that it took. Raises ConfigError if one step needs more than the limit,
+        PackedSetError if a shard that a step needs cannot be fetched, Closed after `close`.
         """
         coming: deque[tuple[Step, Part, list[int]]] = deque()
         taken: deque[list[int]] = deque()
@@ -92,13 +91,13 @@ class ShardCache:
                 self._release(numbers)
 
     def local(self, number: int) -> Path:
-        """A shard's file, fetched by this thread where it is not here and nobody else is at it."""
+        """A shard's file; this thread fetches it if it is not here and nobody else is fetching it."""
         while (path := self._bring(number, urgent=True)) is None:
             self._source.pause(POLL_S)
         return path
 
     def close(self) -> None:
-        """End the threads at once, half-way through a shard too; whoever waits for one meets Closed."""
+        """End the threads at once, half-way through a shard too; a thread that waits for a shard gets Closed."""
         self._source.closed.set()
         with self._changed:
             self._changed.notify_all()
@@ -108,7 +107,7 @@ class ShardCache:
             self.images.unmap_shard(number)
 
     def _look_ahead(self, parts: Iterator[tuple[Step, Part]], coming: deque[tuple[Step, Part, list[int]]]) -> bool:
-        """Take more steps from the plan, as far as that is of use; false once there is none left to hand on."""
+        """Take more steps from the plan, as long as that is useful; False once there is none left to yield."""
         for _ in range(STEPS_AT_ONCE):
             if coming and self._sees_enough(len(coming) * len(coming[0][0].rows)):
                 break
@@ -142,7 +141,7 @@ class ShardCache:
             self._changed.notify_all()
 
     def _release(self, numbers: list[int]) -> None:
-        """Let go of a step's shards, and try again what was put off: there may be room now."""
+        """Release a step's shards, and retry those that were put off: there may be room now."""
         with self._changed:
             for number in numbers:
                 self._wanted[number] -= 1
@@ -157,7 +156,7 @@ class ShardCache:
     def _start_threads(self) -> None:
         with self._changed:
             while len(self._threads) < THREADS:
-                # Daemons: an interpreter that ends without `close` need not wait for a server.
+                # Daemons: an interpreter that exits without `close` need not wait for a server.
                 self._threads.append(threading.Thread(target=self._work, name=f"shards-{len(self._threads)}", daemon=True))
                 self._threads[-1].start()
 
@@ -176,7 +175,7 @@ class ShardCache:
                     self.images.map_shard(number)
             except Closed:
                 return
-            except Exception:  # kept by `_bring`, or met again by whoever comes to need the shard
+            except Exception:  # kept in `_failed`, or raised again when the shard is needed
                 continue
             with self._changed:
                 if number not in self._wanted:
@@ -195,7 +194,7 @@ class ShardCache:
                 self._source.fetch(self._entries[number], to)
             except Exception as error:
                 if not urgent:
-                    self._failed[number] = error  # before the shard is let go, so that who waits for it does not begin anew
+                    self._failed[number] = error  # while it is still locked, so that a thread that waits for it does not fetch it again
                 raise
 
         return self._folder.bring(self._entries[number], fetch, spared, urgent=urgent, on_bytes=lambda num_bytes: self._source.pause(0))
