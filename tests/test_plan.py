@@ -1,9 +1,12 @@
 """The epoch plan: every row once, the same for every world, addressed by position."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import AUGMENTED, CROPPED, SIZES, WINDOWED, assert_same, make_plan
 
 from fastfashion.config import AugmentConfig
 from fastfashion.errors import InputError
@@ -23,55 +26,61 @@ GOLDEN_BOXES = [
 ]
 GOLDEN_FLIPS: list[bool] = [True, False, False, False, True, False, True, True]
 
-SIZES = np.random.default_rng(0).integers(20, 300, (500, 2))
+KINDS = pytest.mark.parametrize("plans", [CROPPED, AUGMENTED, WINDOWED], ids=["cropped", "augmented", "windowed"])
 
 
-def make_plan(num_rows: int, batch_size: int, *, seed: int = 0, train: bool = True) -> Plan:
-    rows = np.random.default_rng(num_rows).permutation(500)[:num_rows]
-    augment = AugmentConfig(min_area=0.3, max_stretch=1.5) if train else None
-    return Plan(rows=rows, heights_px=SIZES[:, 0], widths_px=SIZES[:, 1], batch_size=batch_size, seed=seed, augment=augment)
-
-
-plans = st.builds(make_plan, st.integers(1, 500), st.integers(1, 600), seed=st.integers(0, 2**63 - 1), train=st.booleans())
-
-
-@given(plans, st.integers(0, 50))
-def test_an_epoch_visits_every_row_exactly_once_in_steps_of_even_size(plan: Plan, epoch: int) -> None:
+@KINDS
+@given(st.data(), st.integers(0, 50))
+def test_an_epoch_visits_every_row_exactly_once_in_steps_of_even_size(
+    plans: st.SearchStrategy[Plan], data: st.DataObject, epoch: int
+) -> None:
+    plan = data.draw(plans)
     sizes = [len(step.rows) for step in plan.steps(epoch)]
     seen = np.concatenate([step.rows for step in plan.steps(epoch)])
     assert sorted(seen) == sorted(plan.rows)
+    np.testing.assert_array_equal(seen, plan.order(epoch))
     assert len(sizes) == plan.num_steps
     assert max(sizes) <= plan.batch_size
     assert max(sizes) - min(sizes) <= 1
 
 
-@given(plans, st.integers(0, 50), st.integers(1, 8))
-def test_any_world_sees_the_same_rows_boxes_and_flips(plan: Plan, epoch: int, world_size: int) -> None:
+@KINDS
+@given(st.data(), st.integers(0, 50), st.integers(1, 8))
+def test_any_world_sees_and_mixes_the_same_images(plans: st.SearchStrategy[Plan], data: st.DataObject, epoch: int, world_size: int) -> None:
+    plan = data.draw(plans)
     num_slots = plan.num_slots(world_size)
     for step in plan.steps(epoch):
         parts = [step.part(rank, world_size, num_slots) for rank in range(world_size)]
         assert {len(part.rows) for part in parts} == {num_slots}
         real = [part.rows >= 0 for part in parts]
-        for name in ("rows", "boxes", "flips"):
+        drawn = [field.name for field in dataclasses.fields(step) if field.name != "partners" and getattr(step, field.name) is not None]
+        assert {"rows", "boxes", "flips"} <= set(drawn) and (step.partners is None or set(drawn) >= {"shares", "pasted"})
+        for name in drawn:
             together = np.concatenate([getattr(part, name)[keep] for part, keep in zip(parts, real, strict=True)])
-            np.testing.assert_array_equal(together, getattr(step, name))
+            np.testing.assert_array_equal(together, getattr(step, name), err_msg=name)
         for part in parts:
             assert np.isin(part.fetch, step.rows).all()  # padding loads a real image
-        assert max(keep.sum() for keep in real) - min(keep.sum() for keep in real) <= 1
+        assert max(keep.sum() for keep in real) - min(keep.sum() for keep in real) <= (1 if step.partners is None else 2)  # a pair
+        if step.partners is not None:
+            mixed_with = np.concatenate([part.rows[part.partners][keep] for part, keep in zip(parts, real, strict=True)])
+            np.testing.assert_array_equal(mixed_with, step.rows[step.partners])
+            for part, keep in zip(parts, real, strict=True):
+                np.testing.assert_array_equal(part.partners[~keep], np.flatnonzero(~keep))
+                assert (part.shares[~keep] == 1).all() and not part.pasted[~keep].any()
 
 
-@given(plans, st.integers(0, 50), st.data())
-def test_starting_at_a_step_equals_the_tail_of_the_whole_epoch(plan: Plan, epoch: int, data: st.DataObject) -> None:
+@KINDS
+@given(st.data(), st.integers(0, 50))
+def test_starting_at_a_step_equals_the_tail_of_the_whole_epoch(plans: st.SearchStrategy[Plan], data: st.DataObject, epoch: int) -> None:
+    plan = data.draw(plans)
     start = data.draw(st.integers(0, plan.num_steps - 1))
     whole, tail = list(plan.steps(epoch)), list(plan.steps(epoch, start))
     assert len(tail) == len(whole) - start
     for a, b in zip(whole[start:], tail, strict=True):
-        np.testing.assert_array_equal(a.rows, b.rows)
-        np.testing.assert_array_equal(a.boxes, b.boxes)
-        np.testing.assert_array_equal(a.flips, b.flips)
+        assert_same(a, b)
 
 
-@given(plans, st.integers(0, 50))
+@given(CROPPED, st.integers(0, 50))
 def test_boxes_lie_within_their_images(plan: Plan, epoch: int) -> None:
     for step in plan.steps(epoch):
         y0, x0, y1, x1 = step.boxes.T
@@ -115,7 +124,7 @@ def test_crops_are_spread_as_promised(seed: int) -> None:
 
 
 def test_evaluation_takes_whole_images_in_the_order_given() -> None:
-    plan = make_plan(101, 20, train=False)
+    plan = make_plan(101, 20, augment=None)
     steps = list(plan.steps(0))
     np.testing.assert_array_equal(np.concatenate([s.rows for s in steps]), plan.rows)
     assert not any(s.flips.any() for s in steps)

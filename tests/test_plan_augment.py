@@ -10,21 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
+from plans import AUGMENTED, EVERYTHING, make_plan
 from torchvision.transforms.v2 import functional as tv
 
 from fastfashion.config import AugmentConfig
 from fastfashion.load.draws import colour_matrices
-from fastfashion.load.plan import Part, Plan, Step
+from fastfashion.load.plan import Plan, Step
 
-EVERYTHING = AugmentConfig(brightness=0.4, contrast=0.3, saturation=0.5, hue=0.1, grayscale=0.2, erase=0.6, mixup=0.2, cutmix=1.0)
 DRAWN = ("colours", "erased", "shares", "pasted")
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-SIDES = np.random.default_rng(0).integers(20, 300, (400, 2))
-
-
-def make_plan(num_rows: int, batch_size: int, *, seed: int = 0, augment: AugmentConfig | None = EVERYTHING) -> Plan:
-    rows = np.random.default_rng(num_rows).permutation(400)[:num_rows]
-    return Plan(rows=rows, heights_px=SIDES[:, 0], widths_px=SIDES[:, 1], batch_size=batch_size, seed=seed, augment=augment)
 
 
 def sample(count: int, seed: int = 0, **augment: float) -> Step:
@@ -34,43 +28,7 @@ def sample(count: int, seed: int = 0, **augment: float) -> Step:
     return plan.step(0, 0)
 
 
-def same(a: Step | Part, b: Step | Part) -> None:
-    for field in dataclasses.fields(a):
-        np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name), err_msg=field.name)
-
-
-plans = st.builds(make_plan, st.integers(1, 150), st.integers(1, 200), seed=st.integers(0, 2**63 - 1))
-
-
-@given(plans, st.integers(0, 50), st.integers(1, 8))
-def test_any_world_draws_the_same_and_mixes_the_same_images(plan: Plan, epoch: int, world_size: int) -> None:
-    num_slots = plan.num_slots(world_size)
-    for step in plan.steps(epoch):
-        parts = [step.part(rank, world_size, num_slots) for rank in range(world_size)]
-        assert {len(part.rows) for part in parts} == {num_slots}
-        real = [part.rows >= 0 for part in parts]
-        for name in ("rows", "boxes", "flips", *DRAWN):
-            together = np.concatenate([getattr(part, name)[keep] for part, keep in zip(parts, real, strict=True)])
-            np.testing.assert_array_equal(together, getattr(step, name), err_msg=name)
-        mixed_with = np.concatenate([part.rows[part.partners][keep] for part, keep in zip(parts, real, strict=True)])
-        np.testing.assert_array_equal(mixed_with, step.rows[step.partners])
-        for part, keep in zip(parts, real, strict=True):
-            np.testing.assert_array_equal(part.partners[~keep], np.flatnonzero(~keep))
-            assert (part.shares[~keep] == 1).all() and not part.pasted[~keep].any()
-            assert np.isin(part.fetch, step.rows).all()
-        assert max(keep.sum() for keep in real) - min(keep.sum() for keep in real) <= 2  # a pair
-
-
-@given(plans, st.integers(0, 50), st.data())
-def test_starting_at_a_step_draws_what_the_whole_epoch_draws(plan: Plan, epoch: int, data: st.DataObject) -> None:
-    start = data.draw(st.integers(0, plan.num_steps - 1))
-    whole, tail = list(plan.steps(epoch)), list(plan.steps(epoch, start))
-    assert len(tail) == len(whole) - start
-    for a, b in zip(whole[start:], tail, strict=True):
-        same(a, b)
-
-
-@given(plans, st.integers(0, 50))
+@given(AUGMENTED, st.integers(0, 50))
 def test_neighbours_are_mixed_with_each_other_with_one_share_and_box(plan: Plan, epoch: int) -> None:
     for step in plan.steps(epoch):
         size = len(step.rows)
@@ -82,7 +40,7 @@ def test_neighbours_are_mixed_with_each_other_with_one_share_and_box(plan: Plan,
             assert step.partners[-1] == size - 1 and step.shares[-1] == 1 and not step.pasted[-1].any()
 
 
-@given(plans, st.integers(0, 50))
+@given(AUGMENTED, st.integers(0, 50))
 def test_boxes_lie_in_the_image(plan: Plan, epoch: int) -> None:
     for step in plan.steps(epoch):
         for boxes in (step.erased, step.pasted):
@@ -91,7 +49,7 @@ def test_boxes_lie_in_the_image(plan: Plan, epoch: int) -> None:
             assert ((y0 >= 0) & (y0 <= y1) & (y1 <= 1) & (x0 >= 0) & (x0 <= x1) & (x1 <= 1)).all()
 
 
-@given(plans, st.integers(0, 50))
+@given(AUGMENTED, st.integers(0, 50))
 def test_other_augmentations_leave_order_crops_and_flips_alone(plan: Plan, epoch: int) -> None:
     plain = dataclasses.replace(plan, augment=AugmentConfig())
     for a, b in zip(plan.steps(epoch), plain.steps(epoch), strict=True):

@@ -8,36 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import WINDOWED, assert_same
 
 from fastfashion.config import AugmentConfig
 from fastfashion.errors import InputError
-from fastfashion.load.plan import Plan, Step
-
-AUGMENT = AugmentConfig(brightness=0.4, erase=0.5, mixup=0.5, cutmix=1.0)
-FIELDS = [field.name for field in dataclasses.fields(Step)]
+from fastfashion.load.plan import Plan
 
 # What seed 1, epoch 2 over twelve rows in five shards, two a window, gave when the format of a plan was fixed.
 GOLDEN_ROWS = [9, 8, 3, 5, 7, 4, 6, 0, 11, 1, 2, 10]
-
-
-@st.composite
-def plans(draw: st.DrawFn) -> Plan:
-    """Shards of uneven size, some of them without a row of the part that is loaded."""
-    sizes = draw(st.lists(st.integers(1, 30), min_size=1, max_size=20))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    count = draw(st.integers(1, sum(sizes)))
-    rows = rng.permutation(sum(sizes))[:count]
-    sides = rng.integers(20, 300, (sum(sizes), 2))
-    return Plan(
-        rows=np.sort(rows) if draw(st.booleans()) else rows,
-        heights_px=sides[:, 0],
-        widths_px=sides[:, 1],
-        batch_size=draw(st.integers(1, 80)),
-        seed=draw(st.integers(0, 2**63 - 1)),
-        augment=AUGMENT,
-        shard_starts=np.cumsum([0, *sizes[:-1]]),
-        window_shards=draw(st.integers(1, 24)),
-    )
 
 
 def uniform_plan(num_shards: int, rows_per_shard: int, window_shards: int, *, seed: int = 0, batch_size: int = 256) -> Plan:
@@ -58,44 +36,7 @@ def shards_of(plan: Plan, rows: np.ndarray) -> np.ndarray:
     return np.searchsorted(plan.shard_starts, rows, side="right") - 1
 
 
-def same(a: Step, b: Step) -> None:
-    for name in FIELDS:
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
-
-
-@given(plans(), st.integers(0, 50))
-def test_an_epoch_visits_every_row_exactly_once_in_steps_of_even_size(plan: Plan, epoch: int) -> None:
-    steps = list(plan.steps(epoch))
-    seen = np.concatenate([step.rows for step in steps])
-    np.testing.assert_array_equal(np.sort(seen), np.sort(plan.rows))
-    np.testing.assert_array_equal(seen, plan.order(epoch))
-    assert len(steps) == plan.num_steps
-    assert {len(step.rows) for step in steps} <= {len(seen) // len(steps), -(-len(seen) // len(steps))}
-
-
-@given(plans(), st.integers(0, 50), st.integers(1, 8))
-def test_any_world_sees_the_same(plan: Plan, epoch: int, world_size: int) -> None:
-    num_slots = plan.num_slots(world_size)
-    for step in plan.steps(epoch):
-        parts = [step.part(rank, world_size, num_slots) for rank in range(world_size)]
-        for name in FIELDS:
-            if name != "partners":
-                together = np.concatenate([getattr(part, name)[part.rows >= 0] for part in parts])
-                np.testing.assert_array_equal(together, getattr(step, name), err_msg=name)
-        mixed_with = np.concatenate([part.rows[part.partners][part.rows >= 0] for part in parts])
-        np.testing.assert_array_equal(mixed_with, step.rows[step.partners])
-
-
-@given(plans(), st.integers(0, 50), st.data())
-def test_starting_at_a_step_equals_the_tail_of_the_whole_epoch(plan: Plan, epoch: int, data: st.DataObject) -> None:
-    start = data.draw(st.integers(0, plan.num_steps - 1))
-    whole, tail = list(plan.steps(epoch)), list(plan.steps(epoch, start))
-    assert len(tail) == len(whole) - start
-    for a, b in zip(whole[start:], tail, strict=True):
-        same(a, b)
-
-
-@given(plans(), st.integers(0, 50))
+@given(WINDOWED, st.integers(0, 50))
 def test_only_the_shards_of_one_window_are_open_at_a_time(plan: Plan, epoch: int) -> None:
     order = shards_of(plan, plan.order(epoch))
     opened, closed = np.zeros(len(order) + 1, int), np.zeros(len(order) + 1, int)
@@ -125,7 +66,7 @@ def test_memory_grows_with_a_window_and_not_with_the_epoch_wherever_it_starts(sh
     assert peak_bytes < 10**6  # one order of the epoch is 24 MB
 
 
-@given(plans(), st.integers(0, 50))
+@given(WINDOWED, st.integers(0, 50))
 def test_the_type_of_rows_and_sizes_and_their_order_change_nothing(plan: Plan, epoch: int) -> None:
     small = dataclasses.replace(
         plan,
@@ -134,7 +75,7 @@ def test_the_type_of_rows_and_sizes_and_their_order_change_nothing(plan: Plan, e
         widths_px=plan.widths_px.astype(np.int32),
     )
     for a, b in zip(plan.steps(epoch), small.steps(epoch), strict=True):
-        same(a, b)
+        assert_same(a, b)
         assert b.rows.dtype == np.int64
 
 
@@ -143,10 +84,10 @@ def test_memory_maps_of_sizes_change_nothing(tmp_path: Path) -> None:
     np.save(tmp_path / "sizes.npy", plan.heights_px)
     mapped = np.load(tmp_path / "sizes.npy", mmap_mode="r")
     for a, b in zip(plan.steps(1), dataclasses.replace(plan, heights_px=mapped, widths_px=mapped).steps(1), strict=True):
-        same(a, b)
+        assert_same(a, b)
 
 
-@given(plans())
+@given(WINDOWED)
 def test_evaluation_keeps_the_order_that_it_was_given(plan: Plan) -> None:
     rows = np.random.default_rng(0).permutation(plan.rows)
     steps = dataclasses.replace(plan, rows=rows, augment=None).steps(0)

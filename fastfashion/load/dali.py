@@ -65,9 +65,7 @@ class DaliLoader:
         self._fed: deque[Planned] = deque()  # in the pipeline
         self._errors: dict[int, InputError] = {}  # by row: decode errors
         self._rows = np.full(len(spec.images.num_bytes), Row.UNCHECKED, dtype=np.int8)
-        self._pool = ThreadPoolExecutor(
-            spec.workers, thread_name_prefix="loader"
-        )  # for what DALI does not decode; starts threads on demand
+        self._pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="loader")  # for what DALI does not decode
         self._buffers = Buffers(spec.images_shape, keep=4)
         self._pipeline = build_pipeline(spec, self._feed)
         self._state = State.IDLE
