@@ -12,7 +12,7 @@ import pytest
 from conftest import PackedSmall, make_source
 from PIL import Image
 
-from fastfashion.audit.images import audit, audit_text, duplicate_tiles, leakage
+from fastfashion.audit.report import audit, audit_text, duplicate_tiles, leakage
 from fastfashion.catalog import Styles, Vocab
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.images.codec import decode_rgb
@@ -105,7 +105,7 @@ SPLIT = [
         ({"4": "999", "30": "10-a", "100": "3"}, (1, 2)),
         ({"100": "999", "3": "999"}, (1, 1)),
         ({"3": "10-a"}, (0, 0)),  # validation and test share an image, which training does not
-        ({"77": "999"}, (0, 0)),  # one that stands in no part
+        ({"77": "999"}, (0, 0)),  # one that is in no part
     ],
 )
 def test_leakage_counts_rows_whose_image_is_in_training_too(twins: dict[str, str], leaked: tuple[int, int]) -> None:

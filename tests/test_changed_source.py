@@ -182,12 +182,14 @@ def test_a_weak_etag_is_no_version_and_a_time_of_change_is(home: Path, server: S
     refused(location(server.url), tmp_path / "out", ChangedError, "10:00:00 GMT at first, .*10:00:01 GMT now")
 
 
-@pytest.mark.parametrize("tells", [True, False])
-def test_a_damaged_member_of_a_zip_that_stays_the_same_costs_its_row_alone(tells: bool, home: Path, server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_version", [True, False])
+def test_a_damaged_member_of_a_zip_that_stays_the_same_costs_its_row_alone(
+    has_version: bool, home: Path, server: Server, tmp_path: Path
+) -> None:
     data = bytearray((home / "set.zip").read_bytes())
     data[data.index(b"images/996.jpg") + 100] ^= 1
     served = server.serve(bytes(data))
-    if not tells:
+    if not has_version:
         served.etag = served.modified = ""
     summary = packed(location(server.url), tmp_path / "out")
     assert (summary.kept, summary.rejected) == (ROWS - 1, 1)

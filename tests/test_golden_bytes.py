@@ -33,7 +33,7 @@ PLAIN: dict[str, str] = {
     "rejected.csv": "50d6f9f430b96855",
     "vocab.json": "a44ad25ef5db4595",
 }
-# Depend on the JPEG encoder, the resize and the Parquet writer, whose versions stand in VERSIONS (the first two in the manifest, too).
+# Depend on the JPEG encoder, the resize and the Parquet writer, with the versions in VERSIONS (the first two are in the manifest, too).
 BY_VERSION: dict[str, str] = {
     "16/00000.idx": "eac8303fbefc602f",
     "16/00000.tar": "7f65e71ab092f583",

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -37,13 +36,6 @@ def without_kinds(out: Path, to: Path, version: int = 2) -> Path:
     return to
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache, empty."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def load(packed: PackedSet, rows: np.ndarray, backend: str = "threads") -> tuple[Resolution, np.ndarray]:
     """Rows through a loader, in order, unshrunk: uint8 (n, 80, 60, 3)."""
     originals = packed.open("full")
@@ -73,80 +65,30 @@ def test_the_index_says_what_each_image_is(packed_small: PackedSmall) -> None:
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("backend", ["threads", "resident", "dali"])
-def test_a_set_that_does_not_say_it_loads_the_same_and_is_looked_at_once(
-    packed_small: PackedSmall, tmp_path: Path, cache: Path, backend: str, version: int, monkeypatch: pytest.MonkeyPatch
+def test_a_set_that_does_not_say_it_loads_the_same_and_each_image_is_looked_at_once(
+    packed_small: PackedSmall, tmp_path: Path, backend: str, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if backend == "dali":
         pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (Linux only)")
     packed = open_packed_set(without_kinds(packed_small.out, tmp_path / "set", version))
     assert verify(packed.path).damage == ()
     assert (packed.open("full").kind == -1).all()
-    some, all_rows = np.arange(0, 60, 2), np.arange(60)
+    all_rows = np.arange(60)
     expected = load(open_packed_set(packed_small.out), all_rows, backend)[1]
-    _, images = load(packed, some, backend)
-    np.testing.assert_array_equal(images, expected[some])
-    known = packed.open("full").kind  # of the next process
-    assert (known[some] >= 0).all() and (np.delete(known, some) == -1).all()
-    _, images = load(packed, all_rows, backend)
-    np.testing.assert_array_equal(images, expected)
-
-    monkeypatch.setattr(codec, "kind", lambda data: pytest.fail("looked at again"))
     originals, images = load(packed, all_rows, backend)
     np.testing.assert_array_equal(images, expected)
-    np.testing.assert_array_equal(originals.kind, open_packed_set(packed_small.out).open("full").kind)
-    assert list((cache / "fastfashion" / "kinds").iterdir()) == [originals.kinds.cache]
+    known = open_packed_set(packed_small.out).open("full").kind
+    np.testing.assert_array_equal(originals.kind, known)
+    monkeypatch.setattr(codec, "kind", lambda data: pytest.fail("looked at again"))
+    np.testing.assert_array_equal(originals.kinds_of(all_rows), known)
 
 
-def garbage(file: Path) -> None:
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"\x93NUMPY\x01\x00 no header")
-
-
-def of_another_set(file: Path) -> None:
-    file.parent.mkdir(parents=True)
-    np.save(file, np.zeros(7, np.int8))
-
-
-def unknown_kinds(file: Path) -> None:
-    file.parent.mkdir(parents=True)
-    np.save(file, np.full(60, 9, np.int8))
-
-
-def a_folder(file: Path) -> None:
-    file.mkdir(parents=True)
-
-
-def not_to_be_written(file: Path) -> None:
-    file.parents[2].mkdir(parents=True)
-    (file.parents[2] / "fastfashion").write_text("a file where the folder should be")
-
-
-@pytest.mark.parametrize("damage", [garbage, of_another_set, unknown_kinds, a_folder, not_to_be_written])
-def test_a_cache_that_is_broken_or_cannot_be_written_costs_time_and_nothing_else(
-    packed_small: PackedSmall, tmp_path: Path, cache: Path, damage: Callable[[Path], None]
-) -> None:
+def test_only_the_images_that_are_read_are_looked_at(packed_small: PackedSmall, tmp_path: Path) -> None:
     packed = open_packed_set(without_kinds(packed_small.out, tmp_path / "set"))
-    file = packed.open("full").kinds.cache
-    assert file is not None
-    damage(file)
-    originals, images = load(packed, np.arange(60))
-    np.testing.assert_array_equal(images, load(open_packed_set(packed_small.out), np.arange(60))[1])
-    assert (originals.kind >= 0).all()
-
-
-def test_two_processes_that_look_at_different_images_keep_what_both_found(packed_small: PackedSmall, tmp_path: Path, cache: Path) -> None:
-    packed = open_packed_set(without_kinds(packed_small.out, tmp_path / "set"))
-    one, two = packed.open("full"), packed.open("full")
-    one.kinds_of(np.arange(20))
-    two.kinds_of(np.arange(30, 60))
-    one.kinds.keep()
-    two.kinds.keep()
-    assert ((packed.open("full").kind >= 0) == ((np.arange(60) < 20) | (np.arange(60) >= 30))).all()
-
-
-def test_a_set_that_says_it_leaves_the_cache_alone(packed_small: PackedSmall, cache: Path) -> None:
-    load(open_packed_set(packed_small.out), np.arange(60))
-    assert not cache.exists()
+    some = np.arange(0, 60, 2)
+    originals, images = load(packed, some)
+    np.testing.assert_array_equal(images, load(open_packed_set(packed_small.out), np.arange(60))[1][some])
+    assert (originals.kind[some] >= 0).all() and (np.delete(originals.kind, some) == -1).all()
 
 
 @pytest.mark.parametrize("kind", [-1, 3])

@@ -1,4 +1,4 @@
-"""Packing: the same bytes each time, nothing lost unsaid, nothing published half, and going on after a kill."""
+"""Packing: the same bytes each time, no row lost silently, nothing published half, and resuming after a kill."""
 
 import csv
 import io

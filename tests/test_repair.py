@@ -107,9 +107,9 @@ def test_the_command_exits_with_1_on_damage_and_0_once_it_is_repaired(whole: tup
     assert "96/00001.tar" in hurt.stderr
     assert "fastfashion verify set --repair --source" in hurt.stderr
     assert [found["where"] for found in json.loads(hurt.stdout)["damage"]] == ["96/00001.tar"]
-    mended = fastfashion("verify", "set", "--repair", "--source", str(whole[0]), "--workers", "1", "--json", cwd=copy.parent)
-    assert mended.returncode == 0, mended.stderr
-    assert json.loads(mended.stdout)["repaired"] == ["96/00001.tar"]
+    repaired = fastfashion("verify", "set", "--repair", "--source", str(whole[0]), "--workers", "1", "--json", cwd=copy.parent)
+    assert repaired.returncode == 0, repaired.stderr
+    assert json.loads(repaired.stdout)["repaired"] == ["96/00001.tar"]
     assert digests(copy) == digests(whole[1])
     nothing = fastfashion("verify", "nowhere", cwd=copy.parent)
     assert (nothing.returncode, "nowhere: no such folder" in nothing.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""Packing that is killed, stopped, starved of disk, or raced: nothing is lost, nothing is published half, and the next run goes on."""
+"""Packing that is killed, stopped, starved of disk, or raced: nothing is lost, nothing is published half, and the next run resumes."""
 
 import itertools
 import os
@@ -148,7 +148,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
         resumed += num_staged(out) > staged > 0
         if (out / "full").exists() and (out / "64").exists():
             shutil.rmtree(out)  # killed after it published, in which nothing is left to be done
-    assert resumed >= kills // 5, "the kills did not hit runs that resume with staged work"
+    assert resumed >= kills // 5, "the kills did not hit runs that resume staged work"
     summary = pack(request(source, out, workers=2))
     assert summary.resumed + summary.packed_now == summary.kept == 298
     assert digests(out) == digests(whole)
@@ -215,7 +215,7 @@ def test_the_command_says_that_it_was_stopped_and_exits_as_shells_expect(many: t
         child.send_signal(number)
         _, said = child.communicate(timeout=10)
         assert child.returncode == code, said
-        assert "the same command goes on from there" in said
+        assert "the same command resumes from there" in said
         assert "Traceback" not in said
 
 

@@ -18,12 +18,11 @@ import pytest
 import workers
 from conftest import PackedSmall
 from hostile import with_bits_flipped
-from test_kinds import load, without_kinds
+from test_kinds import load
 from test_shards import change_index, change_manifest, change_set, sign
 
 from fastfashion.cli import app
 from fastfashion.errors import ConfigError, FastfashionError, PackedSetError
-from fastfashion.images import codec
 from fastfashion.load.cache import CacheFolder
 from fastfashion.pack import PackRequest, pack
 from fastfashion.pack.repair import repair
@@ -463,18 +462,6 @@ def test_a_cached_shard_is_hashed_before_it_is_used(how: str, tmp_path: Path) ->
         changed.write(b"1")
     whole.bring(entry, fill, set(), urgent=True, on_bytes=again.append)
     assert file.read_bytes() == data
-
-
-def test_kinds_that_one_set_taught_are_not_believed_of_another_that_copies_its_checksums(
-    packed_small: PackedSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    mine, theirs = without_kinds(packed_small.out, tmp_path / "mine"), without_kinds(packed_small.out, tmp_path / "theirs")
-    other = open_packed_set(theirs).open("full")
-    other.kinds.values[:] = codec.Kind.COLOR
-    other.kinds.keep()
-    assert (open_packed_set(theirs).open("full").kind == codec.Kind.COLOR).all()
-    assert (open_packed_set(mine).open("full").kind == -1).all()
 
 
 @pytest.mark.parametrize(

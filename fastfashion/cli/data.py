@@ -81,7 +81,7 @@ def shard(
         str | None, typer.Option(help="Cells without a label, with commas: NA,- (default: docs/tables.md).", rich_help_panel=IN)
     ] = None,
     out: Annotated[Path | None, OutFolder("Folder of the packed set; shards/NAME by default.", OUT)] = None,
-    res: Annotated[list[str] | None, typer.Option(help="Shorter side in pixels, or full; again and again.", rich_help_panel=OUT)] = None,
+    res: Annotated[list[str] | None, typer.Option(help="Shorter side in pixels, or full; repeatable.", rich_help_panel=OUT)] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality of resized images.", rich_help_panel=OUT)] = 90,
     max_rejected: Annotated[int, typer.Option(help="Stop when more rows than this cannot be packed.", rich_help_panel=IN)] = 1000,
     max_pixels: Annotated[int, typer.Option(help="Reject images of more pixels, unread.", rich_help_panel=IN)] = 100_000_000,
@@ -125,7 +125,7 @@ def shard(
             with own_process(), bar_progress() as progress:
                 summary = pack(request, progress)
         except (KeyboardInterrupt, SystemExit):
-            print("what is packed stays: the same command goes on from there", file=sys.stderr)
+            print("what is packed stays: the same command resumes from there", file=sys.stderr)
             raise
         print(summary_text(summary), file=sys.stderr)
         result = asdict(summary)
@@ -168,7 +168,7 @@ def verify(
 @app.command(epilog="Example: fastfashion audit shards/small --out audit --run runs/NAME")
 def audit(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
-    run: Annotated[list[Path] | None, typer.Option(help="Judge labels by this run, too; again and again.", rich_help_panel=IN)] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="Judge labels by this run, too; repeatable.", rich_help_panel=IN)] = None,
     corrections: Annotated[Path | None, Corrections(IN)] = None,
     out: Annotated[Path | None, OutFolder("Folder for audit.json and a sheet of the largest duplicate groups.", OUT)] = None,
     raw: Annotated[bool, Raw(OUT)] = False,
@@ -180,8 +180,8 @@ def audit(
 
     With --run, also which labels are probably wrong: suspects.csv and sheets of images in --out.
     """
-    from fastfashion.audit.images import audit as audit_set
-    from fastfashion.audit.images import audit_text
+    from fastfashion.audit.report import audit as audit_set
+    from fastfashion.audit.report import audit_text
 
     found = None
     if run:  # first: a run of another set is refused before the set is read
@@ -244,13 +244,13 @@ def preview(
     shards: Annotated[Path, typer.Argument(help="Folder of a packed set.", parser=location, metavar="SET")],
     task: Annotated[str, Task(IN)] = "subCategory",
     count: Annotated[int, typer.Option("--rows", help="Images to show, drawn from those with a label.", rich_help_panel=IN)] = 32,
-    row: Annotated[list[int] | None, typer.Option(help="Show this row of the set instead; again and again.", rich_help_panel=IN)] = None,
+    row: Annotated[list[int] | None, typer.Option(help="Show this row of the set instead; repeatable.", rich_help_panel=IN)] = None,
     out: Annotated[Path, OutFile("PNG to write.", OUT)] = Path("preview.png"),
     size: Annotated[str, Size(RUN)] = "auto",
     seed: Annotated[int, typer.Option(help="Of the images and of the augmentation.", rich_help_panel=RUN)] = 0,
     recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=RUN)] = "fast",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="As in training: augment.mixup=0.2, again and again.", rich_help_panel=RUN)
+        list[str] | None, typer.Option("--set", help="As in training: augment.mixup=0.2, repeatable.", rich_help_panel=RUN)
     ] = None,
     workers: Annotated[int | None, Workers(RUN)] = None,
     as_json: Annotated[bool, Json(RUN)] = False,

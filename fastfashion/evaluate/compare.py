@@ -86,7 +86,7 @@ def _predictions(run: Path, report: Mapping[str, Any], tasks: Sequence[str]) -> 
     expected = report["split"]["num_rows"] - len(report.get("skipped", ()))
     try:
         data = read_limited(path, MAX_PREDICTIONS_BYTES)
-        table = parse_table(data, dict.fromkeys(("id", *texts), TEXT), num_rows=expected, teller=REPORT).to_pandas(use_threads=False)
+        table = parse_table(data, dict.fromkeys(("id", *texts), TEXT), num_rows=expected, counted_in=REPORT).to_pandas(use_threads=False)
     except OSError as error:
         raise InputError(f"{path}: {unreadable(error)}; {again}") from error
     except UnfitError as error:

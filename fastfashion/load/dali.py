@@ -216,7 +216,6 @@ class DaliLoader:
         self._life.close()
         self._state, self._pipeline = State.CLOSED, None
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._spec.images.kinds.keep()
         if self._spec.cache is not None:
             self._spec.cache.close()
 

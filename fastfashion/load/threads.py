@@ -136,4 +136,3 @@ class ThreadsLoader:
             self._spec.cache.close()  # first: the planner may be waiting for a shard
         self._planner.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._spec.images.kinds.keep()

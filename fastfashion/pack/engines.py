@@ -12,13 +12,13 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastfashion.errors import PackedSetError
 from fastfashion.pack.block import Block, Job, Tick, pack_block
 from fastfashion.scratch import signals_raise
 
-ATTEMPTS = 2  # of a block whose process dies: one restart
+ATTEMPTS = 2  # of a block whose process dies
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -47,23 +47,6 @@ class InProcess:
     def close(self) -> None: ...
 
 
-class _Worker:
-    """A process with a pipe of its own. It ends with its parent, however that ends."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()  # so that the pipe breaks when the process dies
-        self.block: Block | None = None
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.join()
-        self.pipe.close()
-
-
 class Processes:
     """Worker processes. They start when the engine is opened, so that their imports overlap with planning."""
 
@@ -75,35 +58,26 @@ class Processes:
         todo = iter(blocks)
         deaths: dict[int, int] = {}
         for worker in self._workers:
-            self._give(worker, job, next(todo, None))
-        while busy := [worker for worker in self._workers if worker.block is not None]:
-            ready = wait([worker.pipe for worker in busy])
-            for worker in busy:
-                if worker.pipe not in ready:
-                    continue
+            worker.give(job, next(todo, None))
+        while busy := {worker.pipe: worker for worker in self._workers if worker.block is not None}:
+            for worker in [busy[pipe] for pipe in wait(list(busy)) if isinstance(pipe, Connection)]:
                 block = worker.block
                 assert block is not None
                 try:
-                    kind, value = worker.pipe.recv()
+                    answer = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
                     deaths[block.number] = deaths.get(block.number, 0) + 1
                     self._replace(worker, job, block, deaths[block.number])
                     continue
-                if kind == "tick":
-                    tick(*value)
-                elif kind == "failed":
-                    raise value
-                else:
-                    self._give(worker, job, next(todo, None))
+                if isinstance(answer, Exception):
+                    raise answer
+                if answer is None:
+                    worker.give(job, next(todo, None))
                     yield block.number
+                else:
+                    tick(*answer)
 
-    def _give(self, worker: _Worker, job: Job, block: Block | None) -> None:
-        worker.block = block
-        if block is not None:
-            with contextlib.suppress(BrokenPipeError):  # it died while idle: the broken pipe is noticed where results are read
-                worker.pipe.send((job, block))
-
-    def _replace(self, dead: _Worker, job: Job, block: Block, deaths: int) -> None:
+    def _replace(self, dead: "_Worker", job: Job, block: Block, deaths: int) -> None:
         dead.process.join()
         if deaths >= ATTEMPTS:
             shard = job.folders[job.resolutions[0]] / f"{block.number:05d}.tar"
@@ -112,55 +86,51 @@ class Processes:
                 f"{block.ids_text}; what is packed so far stays: run the same command again, with fewer --workers if memory was short"
             )
         dead.pipe.close()
-        fresh = _Worker()
-        self._workers[self._workers.index(dead)] = fresh
-        self._give(fresh, job, block)
+        self._workers[self._workers.index(dead)] = worker = _Worker()
+        worker.give(job, block)
 
     def close(self) -> None:
         for worker in self._workers:
-            worker.stop()
+            worker.process.terminate()
+            worker.process.join()
+            worker.pipe.close()
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: an image's megabytes given back and asked for again cost 377 page faults, 8 % of its time at 224.
+class _Worker:
+    """A process with a pipe of its own. It ends with its parent, however that ends."""
 
-    Only for processes of our own: it holds for the whole process.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc takes no more
-        libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the pipe breaks when the process dies
+        self.block: Block | None = None
 
-
-@contextlib.contextmanager
-def own_process() -> Iterator[None]:
-    """For commands: freed memory is kept, and SIGTERM ends packing as an exception, as Ctrl-C does, so that worker processes end with it.
-
-    In somebody else's program neither allocator nor signal handlers are ours to change; there, workers end with their parent.
-    """
-    keep_freed_memory()
-    with signals_raise():
-        yield
+    def give(self, job: Job, block: Block | None) -> None:
+        self.block = block
+        if block is not None:
+            with contextlib.suppress(BrokenPipeError):  # it died while idle: `run` notices the broken pipe when it reads
+                self.pipe.send((job, block))
 
 
 def _serve(pipe: Connection) -> None:
-    """A worker's life: pack the blocks that come through the pipe until it is told to stop, or its parent is gone."""
+    """Pack the blocks that come through the pipe until it is closed or the parent is gone.
+
+    Answers with a tuple for each tick, and for each block with None when it is done, or the exception that it raised.
+    """
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    def say(kind: str, value: Any = None) -> None:
-        pipe.send((kind, value))
-
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         while True:
             job, block = pipe.recv()
             try:
-                pack_block(job, block, lambda *sums: say("tick", sums))
+                pack_block(job, block, lambda *sums: pipe.send(sums))
             except Exception as error:
-                say("failed", error)
+                pipe.send(error)
             else:
-                say("done")
+                pipe.send(None)
 
 
 def _end_with_parent() -> None:
@@ -168,3 +138,25 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory: an image's megabytes, returned and asked for again, cost 377 page faults, 8 % of its time at 224.
+
+    Only for processes of our own: it holds for the whole process.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc's maximum
+        libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
+
+
+@contextlib.contextmanager
+def own_process() -> Iterator[None]:
+    """For commands: keep freed memory, and let SIGTERM end packing as an exception, as Ctrl-C does, so that worker processes end with it.
+
+    In somebody else's program neither allocator nor signal handlers are ours to change; there, workers end with their parent.
+    """
+    keep_freed_memory()
+    with signals_raise():
+        yield

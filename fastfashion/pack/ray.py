@@ -11,10 +11,10 @@ from typing import Any
 from fastfashion.errors import ConfigError, FastfashionError, PackedSetError
 from fastfashion.pack.block import Block, Job, Tick, pack_block
 
-RETRIES = 3  # of a block whose node or process is lost, before the run stops
+RETRIES = 3  # of a block whose node or process is lost
 CONNECT_S = 5
-MODE = "RAY_AUTH_MODE"  # of the environment, Ray 2.52 and later
-AHEAD = 2  # blocks a core that wait in Ray's queue, so that no core waits for this process
+MODE = "RAY_AUTH_MODE"  # environment variable of Ray 2.52 and later
+AHEAD = 2  # blocks for each core in Ray's queue, so that no core waits for this process
 
 
 class RayEngine:
@@ -23,7 +23,7 @@ class RayEngine:
     def __init__(self, address: str | None) -> None:
         """Join the cluster at `address` ("auto": the one that runs here); None starts Ray on this machine alone.
 
-        In a process that Ray runs in already, that one is used, and left running.
+        Where Ray already runs in this process, use it and leave it running.
         """
         try:
             import ray
@@ -82,7 +82,7 @@ class RayEngine:
 
 
 def _knock(address: str | None) -> None:
-    """Raise where nothing listens at host:port, or the cluster there wants another token: Ray itself would try for minutes."""
+    """Raise where nothing listens at host:port, or the cluster there needs another token: Ray itself would try for minutes."""
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdecimal() or "//" in host:
         return
@@ -91,18 +91,18 @@ def _knock(address: str | None) -> None:
     try:
         setup = importlib.import_module("ray._private.authentication.authentication_token_setup")
         client = importlib.import_module("ray._raylet").GcsClient
-    except (ImportError, AttributeError):  # a Ray that knows no tokens, or keeps these elsewhere
+    except (ImportError, AttributeError):  # a Ray without tokens, or with these elsewhere
         return
     try:
         setup.ensure_token_if_auth_enabled(create_token_if_missing=False)  # the client would end the process where there is none
         client(address=address)
-    except Exception as error:  # what else may be wrong is for ray.init to say
+    except Exception as error:  # ray.init reports everything else
         if _wants_token(error):
             raise
 
 
 def _wants_token(error: BaseException | None) -> bool:
-    """Whether a cluster refused for want of the right token. ray.init hides that in the text of what it raises from (Ray 2.60)."""
+    """Whether a cluster refused because of the token. ray.init has that only in the text of the cause (Ray 2.60)."""
     while error is not None:
         text = str(error)
         if type(error).__name__ == "AuthenticationError" or "InvalidAuthToken" in text or "Unauthenticated" in text:
@@ -120,10 +120,10 @@ def _refused(address: str | None) -> str:
 
 
 def _pack_block(job: Job, block: Block) -> tuple[int, int, int]:
-    """Images, encoded bytes and rejected images of the block."""
+    """Pack a block on a node; returns its images, encoded bytes and rejected images."""
     if not job.records.is_dir():
         raise PackedSetError(
-            f"{job.records}: not there on node {socket.gethostname()}; source and output must lie where every node reaches them"
+            f"{job.records}: missing on node {socket.gethostname()}; every node must reach source and output under the same path"
         )
     sums = (0, 0, 0)
 

@@ -1,4 +1,4 @@
-"""What packing and verifying say on the terminal."""
+"""What packing and verifying print."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def account_lines(summary: PackSummary | DryRun) -> list[str]:
 
 
 def _when(summary: PackSummary) -> str:
-    """How many images were packed now, and how many by an interrupted run; nothing to do is said as such."""
+    """How many images were packed now, and how many by an interrupted run, or that there was nothing to do."""
     if not summary.packed_now and not summary.resumed:
         return " before; nothing to do"
     rate = f", {summary.packed_now / max(1e-9, summary.seconds):.0f} images/s" if summary.packed_now else ""

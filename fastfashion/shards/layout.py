@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self
 
 import msgspec
 
@@ -25,30 +25,29 @@ REJECTED = "rejected.csv"
 INDEX = "index.parquet"
 MANIFEST = "manifest.json"
 FULL = "full"
-STAGING, STAGED_PLAN = ".staging", "plan.json"  # what a packing run that is not finished leaves beside the resolutions
+STAGING, STAGED_PLAN = ".staging", "plan.json"  # of an unfinished packing run, beside the resolutions
 
-LONGEST_BYTES = 1 << 40  # of a file of which nothing says how long it may be
+LONGEST_BYTES = 1 << 40  # of a file whose size nothing limits
 READ_BYTES = 1 << 20  # at once, where a file may be larger than memory
 # A manifest of 40 million images has 11 MB.
 MOST_BYTES = {SET: 1 << 20, MANIFEST: 64 << 20, VOCAB: 16 << 20, REJECTED: 256 << 20, STAGED_PLAN: 1 << 20}
 PACK_AGAIN = "pack the set again"
 
-T = TypeVar("T")
 Rows = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
 def most_index_bytes(num_rows: int) -> int:
-    """Of an index file: a row has eight numbers."""
+    """The limit for an index file: a row has eight numbers."""
     return (1 << 20) + 128 * num_rows
 
 
 def most_idx_bytes(num_rows: int) -> int:
-    """Of the index of a shard for other readers: a line has four numbers and two names."""
+    """The limit for the index of a shard for other readers: a line has four numbers and two names."""
     return 512 * (num_rows + 1)
 
 
 def most_catalog_bytes(num_bytes: int) -> int:
-    """Of a catalog, by what set.json says: somebody may have corrected labels in it since."""
+    """The limit for a catalog, from its size in set.json: somebody may have corrected labels in it since."""
     return (1 << 20) + 2 * num_bytes
 
 
@@ -57,7 +56,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     try:
         return read_limited(path, max_bytes)
     except FileNotFoundError:
-        raise PackedSetError(f"{path}: missing; it was not packed to its end, run fastfashion shard again") from None
+        raise PackedSetError(f"{path}: missing; the set was not packed to its end, run fastfashion shard again") from None
     except InputError as error:
         raise PackedSetError(str(error)) from error
     except PermissionError as error:
@@ -89,9 +88,9 @@ def index_name(number: int) -> str:
 
 
 def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None, max_bytes: int = LONGEST_BYTES) -> tuple[int, str]:
-    """Size in bytes and sha256 of a file, read in blocks; `on_bytes` is told the size of each. No block is read past `max_bytes`.
+    """Size in bytes and sha256 of a file, read in blocks; `on_bytes` gets the size of each. No block is read past `max_bytes`.
 
-    Raises InputError for what is no regular file.
+    Raises InputError for what is not a regular file.
     """
 
     def read() -> tuple[int, str]:
@@ -117,18 +116,44 @@ class FileEntry(_Schema, frozen=True, kw_only=True):
     sha256: Sha256
 
 
+class _Head(msgspec.Struct):
+    format: Any = None
+    version: Any = None
+
+
 class _Signed(_Schema, frozen=True, kw_only=True):
+    """A JSON file whose last field, `sha256`, is that of all bytes before it: any reader can check it without our JSON writer."""
+
     format: str = FORMAT_NAME
     version: int = FORMAT_VERSION
 
     def write(self, path: Path) -> None:
-        """JSON whose last field, `sha256`, is that of all the bytes before it: a reader need not write JSON as we do to check it."""
         signed = json.dumps(msgspec.to_builtins(self), indent=2, ensure_ascii=False).removesuffix("\n}").encode()
         publish(path, lambda beside: beside.write_bytes(signed + _signature(signed)))
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises PackedSetError where the file is missing, damaged, not as FORMAT.md asks, or of another format version."""
+        data = read_file(path, MOST_BYTES[path.name])
+        head = parse_json(data, _Head, str(path), PackedSetError, PACK_AGAIN)
+        if head.format != FORMAT_NAME or head.version not in READABLE_VERSIONS:
+            readable = " or ".join(map(str, READABLE_VERSIONS))
+            raise PackedSetError(
+                f"{path}: expected {FORMAT_NAME} version {readable}, found {head.format!r} version {head.version!r}; "
+                f"{PACK_AGAIN}, or use the fastfashion that wrote it"
+            )
+        signed = data[: -len(_signature(b""))]
+        if data[len(signed) :] != _signature(signed):
+            raise PackedSetError(f"{path}: damaged: its bytes differ from the checksum at its end; {PACK_AGAIN}")
+        return parse_json(signed + b"}", cls, str(path), PackedSetError, PACK_AGAIN)
+
+
+def _signature(signed: bytes) -> bytes:
+    return f',\n  "sha256": "{hashlib.sha256(signed).hexdigest()}"\n}}\n'.encode()
+
 
 class SetFiles(_Signed, frozen=True, kw_only=True):
-    """What a set holds beside its resolutions; written after those files and before the first resolution."""
+    """The files of a set beside its resolutions; written after them and before the first resolution."""
 
     num_rows: Rows
     files: dict[str, FileEntry]
@@ -139,14 +164,9 @@ class SetFiles(_Signed, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, folder: Path, num_rows: int) -> "SetFiles":
-        """Hashes the catalog, the vocabulary and the rejected rows that lie in a folder."""
+        """Hash the catalog, the vocabulary and the rejected rows in a folder."""
         files = {name: hash_file(folder / name) for name in (CATALOG, VOCAB, REJECTED)}
         return cls(num_rows=num_rows, files={name: FileEntry(num_bytes=size, sha256=sha256) for name, (size, sha256) in files.items()})
-
-    @classmethod
-    def read(cls, path: Path) -> "SetFiles":
-        """Raises PackedSetError where the file is missing, damaged, not as FORMAT.md asks, or of another format version."""
-        return _read_signed(path, cls)
 
 
 class ShardEntry(_Schema, frozen=True, kw_only=True):
@@ -160,12 +180,12 @@ class ShardEntry(_Schema, frozen=True, kw_only=True):
 
 
 class Manifest(_Signed, frozen=True, kw_only=True):
-    """What a resolution consists of; written last, so that its presence means that all the rest is there."""
+    """The shards of a resolution; written last, so that its presence means that everything else is there."""
 
     resolution: str
     num_rows: Rows
     index_sha256: Sha256
-    encoder: dict[str, Any] | None  # None where the original bytes were kept
+    encoder: dict[str, Any] | None  # None: the original bytes were kept
     shards: tuple[ShardEntry, ...]
 
     def __post_init__(self) -> None:
@@ -173,13 +193,8 @@ class Manifest(_Signed, frozen=True, kw_only=True):
         if len({entry.number for entry in self.shards}) != len(self.shards):
             raise ValueError("two shards have the same number")
 
-    @classmethod
-    def read(cls, path: Path) -> "Manifest":
-        """Raises PackedSetError where the file is missing, damaged, not as FORMAT.md asks, or of another format version."""
-        return _read_signed(path, cls)
-
     def contradiction(self, name: str, num_rows: int | None) -> str | None:
-        """What does not fit its folder's name, or a set of so many rows; None where all does."""
+        """What contradicts the folder's name or the number of rows of the set; None where nothing does."""
         if self.resolution != name:
             return f"expected resolution {name} as its folder is named, found {self.resolution}"
         if num_rows not in (None, self.num_rows):
@@ -187,27 +202,3 @@ class Manifest(_Signed, frozen=True, kw_only=True):
         if (in_shards := sum(entry.num_rows for entry in self.shards)) != self.num_rows:
             return f"expected {self.num_rows} rows in its shards, found {in_shards}"
         return None
-
-
-class _Head(msgspec.Struct):
-    format: Any = None
-    version: Any = None
-
-
-def _signature(signed: bytes) -> bytes:
-    return f',\n  "sha256": "{hashlib.sha256(signed).hexdigest()}"\n}}\n'.encode()
-
-
-def _read_signed(path: Path, schema: type[T]) -> T:
-    data = read_file(path, MOST_BYTES[path.name])
-    head = parse_json(data, _Head, str(path), PackedSetError, PACK_AGAIN)
-    if head.format != FORMAT_NAME or head.version not in READABLE_VERSIONS:
-        readable = " or ".join(map(str, READABLE_VERSIONS))
-        raise PackedSetError(
-            f"{path}: expected {FORMAT_NAME} version {readable}, found {head.format!r} version {head.version!r}; "
-            f"{PACK_AGAIN}, or use the fastfashion that wrote it"
-        )
-    signed = data[: -len(_signature(b""))]
-    if data[len(signed) :] != _signature(signed):
-        raise PackedSetError(f"{path}: damaged: its bytes differ from the checksum at its end; {PACK_AGAIN}")
-    return parse_json(signed + b"}", schema, str(path), PackedSetError, PACK_AGAIN)

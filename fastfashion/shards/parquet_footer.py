@@ -1,6 +1,6 @@
-"""What the footer of a Parquet file says of rows and compression, read here, before a library is given the file.
+"""What the footer of a Parquet file says of rows and compression, read before pyarrow gets the file.
 
-pyarrow (26.0.1) ends the process where it is asked for the columns of a damaged footer. Thrift's compact protocol:
+pyarrow (26.0.1) ends the process when it reads the columns of a damaged footer. Thrift's compact protocol:
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md, fields: parquet.thrift of apache/parquet-format.
 """
 
@@ -17,12 +17,12 @@ _COMPRESSIONS = ("none", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4_
 class Footer:
     num_rows: int
     group_rows: tuple[int, ...]  # of each row group
-    names: tuple[str, ...]  # of what holds values: columns, and what is within columns
-    compressions: dict[str, str]  # of columns of any group that has another than none and SNAPPY
+    names: tuple[str, ...]  # of columns and of fields within columns
+    compressions: dict[str, str]  # by column, where a group has another than none and SNAPPY
 
 
 def read_footer(data: bytes) -> Footer:
-    """Raises ValueError where the bytes are no Parquet file, or its footer is damaged."""
+    """Read the footer of a file's bytes; raises ValueError where they are no Parquet file, or its footer is damaged."""
     size = int.from_bytes(data[-8:-4], "little")
     if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC or size > len(data) - 12:
         raise ValueError("no Parquet file")
@@ -32,7 +32,7 @@ def read_footer(data: bytes) -> Footer:
         said = _Thrift(data[-8 - size : -8]).struct(depth=0)
         groups = said[4, _LIST]
         columns = [column[3, _STRUCT] for group in groups for column in group[1, _LIST]]
-        # Snappy makes 22 bytes of one at most, others make thousands.
+        # Snappy expands a byte to 22 at most, others to thousands.
         found = {b".".join(column[3, _LIST]).decode(): column[4, _I32] for column in columns if column[4, _I32] not in (0, 1)}
         return Footer(
             num_rows=said[3, _I64],
@@ -45,7 +45,7 @@ def read_footer(data: bytes) -> Footer:
 
 
 class _Thrift:
-    """Reads a struct to its fields by number and type: a field of another type than the one in parquet.thrift is none, for pyarrow too."""
+    """Reads a struct to its fields by number and type; pyarrow ignores a field of another type than in parquet.thrift, too."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
@@ -83,7 +83,7 @@ class _Thrift:
         raise ValueError(f"its footer is damaged (a field of type {kind})")
 
     def _countable(self, count: int) -> int:
-        if count > len(self._data) - self._at:  # each takes a byte at least
+        if count > len(self._data) - self._at:  # each takes at least a byte
             raise ValueError("its footer is damaged (a list that is longer than it)")
         return count
 

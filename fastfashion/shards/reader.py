@@ -1,4 +1,4 @@
-"""Reading packed sets: open, check, encoded bytes by row over memory maps."""
+"""Reading packed sets: open, check, and encoded images by row from memory maps."""
 
 import shlex
 import zlib
@@ -17,7 +17,6 @@ from fastfashion.files import is_remote
 from fastfashion.images import codec
 from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Tile, fit
 from fastfashion.remote import children, is_file, is_folder, list_anew, read_range, size_of
-from fastfashion.shards.kinds import Kinds
 from fastfashion.shards.layout import (
     CATALOG,
     FULL,
@@ -40,13 +39,14 @@ from fastfashion.untrusted import open_regular, parse_json
 if TYPE_CHECKING:
     import pandas as pd
 
-MAP_TRIES = 5  # another process may take a file out of a cache between two calls here
+MAP_TRIES = 5  # another process may remove a file from a cache between two calls here
 STATS_AT_ONCE = 16
+UNKNOWN = -1  # the kind of an image that nobody has looked at yet
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """The images of a packed set at one resolution. All arrays have one entry a row."""
+    """The images of a packed set at one resolution. All arrays have an entry for each row."""
 
     folder: Path
     manifest: Manifest
@@ -57,8 +57,8 @@ class Resolution:
     height_px: np.ndarray  # int32
     width_px: np.ndarray  # int32
     crc32: np.ndarray  # uint32, of the encoded image
-    kinds: Kinds
-    local: Callable[[int], Path] | None = None  # a shard's file on a disk of this machine, by number; None: the set lies on one
+    kind: np.ndarray  # int8, fastfashion.images.codec.Kind; UNKNOWN where the index does not say and nobody has looked yet: see kinds_of
+    local: Callable[[int], Path] | None = None  # a shard's file on a disk of this machine, by number; None: the set is on one
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -70,7 +70,7 @@ class Resolution:
         return self.manifest.resolution
 
     def unlike(self, rows: np.ndarray, encoded: Sequence[np.ndarray]) -> dict[int, InputError]:
-        """What is wrong with encoded images of rows, int64 (n,), by place: their checksum is not the index's. Looks at a row once."""
+        """The errors of encoded images of rows, int64 (n,), by place, whose checksum is not the index's. Checks each row once."""
         wrong = {}
         for place in np.flatnonzero(~self._looked_at[rows]).tolist():
             row, data = int(rows[place]), encoded[place]
@@ -80,14 +80,14 @@ class Resolution:
                 self._looked_at[row] = True
         return wrong
 
-    @property
-    def kind(self) -> np.ndarray:
-        """int8 (N,): fastfashion.images.codec.Kind; -1 where the index does not say and nobody has looked yet (see `kinds_of`)."""
-        return self.kinds.values
-
     def kinds_of(self, rows: np.ndarray) -> np.ndarray:
-        """fastfashion.images.codec.Kind of rows, int64 (n,), as int8 (n,). Raises PackedSetError as `encoded`."""
-        return self.kinds.of(rows, self.encoded)
+        """fastfashion.images.codec.Kind of rows, int64 (n,), as int8 (n,). Raises PackedSetError as `encoded`.
+
+        Looks at the images of which the index does not say it (format version 2, or another writer), each once: 15 us an image.
+        """
+        for row in np.unique(rows[self.kind[rows] == UNKNOWN]).tolist():
+            self.kind[row] = codec.kind(self.encoded(row))
+        return self.kind[rows]
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -101,7 +101,7 @@ class Resolution:
     def encoded(self, row: int) -> np.ndarray:
         """The encoded image of a row: uint8 (bytes,), a view of the memory-mapped shard.
 
-        Raises PackedSetError where the shard is gone or cut, or lies on object storage, which has no memory maps, and `local` is None.
+        Raises PackedSetError where the shard is missing or cut, or on object storage (which has no memory maps) without `local`.
         """
         try:
             shard = self.map_shard(int(self.shard[row]))
@@ -111,7 +111,7 @@ class Resolution:
         return shard[start : start + int(self.num_bytes[row])]
 
     def read(self, row: int) -> np.ndarray:
-        """What `encoded` gives, from object storage too, at the price of a request: for looking at a few images."""
+        """The same, from object storage too, with a request for each call: for a few images."""
         source = self.folder / shard_name(int(self.shard[row]))
         if self.local is not None or not is_remote(source):
             return self.encoded(row)
@@ -131,7 +131,7 @@ class Resolution:
         return Tile(pixels=fit(pixels, TILE_HEIGHT_PX, TILE_WIDTH_PX), lines=(str(self.id_column.iloc[row]), *lines))
 
     def map_shard(self, number: int) -> np.ndarray:
-        """Keep a shard mapped into memory: uint8 (bytes,). Raises PackedSetError as `encoded`."""
+        """Map a shard into memory, and keep it mapped: uint8 (bytes,). Raises PackedSetError as `encoded`."""
         if (shard := self._maps.get(number)) is not None:
             return shard
         source = self.folder / shard_name(number)
@@ -155,7 +155,7 @@ class Resolution:
         )
 
     def unmap_shard(self, number: int) -> None:
-        """Let go of a shard; views that `encoded` has given stay valid."""
+        """Release a shard; views that `encoded` returned stay valid."""
         self._maps.pop(number, None)
 
     def where(self, row: int) -> str:
@@ -176,11 +176,11 @@ class PackedSet:
         return len(self.table)
 
     def open(self, name: str, max_pixels: int | None = None) -> Resolution:
-        """Open one resolution; its index is checked against its checksum, every shard's presence and size against the manifest.
+        """Open one resolution: check its index against its checksum, and every shard's presence and size against the manifest.
 
-        A tar cut short would otherwise kill the process that reads it through a memory map. Images of more than `max_pixels` are refused,
-        by default of 100 million, or what FASTFASHION_MAX_PIXELS says. Raises ConfigError for a resolution that is not packed,
-        PackedSetError for a damaged one.
+        A tar cut short would otherwise kill the process that reads it through a memory map. Images of more than `max_pixels` are refused;
+        the default is 100 million, or FASTFASHION_MAX_PIXELS. Raises ConfigError for a resolution that is not packed, PackedSetError for
+        a damaged one.
         """
         if name not in self.resolutions:
             raise ConfigError(
@@ -201,7 +201,7 @@ class PackedSet:
             height_px=columns["height"].astype(np.int32),
             width_px=columns["width"].astype(np.int32),
             crc32=columns["crc32"].astype(np.uint32),
-            kinds=Kinds(columns[KIND].astype(np.int8)) if KIND in columns else Kinds.unsaid(len(self.table), folder, manifest),
+            kind=columns[KIND].astype(np.int8) if KIND in columns else np.full(len(self.table), UNKNOWN, dtype=np.int8),
         )
 
     def open_for(self, short_px: int) -> Resolution:
@@ -226,7 +226,7 @@ class PackedSet:
 def open_packed_set(path: Path) -> PackedSet:
     """Open a packed set; raises PackedSetError where there is none or it is incomplete.
 
-    The catalog's own checksum is left to `verify`: a label that was corrected by hand is no reason not to train.
+    The catalog's own checksum is left to `verify`: a label corrected by hand is no reason not to train.
     """
     how_to_make = f"make one with fastfashion shard --res 224 --out {path}"
     list_anew(path)
@@ -241,9 +241,9 @@ def open_packed_set(path: Path) -> PackedSet:
         )
     for name in resolutions:
         Manifest.read(path / name / MANIFEST)
-    told = SetFiles.read(path / SET)
-    vocab = read_vocab(path, told)
-    return PackedSet(path=path, table=read_catalog(path, vocab, told), vocab=vocab, resolutions=resolutions)
+    set_files = SetFiles.read(path / SET)
+    vocab = read_vocab(path, set_files)
+    return PackedSet(path=path, table=read_catalog(path, vocab, set_files), vocab=vocab, resolutions=resolutions)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The tables of a packed set, as data from elsewhere: first what a footer says, then the values, which are read only as far as it fits.
+"""The tables of a packed set, read as untrusted data: the footer first, and values only where the footer is as expected.
 
     footer ─► rows as expected, columns and types as in FORMAT.md ─► read, texts bounded ─► values in range
 
@@ -21,7 +21,6 @@ from fastfashion.catalog import Vocab
 from fastfashion.catalog.ids import MAX_ID_BYTES
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.images.codec import MAX_PIXELS
-from fastfashion.shards.kinds import NUM_KINDS
 from fastfashion.shards.layout import (
     CATALOG,
     INDEX,
@@ -47,12 +46,12 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-KIND = "kind"  # a column of the index since version 3
+KIND, NUM_KINDS = "kind", 3  # a column of the index since version 3: fastfashion.images.codec.Kind
 TEXT, WHOLE, NUMBER, TRUTH = "text", "whole numbers", "numbers", "true or false"
 INDEX_COLUMNS = dict.fromkeys(("row", "shard", "offset", "size", "height", "width", "crc32"), WHOLE)
 CATALOG_COLUMNS = {"id": TEXT, "recovered": TRUTH, "height": WHOLE, "width": WHOLE, "duplicate_group": WHOLE}
-MORE_COLUMNS = {"row": WHOLE, "line": WHOLE, "path": TEXT, "year": NUMBER, "productDisplayName": TEXT}  # read where they are there
-FINGERPRINT = "fingerprint"  # must be there, but only `verify` reads it
+MORE_COLUMNS = {"row": WHOLE, "line": WHOLE, "path": TEXT, "year": NUMBER, "productDisplayName": TEXT}  # optional
+FINGERPRINT = "fingerprint"  # required, but only `verify` reads it
 MAX_TEXT_BYTES = 1 << 16
 TEXT_RATIO, TEXT_SLACK_BYTES = 64, 1 << 24  # a table's texts have at most 64 times the bytes of its file, and 16 MiB
 MAX_SIDE_PX = 2**31 - 1
@@ -60,24 +59,24 @@ _IDX_LINE = re.compile(r"jpg ([0-9]{1,18}) ([0-9]{1,18}) [^ ]+ json ([0-9]{1,18}
 MAX_PIXELS_VARIABLE = "FASTFASHION_MAX_PIXELS"
 
 
-def read_vocab(path: Path, told: SetFiles) -> Vocab:
+def read_vocab(path: Path, set_files: SetFiles) -> Vocab:
     """The vocabulary of a set; raises PackedSetError where it is not as FORMAT.md asks."""
     vocab = Vocab.of_json(read_file(path / VOCAB, MOST_BYTES[VOCAB]), str(path / VOCAB))
     for task, names in vocab.classes.items():
-        if len(names) > told.num_rows:
-            raise PackedSetError(f"{path / VOCAB}: {len(names)} classes of {task} in {told.num_rows} rows; {PACK_AGAIN}")
+        if len(names) > set_files.num_rows:
+            raise PackedSetError(f"{path / VOCAB}: {len(names)} classes of {task} in {set_files.num_rows} rows; {PACK_AGAIN}")
     return vocab
 
 
-def read_catalog(path: Path, vocab: Vocab, told: SetFiles) -> "pd.DataFrame":
+def read_catalog(path: Path, vocab: Vocab, set_files: SetFiles) -> "pd.DataFrame":
     """The catalog of a set, without fingerprints; raises PackedSetError where it is not as FORMAT.md asks.
 
-    Of its values the ids and texts are left to `wrong_in_catalog`: nothing here follows from them but words.
+    Ids and texts are left to `wrong_in_catalog`: they are only shown.
     """
-    file, num_rows = path / CATALOG, told.num_rows
-    data = read_file(file, most_catalog_bytes(told.files[CATALOG].num_bytes))
+    file, num_rows = path / CATALOG, set_files.num_rows
+    data = read_file(file, most_catalog_bytes(set_files.files[CATALOG].num_bytes))
     needed = CATALOG_COLUMNS | dict.fromkeys(vocab.classes, TEXT)
-    table = _parse(file, data, needed, num_rows=num_rows, teller=SET, more=MORE_COLUMNS, unread={FINGERPRINT: TEXT})
+    table = _parse(file, data, needed, num_rows=num_rows, counted_in=SET, more=MORE_COLUMNS, unread={FINGERPRINT: TEXT})
     images = table.to_pandas(use_threads=False)
     groups = images["duplicate_group"].to_numpy()
     _refuse_first(file, (groups < 0) | (groups > np.arange(num_rows)), "duplicate_group is neither the row nor one before it", images)
@@ -86,14 +85,14 @@ def read_catalog(path: Path, vocab: Vocab, told: SetFiles) -> "pd.DataFrame":
     return images
 
 
-def wrong_in_catalog(path: Path, vocab: Vocab, told: SetFiles) -> str | None:
-    """What FORMAT.md does not allow among ids, fingerprints and numbers of rows, or None. For `verify`: it reads all of it once more."""
+def wrong_in_catalog(path: Path, vocab: Vocab, set_files: SetFiles) -> str | None:
+    """What FORMAT.md does not allow among ids, fingerprints and row numbers, or None. For `verify`: it reads the catalog again."""
     import pyarrow.compute as pc
 
-    num_rows = told.num_rows
-    data = read_file(path / CATALOG, most_catalog_bytes(told.files[CATALOG].num_bytes))
+    num_rows = set_files.num_rows
+    data = read_file(path / CATALOG, most_catalog_bytes(set_files.files[CATALOG].num_bytes))
     needed = CATALOG_COLUMNS | dict.fromkeys((*vocab.classes, FINGERPRINT), TEXT)
-    table = _parse(path / CATALOG, data, needed, num_rows=num_rows, teller=SET, more=MORE_COLUMNS)
+    table = _parse(path / CATALOG, data, needed, num_rows=num_rows, counted_in=SET, more=MORE_COLUMNS)
     ids, fingerprints = table["id"], table[FINGERPRINT]
     lengths = pc.binary_length(fingerprints)
     groups = table["duplicate_group"].to_numpy()
@@ -103,7 +102,7 @@ def wrong_in_catalog(path: Path, vocab: Vocab, told: SetFiles) -> str | None:
         "fingerprints have one length": pc.not_equal(lengths, lengths[0]),
         "duplicate_group is the first row of a group": groups[groups] != groups,
     }
-    if told.version > 2:
+    if set_files.version > 2:
         checks["an id has no . / \\ or control character"] = pc.match_substring_regex(ids, r"[./\\\x00-\x1f\x7f]")
     if "row" in table.column_names:
         checks["rows are 0, 1, 2, …"] = table["row"].to_numpy() != np.arange(num_rows)
@@ -111,14 +110,14 @@ def wrong_in_catalog(path: Path, vocab: Vocab, told: SetFiles) -> str | None:
         if (found := np.asarray(wrong)).any():
             return f"line {int(np.argmax(found))}: {reason}"
     if (times := Counter(ids.to_pylist()).most_common(1)[0])[1] > 1:
-        return f"the id {times[0]} is there {times[1]} times"
+        return f"the id {times[0]} occurs {times[1]} times"
     return None
 
 
 def read_index(folder: Path, manifest: Manifest, num_rows: int | None = None, max_pixels: int | None = None) -> dict[str, np.ndarray]:
-    """The index of a resolution: int64 (N,) each, `kind` only where it has that. What training and `verify` refuse alike.
+    """The columns of a resolution's index, int64 (N,) each, `kind` only where it has that. Training and `verify` refuse the same.
 
-    Raises PackedSetError where the manifest is not that of this folder in a set of so many rows, and where the index is not as FORMAT.md
+    Raises PackedSetError where the manifest is not that of this folder in a set of `num_rows`, and where the index is not as FORMAT.md
     asks, has another checksum, or an image of more than `max_pixels`.
     """
     if reason := manifest.contradiction(folder.name, num_rows):
@@ -127,7 +126,7 @@ def read_index(folder: Path, manifest: Manifest, num_rows: int | None = None, ma
     data = read_file(path, most_index_bytes(manifest.num_rows))
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
         raise PackedSetError(f"{path}: damaged: its checksum is not the one in {MANIFEST}; {PACK_AGAIN}")
-    table = _parse(path, data, INDEX_COLUMNS, num_rows=manifest.num_rows, teller=MANIFEST, more={KIND: WHOLE})
+    table = _parse(path, data, INDEX_COLUMNS, num_rows=manifest.num_rows, counted_in=MANIFEST, more={KIND: WHOLE})
     columns = {name: table[name].to_numpy() for name in table.column_names}
     for reason, wrong in _wrong_places(columns, manifest):
         _refuse_first(path, wrong, reason, columns)
@@ -145,7 +144,7 @@ def _most_pixels() -> int:
 
 
 def _wrong_places(columns: Mapping[str, np.ndarray], manifest: Manifest) -> Iterator[tuple[str, np.ndarray]]:
-    """What may be wrong with a row, and bool (N,): with which it is. Later checks hold where the earlier ones found nothing."""
+    """What may be wrong with a row, and with which rows it is, bool (N,). A later check is valid where the earlier ones found nothing."""
     entries = sorted(manifest.shards, key=lambda entry: entry.number)
     numbers, tar_bytes, tar_rows = np.array([(entry.number, entry.num_bytes, entry.num_rows) for entry in entries], dtype=np.int64).T
     shard, offset, size = (columns[name] for name in ("shard", "offset", "size"))
@@ -170,7 +169,7 @@ def _refuse_first(path: Path, wrong: np.ndarray, reason: str, columns: "Mapping[
 
 
 def check_idx(folder: Path, entry: ShardEntry, offset: np.ndarray, size: np.ndarray) -> None:
-    """Raises PackedSetError where the index of a shard for other readers names other places than index.parquet, or some outside of it.
+    """Raise PackedSetError where the index of a shard for other readers has other places than index.parquet, or one outside of it.
 
     offset, size: int64 (n,), of the shard's rows.
     """
@@ -196,7 +195,7 @@ def read_rejected(path: Path) -> "pd.Series":
 
 
 class UnfitError(ValueError):
-    """What is wrong with a table, in words that follow the path of the file."""
+    """What is wrong with a table, as text that follows the path of the file."""
 
 
 def parse_table(
@@ -204,15 +203,15 @@ def parse_table(
     needed: Mapping[str, str],
     *,
     num_rows: int,
-    teller: str,
+    counted_in: str,
     more: Mapping[str, str] = MappingProxyType({}),
     unread: Mapping[str, str] = MappingProxyType({}),
 ) -> "pa.Table":
-    """The columns of a Parquet file's bytes that are `needed`, and of `more` those that it has; `unread` are only looked for.
+    """The `needed` columns of a Parquet file's bytes, and those of `more` that it has; `unread` columns must be there, and are not read.
 
-    Raises UnfitError where that is no table, not of `num_rows`, as `teller` says, or has columns of other types.
-    In this thread alone: a thread of pyarrow's that still holds Python's bytes while the interpreter ends aborts the process (with
-    `pd.read_parquet(io.BytesIO(data))` 27 of 360 short runs).
+    Raises UnfitError where that is no table, has not `num_rows`, the number in the file `counted_in`, or columns of other types.
+    In this thread alone: a thread of pyarrow that still holds Python's bytes while the interpreter ends aborts the process
+    (bench/LOG.md).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -220,8 +219,8 @@ def parse_table(
     types = {**needed, **more, **unread}
     try:
         footer = read_footer(data)
-        _check_footer(footer, types, len(data), num_rows, teller)
-        # As a dictionary a text that a million rows repeat is there once, so that its length is known before it is written out.
+        _check_footer(footer, types, len(data), num_rows, counted_in)
+        # In a dictionary, a text that a million rows repeat is there once: its length is known before it is expanded.
         texts = [name for name, kind in types.items() if kind == TEXT and name in footer.names]
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, read_dictionary=texts)
         _check_columns(file.schema_arrow, types, {*needed, *unread})
@@ -240,17 +239,17 @@ def parse_table(
 
 
 def _parse(path: Path, data: bytes, needed: Mapping[str, str], **how: Any) -> "pa.Table":
-    """A table of a set: as `parse_table`; raises PackedSetError."""
+    """The same for a table of a set; raises PackedSetError."""
     try:
         return parse_table(data, needed, **how)
     except UnfitError as error:
         raise PackedSetError(f"{path}: {error}; {PACK_AGAIN}") from error
 
 
-def _check_footer(footer: Footer, types: Mapping[str, str], num_bytes: int, num_rows: int, teller: str) -> None:
-    """Before anything is read: 700 KB of Parquet can say that they are 100 million rows, and be."""
+def _check_footer(footer: Footer, types: Mapping[str, str], num_bytes: int, num_rows: int, counted_in: str) -> None:
+    """Before anything is read: 700 KB of Parquet can be 100 million rows."""
     if {footer.num_rows, sum(footer.group_rows)} != {num_rows} or min(footer.group_rows, default=0) < 0:
-        raise UnfitError(f"expected {num_rows} rows as in {teller}, found {footer.num_rows}")
+        raise UnfitError(f"expected {num_rows} rows as in {counted_in}, found {footer.num_rows}")
     if num_rows > num_bytes:
         raise UnfitError(f"{num_rows} rows in {num_bytes} bytes: expected at least a byte a row, as rows differ")
     for name, compression in footer.compressions.items():
@@ -278,7 +277,7 @@ def _check_columns(schema: "pa.Schema", types: Mapping[str, str], needed: Set[st
 
 
 def _check_texts(table: "pa.Table", names: Iterable[str]) -> int:
-    """How many bytes the texts have in all. Raises ValueError for a long one, and for what is no UTF-8."""
+    """The bytes of all texts. Raises ValueError for a long one, and for what is not UTF-8."""
     import pyarrow.compute as pc
 
     total = 0

@@ -1,26 +1,23 @@
 """Every byte of a packed set against its checksums.
 
 set.json ─► catalog, vocab, rejected     ┐
-manifest ─► index, tars, their indices   ┴─► read, hash, compare ─► Damage, Damage, …
+manifest ─► index, tars, their indices   ┴─► read, hash, compare ─► whole, but as FORMAT.md asks? ─► Damage, Damage, …
 """
 
-import contextlib
 import os
 import threading
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import pandas as pd
 from msgspec.structs import asdict
 
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
-from fastfashion.remote import children, is_folder, list_anew, list_children, read_range, size_of
+from fastfashion.remote import children, is_folder, list_anew, list_children, size_of
 from fastfashion.shards.layout import (
     CATALOG,
     INDEX,
@@ -42,13 +39,9 @@ from fastfashion.shards.layout import (
 )
 from fastfashion.shards.reader import refuse_interrupted
 from fastfashion.shards.tables import check_idx, read_catalog, read_index, read_rejected, read_vocab, wrong_in_catalog
-from fastfashion.shards.verify_images import wrong_images
-from fastfashion.untrusted import open_regular
-from fastfashion.words import why
+from fastfashion.shards.verify_images import image_places, images_hit, wrong_images
 
-MAX_THREADS = 8  # files read side by side; hashing lets go of the interpreter's lock
-MAX_IDS_NAMED = 5
-
+MAX_THREADS = 8  # files read side by side; hashing releases the interpreter's lock
 
 T = TypeVar("T")
 
@@ -58,7 +51,7 @@ class Damage:
     """A file that is not as it was packed."""
 
     where: str  # relative to the set, such as 224/00003.tar
-    resolution: str | None  # None for what lies beside the resolutions, and for files that are no part of the set
+    resolution: str | None  # None for what is beside the resolutions, and for files that are no part of the set
     shard: int | None  # None where it is not one shard's
     reason: str
 
@@ -73,30 +66,6 @@ class VerifyResult:
     num_rows: int  # of the catalog, as set.json says; 0 where that is damaged
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Check:
-    """A file to read. It has no checksum where it carries its own, or where the file that tells it is damaged."""
-
-    where: str
-    resolution: str | None = None
-    shard: int | None = None
-    sha256: str | None = None
-    num_bytes: int | None = None
-    most_bytes: int = LONGEST_BYTES  # where nothing tells how many there are
-
-    def damage(self, reason: str) -> Damage:
-        return Damage(where=self.where, resolution=self.resolution, shard=self.shard, reason=reason)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Told:
-    """What set.json and the manifests say: None for those that are damaged."""
-
-    set_files: SetFiles | None
-    manifests: dict[str, Manifest | None]
-    damage: list[Damage]
-
-
 def verify(
     path: Path,
     on_bytes: Callable[[int], object] = lambda num_bytes: None,
@@ -104,13 +73,12 @@ def verify(
 ) -> VerifyResult:
     """Read every byte of a set, on a disk or on object storage, and name each file that differs from what was packed.
 
-    `on_total` is told once how many bytes there are to read, `on_bytes` how many more have been. Raises PackedSetError where
+    `on_total` is called once with the number of bytes to read, `on_bytes` with that of each piece read. Raises PackedSetError where
     there is no packed set; whatever is wrong within one is in the result.
     """
-    listing, resolutions = _list_files(path)
-    told = _read_signed(path, resolutions)
-    checks = [check for check in _checks(told) if check.where not in {found.where for found in told.damage}]
-    on_total(sum(_size(listing[check.where]) for check in checks if check.where in listing))
+    found = _Verification(path)
+    checks = found.checks()
+    on_total(sum(_size(found.listing[check.where]) for check in checks if check.where in found.listing))
     lock = threading.Lock()
 
     def count(num_bytes: int) -> None:
@@ -118,30 +86,153 @@ def verify(
             on_bytes(num_bytes)
 
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-        read = list(pool.map(lambda check: _compare(path, check, count), checks))
-    damage = told.damage + [check.damage(reason) for check, (_, reason) in zip(checks, read, strict=True) if reason]
-    damage = _name_images(path, damage)
-    damage += _contradictions(path, told, {found.where for found in damage})
-    damage += _foreign(listing, told, {check.where for check in checks})
+        compared = list(pool.map(lambda check: _compare(path, check, count), checks))
+    found.report_differences({check.where: reason for check, (_, reason) in zip(checks, compared, strict=True) if reason})
+    found.report_contradictions()
+    found.report_foreign({check.where for check in checks})
     return VerifyResult(
-        damage=tuple(sorted(damage, key=lambda found: ("/" in found.where, found.where))),
-        num_files=sum(check.where in listing for check in checks),
-        num_bytes=sum(num_bytes for num_bytes, _ in read),
-        num_rows=told.set_files.num_rows if told.set_files else 0,
+        damage=tuple(sorted(found.damage, key=lambda damage: ("/" in damage.where, damage.where))),
+        num_files=sum(check.where in found.listing for check in checks),
+        num_bytes=sum(num_bytes for num_bytes, _ in compared),
+        num_rows=found.set_files.num_rows if found.set_files else 0,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Check:
+    """A file to read. It has no checksum where it contains its own, or where the file that says it is damaged."""
+
+    where: str
+    sha256: str | None = None
+    num_bytes: int | None = None
+    most_bytes: int = LONGEST_BYTES  # where nothing says how many there are
+
+
+class _Verification:
+    """What is known of a set, and the damage found so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.listing, resolutions = _list_files(path)
+        self.damage: list[Damage] = []
+        self._damaged: set[str] = set()
+        self.set_files = self._read_signed(SetFiles.read, SET)
+        self.manifests = {name: self._read_signed(Manifest.read, f"{name}/{MANIFEST}") for name in resolutions}  # None: damaged
+
+    def report(self, where: str, reason: str | PackedSetError) -> None:
+        """Add a file of the set to the damage; of an error's text, its path and the advice to pack again are left out."""
+        reason = str(reason).removeprefix(f"{self.path / where}: ").removesuffix(f"; {PACK_AGAIN}")
+        folder, _, name = where.rpartition("/")
+        stem = name.partition(".")[0]
+        shard = int(stem) if folder and stem.isdecimal() else None
+        self.damage.append(Damage(where=where, resolution=folder or None, shard=shard, reason=reason))
+        self._damaged.add(where)
+
+    def _read_signed(self, read: Callable[[Path], T], where: str) -> T | None:
+        try:
+            return read(self.path / where)
+        except PackedSetError as error:
+            self.report(where, error)
+            return None
+
+    def checks(self) -> list[_Check]:
+        """The files that set.json and the manifests name, and themselves, but for those that are damaged already."""
+        return [check for check in self._all_checks() if check.where not in self._damaged]
+
+    def _all_checks(self) -> Iterator[_Check]:
+        yield _Check(where=SET, most_bytes=MOST_BYTES[SET])
+        for name in (CATALOG, VOCAB, REJECTED):
+            yield _Check(where=name, **(asdict(self.set_files.files[name]) if self.set_files else {}))
+        for name, manifest in self.manifests.items():
+            if manifest is None:
+                continue
+            yield _Check(where=f"{name}/{MANIFEST}", most_bytes=MOST_BYTES[MANIFEST])
+            yield _Check(where=f"{name}/{INDEX}", sha256=manifest.index_sha256, most_bytes=most_index_bytes(manifest.num_rows))
+            for shard in manifest.shards:
+                yield _Check(where=f"{name}/{shard_name(shard.number)}", sha256=shard.sha256, num_bytes=shard.num_bytes)
+                idx_bytes = most_idx_bytes(shard.num_rows)
+                yield _Check(where=f"{name}/{index_name(shard.number)}", sha256=shard.idx_sha256, most_bytes=idx_bytes)
+
+    def report_differences(self, reasons: dict[str, str]) -> None:
+        """Report the files whose bytes differ; of a tar also which images, where an index that is whole says their places."""
+        damaged = self._damaged | set(reasons)
+        tars = {where for where, reason in reasons.items() if where.endswith(".tar") and reason != "missing"}
+        places = {}
+        for name in {tar.partition("/")[0] for tar in tars}:
+            if self.set_files and not {f"{name}/{INDEX}", CATALOG, VOCAB} & damaged:
+                places[name] = image_places(self.path, name, self.set_files)
+        for where, reason in reasons.items():
+            name, _, tar = where.partition("/")
+            table = places.get(name) if where in tars else None
+            hit = "" if table is None else "; " + images_hit(self.path / where, table[table["shard"] == int(tar.partition(".")[0])])
+            self.report(where, reason + hit)
+
+    def report_contradictions(self) -> None:
+        """Report files that are whole, but not as FORMAT.md asks, or not of the same set: what opening refuses, and all values."""
+        if self.set_files:
+            self._report_beside(self.set_files)
+        for name, manifest in self.manifests.items():
+            if manifest is None:
+                continue
+            if reason := manifest.contradiction(name, self.set_files.num_rows if self.set_files else None):
+                self.report(f"{name}/{MANIFEST}", reason)
+            elif f"{name}/{INDEX}" not in self._damaged:
+                self._report_index(name, manifest)
+
+    def _report_beside(self, set_files: SetFiles) -> None:
+        where = VOCAB
+        try:
+            if VOCAB not in self._damaged:
+                vocab = read_vocab(self.path, set_files)
+                where = CATALOG
+                if CATALOG not in self._damaged:
+                    read_catalog(self.path, vocab, set_files)
+                    if reason := wrong_in_catalog(self.path, vocab, set_files):
+                        self.report(CATALOG, reason)
+            where = REJECTED
+            if REJECTED not in self._damaged:
+                read_rejected(self.path)
+        except PackedSetError as error:
+            self.report(where, error)
+
+    def _report_index(self, name: str, manifest: Manifest) -> None:
+        try:
+            index = read_index(self.path / name, manifest)
+        except PackedSetError as error:
+            self.report(f"{name}/{INDEX}", error)
+            return
+        if is_remote(self.path):
+            return
+        for reason in wrong_images(self.path, name, index, self._damaged):
+            self.report(f"{name}/{INDEX}", reason)
+        for entry in manifest.shards:
+            where = f"{name}/{index_name(entry.number)}"
+            if where not in self._damaged:
+                rows = slice(*np.searchsorted(index["shard"], [entry.number, entry.number + 1]))
+                try:
+                    check_idx(self.path / name, entry, index["offset"][rows], index["size"][rows])
+                except PackedSetError as error:
+                    self.report(where, error)
+
+    def report_foreign(self, known: set[str]) -> None:
+        """Report files that are no part of the set, but for those of a resolution whose manifest is damaged."""
+        known = known | self._damaged
+        for where in self.listing:
+            if where not in known and self.manifests.get(where.split("/")[0], True):
+                self.damage.append(Damage(where=where, resolution=None, shard=None, reason="no part of the set; remove it"))
+
+
 def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
-    """Files of a set by relative name, and the folders of its resolutions. Hidden files at the root are the packer's own."""
+    """Files of a set by relative name, and the names of its resolutions. Hidden files at the root are the packer's own."""
     list_anew(path)
     if not is_folder(path):
         raise PackedSetError(f"{path}: no such folder; expected a packed set")
     listing: dict[str, Path] = {}
     resolutions = []
-    for entry, below in list_children(path).items():
-        if below and not children(entry):
-            continue  # no folder there but an empty object that stands for one
-        if is_resolution(entry.name) and (is_folder(entry) if below is None else below):
+    for entry, is_dir in list_children(path).items():
+        if is_dir and not children(entry):
+            continue  # an empty object that only marks a folder
+        if is_resolution(entry.name) and (is_folder(entry) if is_dir is None else is_dir):
             resolutions.append(entry.name)
             listing |= {f"{entry.name}/{file.name}": file for file in children(entry)}
         elif not entry.name.startswith("."):
@@ -159,46 +250,8 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _read_signed(path: Path, resolutions: list[str]) -> _Told:
-    damage: list[Damage] = []
-
-    def read(signed: Callable[[Path], T], check: _Check) -> T | None:
-        try:
-            return signed(path / check.where)
-        except PackedSetError as error:
-            damage.append(check.damage(_words(path / check.where, error)))
-            return None
-
-    return _Told(
-        set_files=read(SetFiles.read, _Check(where=SET)),
-        manifests={name: read(Manifest.read, _Check(where=f"{name}/{MANIFEST}", resolution=name)) for name in resolutions},
-        damage=damage,
-    )
-
-
-def _words(path: Path, error: PackedSetError) -> str:
-    """Why a file is refused, without its path and without what does not help: to pack the set again."""
-    return str(error).removeprefix(f"{path}: ").removesuffix(f"; {PACK_AGAIN}")
-
-
-def _checks(told: _Told) -> Iterator[_Check]:
-    yield _Check(where=SET, most_bytes=MOST_BYTES[SET])
-    for name in (CATALOG, VOCAB, REJECTED):
-        yield _Check(where=name, **(asdict(told.set_files.files[name]) if told.set_files else {}))
-    for name, manifest in told.manifests.items():
-        if manifest:
-            yield _Check(where=f"{name}/{MANIFEST}", resolution=name, most_bytes=MOST_BYTES[MANIFEST])
-            index = _Check(where=f"{name}/{INDEX}", resolution=name, sha256=manifest.index_sha256)
-            yield replace(index, most_bytes=most_index_bytes(manifest.num_rows))
-            for shard in manifest.shards:
-                tar = _Check(where=f"{name}/{shard_name(shard.number)}", resolution=name, shard=shard.number, sha256=shard.sha256)
-                yield replace(tar, num_bytes=shard.num_bytes)
-                idx = replace(tar, where=f"{name}/{index_name(shard.number)}", sha256=shard.idx_sha256)
-                yield replace(idx, most_bytes=most_idx_bytes(shard.num_rows))
-
-
 def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tuple[int, str | None]:
-    """Bytes read, and what is wrong."""
+    """The number of bytes read, and what is wrong with them."""
     most_bytes = check.most_bytes if check.num_bytes is None else check.num_bytes
     try:
         num_bytes, sha256 = hash_file(path / check.where, on_bytes, most_bytes)
@@ -215,107 +268,3 @@ def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tupl
     if check.sha256 not in (None, sha256):
         return num_bytes, f"its bytes are not those that were packed: expected sha256 {check.sha256[:12]}…, found {sha256[:12]}…"
     return num_bytes, None
-
-
-def _name_images(path: Path, damage: list[Damage]) -> list[Damage]:
-    """Say of damaged tars which images are hit, where an index that is whole tells where they lie."""
-    wheres = {found.where for found in damage}
-    tables: dict[str, pd.DataFrame | None] = {}
-    named = []
-    for found in damage:
-        name, number = found.resolution, found.shard
-        if name is None or number is None or not found.where.endswith(".tar") or found.reason == "missing":
-            named.append(found)
-            continue
-        if name not in tables:
-            tables[name] = None if {f"{name}/{INDEX}", f"{name}/{MANIFEST}", CATALOG, VOCAB, SET} & wheres else _places(path, name)
-        table = tables[name]
-        hit = "" if table is None else "; " + _images_hit(path / found.where, table[table["shard"] == number])
-        named.append(replace(found, reason=found.reason + hit))
-    return named
-
-
-def _places(path: Path, resolution: str) -> pd.DataFrame | None:
-    """Where the images of a resolution lie, with their ids; None where that is not told as the format asks."""
-    try:
-        told = SetFiles.read(path / SET)
-        index = read_index(path / resolution, Manifest.read(path / resolution / MANIFEST), told.num_rows)
-        return pd.DataFrame(index).assign(id=read_catalog(path, read_vocab(path, told), told)["id"])
-    except PackedSetError:
-        return None
-
-
-def _images_hit(tar: Path, images: pd.DataFrame) -> str:
-    """Which images have another CRC than the index says."""
-    hit = []
-    try:
-        with contextlib.nullcontext() if is_remote(tar) else open_regular(tar) as file:
-            for identity, offset, size, crc32 in images[["id", "offset", "size", "crc32"]].itertuples(index=False):
-                if file is not None:
-                    file.seek(offset)
-                if zlib.crc32(read_range(tar, offset, size) if file is None else file.read(size)) != crc32:
-                    hit.append((identity, offset))
-    except (OSError, ValueError) as error:
-        return f"its images cannot be read ({why(error)})"
-    if not hit:
-        return "its images are whole: labels, headers or padding between them differ"
-    ids = ", ".join(str(identity) for identity, _ in hit[:MAX_IDS_NAMED])
-    more = f" and {len(hit) - MAX_IDS_NAMED} more" if len(hit) > MAX_IDS_NAMED else ""
-    return f"{len(hit)} of {len(images)} images differ, from byte {hit[0][1]} on: ids {ids}{more}"
-
-
-def _contradictions(path: Path, told: _Told, damaged: set[str]) -> Iterator[Damage]:
-    """Files that are whole, but not as FORMAT.md asks, or not of the same set: what opening refuses, and all values."""
-    num_rows = told.set_files.num_rows if told.set_files else None
-    if told.set_files:
-        yield from _wrong_beside(path, told.set_files, damaged)
-    for name, manifest in told.manifests.items():
-        if manifest is None:
-            continue
-        if reason := manifest.contradiction(name, num_rows):
-            yield _Check(where=f"{name}/{MANIFEST}", resolution=name).damage(reason)
-        elif f"{name}/{INDEX}" not in damaged:
-            check = _Check(where=f"{name}/{INDEX}", resolution=name)
-            try:
-                index = read_index(path / name, manifest)
-            except PackedSetError as error:
-                yield check.damage(_words(path / check.where, error))
-                continue
-            if not is_remote(path):
-                yield from map(check.damage, wrong_images(path, name, index, damaged))
-                yield from _wrong_idx(path, name, manifest, index, damaged)
-
-
-def _wrong_idx(path: Path, name: str, manifest: Manifest, index: Mapping[str, np.ndarray], damaged: set[str]) -> Iterator[Damage]:
-    for entry in manifest.shards:
-        check = _Check(where=f"{name}/{index_name(entry.number)}", resolution=name, shard=entry.number)
-        if check.where not in damaged:
-            here = slice(*np.searchsorted(index["shard"], [entry.number, entry.number + 1]))
-            try:
-                check_idx(path / name, entry, index["offset"][here], index["size"][here])
-            except PackedSetError as error:
-                yield check.damage(_words(path / check.where, error))
-
-
-def _wrong_beside(path: Path, told: SetFiles, damaged: set[str]) -> Iterator[Damage]:
-    where = VOCAB
-    try:
-        if VOCAB not in damaged:
-            vocab = read_vocab(path, told)
-            where = CATALOG
-            if CATALOG not in damaged:
-                read_catalog(path, vocab, told)
-                if reason := wrong_in_catalog(path, vocab, told):
-                    yield _Check(where=CATALOG).damage(reason)
-        where = REJECTED
-        if REJECTED not in damaged:
-            read_rejected(path)
-    except PackedSetError as error:
-        yield _Check(where=where).damage(_words(path / where, error))
-
-
-def _foreign(listing: Mapping[str, Path], told: _Told, known: set[str]) -> Iterator[Damage]:
-    known |= {found.where for found in told.damage}
-    for where in listing:
-        if where not in known and told.manifests.get(where.split("/")[0], True):
-            yield Damage(where=where, resolution=None, shard=None, reason="no part of the set; remove it")

@@ -1,40 +1,48 @@
-"""Whether the images of a resolution are what its index says of them: size, checksum, and who may decode them."""
+"""Whether the images of a resolution are what its index says of them: size, checksum, and what may decode them."""
 
+import contextlib
 import zlib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fastfashion.errors import InputError, PackedSetError
+from fastfashion.files import is_remote
 from fastfashion.images import codec
+from fastfashion.remote import read_range
+from fastfashion.shards.layout import MANIFEST, Manifest, SetFiles, shard_name
 from fastfashion.shards.reader import open_packed_set
-from fastfashion.shards.tables import KIND
+from fastfashion.shards.tables import KIND, read_catalog, read_index, read_vocab
+from fastfashion.untrusted import open_regular
+from fastfashion.words import why
 
 MAX_IDS_NAMED = 5
 
 
 def wrong_images(path: Path, name: str, index: Mapping[str, np.ndarray], damaged: Set[str]) -> Iterator[str]:
-    """What is wrong with columns of an index, each with the ids of the rows; tars in `damaged`, by relative name, are not looked at."""
+    """What is wrong with columns of an index, each with the ids of the rows; tars in `damaged`, by relative name, are left out."""
     try:
         images = open_packed_set(path).open(name)
-        whole = [entry.number for entry in images.manifest.shards if f"{name}/{entry.number:05d}.tar" not in damaged]
+        whole = [entry.number for entry in images.manifest.shards if f"{name}/{shard_name(entry.number)}" not in damaged]
         wrong: dict[str, list[str]] = {"crc32": [], "height and width": [], KIND: []}
-        rows = np.flatnonzero(np.isin(images.shard, whole)).tolist()
-        for row in rows:
+        for row in np.flatnonzero(np.isin(images.shard, whole)).tolist():
             for column in _wrong_columns(images.encoded(row), {column: int(values[row]) for column, values in index.items()}):
                 wrong[column].append(str(images.ids[row]))
-    except PackedSetError:  # damaged in another way, which is said of its own file
+    except PackedSetError:  # damaged in another way, which is reported of its own file
         return
     for column, ids in wrong.items():
         if ids:
-            more = f" and {len(ids) - MAX_IDS_NAMED} more" if len(ids) > MAX_IDS_NAMED else ""
-            said = f"its column {column} says" if " " not in column else f"its columns {column} say"
-            yield f"{len(ids)} of {len(images.ids)} images are not what {said}: ids {', '.join(ids[:MAX_IDS_NAMED])}{more}"
+            says = f"its column {column} says" if " " not in column else f"its columns {column} say"
+            yield f"{len(ids)} of {len(images.ids)} images are not what {says}: {_ids_text(ids)}"
 
 
 def _wrong_columns(data: np.ndarray, said: Mapping[str, int]) -> Iterator[str]:
-    """A plain image that is called something else (0) only costs time, and where nothing is said readers look themselves."""
+    """The columns of an index that an image contradicts.
+
+    A plain image that the index calls something else (0) only costs time, and where it says nothing readers look themselves.
+    """
     if zlib.crc32(data.data) != said["crc32"]:
         yield "crc32"
     try:
@@ -46,3 +54,34 @@ def _wrong_columns(data: np.ndarray, said: Mapping[str, int]) -> Iterator[str]:
         yield "height and width"
     if said.get(KIND, 0) > codec.Kind.OTHER and info.kind != said[KIND]:
         yield KIND
+
+
+def image_places(path: Path, resolution: str, set_files: SetFiles) -> pd.DataFrame | None:
+    """The index of a resolution with the images' ids; None where index or catalog are not as the format asks."""
+    try:
+        index = read_index(path / resolution, Manifest.read(path / resolution / MANIFEST), set_files.num_rows)
+        return pd.DataFrame(index).assign(id=read_catalog(path, read_vocab(path, set_files), set_files)["id"])
+    except PackedSetError:
+        return None
+
+
+def images_hit(tar: Path, images: pd.DataFrame) -> str:
+    """Which images of a damaged tar have another CRC than the index says."""
+    hit = []
+    try:
+        with contextlib.nullcontext() if is_remote(tar) else open_regular(tar) as file:
+            for identity, offset, size, crc32 in images[["id", "offset", "size", "crc32"]].itertuples(index=False):
+                if file is not None:
+                    file.seek(offset)
+                if zlib.crc32(read_range(tar, offset, size) if file is None else file.read(size)) != crc32:
+                    hit.append((str(identity), offset))
+    except (OSError, ValueError) as error:
+        return f"its images cannot be read ({why(error)})"
+    if not hit:
+        return "its images are whole: labels, headers or padding between them differ"
+    return f"{len(hit)} of {len(images)} images differ, from byte {hit[0][1]} on: {_ids_text([identity for identity, _ in hit])}"
+
+
+def _ids_text(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - MAX_IDS_NAMED} more" if len(ids) > MAX_IDS_NAMED else ""
+    return f"ids {', '.join(ids[:MAX_IDS_NAMED])}{more}"

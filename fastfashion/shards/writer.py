@@ -13,12 +13,12 @@ from fastfashion.files import is_remote, publish
 from fastfashion.scratch import scratch
 from fastfashion.shards.layout import ShardEntry, index_name, shard_name
 
-MAX_NAME_BYTES = 100  # of a member, what USTAR has room for
+MAX_NAME_BYTES = 100  # of a member in USTAR
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 _RECORD_BYTES = tarfile.RECORDSIZE  # what tar(1) pads an archive to
 _FLUSH_BYTES = 1 << 20  # written and hashed at once
 
-# A header as tarfile writes it, cut open where members differ. Putting one together takes a tenth of tarfile's time.
+# A header as tarfile writes it, cut where members differ: joining the parts takes a tenth of tarfile's time.
 _EMPTY = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 _BEFORE_SIZE, _BEFORE_CHECKSUM, _AFTER_CHECKSUM = _EMPTY[MAX_NAME_BYTES:124], _EMPTY[136:148], _EMPTY[156:]
 _SUM = sum(_BEFORE_SIZE) + sum(_BEFORE_CHECKSUM) + sum(_AFTER_CHECKSUM) + sum(b" " * 8)  # the checksum counts as eight spaces
@@ -47,14 +47,14 @@ class ShardWriter:
         self._hash = hashlib.sha256()
         self._offset = 0
         self._written = 0
-        self._pieces: list[bytes] = []  # what lies between _written and _offset
+        self._pieces: list[bytes] = []  # the bytes between _written and _offset
         self._index: list[str] = []
         self.entry: ShardEntry | None = None
 
     def __enter__(self) -> "ShardWriter":
         self._temporary = contextlib.ExitStack()
         here = self._temporary.enter_context(scratch()) if is_remote(self._folder) else self._folder
-        # with the process id, so that a process that lingers when its run was killed cannot disturb the next run
+        # with the process id, so that a process that survives its killed run cannot disturb the next run
         self._partial = here / f".{shard_name(self._number)}.{os.getpid()}.partial"
         self._file = self._partial.open("wb", buffering=0)  # unbuffered: closing writes nothing, so it cannot fail on a full disk
         return self
@@ -84,7 +84,7 @@ class ShardWriter:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            error.filename = str(self._folder / shard_name(self._number))  # which write() does not say
+            error.filename = str(self._folder / shard_name(self._number))  # write() does not set it
             raise
         self._pieces.clear()
         self._written = self._offset
@@ -99,7 +99,7 @@ class ShardWriter:
             self._temporary.close()
 
     def _publish(self) -> None:
-        """Index first: where the tar is, all of the shard is."""
+        """The index first: a tar that is there means that the shard is complete."""
         end = self._offset + 2 * _BLOCK_BYTES
         end += -end % _RECORD_BYTES
         self._pieces.append(bytes(end - self._offset))
