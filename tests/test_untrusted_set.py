@@ -371,7 +371,7 @@ def test_a_higher_limit_of_pixels_is_the_readers_to_set(copy: Path, monkeypatch:
         (column("id", first("a\x1b[2J")), "line 0: an id has no"),
         (column("id", first("")), "line 0: an id has 1 to 90 bytes"),
         (column("id", first("é" * 46)), "line 0: an id has 1 to 90 bytes"),
-        (column("id", lambda ids: [ids[1], *ids[1:]]), "the id .* is there 2 times"),
+        (column("id", lambda ids: [ids[1], *ids[1:]]), "the id .* occurs 2 times"),
         (column("fingerprint", first("G" * 114)), "line 0: a fingerprint is lower-case hex"),
         (column("fingerprint", lambda all_: [*all_[:-1], "0"]), "line 59: fingerprints have one length"),
         (column("row", first(9)), "line 0: rows are 0, 1, 2"),
