@@ -3,7 +3,7 @@
     seeds by our own encoder ─► mutate: bits, bytes, lengths, cuts, segments ─► _native.c, built with -fsanitize ─► a report, or none
 
 What runs in a batch depends on (--seed, number of the batch) alone: a report names both, and --seed S --first N --batches 1 repeats it.
-libjpeg-turbo is the system's, not instrumented: what it does with memory of its own is not looked at. A crash inside of it is to be told
+libjpeg-turbo is the system's, not instrumented: what it does with memory of its own is not looked at. A crash inside it should be reported
 to its maintainers in words, and its input is not to be committed.
 """
 

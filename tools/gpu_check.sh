@@ -5,7 +5,7 @@
 #   tools/gpu_check.sh OUT [--sets DIR] [--only STAGES] [--seconds N] [--without-dali]     tools/gpu_check.sh --help
 #   tools/gpu_check.sh OUT --device cpu --tiny      the check itself, on a machine without a GPU; its figures mean nothing
 #
-# Needs CUDA, this checkout with what it depends on, DALI, and no network. Writes one JSON record a stage to OUT, anew after every
+# Needs CUDA, this checkout with what it depends on, DALI, and no network. Writes one JSON record a stage to OUT, again after every
 # measurement; bench/README.md says what they hold. PYTHON names another interpreter than .venv/bin/python or python3.
 # Exits with 0 where nothing failed, 1 where something failed, 2 where it could not begin.
 set -euo pipefail

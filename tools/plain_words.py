@@ -12,7 +12,7 @@ WORDS = {
     r"(?:so|as) many times": "times",
     r"(?:is|are|was|were) to be": "must be, should be",
     r"mend(?:s|ed|ing)?": "fix, repair",
-    r"tells?": "says, shows",
+    r"(?<!\.)tells?": "says, shows",
     r"(?<!-)stands? (?:in|for|on|at|beside|apart|there|here|under|above|below|before|with|between|as)\b": "is in, means",
     r"(?<!that )(?<!which )lies (?:in|on|at|here|there|beside|below|under|above)": "is in",
     r"lie (?:in|on|at|here|there|beside|below|under|above)": "are in",

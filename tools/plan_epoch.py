@@ -67,7 +67,7 @@ def measure_cost(num_rows: int, shuffle: str) -> dict[str, object]:
     """Time of steps and memory of the process."""
     plan = make_plan(num_rows, SHUFFLES[shuffle])
     started = time.perf_counter()
-    plan = replace(plan)  # the index is at hand: only what Plan itself checks is timed
+    plan = replace(plan)  # the index is there: only what Plan itself checks is timed
     ready_ms = 1000 * (time.perf_counter() - started)
     starts_ms = [next(timed(plan, epoch, int(share * (plan.num_steps - 1))))[0] for epoch, share in enumerate((0, 0.5, 1))]
     plain_ms: list[float] = []
