@@ -57,6 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 @LINUX
+@pytest.mark.slow
 def test_every_stage_is_recorded_whole_and_nothing_else_is_left(whole: Whole) -> None:
     assert whole.done.returncode == 0, whole.done.stdout[-3000:] + whole.done.stderr[-3000:]
     assert sorted(whole.records) == sorted(STAGES)
@@ -76,6 +77,7 @@ def test_every_stage_is_recorded_whole_and_nothing_else_is_left(whole: Whole) ->
 
 
 @LINUX
+@pytest.mark.slow
 def test_rates_have_rounds_and_what_is_to_be_reached_stands_beside_them(whole: Whole) -> None:
     rows = {row["name"]: row for row in whole.records["rates"]["measured"]}
     assert set(rows) == {f"{name}, {backend}" for name in ("small", "224", "photos") for backend in ("dali", "threads", "resident")}
@@ -89,6 +91,7 @@ def test_rates_have_rounds_and_what_is_to_be_reached_stands_beside_them(whole: W
 
 
 @LINUX
+@pytest.mark.slow
 def test_the_sweep_names_the_best_of_its_cells(whole: Whole) -> None:
     record = whole.records["sweep"]
     assert set(record["best"]) == {"224", "photos"}
@@ -101,6 +104,7 @@ def test_the_sweep_names_the_best_of_its_cells(whole: Whole) -> None:
 
 
 @LINUX
+@pytest.mark.slow
 def test_training_is_measured_against_a_batch_that_is_there(whole: Whole) -> None:
     (row,) = whole.records["training"]["measured"]
     by_feeder = {each["fed_by"]: each for each in row["rows"]}

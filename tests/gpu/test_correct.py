@@ -135,6 +135,7 @@ def test_each_work_changes_the_images(check: Check) -> None:
     assert all((one != other).any() for one, other in combinations(made, 2))
 
 
+@pytest.mark.slow
 def test_training_learns_and_a_killed_run_ends_with_the_same_weights(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three runs of the same settings on kernels that repeat exactly: whole, whole once more, and killed after a checkpoint and resumed."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS, when it starts, needs in order to repeat exactly
