@@ -1,9 +1,9 @@
-"""What tools/gpu_check.sh runs: everything that needs a GPU, in stages, each in a process of its own and with a time to be done by.
+"""What tools/gpu_check.sh runs: everything that needs a GPU, in stages, each in a process of its own and with a time limit.
 
 sets ─► rates ─► sweep ─► training ─► runs        each ─► OUT/gpu-<stage>-<device>-<cores>-cores.json
 
-A stage must end by its share of all the time, counted from the start, so that what one stage leaves over is the next one's. What does not
-fit any more is in the record as skipped, with the reason. A stage that hangs or crashes is ended, and takes only itself with it.
+A stage must end by its share of all the time, counted from the start, so that the next stage gets what one leaves over. What does not
+fit any more is in the record as skipped, with the reason. A stage that hangs or crashes is killed, and the others run.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.tables import table_text
 from gpu_record import COMPLETE, FULL, TINY, Check, Record
 
-# Module, function, weight among the stages' shares of the time, seconds below which it is not begun, and what the record holds.
+# Module, function, weight among the stages' shares of the time, seconds below which it is not started, and what the record holds.
 STAGES: dict[str, tuple[str, str, float, float, str]] = {
     "sets": ("gpu_sets", "prepare", 17, 5, "the packed sets that the other stages use, and where their images are from"),
     "rates": ("gpu_rates", "rates", 15, 10, "images a second of each set and backend, augmented, in steady state"),
@@ -145,7 +145,7 @@ def _run_stage(context: ForkServerContext, record: Record) -> None:
         process.kill()  # where it has not come to lead a group
         process.join()
     if late:
-        record.cut_short("its time was over: killed, with what it had begun")
+        record.cut_short("its time was over: killed, with all it had started")
     elif process.exitcode:
         record.cut_short(f"the process ended with status {process.exitcode}")
 

@@ -1,7 +1,7 @@
-"""The rates and the sweep of the GPU check: how fast the loaders are, how busy the GPU is meanwhile, and which settings are best.
+"""The rates and the sweep of the GPU check: how fast the loaders are, how busy the GPU is then, and which settings are best.
 
 Every measurement is in steady state: batches are taken without end, epoch after epoch, and the clock starts when the queues that were
-filled while nobody took from them are empty; torch.cuda.synchronize stands before both of its readings.
+filled while nobody took from them are empty; torch.cuda.synchronize comes before both of its readings.
 """
 
 import importlib
@@ -244,7 +244,7 @@ class Utilisation:
                     if self._counting.is_set():
                         self._samples.append((float(line), None))
             finally:
-                process.terminate()  # it would go on for ever
+                process.terminate()  # it would never end
 
 
 def _uuid() -> str:

@@ -1,4 +1,4 @@
-"""What a stage of the GPU check is asked for, and its record: published anew after every measurement, so that a kill loses one at most."""
+"""What a stage of the GPU check is asked for, and its record: published again after every measurement, so that a kill loses one at most."""
 
 import json
 import subprocess
@@ -122,7 +122,7 @@ class Check:
 class Record:
     """What one stage has measured, and what it has left out or failed at, and why.
 
-    `ends_at` is of time.monotonic(), the same for all processes of a machine: nothing is begun that would end later.
+    `ends_at` is of time.monotonic(), the same for all processes of a machine: nothing starts that would end later.
     """
 
     path: Path
@@ -136,7 +136,7 @@ class Record:
         self.values = {
             "stage": self.stage,
             "about": about,
-            "state": "begun",
+            "state": "started",
             "command": self.check.command,
             "commit": git_commit(),
             "device": self.check.device,

@@ -1,4 +1,4 @@
-"""The packed sets of the GPU check: real ones where they are at hand, else stand-ins, drawn within a time.
+"""The packed sets of the GPU check: real ones where they are available, else stand-ins, drawn within a time limit.
 
 small    the real archive, or drawn 60x80          full and 40
 224      drawn 600x800, shrunk                     224
@@ -203,6 +203,6 @@ def make_spec(
 
 
 def long_rows(check: Check, stock: Stock) -> np.ndarray:
-    """The set's rows, again and again, for an epoch that is long enough to be timed: int64 (n,)."""
+    """The set's rows, repeated until an epoch is long enough to be timed: int64 (n,)."""
     num_rows = len(open_packed_set(check.sets / stock.name))
     return np.tile(np.arange(num_rows), max(1, -(-check.scale.epoch_rows // num_rows)))

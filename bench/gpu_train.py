@@ -1,4 +1,4 @@
-"""Training in the GPU check: training fed by each backend against a batch that is there already; short real runs."""
+"""Training in the GPU check: training fed by each backend against a batch that is on the device already; short real runs."""
 
 import math
 import shutil

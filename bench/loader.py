@@ -70,7 +70,7 @@ def main(
     batch_size: Annotated[int, typer.Option(help="Images a batch.")] = 64,
     images: Annotated[int, typer.Option(help="Images a measurement, the same for every backend.")] = 4096,
     rounds: Annotated[int, typer.Option(help="Interleaved measurements of each backend.")] = 5,
-    backend: Annotated[list[str] | None, typer.Option(help="Measure this one, by the beginning of its name; repeatable.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Measure this one, by the start of its name; repeatable.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time of a batch goes, too.")] = False,
     out: Out = None,
 ) -> None:

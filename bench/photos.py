@@ -112,7 +112,7 @@ def octaves(width_px: int, height_px: int, rng: np.random.Generator) -> np.ndarr
 
 
 def repeat_photos(photos: Sequence[Path], folder: Path, rows: int) -> list[Path]:
-    """A source in Kaggle's layout that shows the images again and again, as hard links under `rows` ids; returns its images."""
+    """A source in Kaggle's layout that repeats the images, as hard links under `rows` ids; returns its images."""
     (folder / "images").mkdir(parents=True)
     ids = [str(10_000 + row) for row in range(rows)]
     publish_csv(folder / "styles.csv", COLUMNS, ([identity, *LABELS] for identity in ids))

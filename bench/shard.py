@@ -86,7 +86,7 @@ class BenchShardRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """`run` is handed an empty folder and returns how many images it has dealt with; `left` counts those in each output."""
+    """`run` gets an empty folder and returns how many images it has processed; `left` counts those in each output."""
 
     num_images: int
     run: Callable[[Path], int]

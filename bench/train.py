@@ -1,6 +1,6 @@
 """Whether training waits: the loop of `fastfashion train` fed by its loader against the same loop on one batch that is there already.
 
-    round: one batch again and again, then the loader, then one batch with a checkpoint in the middle ─► ratios of the same round ─► median
+    round: one batch repeated, then the loader, then one batch with a checkpoint in the middle ─► ratios of the same round ─► median
 
 The loop, the model, the optimiser, the logging are the real ones. The first step of each measurement does not count: it starts the loader.
 """
@@ -70,7 +70,7 @@ class Kept(Recorder):
 
 
 class SameBatch:
-    """A loader that hands out one batch again and again."""
+    """A loader that repeats one batch."""
 
     def __init__(self, batch: Batch, num_steps: int, micro_batches: int) -> None:
         self.batch, self.num_steps, self.micro_batches = batch, num_steps, micro_batches

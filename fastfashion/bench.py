@@ -166,7 +166,7 @@ class BenchRequest:
     batch_size: int = 64
     num_images: int = 4096
     rounds: int = 5
-    backends: tuple[str, ...] = ()  # of `known`, by the beginning of their names; none: all
+    backends: tuple[str, ...] = ()  # of `known`, by the start of their names; none: all
     known: Mapping[str, Backend] = field(default_factory=lambda: BACKENDS, repr=False)
     profile: bool = False
     command: str = "fastfashion bench-loader"  # what the record names

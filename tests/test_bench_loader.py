@@ -155,7 +155,7 @@ def test_every_backend_delivers_the_same_images(request_small: BenchRequest, tmp
         assert (difference < 0.6 * mirrored).all()
         return
     assert difference.max() < 1.0
-    assert mirrored.min() > 5 and shifted.min() > 5  # so the tolerance tells a missed flip and a box one pixel off
+    assert mirrored.min() > 5 and shifted.min() > 5  # so the tolerance finds a missed flip and a box one pixel off
 
 
 def test_a_set_smaller_than_asked_for_is_measured_whole_and_says_so(

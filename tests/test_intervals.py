@@ -52,7 +52,7 @@ def test_intervals_with_a_long_tail_of_classes_hold_the_expected_macro_f1(monkey
 
 
 def test_the_interval_of_a_calibrated_models_error_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resamples of a calibrated model's rows have a larger error than the rows: uncorrected intervals lie above what they are of."""
+    """Resamples of a calibrated model's rows have a larger error than the rows: uncorrected intervals are above their score."""
     monkeypatch.setattr(intervals, "RESAMPLES", 100)
     rng = np.random.default_rng(5)
 

@@ -170,10 +170,10 @@ def test_a_cell_is_trained_and_tested_once_and_stands_among_the_twelve(packed_sm
     assert {row["data"] for row in results[0]} == {"other", None}
     assert results[0] == results[1] and "fastfashion train" in first.stderr and "fastfashion train" not in second.stderr
     other = fastfashion("reproduce", *options, "--set", "optim.lr=0.1", cwd=tmp_path)
-    assert other.returncode == 2 and "begun with" in other.stderr
+    assert other.returncode == 2 and "started with" in other.stderr
     moved = pack(PackRequest(source=make_source(tmp_path / "source", 30), out=tmp_path / "other", resolutions=("32",), workers=1))
     assert moved.kept
-    with pytest.raises(ConfigError, match="begun with other small images"):
+    with pytest.raises(ConfigError, match="started with other small images"):
         settings = {"model.pretrained": False, "train.epochs": 1, "train.batch_size": 16, "data.size": "32x32"}
         rest: dict[str, Any] = {"heads": "all", "settings": settings, "any_set": True}
         run_cells(asked(tmp_path / "out", shards=[tmp_path / "other"], **rest))

@@ -35,7 +35,7 @@ def evaluate(
     """
     from fastfashion import dist
     from fastfashion.evaluate import EvaluateRequest, evaluate_run
-    from fastfashion.evaluate.run import report_text
+    from fastfashion.evaluate.text import report_text
 
     world = dist.start()
     try:

@@ -1,4 +1,4 @@
-"""Two runs beside each other, on the test rows that both predicted.
+"""Two runs compared on the test rows that both predicted.
 
 predictions.parquet of each ─► join on id ─► McNemar's test, interval of each difference
 """

@@ -1,4 +1,4 @@
-"""How far a score could have been otherwise: percentile bootstrap (Efron & Tibshirani 1993, chapter 13) less its bias; a paired test."""
+"""The uncertainty of a score: percentile bootstrap (Efron & Tibshirani 1993, chapter 13) less its bias; a paired test."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,14 @@ BIASED = frozenset({"balanced_accuracy", "macro_f1", "macro_f1_present", "calibr
 def bootstrap(labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
     """95 % interval of each score, by name, from 1,000 resamples of the rows.
 
-    labels: integers (N,) in [0, C); probabilities: float (N, C). It is how the score varies with the choice of test images, not with
-    the seed of the training. In a resample macro F1 is over the classes that are in it, as scikit-learn has it.
+    labels: integers (N,) in [0, C); probabilities: float (N, C). An interval shows how the score varies with the choice of test images,
+    not with the seed of the training. In a resample macro F1 is the mean over the classes that are in it, as in scikit-learn.
 
-    Scores of BIASED are other in a resample than in its rows, in the mean: a class of one row is missing from every third resample, and
-    with it its F1; and the calibration error of a resample is larger, by about as much as is left of it in a calibrated model. A plain
-    interval could then have the score at its edge or outside. Their intervals are less that bias, as the bootstrap estimates it
-    (chapter 10). With a long tail of classes of a few rows those of macro F1 are still too narrow: in simulation (30 classes and 500 or
-    3,000 rows, 7 or 8 classes as unequal as the real ones and 6,660 rows) they hold the expected score 84, 91, 86 and 85 % of the time, the
-    plain ones 89, 92, 90 and 87 %, BC's 75, 78, 83 and 82 %.
+    The scores in BIASED differ between resamples and rows in the mean: a class of one row is missing from every third resample, and with
+    it its F1; the calibration error of a resample is larger, in a calibrated model about twice as large. A plain interval could have the
+    score at its edge or outside. Their intervals are shifted by that bias, as the bootstrap estimates it (chapter 10). With a long tail of
+    classes of a few rows the intervals of macro F1 are still too narrow: in simulations (bench/LOG.md) they hold the expected score 84 to
+    91 % of the time.
     """
     n, num_classes = len(labels), probabilities.shape[1]
     predictions = probabilities.argmax(axis=1)
@@ -58,7 +57,7 @@ def bootstrap_difference(
 def _intervals(
     scores: Mapping[str, float], found: Sequence[Mapping[str, float]], limits: tuple[float, float]
 ) -> dict[str, tuple[float, float]]:
-    """The interval of each score from those of the resamples: of the scores of BIASED less the bias, and never beyond `limits`."""
+    """The interval of each score from the resamples' scores, for those in BIASED less the bias, and never beyond `limits`."""
     intervals = {}
     for name, score in scores.items():
         values = np.array([each[name] for each in found])

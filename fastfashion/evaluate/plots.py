@@ -101,10 +101,8 @@ def plot_training(path: Path, history: Sequence[Mapping[str, Any]], *, title: st
     for axes, xlabel, ylabel in ((left, "step", "loss"), (right, "epoch", score)):
         axes.set(xlabel=xlabel, ylabel=ylabel, axisbelow=True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(LIGHT)
-        axes.tick_params(color=LIGHT, labelsize=9)
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
+        _style(axes)
 
     loss = np.array([steps[step].get("loss") for step in step_axis], dtype=float)
     left.plot(step_axis, loss, color=LIGHT, linewidth=0.6)
@@ -162,10 +160,9 @@ def plot_per_class(path: Path, f1: np.ndarray, support: np.ndarray, class_names:
 def plot_reliability(path: Path, counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, *, title: str) -> Path:
     """Draw accuracy over confidence, a bar a bin against the diagonal, and under it how many rows each bin holds.
 
-    counts: int (B,); confidence, accuracy: float (B,) in [0, 1], means over each bin of equal parts of (0, 1]. Returns `path`.
-    Raises ValueError if the lengths differ or there are no rows.
+    counts: int (B,); confidence, accuracy: float (B,) in [0, 1], means over each bin of equal parts of (0, 1]; at least one
+    row. Returns `path`.
     """
-    _expect_bins(counts, confidence, accuracy)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 5.4))
@@ -182,23 +179,20 @@ def plot_reliability(path: Path, counts: np.ndarray, confidence: np.ndarray, acc
     lower.bar(centres, counts, width=width * 0.92, color=LIGHT)
     lower.set(yscale="symlog", ylim=(0, None), xlabel="confidence", ylabel="rows")
     for axes in (upper, lower):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(LIGHT)
-        axes.tick_params(color=LIGHT, labelsize=9)
+        _style(axes)
     upper.set_title(_wrapped(title, 3.6, 11), loc="left", fontsize=11, parse_math=False)
     return _save(figure, path)
 
 
-def _expect_bins(*values: np.ndarray) -> None:
-    lengths = {len(each) for each in values}
-    if len(lengths) != 1 or not values[0].sum():
-        raise ValueError(
-            f"bins: expected arrays of one length with at least 1 row, found lengths {sorted(lengths)}, {values[0].sum()} rows"
-        )
+def _style(axes: "Axes") -> None:
+    """Pale lines left and below, none elsewhere."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LIGHT)
+    axes.tick_params(color=LIGHT, labelsize=9)
 
 
 def _axes(width_in: float, height_in: float) -> "tuple[Figure, Axes]":
-    """One pair of axes of exactly this size; names and titles lie outside, and the saved image grows by what they need."""
+    """One pair of axes of exactly this size; names and titles are outside of it, and the saved image grows by what they need."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_in, height_in))
@@ -215,7 +209,7 @@ def _share_bar(figure: "Figure", axes: "Axes", image: "AxesImage", *, side_in: f
 
 
 def _training_legends(figure: "Figure", left: "Axes", right: "Axes", tasks: Sequence[str], hollow: dict[str, Any]) -> None:
-    """What a line style means stands in the panels, and what a colour means, once for both, beside them."""
+    """The legend of line styles is in the panels, that of colours, once for both, beside them."""
     from matplotlib.lines import Line2D
 
     color = TASK_COLORS[0] if len(tasks) == 1 else MUTED

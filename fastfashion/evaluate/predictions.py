@@ -1,7 +1,8 @@
-"""A model and a loader to probabilities: each row once, on every rank; and what they are worth."""
+"""From a model and a loader to probabilities, each row once, on every rank; and their scores."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +12,31 @@ from fastfashion.errors import InputError
 from fastfashion.evaluate import metrics
 from fastfashion.load import Batch
 from fastfashion.model import Classifier, no_numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The rows that have a label for one task, with their probabilities."""
+
+    rows: np.ndarray  # int64 (m,)
+    labels: np.ndarray  # int64 (m,) in [0, C)
+    probabilities: np.ndarray  # float32 (m, C), rows sum to 1
+
+    @cached_property
+    def best(self) -> np.ndarray:
+        return self.probabilities.argmax(axis=1)
+
+    @cached_property
+    def confidences(self) -> np.ndarray:
+        return self.probabilities.max(axis=1)
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        return self.best == self.labels
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        return metrics.confusion_matrix(self.labels, self.best, self.probabilities.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +55,11 @@ class Predictions:
         probabilities = {task: values[order] for task, values in self.probabilities.items()}
         return Predictions(rows=self.rows[order], labels=self.labels[order], probabilities=probabilities)
 
-    def labelled(self, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows (m,), labels (m,) and probabilities (m, C) of the rows that have a label for a task."""
-        t = list(self.probabilities).index(task)
-        has = self.labels[:, t] >= 0
-        return self.rows[has], self.labels[has, t], self.probabilities[task][has]
+    def answers(self) -> Iterator[tuple[str, Answers]]:
+        """Each task with its rows that have a label."""
+        for t, (task, probabilities) in enumerate(self.probabilities.items()):
+            has = self.labels[:, t] >= 0
+            yield task, Answers(rows=self.rows[has], labels=self.labels[has, t], probabilities=probabilities[has])
 
 
 def predict(
@@ -71,11 +97,7 @@ def predict(
 
 def fit_temperatures(predictions: Predictions) -> torch.Tensor:
     """The temperature of each task, float32 (T,), from predictions made without any."""
-    found = []
-    for task in predictions.probabilities:
-        _, labels, probabilities = predictions.labelled(task)
-        found.append(metrics.fit_temperature(probabilities, labels))
-    return torch.tensor(found)
+    return torch.tensor([metrics.fit_temperature(task.probabilities, task.labels) for _, task in predictions.answers()])
 
 
 def _join(parts: Sequence[torch.Tensor]) -> np.ndarray:
@@ -88,18 +110,16 @@ def score(predictions: Predictions) -> dict[str, dict[str, float | int]]:
     Raises InputError where a task has no such row.
     """
     scores = {}
-    for task in predictions.probabilities:
-        _, labels, probabilities = predictions.labelled(task)
-        if not len(labels):
+    for task, answers in predictions.answers():
+        if not len(answers.labels):
             raise InputError(
                 f"{task}: none of the {len(predictions.rows)} tested rows has a label that the model knows; check the set with "
                 "fastfashion verify, and the corrections"
             )
-        best = probabilities.argmax(axis=1)
-        own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-        scores[task] = metrics.task_metrics(labels, best, probabilities.shape[1]) | {
-            "top3_accuracy": float(metrics.top_k_hits(labels, probabilities, 3).mean()),
-            "calibration_error": metrics.calibration_error(probabilities.max(axis=1), best == labels),
+        own = answers.probabilities[np.arange(len(answers.labels)), answers.labels].astype(np.float64)
+        scores[task] = metrics.confusion_scores(answers.confusion) | {
+            "top3_accuracy": float(metrics.top_k_hits(answers.labels, answers.probabilities, 3).mean()),
+            "calibration_error": metrics.calibration_error(answers.confidences, answers.right),
             "loss": float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()),
         }
     return scores

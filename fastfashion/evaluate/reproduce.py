@@ -40,7 +40,7 @@ OTHER = "other"  # data that the published values are not of
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceRequest:
-    """Which published results, with what. Raises ConfigError for what there is not."""
+    """Which published results, with what. Raises ConfigError where there is no such thing."""
 
     name: str  # of the published results
     shards: Sequence[Path]  # packed sets of the data that they are of: one, or one for each size of its images
@@ -101,7 +101,7 @@ def reproduce(request: ReproduceRequest) -> dict[str, Any]:
     Returns `{"recipe", "command", "rows": [{"task", "images", "model", "ceiling", "data", …}]}`, each row with a key for each source of
     published scores and for each protocol. A protocol has the scores of each seed and how they were made, or None where not measured;
     `data` is "published", "other" where the set is not the one that the published values are of, or None where there is no set. Raises
-    TrainingError where a run fails, ConfigError where the folder was begun with other settings or images, and for other data without
+    TrainingError where a run fails, ConfigError where the folder was started with other settings or images, and for other data without
     `any_set`.
     """
     sets = request.open_sets()

@@ -20,7 +20,7 @@ from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import metrics, plots
 from fastfashion.evaluate.intervals import bootstrap
-from fastfashion.evaluate.predictions import Predictions, predict, score
+from fastfashion.evaluate.predictions import Answers, Predictions, predict, score
 from fastfashion.files import plain, publish, publish_json
 from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_images, open_loader
@@ -28,13 +28,13 @@ from fastfashion.runs.files import PLOTS, PREDICTIONS, REPORT, read_metrics
 from fastfashion.runs.opened import OpenRun, open_run
 from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards import PackedSet
-from fastfashion.tables import table_text
 from fastfashion.untrusted import file_sha256
 from fastfashion.words import counted
 
 UNSEEN = "unseen"  # folder of the report of rows that a run never saw
 ROWS = ("test", UNSEEN)
 MISTAKES, MISTAKES_A_LINE = 48, 8  # images on a sheet
+CLASS_COLUMNS = ("name", "precision", "recall", "f1", "support")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,8 @@ def _what(opened: OpenRun, rows: str) -> str:
 def _report(opened: OpenRun, predictions: Predictions, tested: str) -> dict[str, Any]:
     config, split, kept = opened.config, opened.split, opened.trained_on
     ids = opened.packed.table["id"]
-    tasks = {task: values | _details(opened, predictions, task) for task, values in score(predictions).items()}
+    scores = score(predictions)
+    tasks = {task: scores[task] | _details(opened, task, answers) for task, answers in predictions.answers()}
     for task, values in tasks.items():
         rows = split.test[task] if tested != UNSEEN else opened.unseen
         values["test_ids_sha256"] = ids_hash(ids.iloc[rows].tolist())
@@ -191,97 +192,29 @@ def _corrections_sha256(config: RunConfig) -> str | None:
     return file_sha256(Path(config.data.corrections)) if config.data.corrections else None
 
 
-def _details(opened: OpenRun, predictions: Predictions, task: str) -> dict[str, Any]:
+def _details(opened: OpenRun, task: str, answers: Answers) -> dict[str, Any]:
     """What a report says of a task besides its scores."""
-    rows, labels, probabilities = predictions.labelled(task)
-    t, names = opened.tasks.index(task), opened.vocab.names(task)
     largest = int(np.argmax(opened.trained_on.train_counts[task]))
-    right = probabilities.argmax(axis=1) == labels
-    scores = metrics.per_class(_confusion(predictions, task))
-    classes = [
-        {"name": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
-        for name, p, r, f, s in zip(names, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
-    ]
+    scores = metrics.per_class(answers.confusion)
+    columns = (opened.vocab.names(task), scores.precision.tolist(), scores.recall.tolist(), scores.f1.tolist(), scores.support.tolist())
     groups = opened.packed.table["duplicate_group"].to_numpy()
-    twin = np.isin(groups[rows], groups[opened.split.train])
-    # The bootstrap draws by position: in the run's own order, the same set sorted anew has the same intervals.
-    places = pd.Index(opened.trained_on.ids).get_indexer(pd.Index(opened.packed.table["id"].to_numpy(dtype=object)[rows]))
+    twin = np.isin(groups[answers.rows], groups[opened.split.train])
+    # The bootstrap draws by position: in the run's own order, the same set in another order has the same intervals.
+    places = pd.Index(opened.trained_on.ids).get_indexer(pd.Index(opened.packed.table["id"].to_numpy(dtype=object)[answers.rows]))
     order = np.argsort(places, kind="stable")
     return {
-        "intervals": {name: list(ends) for name, ends in bootstrap(labels[order], probabilities[order]).items()},
+        "intervals": {name: list(ends) for name, ends in bootstrap(answers.labels[order], answers.probabilities[order]).items()},
         # Chance: what always answering the training part's largest class would score.
-        "chance_accuracy": float((labels == largest).mean()),
-        "temperature": float(opened.model.temperatures[t]),
-        "with_duplicate_in_training": _share(right[twin]),
-        "without_duplicate_in_training": _share(right[~twin]),
-        "classes": classes,
+        "chance_accuracy": float((answers.labels == largest).mean()),
+        "temperature": float(opened.model.temperatures[opened.tasks.index(task)]),
+        "with_duplicate_in_training": _share(answers.right[twin]),
+        "without_duplicate_in_training": _share(answers.right[~twin]),
+        "classes": [dict(zip(CLASS_COLUMNS, line, strict=True)) for line in zip(*columns, strict=True)],
     }
 
 
 def _share(right: np.ndarray) -> dict[str, float | int | None]:
     return {"n": len(right), "accuracy": float(right.mean()) if len(right) else None}
-
-
-def report_text(run: Path, report: Mapping[str, Any]) -> str:
-    """A report as a table for people, and where the rest lies."""
-    split = report["split"]
-    what = f"{counted(split['num_rows'], 'test row')} of the {split['protocol']} split by {', '.join(split['by'])}"
-    if split.get("part") == UNSEEN:
-        what = f"{counted(split['num_rows'], 'row')} of {report['set']['path']} that it neither trained, validated nor tested"
-    lines = [*report.get("notes", ()), f"{report['run']}: {report['model']} at {report['size']}, {what}"]
-    for task, counts in report.get("unknown_classes", {}).items():
-        listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
-        lines.append(f"{sum(counts.values())} of them are not tested for {task}, whose classes {listed} the run does not know")
-    columns = ["task", "accuracy, 95 % interval", "macro F1, 95 % interval", "top 3", "calibration", "chance"]
-    rows = [
-        [
-            task,
-            *(_with_interval(values, name) for name in ("accuracy", "macro_f1")),
-            *(f"{values[name]:.4f}" for name in ("top3_accuracy", "calibration_error", "chance_accuracy")),
-        ]
-        for task, values in report["tasks"].items()
-    ]
-    lines += ["", table_text(columns, rows), "", *_duplicate_lines(report)]
-    if report["skipped"]:
-        lines += ["", f"{counted(len(report['skipped']), 'test image')} left out, not decodable: the report names them"]
-    lines += ["", "interval: of the choice of test images; calibration: mean error of the probabilities; chance: the largest class", ""]
-    out = report_folder(run, split.get("part", "test"))
-    lines += [f"report       {out / REPORT}", f"predictions  {out / PREDICTIONS}", f"plots        {out / PLOTS}/*.png"]
-    return "\n".join(lines)
-
-
-def _with_interval(values: Mapping[str, Any], name: str) -> str:
-    low, high = values["intervals"][name]
-    return f"{values[name]:.4f} ({low:.3f}–{high:.3f})"
-
-
-def _duplicate_lines(report: Mapping[str, Any]) -> list[str]:
-    """Accuracy on test rows with a near-duplicate in training and on the others, where there are any of the first."""
-    tasks, split = report["tasks"], report["split"]
-    if missing := split["train_rows"] - split.get("train_rows_in_set", split["train_rows"]):
-        where = f"{missing} of the {split['train_rows']} training rows are not in {report['set']['path']}"
-        there = dict(report) | {"split": split | {"train_rows": split["train_rows_in_set"]}}
-        return [
-            f"{where}: whether a test row is a near-duplicate of those is not known",
-            *(_duplicate_lines(there) if there["split"]["train_rows"] else []),
-        ]
-    if not any(values["with_duplicate_in_training"]["n"] for values in tasks.values()):
-        return ["no test row has a near-duplicate in training"]
-    parts = ("with_duplicate_in_training", "without_duplicate_in_training")
-    rows = [[task, *(_accuracy_of(values[part]) for part in parts)] for task, values in tasks.items()]
-    return [
-        "accuracy on test rows that have a near-duplicate in training, and on the others:",
-        table_text(["task", "with duplicate", "others"], rows),
-    ]
-
-
-def _accuracy_of(part: Mapping[str, Any]) -> str:
-    return f"{100 * part['accuracy']:.2f} % of {part['n']}" if part["n"] else "no such row"
-
-
-def _confusion(predictions: Predictions, task: str) -> np.ndarray:
-    _, labels, probabilities = predictions.labelled(task)
-    return metrics.confusion_matrix(labels, probabilities.argmax(axis=1), probabilities.shape[1])
 
 
 def predictions_table(packed: PackedSet, vocab: Vocab, predictions: Predictions) -> pd.DataFrame:
@@ -299,25 +232,25 @@ def predictions_table(packed: PackedSet, vocab: Vocab, predictions: Predictions)
 
 
 def _draw(opened: OpenRun, predictions: Predictions, folder: Path, what: str, history: Sequence[Mapping[str, Any]]) -> None:
-    run = opened.path
     folder.mkdir(exist_ok=True)
     if history:
-        plots.plot_training(folder / "training.png", history, title=f"{run.name}: training")
-    for task in predictions.probabilities:
-        confusion, names = _confusion(predictions, task), opened.vocab.names(task)
-        title = f"{run.name}: {task}, {what}"
-        plots.plot_confusion(folder / f"confusion_{task}.png", confusion, names, title=title)
-        per_class = metrics.per_class(confusion)
+        plots.plot_training(folder / "training.png", history, title=f"{opened.path.name}: training")
+    for task, answers in predictions.answers():
+        names, title = opened.vocab.names(task), f"{opened.path.name}: {task}, {what}"
+        plots.plot_confusion(folder / f"confusion_{task}.png", answers.confusion, names, title=title)
+        per_class = metrics.per_class(answers.confusion)
         plots.plot_per_class(folder / f"classes_{task}.png", per_class.f1, per_class.support, names, title=title)
-        rows, labels, probabilities = predictions.labelled(task)
-        best, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
-        bins = metrics.calibration_bins(confidences, best == labels)
+        bins = metrics.calibration_bins(answers.confidences, answers.right)
         plots.plot_reliability(folder / f"reliability_{task}.png", *bins, title=title)
-        wrong = np.flatnonzero(best != labels)
-        worst = wrong[np.argsort(-confidences[wrong], kind="stable")][:MISTAKES]
-        if len(worst):
-            images = opened.packed.open_for(TILE_WIDTH_PX)
-            answers = [(names[labels[i]], f"{names[best[i]]} {100 * confidences[i]:.0f} %") for i in worst]
-            groups = [Group(tiles=[images.tile(row, lines)]) for row, lines in zip(rows[worst].tolist(), answers, strict=True)]
-            header = [f"{title}: the most confident mistakes"]
-            write_sheet(folder / f"mistakes_{task}.png", draw_sheet(groups, columns=MISTAKES_A_LINE, header=header))
+        _draw_mistakes(folder / f"mistakes_{task}.png", opened.packed, answers, names, title)
+
+
+def _draw_mistakes(path: Path, packed: PackedSet, answers: Answers, names: Sequence[str], title: str) -> None:
+    """A sheet of the images with the most confident wrong answers; none where there are none."""
+    wrong = np.flatnonzero(~answers.right)
+    worst = wrong[np.argsort(-answers.confidences[wrong], kind="stable")][:MISTAKES].tolist()
+    if worst:
+        images = packed.open_for(TILE_WIDTH_PX)
+        texts = [(names[answers.labels[i]], f"{names[answers.best[i]]} {100 * answers.confidences[i]:.0f} %") for i in worst]
+        groups = [Group(tiles=[images.tile(int(answers.rows[i]), lines)]) for i, lines in zip(worst, texts, strict=True)]
+        write_sheet(path, draw_sheet(groups, columns=MISTAKES_A_LINE, header=[f"{title}: the most confident mistakes"]))
