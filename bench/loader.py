@@ -27,9 +27,7 @@ def measure(request: BenchRequest) -> dict[str, Any]:
     `busy_main` is the time of an epoch whose main thread sleeps, as if it waited for an accelerator, so long that the loader (threads)
     needs BUSY of it, over the time of that thread alone.
     """
-    result = bench.bench(request) | {"busy_main": _busy_main(request)}
-    write_record(request.out, result)
-    return result
+    return bench.bench(request) | {"busy_main": _busy_main(request)}
 
 
 def _busy_main(request: BenchRequest) -> dict[str, Any]:
@@ -87,9 +85,10 @@ def main(
         known=BACKENDS,
         profile=profile,
         command="python bench/loader.py",
-        out=out,
     )
-    print(table_text(measure(request)))
+    result = measure(request)
+    write_record(out, result)
+    print(table_text(result))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,8 @@ def epoch(name: str, work: Work, folder: Path) -> tuple[list[int], np.ndarray]:
 @pytest.mark.usefixtures("nothing_left")
 def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_small: BenchRequest, tmp_path: Path) -> None:
     out = tmp_path / "results/new/loader.json"
-    result = measure(replace(request_small, out=out, backends=FAST, profile=True, command="python bench/loader.py"))
+    result = measure(replace(request_small, backends=FAST, profile=True, command="python bench/loader.py"))
+    bench_loader.write_record(out, result)
     assert {key: result[key] for key in ("set", "resolution", "size", "threads", "batch_size", "num_images", "rounds")} == {
         "set": "tiny",
         "resolution": "full",
@@ -209,7 +210,6 @@ def test_a_backend_that_loses_a_batch_is_no_result(
         ({"threads": 0}, "workers: expected 1 or more, found 0"),
         ({"batch_size": 0}, "batch-size: expected 1 or more, found 0"),
         ({"size": "80by64"}, "HxW"),
-        ({"out": Path()}, "expected a file to write"),
         ({"backends": ("tensorflow",)}, "--backend tensorflow: expected one of threads; dali; resident; ImageFolder"),
     ],
 )

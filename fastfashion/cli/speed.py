@@ -51,7 +51,6 @@ def bench_loader(
         rounds=rounds,
         backends=tuple(backend or ()),
         profile=profile,
-        out=out,
     )
     with signals_raise():
         result = bench(request)
