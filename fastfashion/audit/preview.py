@@ -1,4 +1,4 @@
-"""A contact sheet: images as they are packed, and beside each what the model sees of it in a few epochs.
+"""A contact sheet of images as they are packed, each beside what the model sees of it in a few epochs.
 
 plan of the chosen rows ─► open_loader, epoch by epoch ─► groups: packed │ epoch 0 │ epoch 1 │ epoch 2 ─► PNG
 """
@@ -63,17 +63,17 @@ class PreviewSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """An image as the model sees it in one epoch: uint8 (H, W, 3), and (share, label) of what it is mixed from, nothing if unmixed."""
+    """An image as the model sees it in one epoch, uint8 (H, W, 3); `mixture` has (share, label) of its two sources, or nothing."""
 
     pixels: np.ndarray
     mixture: tuple[tuple[float, str], ...]
 
 
 def preview(request: PreviewRequest) -> PreviewSummary:
-    """Write the sheet as a PNG. Images, crops and mixtures come from a loader, so that it shows what training would see of these rows.
+    """Write the sheet as a PNG. Images, crops and mixtures come from a loader: it shows what training would see of these rows.
 
-    Raises ConfigError for settings the set does not have, InputError for rows it does not have and for a place that cannot be written
-    to, PackedSetError for damaged images.
+    Raises ConfigError for settings that the set does not have, InputError for rows that it does not have and for an `out` that cannot be
+    written to, PackedSetError for damaged images.
     """
     packed = open_packed_set(request.shards)
     tasks = packed.vocab.chosen(DataConfig(shards="", task=request.task).tasks)
@@ -113,7 +113,7 @@ def view_tile(view: View, epoch: int) -> Tile:
 
 
 def _label_texts(classes: Sequence[Sequence[str]], labels: np.ndarray) -> list[str]:
-    """What is written over each row: its labels of all tasks. classes: the names of each task; labels: int64 (N, T)."""
+    """The labels of each row, those of all tasks in one text. classes: the names of each task; labels: int64 (N, T)."""
     missing = "no label" if len(classes) == 1 else "-"
     return [", ".join(names[code] if code >= 0 else missing for names, code in zip(classes, row, strict=True)) for row in labels.tolist()]
 

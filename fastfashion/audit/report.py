@@ -1,4 +1,4 @@
-"""What a packed set holds: sizes, bytes, classes, duplicates, and how much of them a split would leak from training into its tests.
+"""What a packed set contains: sizes, bytes, classes, duplicates, and how many of them each split leaks from training into its tests.
 
 packed set ─► report (a dict) ─► text, audit.json ; largest duplicate groups ─► duplicates.png
 """
@@ -29,7 +29,7 @@ SHEET_GROUPS, SHEET_IMAGES = 12, 8  # of the contact sheet: groups, and images o
 
 
 def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS_SHOWN, seed: int = 0) -> dict[str, Any]:
-    """Report on a packed set; with `out`, also written there as audit.json beside an image of the largest duplicate groups.
+    """Report on a packed set; with `out`, also write it there as audit.json, with a sheet of the largest duplicate groups.
 
     `seed` is that of the stratified protocol. Raises PackedSetError where there is no complete set, InputError where `out` cannot be
     written.
@@ -123,7 +123,7 @@ def leakage(table: pd.DataFrame, vocab: Vocab, task: str, protocol: str, seed: i
 
 
 def _differing(table: pd.DataFrame, vocab: Vocab, task: str) -> np.ndarray:
-    """Duplicate groups (their first rows) whose members carry different labels; a missing label differs from none."""
+    """Duplicate groups, by first row, whose members have different labels; a missing label does not count."""
     codes = vocab.codes(table, [task])[:, 0]
     labelled = table["duplicate_group"].to_numpy()[codes >= 0]
     pairs = np.unique(np.stack([labelled, codes[codes >= 0]]), axis=1)

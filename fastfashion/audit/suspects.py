@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, by models that were not trained on them.
+"""Labels that are probably wrong, found by models that were not trained on them.
 
 runs ─► rows that a run neither trained on nor has a duplicate of in training ─► mean probabilities ─► confident disagreement, ranked
 """
@@ -33,14 +33,14 @@ class SuspectsRequest:
 
     runs: Sequence[Path]
     out: Path
-    shards: Path | None = None  # where the packed set lies now, if it was moved
+    shards: Path | None = None  # where the packed set is now, if it was moved
     corrections: Path | None = None  # already known, on top of those of the first run
     workers: int = 0
     raw: bool = False  # cells of suspects.csv as they are, for programs
 
 
 def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]:
-    """Write suspects.csv, all tasks and worst first, and a sheet of images a task.
+    """Write suspects.csv with all tasks, worst first, and a sheet of images for each task.
 
     Returns `{"out", "rows", "unseen", "suspects": {task: count}, "notes"}`.
 
@@ -81,7 +81,7 @@ def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]
 def _unseen_probabilities(
     opened: Sequence[OpenRun], request: SuspectsRequest, world: dist.World
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Sums of probabilities, float64 (N, C) a task, over the runs that have not seen a row, and how many these are, (N,)."""
+    """Sums of probabilities over the runs that have not seen a row, float64 (N, C) by task, and the number of these runs, int64 (N,)."""
     first = opened[0]
     groups = first.packed.table["duplicate_group"].to_numpy()
     sums = {task: np.zeros((len(groups), len(first.packed.vocab.names(task)))) for task in first.tasks}
@@ -124,6 +124,6 @@ def suspects_text(result: dict[str, Any]) -> str:
     if result["unseen"] < result["rows"]:
         lines[-1] += f"; for all, train with --protocol folds --set data.fold=0 to {FOLDS - 1} and name the {FOLDS} runs"
     lines.append(table_text(["", ""], [[task, counted(number, "suspicious label")] for task, number in result["suspects"].items()]))
-    lines += [f"written: {result['out']}/{SUSPECTS}, worst first, and a sheet of images a task"]
+    lines += [f"written: {result['out']}/{SUSPECTS}, worst first, and a sheet of images for each task"]
     lines += ["to put labels right, make a CSV with the columns id, task, label and name it with --corrections"]
     return "\n".join(lines)

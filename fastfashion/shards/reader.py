@@ -111,7 +111,7 @@ class Resolution:
         return shard[start : start + int(self.num_bytes[row])]
 
     def read(self, row: int) -> np.ndarray:
-        """The same, from object storage too, with a request for each call: for a few images."""
+        """The encoded image of a row, from object storage too, with a request for each call: for a few images."""
         source = self.folder / shard_name(int(self.shard[row]))
         if self.local is not None or not is_remote(source):
             return self.encoded(row)
@@ -253,7 +253,7 @@ class _StagedPlan:
 
 
 def refuse_interrupted(path: Path) -> None:
-    """Raises PackedSetError where a packing run into this folder has not finished, with what resumes it."""
+    """Raise PackedSetError, with the command that resumes it, where a packing run into this folder has not finished."""
     try:
         staged = path / STAGING / STAGED_PLAN
         plan = parse_json(read_file(staged, MOST_BYTES[STAGED_PLAN]), _StagedPlan, str(staged), PackedSetError, PACK_AGAIN)
