@@ -205,6 +205,6 @@ def test_the_loop_never_waits_for_the_gpu_outside_log_lines(packed_small: Packed
     within(trainer.Trainer, "train_epoch", "error", "default")
     within(trainer.Trainer, "_log", "default", "error")
     within(trainer.Trainer, "_glance", "default", "error")  # the first few steps of a start, until the first log line
-    within(RunRecorder, "show", "default", "error")  # once, before the first step
+    within(RunRecorder, "show_images", "default", "error")  # once, before the first step
     world = dist.World(device=torch.device("cuda", 0))
     assert train(config, tmp_path / "run", world).ended == "finished"

@@ -38,7 +38,7 @@ def record(run: Path, lines: list[dict[str, Any]], settings: RunConfig, *, epoch
     run.mkdir(exist_ok=True)
     with RunRecorder(run, settings, epoch=epoch, step=step, num_steps=STEPS) as recorder:
         if not epoch and not step:
-            recorder.show(torch.arange(7 * 4 * 6 * 3, dtype=torch.uint8).reshape(7, 4, 6, 3))
+            recorder.show_images(torch.arange(7 * 4 * 6 * 3, dtype=torch.uint8).reshape(7, 4, 6, 3))
         for line in lines:
             recorder.write(line)
             recorder.advance()

@@ -90,7 +90,7 @@ class Recorder:
     def show_live(self, line: dict[str, Any]) -> None:
         """Show loss and rate, without a line."""
 
-    def show(self, images: torch.Tensor) -> None:
+    def show_images(self, images: torch.Tensor) -> None:
         """Show the first images, uint8 (n, H, W, 3), as the model sees them."""
 
     def advance(self) -> None:
@@ -156,7 +156,7 @@ class RunRecorder(Recorder):
     def advance(self) -> None:
         self._bar.update()
 
-    def show(self, images: torch.Tensor) -> None:
+    def show_images(self, images: torch.Tensor) -> None:
         self._events.add_images("batch", images, dataformats="NHWC")
 
     def say(self, text: str) -> None:

@@ -194,7 +194,7 @@ class Trainer:
             batch = next(batches)
             self._phases.mark("data")
             if self.num_done == number == 0:
-                self._recorder.show(batch.images[:SHOWN])
+                self._recorder.show_images(batch.images[:SHOWN])
             with learner.alone() if number + 1 < micro_batches else nullcontext():
                 with torch.autocast(device, dtype=learner.precision, enabled=learner.precision != torch.float32):
                     loss = objective(learner.wrapped(batch.images), batch, self._world.size, self._parts.data.loss)
