@@ -33,7 +33,7 @@ from kaggle_server import (
 from odd_zips import Entry, write_zip
 
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.sources.download import CHUNK_BYTES, SPARE_BYTES, Downloaded, Progress, download
+from fastfashion.sources.download import CHUNK_BYTES, SPARE_BYTES, Downloaded, DownloadProgress, download
 
 NAME = "fashion-product-images-small.zip"
 
@@ -85,7 +85,7 @@ class Place:
     def fetch(self, which: str = "small", timeout_s: float = 30) -> tuple[Downloaded, list[str]]:
         """The same in this process, which saves its start; with the notes that it had for people."""
         notes: list[str] = []
-        return download(which, self.data, timeout_s=timeout_s, progress=Progress(on_note=notes.append)), notes
+        return download(which, self.data, timeout_s=timeout_s, progress=DownloadProgress(on_note=notes.append)), notes
 
     def refuses(self, which: str = "small") -> str:
         with pytest.raises(FastfashionError) as caught:
@@ -185,20 +185,20 @@ def test_an_answer_that_no_other_try_would_change_ends_at_once(status: int, word
     assert len(said.splitlines()) <= 3 and len(place.kaggle.seen) == 1
 
 
-def test_cuts_and_silence_are_gone_on_from_in_one_process(place: Place, archive: bytes) -> None:
+def test_cuts_and_silence_are_resumed_in_one_process(place: Place, archive: bytes) -> None:
     unread = None  # Kaggle's own answer, whose body is left where only the rest is wanted
     silence = silent_after(300_000, place.ended)
     place.kaggle.faults = [cut_after(200_000), unread, cut_after(0), unread, silence, unread, slowly(8, 0.05)]
     done, notes = place.fetch(timeout_s=1.5)
     assert (place.data / NAME).read_bytes() == archive
-    assert all("trying again" in note for note in notes) and len(notes) == 3 and done.resumed_bytes == 0
+    assert all("retrying" in note for note in notes) and len(notes) == 3 and done.resumed_bytes == 0
     starts = [int(asked.removeprefix("bytes=").removesuffix("-")) for asked in place.kaggle.fetched() if asked]
     assert len(starts) == 3 and 100_000 < starts[0] == starts[1] <= 200_000 and starts[2] > starts[1] + 200_000
     assert place.kaggle.faults == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_another_process_goes_on_from_what_a_killed_or_stopped_one_left(how: signal.Signals, place: Place, archive: bytes) -> None:
+def test_another_process_resumes_what_a_killed_or_stopped_one_left(how: signal.Signals, place: Place, archive: bytes) -> None:
     place.kaggle.faults = [silent_after(500_000, place.ended)]
     process = place.start()
     deadline = time.monotonic() + 60
@@ -208,7 +208,7 @@ def test_another_process_goes_on_from_what_a_killed_or_stopped_one_left(how: sig
     process.send_signal(how)
     _, said = process.communicate(timeout=30)
     assert process.returncode == (130 if how == signal.SIGINT else -how)
-    assert ("goes on from there" in said) == (how == signal.SIGINT)
+    assert ("resumes from there" in said) == (how == signal.SIGINT)
     assert not (place.data / NAME).exists()
     left = place.part.read_bytes()
     assert archive.startswith(left)
@@ -218,7 +218,7 @@ def test_another_process_goes_on_from_what_a_killed_or_stopped_one_left(how: sig
     assert (place.data / NAME).read_bytes() == archive and place.files() == [NAME]
 
 
-def test_a_part_of_another_version_is_not_gone_on_from(place: Place, archive: bytes) -> None:
+def test_a_part_of_another_version_is_not_resumed(place: Place, archive: bytes) -> None:
     place.data.mkdir()
     place.part.write_bytes(b"x" * 1000)
     label = {"data_set": "paramaggarwal/fashion-product-images-small", "size": len(archive), "version": '"before"'}
@@ -234,10 +234,10 @@ def test_a_server_that_sends_nothing_any_more_is_tried_four_times_and_what_is_he
     monkeypatch.setattr("fastfashion.sources.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
     place.kaggle.faults = [cut_after(400_000), *[cut_after(0)] * 9]
     said = place.refuses()
-    assert len(said.splitlines()) == 3 and "HTTPS_PROXY" in said and "goes on from there" in said
+    assert len(said.splitlines()) == 3 and "HTTPS_PROXY" in said and "resumes from there" in said
     assert place.part.stat().st_size > 300_000
     asked_kaggle = [seen for seen in place.kaggle.seen if seen.host == API]
-    assert len(asked_kaggle) == 4  # anew each time: the address of the storage may not hold for hours
+    assert len(asked_kaggle) == 4  # each time: the address of the storage may expire
 
 
 def test_kaggle_out_of_order_or_out_of_reach_is_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_kaggle_out_of_order_or_out_of_reach_is_tried_again(place: Place, monkey
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{nobody.getsockname()[1]}")
         said = place.refuses()
-    assert "nothing is here yet" in said and "Connection refused" in said and len(said.splitlines()) == 3
+    assert "nothing has arrived yet" in said and "Connection refused" in said and len(said.splitlines()) == 3
 
 
 def test_a_truncated_archive_of_unknown_size_is_found_and_removed(place: Place, archive: bytes) -> None:
@@ -296,7 +296,7 @@ def test_a_disk_that_fills_up_all_the_same_keeps_the_part(place: Place, archive:
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert done.returncode == 2 and "File too large" in done.stderr and "are here and stay" in done.stderr
+    assert done.returncode == 2 and "File too large" in done.stderr and "are kept" in done.stderr
     assert place.part.stat().st_size == limit
     resumed, _ = place.download()
     assert resumed["resumed_bytes"] == limit and (place.data / NAME).read_bytes() == archive
@@ -307,7 +307,7 @@ def test_a_length_that_is_no_number_is_told_and_nothing_is_left(length: str, pla
     monkeypatch.setattr("fastfashion.sources.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
     place.kaggle.length = length
     said = place.refuses()
-    assert f"{length!r} bytes, which is no number" in said or ("does not get on" in said and length in said)
+    assert f"{length!r} bytes, which is no number" in said or ("makes no progress" in said and length in said)
     assert [name for name in place.files() if "part" in name] == []
 
 
@@ -317,7 +317,7 @@ def test_a_body_of_unknown_length_leaves_the_disk_its_reserve(place: Place, arch
     place.kaggle.length, place.kaggle.faults = 0, [without_end(100_000_000)]
     came: list[int] = []
     with pytest.raises(InputError, match=r"does not say how long .*67\.1 MB were to stay free, and what came is removed; make room"):
-        download("small", place.data, progress=Progress(on_bytes=came.append))
+        download("small", place.data, progress=DownloadProgress(on_bytes=came.append))
     assert room < sum(came) <= room + CHUNK_BYTES and place.files() == []
     assert place.fetch()[0].images == 60  # one that ends within the room comes whole
     assert (place.data / NAME).read_bytes() == archive
@@ -328,7 +328,7 @@ def test_a_byte_now_and_then_is_no_download(place: Place, monkeypatch: pytest.Mo
     monkeypatch.setattr("fastfashion.remote.RATE_OVER_S", 0.3)
     place.kaggle.faults = [drip] * 20
     said = place.refuses()
-    assert "does not get on" in said and "expected at least 1000 a second" in said and len(said.splitlines()) == 3
+    assert "makes no progress" in said and "expected at least 1000 a second" in said and len(said.splitlines()) == 3
     assert not (place.data / NAME).exists() and place.part.stat().st_size < 1000
     assert len([seen for seen in place.kaggle.seen if seen.host == API]) == 4
 
@@ -338,8 +338,8 @@ def test_a_byte_now_and_then_is_no_download(place: Place, monkeypatch: pytest.Mo
     [
         ("http://storage.googleapis.com/a.zip", "redirects to http://storage.googleapis.com, where anybody on the way"),
         ("http://127.0.0.1:9/a.zip", "redirects to http://127.0.0.1:9, where anybody on the way"),
-        ("file:///etc/hostname", "redirects to an address that is none of the web"),
-        ("ftp://storage.googleapis.com/a.zip", "redirects to an address that is none of the web"),
+        ("file:///etc/hostname", "redirects to an address that is not on the web"),
+        ("ftp://storage.googleapis.com/a.zip", "redirects to an address that is not on the web"),
         ("https://storage.googleapis.com/paramaggarwal/fashion-product-images-small.zip", "from one address to the next without end"),
     ],
 )

@@ -26,7 +26,7 @@ def download(
     """Get Fashion Product Images from Kaggle: one zip, checked, which the other commands read as it is.
 
     Credentials are those of Kaggle's own tool ($KAGGLE_API_TOKEN, ~/.kaggle/access_token, kaggle.json and so on); without any, Kaggle is
-    asked all the same. The same command goes on where a cut or Ctrl-C left it.
+    asked all the same. The same command resumes where a cut or Ctrl-C left it.
     """
     from fastfashion.sources.download import bar_progress
     from fastfashion.sources.download import download as fetch
@@ -35,7 +35,7 @@ def download(
         with bar_progress() as progress:
             done = fetch(which, out, timeout_s=timeout, progress=progress)
     except KeyboardInterrupt:
-        print("what is downloaded stays: the same command goes on from there", file=sys.stderr)
+        print("what is downloaded is kept: the same command resumes from there", file=sys.stderr)
         raise
     how = "already there" if done.already_there else f"every file in it checked, {done.seconds:.0f} s"
     print(f"{done.out}: {counted(done.images, 'image')}, {done.num_bytes / 1e6:.1f} MB, {how}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Getting a data set from Kaggle: one zip, whole or not at all, never unpacked.
+"""Download a data set from Kaggle: one zip, whole or not at all, never unpacked.
 
-    open_archive ─► .NAME.zip.part, which a cut, a kill or a reboot leaves for the next try ─► every CRC-32 ─► NAME.zip
+    open_archive ─► .NAME.zip.part, which survives a cut, a kill or a reboot ─► every CRC-32 checked ─► NAME.zip
 
-Beside the part lies .NAME.zip.part.json: size and version of the archive that it is of. It goes on only where both are still the same.
+Beside the part is .NAME.zip.part.json: size and version of its archive. A download resumes only where both are still the same.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ SETS = {
     "full": KaggleSet(owner="paramaggarwal", name="fashion-product-images-dataset"),
 }
 TIMEOUT_S = 60.0
-RETRY_WAITS_S = (0.5, 2.0, 8.0)  # between tries that bring next to nothing; one that brings a chunk starts the row again
+RETRY_WAITS_S = (0.5, 2.0, 8.0)  # between tries that bring next to nothing; one that brings a chunk starts again with the first
 CHUNK_BYTES = 1 << 16
 SPARE_BYTES = 64 << 20  # that a disk should have left when the file is there
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Called as bytes come in and as they are checked."""
+class DownloadProgress:
+    """Called as bytes arrive and as they are checked."""
 
     on_start: Callable[[str, int, int | None], None] = lambda what, done, total: None  # a stage; bytes that are done, and of all
     on_bytes: Callable[[int], None] = lambda num_bytes: None  # since the last call
@@ -44,7 +44,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Downloaded:
-    """What is there now."""
+    """The result of a download."""
 
     data_set: str
     out: str
@@ -55,37 +55,11 @@ class Downloaded:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Where one download is put together."""
+def download(which: str, folder: Path, *, timeout_s: float = TIMEOUT_S, progress: DownloadProgress | None = None) -> Downloaded:
+    """Fetch the "small" or the "full" set to `folder`, as NAME.zip; nothing is fetched where that exists.
 
-    wanted: KaggleSet
-    out: Path
-    timeout_s: float
-    progress: Progress
-
-    @property
-    def part(self) -> Path:
-        return self.out.with_name(f".{self.out.name}.part")
-
-    @property
-    def label(self) -> Path:
-        return self.part.with_name(f"{self.part.name}.json")
-
-    @property
-    def num_bytes(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
-
-    def clear(self) -> None:
-        self.part.unlink(missing_ok=True)
-        self.label.unlink(missing_ok=True)
-
-
-def download(which: str, folder: Path, *, timeout_s: float = TIMEOUT_S, progress: Progress | None = None) -> Downloaded:
-    """Fetch the "small" or the "full" set to `folder`, as NAME.zip; nothing is fetched where that is already there.
-
-    `timeout_s` is how long a connection may be silent before it counts as cut. Raises InputError where it cannot be had, where the disk has
-    no room, or where what came is damaged; ConfigError for another name.
+    A connection that is silent for `timeout_s` counts as cut. Raises InputError where Kaggle does not give it, where the disk has no room,
+    or where the file is damaged; ConfigError for another name.
     """
     started = time.monotonic()
     if which not in SETS:
@@ -93,16 +67,22 @@ def download(which: str, folder: Path, *, timeout_s: float = TIMEOUT_S, progress
     if timeout_s <= 0:
         raise ConfigError(f"--timeout {timeout_s:g}: expected seconds, more than 0")
     wanted = SETS[which]
-    place = _Place(wanted=wanted, out=folder / f"{wanted.name}.zip", timeout_s=timeout_s, progress=progress or Progress())
+    out = folder / f"{wanted.name}.zip"
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder / f".{wanted.name}.lock", "download", InputError):
-        already = place.out.exists()
-        resumed = 0 if already else _fetch(place)
-        images = _look_at_existing(place.out) if already else _finish(place)
+        already, resumed = out.exists(), 0
+        if not already:
+            part = _Part(wanted, out, timeout_s, progress or DownloadProgress())
+            resumed = part.fetch()
+            part.finish()
+        try:
+            images = len(open_source(out).images)
+        except InputError as error:
+            raise InputError(f"{error}\n  {out} is already there, and not what Kaggle has: remove it, and run this again") from error
     return Downloaded(
         data_set=wanted.slug,
-        out=str(place.out),
-        num_bytes=place.out.stat().st_size,
+        out=str(out),
+        num_bytes=out.stat().st_size,
         images=images,
         already_there=already,
         resumed_bytes=resumed,
@@ -110,117 +90,157 @@ def download(which: str, folder: Path, *, timeout_s: float = TIMEOUT_S, progress
     )
 
 
-def _look_at_existing(out: Path) -> int:
-    try:
-        return len(open_source(out).images)
-    except InputError as error:
-        raise InputError(f"{error}\n  {out} is already there, and not what Kaggle has: remove it, and run this again") from error
+class _Part:
+    """The file that a download is put together in, beside its target."""
 
+    def __init__(self, wanted: KaggleSet, out: Path, timeout_s: float, progress: DownloadProgress) -> None:
+        self._wanted, self._out, self._timeout_s, self._progress = wanted, out, timeout_s, progress
+        self._path = out.with_name(f".{out.name}.part")
+        self._label = self._path.with_name(f"{self._path.name}.json")
 
-def _fetch(place: _Place) -> int:
-    """Bring the part to its full size, over as many cuts as it takes; returns how much of it was there before."""
-    resumed: int | None = None
-    waits, before = iter(RETRY_WAITS_S), place.num_bytes
-    while True:
+    @property
+    def _num_bytes(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def _clear(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._label.unlink(missing_ok=True)
+
+    def fetch(self) -> int:
+        """Complete the part, over any number of cuts that bring something; returns how many bytes an earlier download had fetched."""
+        resumed: int | None = None
+        waits, before = iter(RETRY_WAITS_S), self._num_bytes
+        while True:
+            try:
+                archive = open_archive(self._wanted, self._timeout_s)
+                start = self._start(archive)
+                resumed = start if resumed is None else resumed
+                self._transfer(archive, start)
+                return resumed
+            except CutError as cut:
+                if self._num_bytes >= before + CHUNK_BYTES and not isinstance(cut, SlowError):
+                    waits = iter(RETRY_WAITS_S)
+                before = self._num_bytes
+                wait_s = next(waits, None)
+                if wait_s is None:
+                    raise InputError(self._given_up(cut)) from cut
+                self._progress.on_note(f"cut at {_size(before)} ({cut}); retrying")
+                time.sleep(wait_s)
+
+    def _given_up(self, cut: CutError) -> str:
+        kept = f"{_size(self._num_bytes)} are kept" if self._num_bytes else "nothing has arrived yet"
+        return (
+            f"{self._wanted.slug}: the download makes no progress ({cut})\n"
+            "  check that this machine reaches https://www.kaggle.com (behind a proxy: export HTTPS_PROXY);\n"
+            f"  {kept}: the same command resumes from there"
+        )
+
+    def _start(self, archive: Archive) -> int:
+        """The byte to resume from: 0, with an empty part, where the part is of another archive. Raises InputError without room."""
+        label = {"data_set": self._wanted.slug, "size": archive.size, "version": archive.version}
+        found: Any = None
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self._label.read_text(encoding="utf-8"))
+        start = self._num_bytes
+        if found != label or archive.version is None or start > (archive.size or 0):
+            if start:
+                self._progress.on_note(f"starting from the beginning: the {_size(start)} here are of another version of the archive")
+            self._clear()
+            start = 0
+        free = shutil.disk_usage(self._out.parent).free
+        needed = (archive.size or 0) - start
+        if archive.size is not None and needed + SPARE_BYTES > free:
+            archive.response.close()
+            raise InputError(
+                f"{self._out.parent}: {_size(needed)} more are needed for {self._out.name}, and {_size(free)} are free; "
+                "make room, or name a folder on another disk with --out"
+            )
+        publish_json(self._label, label)
+        return start
+
+    def _transfer(self, archive: Archive, start: int) -> None:
+        """Append what is missing. Raises CutError where the connection ends early or is too slow; InputError where the disk is full."""
+        import requests
+        import urllib3
+
+        if start == archive.size:
+            archive.response.close()
+            return
+        response = archive.response
         try:
-            archive = open_archive(place.wanted, place.timeout_s)
-            start = _start_of(place, archive)
-            resumed = start if resumed is None else resumed
-            _transfer(place, archive, start)
-            return resumed
-        except CutError as cut:
-            if place.num_bytes >= before + CHUNK_BYTES and not isinstance(cut, SlowError):
-                waits = iter(RETRY_WAITS_S)
-            before = place.num_bytes
-            wait_s = next(waits, None)
-            if wait_s is None:
-                raise InputError(_unreachable(place, cut)) from cut
-            place.progress.on_note(f"cut at {_size(before)} ({cut}); trying again")
-            time.sleep(wait_s)
+            if start:
+                response = archive.rest(start, self._timeout_s)
+                start = _granted_start(response, start, archive.size)
+            self._progress.on_start("download", start, archive.size)
+            with response, self._path.open("r+b" if start else "wb") as file:
+                file.seek(start)
+                self._receive(response.raw, file, None if archive.size is None else archive.size - start)
+        except TooSlowError as error:
+            raise SlowError(str(error)) from error
+        except requests.RequestException as error:
+            raise failed(error, self._wanted) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise CutError(network_reason(error)) from error
+        except OSError as error:
+            kept = f"{_size(self._num_bytes)} are kept: fix that, and run this again"
+            raise InputError(f"{self._out.parent}: {error.strerror or error}; {kept}") from error
+        num_bytes = self._num_bytes
+        if archive.size is not None and num_bytes != archive.size:
+            if num_bytes > archive.size:
+                self._clear()
+            raise CutError(f"the server sent {num_bytes} of {archive.size} bytes")
 
+    def _receive(self, body: Any, file: BinaryIO, expected: int | None) -> None:
+        """Write a body as it arrives, until it has more bytes than `expected`, or, where that is not known, than the disk has room for."""
+        read, rate = getattr(body, "read1", body.read), LeastRate()  # urllib3 before 2 has no read1, and waits for whole chunks
+        left = shutil.disk_usage(self._out.parent).free - SPARE_BYTES if expected is None else expected
+        while left >= 0 and (data := read(CHUNK_BYTES, decode_content=False)):
+            rate.add(len(data))
+            file.write(data)
+            left -= len(data)
+            self._progress.on_bytes(len(data))
+        if expected is None and left < 0:
+            self._clear()
+            raise InputError(
+                f"{self._out.parent}: the server does not say how long {self._out.name} is, and it is longer than the disk has room for: "
+                f"{_size(SPARE_BYTES)} were to stay free, and what came is removed; make room, or name a folder on another disk with --out"
+            )
 
-def _unreachable(place: _Place, cut: CutError) -> str:
-    stays = f"{_size(place.num_bytes)} are here and stay" if place.num_bytes else "nothing is here yet"
-    return (
-        f"{place.wanted.slug}: the download does not get on ({cut})\n"
-        "  see whether this machine reaches https://www.kaggle.com (behind a proxy: export HTTPS_PROXY);\n"
-        f"  {stays}: the same command goes on from there"
-    )
+    def finish(self) -> None:
+        """Check the part to the last byte and publish it under its name."""
+        try:
+            self._check_members()
+            open_source(self._path)
+        except InputError as error:
+            num_bytes = self._num_bytes
+            self._clear()
+            raise InputError(
+                f"{self._out.name}: {_size(num_bytes)} came, and they are damaged ({error}); they are removed. Run this again; where that "
+                f"does not help, download {self._wanted.url} in a browser"
+            ) from error
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        publish(self._out, self._path.replace)
+        self._label.unlink(missing_ok=True)
 
-
-def _start_of(place: _Place, archive: Archive) -> int:
-    """The byte to go on from: 0, with an empty part, where what lies there is of another archive. Raises InputError without room."""
-    label = {"data_set": place.wanted.slug, "size": archive.size, "version": archive.version}
-    found: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(place.label.read_text(encoding="utf-8"))
-    start = place.num_bytes
-    if found != label or archive.version is None or start > (archive.size or 0):
-        if start:
-            place.progress.on_note(f"starting anew: the {_size(start)} here are of another version of the archive")
-        place.clear()
-        start = 0
-    free = shutil.disk_usage(place.out.parent).free
-    needed = (archive.size or 0) - start
-    if archive.size is not None and needed + SPARE_BYTES > free:
-        archive.response.close()
-        raise InputError(
-            f"{place.out.parent}: {_size(needed)} more are needed for {place.out.name}, and {_size(free)} are free; "
-            "make room, or name a folder on another disk with --out"
-        )
-    publish_json(place.label, label)
-    return start
-
-
-def _transfer(place: _Place, archive: Archive, start: int) -> None:
-    """Append what is missing. Raises CutError where the connection ends before or is too slow; InputError where the disk ends."""
-    import requests
-    import urllib3
-
-    if start == archive.size:
-        archive.response.close()
-        return
-    response = archive.response
-    try:
-        if start:
-            response = archive.rest(start, place.timeout_s)
-            start = _granted_start(response, start, archive.size)
-        place.progress.on_start("download", start, archive.size)
-        with response, place.part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            _receive(place, response.raw, file, None if archive.size is None else archive.size - start)
-    except TooSlowError as error:
-        raise SlowError(str(error)) from error
-    except requests.RequestException as error:
-        raise failed(error, place.wanted) from error
-    except urllib3.exceptions.HTTPError as error:
-        raise CutError(network_reason(error)) from error
-    except OSError as error:
-        raise InputError(
-            f"{place.out.parent}: {error.strerror or error}; {_size(place.num_bytes)} are here and stay: mend that, and run this again"
-        ) from error
-    if archive.size is not None and place.num_bytes != archive.size:
-        num_bytes = place.num_bytes
-        if num_bytes > archive.size:
-            place.clear()
-        raise CutError(f"the server sent {num_bytes} of {archive.size} bytes")
-
-
-def _receive(place: _Place, body: Any, file: BinaryIO, expected: int | None) -> None:
-    """Write a body as it comes, until it has more bytes than `expected`, or, where that is not known, than the disk has room for."""
-    read, rate = getattr(body, "read1", body.read), LeastRate()  # urllib3 before 2 has no read1, and waits for whole chunks
-    left = shutil.disk_usage(place.out.parent).free - SPARE_BYTES if expected is None else expected
-    while left >= 0 and (data := read(CHUNK_BYTES, decode_content=False)):
-        rate.add(len(data))
-        file.write(data)
-        left -= len(data)
-        place.progress.on_bytes(len(data))
-    if expected is None and left < 0:
-        place.clear()
-        raise InputError(
-            f"{place.out.parent}: the server does not say how long {place.out.name} is, and it is longer than the disk has room for: "
-            f"{_size(SPARE_BYTES)} were to stay free, and what came is removed; make room, or name a folder on another disk with --out"
-        )
+    def _check_members(self) -> None:
+        """Read every member, which compares its CRC-32. Raises InputError with the first that differs."""
+        name = "the list of its files"
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                infos = archive.infolist()
+                total = sum(info.compress_size for info in infos)
+                if total > self._num_bytes:
+                    raise InputError("its files overlap, so that reading them might never end")
+                self._progress.on_start("check", 0, total)
+                for info in infos:
+                    name = info.filename
+                    with archive.open(info) as member:
+                        while member.read(1 << 20):
+                            pass
+                    self._progress.on_bytes(info.compress_size)
+        except Exception as error:  # zipfile reports damage with half a dozen types
+            raise InputError(f"{name}: {error}") from error
 
 
 def _granted_start(response: Any, asked: int, size: int | None) -> int:
@@ -233,50 +253,12 @@ def _granted_start(response: Any, asked: int, size: int | None) -> int:
     raise CutError(f"HTTP {response.status_code} where the rest was asked for")
 
 
-def _finish(place: _Place) -> int:
-    """Check the part to the last byte and let it appear under its name; returns how many images it holds."""
-    try:
-        _check_members(place)
-        images = len(open_source(place.part).images)
-    except InputError as error:
-        num_bytes = place.num_bytes
-        place.clear()
-        raise InputError(
-            f"{place.out.name}: {_size(num_bytes)} came, and they are damaged ({error}); they are removed. Run this again; where that "
-            f"does not help, download {place.wanted.url} in a browser"
-        ) from error
-    with place.part.open("rb") as file:
-        os.fsync(file.fileno())
-    publish(place.out, place.part.replace)
-    place.label.unlink(missing_ok=True)
-    return images
-
-
-def _check_members(place: _Place) -> None:
-    """Read every member, which compares its CRC-32. Raises InputError with the first that differs."""
-    name = "the list of its files"
-    try:
-        with zipfile.ZipFile(place.part) as archive:
-            infos = archive.infolist()
-            if sum(info.compress_size for info in infos) > place.num_bytes:
-                raise InputError("its files overlap, so that reading them might never end")
-            place.progress.on_start("check", 0, sum(info.compress_size for info in infos))
-            for info in infos:
-                name = info.filename
-                with archive.open(info) as member:
-                    while member.read(1 << 20):
-                        pass
-                place.progress.on_bytes(info.compress_size)
-    except Exception as error:  # zipfile meets damage with half a dozen types
-        raise InputError(f"{name}: {error}") from error
-
-
 def _size(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 @contextlib.contextmanager
-def bar_progress() -> Iterator[Progress]:
+def bar_progress() -> Iterator[DownloadProgress]:
     """A progress bar on the terminal, first of the download, then of the check; notes on stderr."""
     from fastfashion.bars import tqdm
 
@@ -290,4 +272,4 @@ def bar_progress() -> Iterator[Progress]:
         def on_bytes(num_bytes: int) -> None:
             bar.update(num_bytes)
 
-        yield Progress(on_start=on_start, on_bytes=on_bytes, on_note=lambda line: bar.write(line, file=sys.stderr))
+        yield DownloadProgress(on_start=on_start, on_bytes=on_bytes, on_note=lambda line: bar.write(line, file=sys.stderr))

@@ -1,9 +1,9 @@
-"""Kaggle, asked through its own package: that finds the credentials, and asks without any where there are none.
+"""Kaggle, through its own package, which finds the credentials, and asks without any where there are none.
 
-    KaggleSet ─► open_archive ─► Archive: a response whose bytes are still to come, their number, and what tells of another version
+    KaggleSet ─► open_archive ─► Archive: a response whose bytes are still to come, their number, and their version
 
-The package has habits that a library must not have (2.2.4): importing it signs in, prints, and may raise SystemExit; its requests wait
-forever; with $VERBOSE it prints the bytes of an answer. All of that ends here.
+The package does what a library must not do (2.2.4): importing it signs in, prints, and may raise SystemExit; its requests wait forever; with
+$VERBOSE it prints the bytes of an answer. This module contains all of that.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ from fastfashion.errors import InputError
 from fastfashion.words import one_line
 
 SETTINGS_URL = "https://www.kaggle.com/settings/api"
-CONNECT_S = 10.0  # for a server to take a connection; for its bytes the user says
+CONNECT_S = 10.0  # for a server to take a connection; the time for its bytes is an option
 TEXT_CHARS = 200  # of what a server says about an error
 
 
 class CutError(Exception):
-    """The network, or Kaggle for the moment, failed; another try may do better."""
+    """The network, or Kaggle for the moment, failed; a retry may help."""
 
 
 class SlowError(CutError):
-    """So few bytes came in a minute that the rest would never come."""
+    """So few bytes came in a minute that the download would never end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +48,18 @@ class KaggleSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """The zip of a data set, about to come."""
+    """The zip of a data set, before its bytes."""
 
     response: Any  # requests.Response, its body unread
     size: int | None  # bytes; None where the server does not say
     version: str | None  # ETag or time of change; None where the server gives neither
 
     def rest(self, start: int, timeout_s: float) -> Any:
-        """A response with the bytes from `start` on, or with all of them (status 200) where there are others by now."""
+        """A response with the bytes from `start`, or with all of them (status 200) where the archive has changed."""
         import requests
 
         self.response.close()
-        request = self.response.request.copy()  # of the place that Kaggle sent us to, with its headers
+        request = self.response.request.copy()  # to the storage that Kaggle redirects to, with its headers
         request.headers["Range"] = f"bytes={start}-"
         request.headers["If-Range"] = self.version or ""
         with _guarded(timeout_s), requests.Session() as session:
@@ -70,7 +70,7 @@ class Archive:
 def open_archive(wanted: KaggleSet, timeout_s: float) -> Archive:
     """Ask Kaggle for a data set's zip.
 
-    Raises CutError where another try may help, InputError, with what to do in three lines, where none will.
+    Raises CutError where a retry may help, InputError, with what to do in three lines, where none will.
     """
     import requests
 
@@ -83,9 +83,9 @@ def open_archive(wanted: KaggleSet, timeout_s: float) -> Archive:
         raise failed(error, wanted) from error
     except InputError:
         raise
-    except Exception as error:  # whatever the package meets in its own settings and files
+    except Exception as error:  # of any type, from the package's own settings and files
         raise InputError(
-            f"the kaggle package cannot be used here ({type(error).__name__}: {error}); see whether its files in ~/.kaggle, "
+            f"the kaggle package cannot be used here ({type(error).__name__}: {error}); check that its files in ~/.kaggle, "
             f"~/.config/kaggle or $KAGGLE_CONFIG_DIR can be read and written, or download {wanted.url} in a browser"
         ) from error
     if response.headers.get("Content-Type", "").startswith("text/html"):
@@ -94,11 +94,11 @@ def open_archive(wanted: KaggleSet, timeout_s: float) -> Archive:
     etag, length = response.headers.get("ETag", "W/"), response.headers.get("Content-Length")
     if length is not None and not (length.isascii() and length.isdecimal()):
         response.close()
-        raise _refusal_of_answer(wanted, f"it says that the archive has {length[:40]!r} bytes, which is no number")
+        raise _unusable(wanted, f"it says that the archive has {length[:40]!r} bytes, which is no number")
     return Archive(
         response=response,
         size=None if length is None else int(length),
-        version=response.headers.get("Last-Modified") if etag.startswith("W/") else etag,  # weak ones do not tell bytes apart
+        version=response.headers.get("Last-Modified") if etag.startswith("W/") else etag,  # a weak one may be the same for other bytes
     )
 
 
@@ -108,10 +108,10 @@ def _ask(wanted: KaggleSet) -> Any:
         from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
         api = kaggle.api
-        api.args = [word for word in api.args if word not in ("-v", "--verbose")]  # which read the whole body, to print it
-        if not getattr(api, "_authenticated", False):  # importing tries once, and swallows what went wrong
+        api.args = [word for word in api.args if word not in ("-v", "--verbose")]  # which reads the whole body, to print it
+        if not getattr(api, "_authenticated", False):  # importing tries once, and hides what failed
             api.authenticate()
-    except SystemExit:  # its way of saying that there are no credentials
+    except SystemExit:  # raised where there are no credentials
         pass
     request = ApiDownloadDatasetRequest()
     request.owner_slug, request.dataset_slug = wanted.owner, wanted.name
@@ -120,7 +120,7 @@ def _ask(wanted: KaggleSet) -> Any:
 
 
 def credentials() -> str | None:
-    """What Kaggle's own tool would show from here, and where it lies, in words; None where there is nothing. Asks nobody."""
+    """The credentials that Kaggle's own tool would use here, and where they are, in words; None where there are none. Sends no request."""
     from kagglesdk.kaggle_env import get_access_token_from_env
 
     with contextlib.suppress(OSError), _silence():  # a token too long for a file name, a file that cannot be read
@@ -146,24 +146,23 @@ def _short(path: Path) -> str:
 
 
 def network_reason(error: Exception) -> str:
-    """What broke, without the address asked for: that of the storage is a key to the file."""
+    """What failed, without the address asked for: that of the storage is a key to the file."""
     inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
     return f"{type(error).__name__}: {one_line(getattr(inner, 'reason', None) or inner)}"
 
 
 def failed(error: Any, wanted: KaggleSet) -> Exception:
-    """What an exception of requests means: a redirect that cannot be followed is no matter of the network."""
-    import requests
+    """The error to raise for one of requests: CutError, but for a redirect that cannot be followed."""
+    from requests import exceptions
 
-    schemas = (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, requests.exceptions.MissingSchema)
-    if isinstance(error, schemas):
-        return _refusal_of_answer(wanted, "it redirects to an address that is none of the web")
-    if isinstance(error, requests.TooManyRedirects):
-        return _refusal_of_answer(wanted, "it redirects from one address to the next without end")
+    if isinstance(error, exceptions.InvalidSchema | exceptions.InvalidURL | exceptions.MissingSchema):
+        return _unusable(wanted, "it redirects to an address that is not on the web")
+    if isinstance(error, exceptions.TooManyRedirects):
+        return _unusable(wanted, "it redirects from one address to the next without end")
     return CutError(network_reason(error))
 
 
-def _refusal_of_answer(wanted: KaggleSet, what: str) -> InputError:
+def _unusable(wanted: KaggleSet, what: str) -> InputError:
     return InputError(f"{wanted.slug}: Kaggle's answer cannot be used ({what}); try again later, or download {wanted.url} in a browser")
 
 
@@ -171,7 +170,7 @@ def _explain(error: Any, wanted: KaggleSet) -> Exception:
     """What an answer with an error status means to the user."""
     response = error.response
     status, said = response.status_code, one_line(error)
-    from_storage = bool(response.history)  # Kaggle gave an address, which does not hold any more
+    from_storage = bool(response.history)  # Kaggle gave an address, which has expired
     if status in (408, 429) or status >= 500 or (from_storage and status in (401, 403, 410)):
         return CutError(f"HTTP {status}: {said}")
     if status in (401, 403):
@@ -186,39 +185,39 @@ def _explain(error: Any, wanted: KaggleSet) -> Exception:
 
 
 def _refusal(wanted: KaggleSet, response: Any, why: str) -> InputError:
+    """Kaggle wants other credentials, or some."""
     shown = (response.history or [response])[0].request.headers.get("Authorization")
-    browser = f"  or download {wanted.url} in a browser, as data/{wanted.name}.zip"
     if shown is None:
-        return InputError(
-            f"Kaggle does not give {wanted.slug} without an account ({why})\n"
-            f"  make a token at {SETTINGS_URL}, put it into $KAGGLE_API_TOKEN or ~/.kaggle/access_token, and run this again;\n{browser}"
+        said = f"without an account ({why})\n  make a token at {SETTINGS_URL}, put it into $KAGGLE_API_TOKEN or ~/.kaggle/access_token"
+    else:
+        said = (
+            f"for {credentials() or 'the credentials found here'} ({why})\n"
+            f"  put a new one from {SETTINGS_URL} there, or remove it to ask without an account"
         )
-    return InputError(
-        f"Kaggle does not give {wanted.slug} for {credentials() or 'the credentials found here'} ({why})\n"
-        f"  put a new one from {SETTINGS_URL} there, or remove it to ask without an account, and run this again;\n{browser}"
-    )
+    browser = f"  or download {wanted.url} in a browser, as data/{wanted.name}.zip"
+    return InputError(f"Kaggle does not give {wanted.slug} {said}, and run this again;\n{browser}")
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing of what the package prints is for our users."""
+    """Hides what the package prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 @contextlib.contextmanager
 def _guarded(timeout_s: float) -> Iterator[None]:
-    """Requests sent meanwhile, those of redirects too, go over https, and have a time limit, which they keep while their body is read."""
+    """Requests within it, those of redirects too, use https and have a time limit, also while their body is read."""
     import requests
 
     send = requests.Session.send
 
     def guarded(self: Any, request: Any, **settings: Any) -> Any:
         scheme, _, rest = request.url.partition("://")
-        if scheme.lower() == "http":  # of other schemes requests knows nothing
+        if scheme.lower() == "http":  # requests knows no other scheme
             raise InputError(
-                f"Kaggle redirects to http://{rest.partition('/')[0][:TEXT_CHARS]}, where anybody on the way could change what comes; "
-                "see whether a proxy or a portal of your network is in between, and try again"
+                f"Kaggle redirects to http://{rest.partition('/')[0][:TEXT_CHARS]}, where anybody on the way could change the file; "
+                "check whether a proxy or a portal of your network is in between, and try again"
             )
         if settings.get("timeout") is None:
             settings["timeout"] = (CONNECT_S, timeout_s)

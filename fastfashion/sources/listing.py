@@ -211,7 +211,7 @@ class _Walk:
 
 
 def remote_infos(path: Path) -> dict[str, dict[str, Any]]:
-    """What a remote file system reports of each file below a folder, by relative name, without the objects that stand for folders."""
+    """What a remote file system reports of each file below a folder, by relative name, without the empty objects in place of folders."""
     root = as_remote(path).path.rstrip("/") + "/"
     list_anew(path)
     infos: dict[str, dict[str, Any]] = as_remote(path).fs.find(root, detail=True)
