@@ -2,8 +2,8 @@
 
     KaggleSet ─► open_archive ─► Archive: a response whose bytes are still to come, their number, and their version
 
-The package does what a library must not do (2.2.4): importing it signs in, prints, and may raise SystemExit; its requests wait forever; with
-$VERBOSE it prints the bytes of an answer. This module contains all of that.
+The package (2.2.4) does what a library must not do: importing it signs in, prints, and may raise SystemExit; its requests wait forever;
+with $VERBOSE it prints the bytes of an answer. This module contains all of that.
 """
 
 import contextlib

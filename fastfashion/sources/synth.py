@@ -3,7 +3,7 @@
     seed ─► kinds ─► labels ─► quirks ─► styles.csv
                                  └─────► one Image a file ─► synth_draw ─► images/<id>.jpg
 
-An image is a function of (seed, row, size), the table of (seed, rows); the same OpenCV and numpy give the same bytes.
+An image is a function of (seed, row, size), the table one of (seed, rows); the same versions of OpenCV and numpy give the same bytes.
 """
 
 import shutil
@@ -31,13 +31,13 @@ COLUMNS = ("id", "gender", "masterCategory", "subCategory", "articleType", "base
 SEASONS = ("Summer", "Fall", "Winter", "Spring")
 YEARS = ("2012",) * 16 + ("2011",) * 14 + ("2016",) * 6 + ("2017", "2015") * 3 + ("2013", "2010", "2018", "2014")
 BRANDS = ("Northline", "Aurea", "Basecamp Co", "Lindell", "Marigold", "Otto & Vale", "Paragon", "Quill", "Rivera", "Tandem", "Umbra")
-FIRST_ID = 1163  # the real set's ids, too, lie between 1,163 and 60,000, with gaps
+FIRST_ID = 1163  # as in the real set, ids are between 1,163 and 60,000, with gaps
 NUM_IDS = 58_837
 TABLE_ROW = 2**64 - 1  # the table's own random numbers: no image has this row
 
 REAL_ROWS = 44_446
 MIN_ROWS_FOR_QUIRKS = 100
-REAL_QUIRKS = {  # rows of the real set that have it
+REAL_QUIRKS = {  # how many rows of the real set have each
     "comma in name": 22,
     "no season": 21,
     "usage NA": 316,
@@ -50,9 +50,10 @@ REAL_QUIRKS = {  # rows of the real set that have it
     "twin": 780,  # shows the image of another row
     "original": 780,  # the other row
 }
+RANGES = {"rows": (1, 10**8), "seed": (0, 2**63 - 1), "workers": (1, 1024), "width_px": (16, 4096), "height_px": (16, 4096)}
 MIN_TWINS = 2  # one that agrees with its original, one that does not
 TWINS_PER_DISAGREEMENT = 100  # in the real set 9 of 653 groups of twins disagree in season, 6 in subCategory
-ERASED = {  # quirk: column, what stands there instead
+ERASED = {  # quirk: column, its text instead of the label
     "no season": ("season", ""),
     "usage NA": ("usage", "NA"),
     "colour NA": ("baseColour", "NA"),
@@ -63,7 +64,7 @@ ERASED = {  # quirk: column, what stands there instead
 
 @dataclass(frozen=True, kw_only=True)
 class SynthSummary:
-    """What `write_synth` wrote: lines in styles.csv, files under images/, and the bytes of those files."""
+    """The result of `write_synth`: lines in styles.csv, files under images/, and the bytes of those files."""
 
     out: Path
     rows: int
@@ -83,15 +84,14 @@ def write_synth(
 ) -> SynthSummary:
     """Draw a stand-in data set into `out`: `styles.csv` with `rows` lines below its header, and `images/<id>.jpg`.
 
-    The bytes depend on rows, size and seed, never on `workers`; from 100 rows on every articleType and every quirk of the real set occurs.
-    `on_progress` is told the number of images finished since its last call. Nothing is left behind on an exception.
+    The bytes depend on rows, size and seed, never on `workers`; with 100 rows or more, every articleType and quirk of the real set occurs.
+    `on_progress` gets the number of images finished since its last call. On an exception nothing is left.
     Raises InputError if `out` exists and is not an empty folder, ConfigError if a number is out of range.
     """
-    _check_range("rows", rows, 1, 10**8)
-    _check_range("seed", seed, 0, 2**63 - 1)
-    _check_range("workers", workers, 1, 1024)
-    _check_range("width_px", width_px, 16, 4096)
-    _check_range("height_px", height_px, 16, 4096)
+    given = {"rows": rows, "seed": seed, "workers": workers, "width_px": width_px, "height_px": height_px}
+    for name, (low, high) in RANGES.items():
+        if not low <= given[name] <= high:
+            raise ConfigError(f"synthetic data set: {name}: expected {low}..{high}, found {given[name]}")
     out = Path(out).absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"synthetic data set: {out} already exists and is not an empty folder: remove it or name another")
@@ -102,7 +102,7 @@ def write_synth(
         (beside / "images").mkdir(parents=True)
         table, images = _make_table(rows, (width_px, height_px), seed)
         lines = [",".join(COLUMNS), *(",".join(labels.values()) for labels in table), ""]
-        # closed before the folder is removed: no process may still be writing then
+        # closed before the folder is removed, so that no process is still writing then
         with room_for(out), closing(_draw_all(beside / "images", seed, images, workers)) as drawn:
             (beside / "styles.csv").write_text("\n".join(lines), encoding="utf-8", newline="\n")
             for written in drawn:
@@ -114,11 +114,6 @@ def write_synth(
         shutil.rmtree(beside, ignore_errors=True)
         raise
     return SynthSummary(out=out, rows=rows, images=len(sizes), num_bytes=sum(sizes))
-
-
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"synthetic data set: {name}: expected {low}..{high}, found {value}")
 
 
 def _draw_all(folder: Path, seed: int, images: list[Drawing], workers: int) -> Generator[list[int], None, None]:
@@ -141,7 +136,7 @@ def _make_table(rows: int, size_px: tuple[int, int], seed: int) -> tuple[list[La
     ids = FIRST_ID + rng.permutation(max(NUM_IDS, 2 * rows))[:rows]
     kinds = [read_kinds()[code] for code in kind_of_row]
     truth = [_choose_labels(kind, str(number), rng) for kind, number in zip(kinds, ids, strict=True)]
-    # quirks fall on common kinds only, and never two on a row, so that a kind's single example stays whole
+    # only rows of common kinds have quirks, one at most, so that the single example of a rare kind keeps its labels
     common = np.flatnonzero(np.bincount(kind_of_row)[kind_of_row] >= 4)
     quirky = _spread_quirks(rows, rng.permutation(common).tolist())
     table = _with_quirks(truth, quirky, rng)
@@ -151,7 +146,7 @@ def _make_table(rows: int, size_px: tuple[int, int], seed: int) -> tuple[list[La
 def _choose_kinds(rows: int, rng: np.random.Generator) -> np.ndarray:
     """(rows,) int64: each row's place among the kinds, as frequent as in the real set."""
     real_counts = np.array([kind.real_count for kind in read_kinds()], float)
-    # one of each first: the rare kinds are what breaks splits and metrics, and a plain draw of a small set would miss them
+    # one of each first: rare kinds matter for splits and metrics, and a plain draw of a small set would miss them
     first = np.arange(len(real_counts) if rows >= MIN_ROWS_FOR_QUIRKS else 0)
     others = rng.choice(len(real_counts), rows - len(first), p=real_counts / real_counts.sum())
     return rng.permutation(np.concatenate([first, others]))
@@ -166,7 +161,7 @@ def _choose_labels(kind: Kind, number: str, rng: np.random.Generator) -> Labels:
 
 
 def _spread_quirks(rows: int, candidates: list[int]) -> dict[str, list[int]]:
-    """The rows that have each quirk: its share of the real set, and from MIN_ROWS_FOR_QUIRKS rows on at least one."""
+    """The rows that have each quirk: its share of the real set, and with MIN_ROWS_FOR_QUIRKS rows or more at least one."""
     spare = iter(candidates)
     quirky: dict[str, list[int]] = {}
     for quirk, real_count in REAL_QUIRKS.items():
@@ -178,7 +173,7 @@ def _spread_quirks(rows: int, candidates: list[int]) -> dict[str, list[int]]:
 
 
 def _with_quirks(truth: list[Labels], quirky: dict[str, list[int]], rng: np.random.Generator) -> list[Labels]:
-    """The labels as styles.csv has them: erased, torn by a comma, taken over from a twin."""
+    """The labels as written to styles.csv: erased, split by a comma, or copied from a twin."""
     table = [dict(labels) for labels in truth]
     for row in quirky["comma in name"]:
         noun = truth[row]["articleType"]
@@ -197,7 +192,7 @@ def _with_quirks(truth: list[Labels], quirky: dict[str, list[int]], rng: np.rand
 
 
 def _list_images(truth: list[Labels], kinds: list[Kind], quirky: dict[str, list[int]], size_px: tuple[int, int]) -> list[Drawing]:
-    """One image a row, but for rows without one and for twins, who share one."""
+    """One image a row, except for rows without one and for twins, which share one."""
     width, height = size_px
     no_image, greyscale, odd = (set(quirky[quirk]) for quirk in ("no image", "greyscale", "odd size"))
     original_of = dict(zip(quirky["twin"], quirky["original"], strict=False))

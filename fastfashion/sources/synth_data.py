@@ -1,4 +1,4 @@
-"""What the stand-in data set is made of: the kinds of product, the colours and the drawings, read from the data files beside this one."""
+"""The parts of the stand-in data set: kinds of product, colours and drawings, from the data files beside this one."""
 
 import csv
 from functools import cache
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Points = NDArray[np.float64]  # (N, 2): x and y
 
-# colours of kinds that do not come in every colour; one named twice is twice as frequent
+# colours of kinds that do not exist in every colour; one named twice is twice as frequent
 PALETTES = {
     "denim": ("Blue", "Navy Blue", "Black", "Grey"),
     "leather": ("Black", "Black", "Brown", "Brown", "Tan", "Grey", "White", "Beige", "Navy Blue", "Red", "Khaki"),
@@ -21,7 +21,7 @@ CIRCLE = np.stack([np.cos(np.arange(40) * np.pi / 20), np.sin(np.arange(40) * np
 
 
 class Kind(NamedTuple):
-    """A kind of product; in the tuples of choices a name stands as often as its weight says."""
+    """A kind of product; in the tuples of choices a name is repeated as often as its weight says."""
 
     categories: dict[str, str]  # masterCategory, subCategory, articleType
     real_count: int  # rows in the real set
@@ -95,7 +95,7 @@ def _drawing_lines() -> dict[str, list[str]]:
 
 
 def _parse_stroke(line: str) -> list[Stroke]:
-    """One line of a drawing: several strokes where it stands for circles or for a pair."""
+    """One line of a drawing: several strokes where it describes circles or a pair."""
     tone, shape, *words = line.split()
     points = np.array([word.split(",") for word in words if "," in word], float) / 100
     settings = dict(word.split("=") for word in words if "=" in word)
@@ -119,7 +119,7 @@ def _cut_corners(points: Points, closed: bool) -> Points:
     """A rounder outline with about twice the points (Chaikin 1974); a line that is not closed keeps its ends."""
     following = np.roll(points, -1, axis=0)
     cut = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], 1).reshape(-1, 2)
-    # the ends stand in for the new points beside them; the last two new points lie on the way from the end back to the start
+    # the ends replace the new points beside them; the last two new points are between the end and the start
     return cut if closed else np.concatenate([points[:1], cut[1:-3], points[-1:]])
 
 

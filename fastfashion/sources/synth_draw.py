@@ -2,7 +2,7 @@
 
     drawing ─► pose ─► colours, pattern ─► light, shadow ─► grain ─► JPEG
 
-Whatever varies is drawn from the image's own random generator, in a fixed order: a draw more, or elsewhere, changes all later ones.
+All random numbers come from the image's own generator, in a fixed order: one draw more, or elsewhere, changes all later ones.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,10 @@ SATURATION_AND_BRIGHTNESS = {"Summer": (1.2, 1.04), "Spring": (1.0, 1.1), "Fall"
 
 
 class Drawing(NamedTuple):
-    """All that an image depends on, but for the seed of the data set."""
+    """Everything that an image depends on, except the seed of the data set."""
 
     row: int
-    labels: dict[str, str]  # as they were before a quirk changed them
+    labels: dict[str, str]  # before a quirk changed them
     drawings: tuple[str, str]  # for warm and for cold seasons
     patterns: tuple[str, ...]  # one of these
     size_px: tuple[int, int]  # width, height
@@ -173,14 +173,14 @@ def _product_colours(labels: dict[str, str], rng: np.random.Generator) -> NDArra
 
 
 def _pattern(name: str, rng: np.random.Generator) -> list[tuple[Points, str]]:
-    """Outlines in drawing units, and their tones, to lay over the main colour one after the other; none for a plain product."""
+    """Outlines in drawing units, and their tones, to draw over the main colour in turn; none for a plain product."""
     period, share = rng.uniform(0.07, 0.24), rng.uniform(0.25, 0.6)
     if name == "plain":
         return []
     if name == "dotted":
         return _dots(rng)
     shapes: list[tuple[Points, str]] = []
-    across = np.linspace(-1.6, 1.6, 9)  # further than any drawing reaches; several points, so that the pose can bend a stripe
+    across = np.linspace(-1.6, 1.6, 9)  # beyond every drawing; several points, so that the pose can bend a stripe
     for low in np.arange(-1.6, 1.6, period):
         stripe = np.stack([[*across, *across[::-1]], [low] * 9 + [low + share * period] * 9], 1)
         if name in ("horizontal", "checked"):
@@ -191,7 +191,7 @@ def _pattern(name: str, rng: np.random.Generator) -> list[tuple[Points, str]]:
 
 
 def _dots(rng: np.random.Generator) -> list[tuple[Points, str]]:
-    """Ellipses in drawing units, strewn over the product, and their tones."""
+    """Ellipses in drawing units, scattered over the product, and their tones."""
     dots: list[tuple[Points, str]] = []
     for _ in range(int(rng.integers(60, 220))):
         outline = CIRCLE * rng.uniform(0.01, 0.05, 2) + rng.uniform(-1, 1, 2) * (0.8, 1.2)
@@ -204,7 +204,7 @@ def _light(image: Pixels, mask: Pixels, rng: np.random.Generator) -> Pixels:
     import cv2
 
     height, width = mask.shape
-    # light is smooth: so many lines carry it at any size
+    # light is smooth, so this many lines are enough at any size
     small = (max(8, round(LIGHT_LINES * width / height)), LIGHT_LINES)
     body = cv2.resize(mask, small, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     volume = cv2.GaussianBlur(body, (0, 0), rng.uniform(4, 7))
@@ -226,10 +226,10 @@ def _grain(mask: Pixels, rng: np.random.Generator) -> Pixels:
     import cv2
 
     height, width = mask.shape
-    side = min(512, 1 << (max(width, height) - 1).bit_length())  # one tile, laid again and again: noise is slow to draw
+    side = min(512, 1 << (max(width, height) - 1).bit_length())  # one tile, repeated: noise is slow to draw
     noise = rng.standard_normal((side, side)).astype(np.float32)
     threads = cv2.GaussianBlur(noise, (1, 9), 0) + cv2.GaussianBlur(noise, (9, 1), 0)
-    # as strong as gives a pixel the bytes that it has in a photograph: 0.16 at 1800x2400
+    # so strong that a pixel takes as many bytes as in a photograph: 0.16 at 1800x2400
     tile = (height / 1000) ** 0.65 * (2.0 * noise + 4.0 * threads)
     grain = np.tile(tile, (-(-height // side), -(-width // side)))[:height, :width]
     return grain * (mask * np.float32(0.8 / 255) + np.float32(0.2))
