@@ -62,10 +62,10 @@ def test_damage_is_repaired_from_the_same_columns(shop: Path, tmp_path: Path) ->
     tar = tmp_path / "packed/32/00000.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:5000] + b"x" + whole[5001:])
-    mended = fastfashion(
+    repaired = fastfashion(
         "verify", str(tmp_path / "packed"), "--repair", "--source", str(shop), *COLUMNS[:4], "--json", "--workers", "1", cwd=tmp_path
     )
-    assert last_line(mended)["repaired"] == ["32/00000.tar"] and tar.read_bytes() == whole
+    assert last_line(repaired)["repaired"] == ["32/00000.tar"] and tar.read_bytes() == whole
 
 
 def test_a_set_without_the_usual_label_says_which_ones_it_has(shop: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fastfashion.config import FOLDS
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.sources import Source
 
-# id, class; the names differ in case, and the ids in ways that tell string order from numeric order and "<id>.jpg" from "<id>"
+# id, class; the names differ in case, and the ids in ways that differ between string and numeric order, and between "<id>.jpg" and "<id>"
 SMALL = [
     ("1000", "Topwear"),
     ("999", "Topwear"),
