@@ -9,7 +9,7 @@ from fastfashion.catalog import KAGGLE, Account, Columns
 from fastfashion.errors import ConfigError
 from fastfashion.images.codec import MAX_PIXELS
 from fastfashion.shards.layout import FULL, check_resolution
-from fastfashion.sources.listing import Skipped
+from fastfashion.sources.listing import SkippedFiles
 from fastfashion.words import counted
 
 SUBSAMPLINGS = ("420", "422", "444")
@@ -72,7 +72,7 @@ class _SourceCounts:
     num_rows: int  # records of the table
     rejected: int
     images_without_row: int
-    passed_over: dict[str, Skipped]  # reason -> count and first name of skipped files and folders
+    passed_over: dict[str, SkippedFiles]  # reason -> count and first name of skipped files and folders
     resumed: int  # images packed by an interrupted run
 
 

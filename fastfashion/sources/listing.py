@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from fastfashion.errors import InputError
 from fastfashion.remote import as_remote, is_remote, list_anew, stands_for_folder
-from fastfashion.sources.ranges import Version
+from fastfashion.sources.ranges import RemoteVersion
 from fastfashion.sources.skipped import HIDDEN, SET, SkipRules, is_hidden, what_folder
 
 ENCRYPTED = -1
@@ -43,7 +43,7 @@ class Member(NamedTuple):
     problem: str = ""  # why it cannot be read, such as "a link to nowhere": a row that needs it is rejected with this reason
 
 
-class Skipped(TypedDict):
+class SkippedFiles(TypedDict):
     """The files and folders that were skipped for one reason."""
 
     count: int
@@ -56,9 +56,9 @@ class Listing:
 
     path: Path
     is_zip: bool
-    version: Version | None = None  # of a remote zip
+    version: RemoteVersion | None = None  # of a remote zip
     files: dict[str, Member] = field(default_factory=dict)  # by name; those with a problem too
-    skipped: dict[str, Skipped] = field(default_factory=dict)  # by reason
+    skipped: dict[str, SkippedFiles] = field(default_factory=dict)  # by reason
     aliases: dict[str, str] = field(default_factory=dict)  # folder that is another name of a listed one (a link) -> that one
 
     def skip(self, reason: str, name: str) -> None:
@@ -83,7 +83,7 @@ def list_folder(path: Path) -> Listing:
     return listing
 
 
-def list_zip(path: Path, entries: Iterable[Member], version: Version | None) -> Listing:
+def list_zip(path: Path, entries: Iterable[Member], version: RemoteVersion | None) -> Listing:
     """The files that a zip's directory names. A backslash counts as /, as some programs on Windows write it."""
     listing = Listing(path=path, is_zip=True, version=version)
     members: dict[str, Member] = {}

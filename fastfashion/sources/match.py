@@ -33,7 +33,7 @@ Index = dict[str, Names]
 
 
 @dataclass(frozen=True)
-class Found:
+class Matches:
     """Images of the rows of a table, in their order; where there is none, `missing` says why, by place in the list."""
 
     members: list[Member | None]
@@ -119,11 +119,11 @@ class Files:
         """The images that a text without folder and suffix finds; without those that share such a name."""
         return {key: self._files[names] for key, names in self._by_stem.items() if isinstance(names, str)}
 
-    def find(self, texts: Sequence[str]) -> Found:
+    def find(self, texts: Sequence[str]) -> Matches:
         """The image of each text of a table; raises InputError for a text that several images match."""
         keys = [_key(text) for text in texts]
         start = self._choose_start(key for key in keys if _is_path(key))
-        found = Found([], {})
+        found = Matches([], {})
         for place, (text, key) in enumerate(zip(texts, keys, strict=True)):
             names = self._candidates(text.replace("\\", "/"), key, start)
             if names is None:

@@ -34,7 +34,7 @@ class WrongAnswerError(Exception):
     """An answer that is not what was asked for; a retry may help."""
 
 
-class Version(NamedTuple):
+class RemoteVersion(NamedTuple):
     """Identifies the content of a remote file: equal versions mean equal bytes, as far as the place reports."""
 
     size: int
@@ -52,7 +52,7 @@ class _Answer:
     read: Callable[[int], Awaitable[bytes]]
 
 
-def read_part(path: Path, start: int, end: int | None, known: Version | None = None) -> tuple[bytes, Version]:
+def read_part(path: Path, start: int, end: int | None, known: RemoteVersion | None = None) -> tuple[bytes, RemoteVersion]:
     """Bytes of a remote file from `start` to `end` (None: all of it), fewer where it ends before, and the version that they are of.
 
     Raises ChangedError where it is not `known`, UnreachableError where the answer is wrong each time, and what its file system raises.
@@ -80,7 +80,7 @@ def stamp(info: dict[str, Any]) -> str:
     return " ".join([str(info["size"]), *(str(info[name]) for name in _STAMPS if name in info)])
 
 
-def _read(path: Path, start: int, end: int | None, known: Version | None) -> tuple[bytes, Version]:
+def _read(path: Path, start: int, end: int | None, known: RemoteVersion | None) -> tuple[bytes, RemoteVersion]:
     storage, name = as_remote(path).fs, as_remote(path).path
     transport = _from_web if is_web(path) else _from_s3 if "s3" in storage.protocol else None
     if transport is not None:
@@ -90,7 +90,7 @@ def _read(path: Path, start: int, end: int | None, known: Version | None) -> tup
     version = known
     if version is None:
         info = storage.info(name)
-        version = Version(info["size"], stamp(info))
+        version = RemoteVersion(info["size"], stamp(info))
     data = bytes(storage.cat_file(name, start=None if end is None else start, end=end))
     if len(data) != min(version.size, version.size if end is None else end) - start:
         if (now := storage.info(name)["size"]) != version.size:
@@ -99,7 +99,7 @@ def _read(path: Path, start: int, end: int | None, known: Version | None) -> tup
     return data, version
 
 
-async def _checked(path: Path, answer: _Answer, start: int, end: int | None, known: Version | None) -> tuple[bytes, Version]:
+async def _checked(path: Path, answer: _Answer, start: int, end: int | None, known: RemoteVersion | None) -> tuple[bytes, RemoteVersion]:
     """The body of an answer, after its head was compared with the request and the `known` version."""
     size, expected, first, last = answer.length, end, start, None
     if not answer.whole:
@@ -109,7 +109,7 @@ async def _checked(path: Path, answer: _Answer, start: int, end: int | None, kno
         first, last = int(found[1]), int(found[2])
         size = int(found[3]) if found[3] != "*" else known.size if known else None
     if known is not None and ((size is not None and size != known.size) or (known.tag and answer.tag != known.tag)):
-        raise changed(path, _difference(known, Version(known.size if size is None else size, answer.tag)))
+        raise changed(path, _difference(known, RemoteVersion(known.size if size is None else size, answer.tag)))
     if end is None or (size is not None and size < end):
         expected = size
     if expected is None:
@@ -122,7 +122,7 @@ async def _checked(path: Path, answer: _Answer, start: int, end: int | None, kno
     if len(data) != expected - start and not (answer.whole and size is None):
         more = len(data) > expected - start
         raise WrongAnswerError(f"the server sends {'more than ' * more}{len(data) - more} bytes instead of {expected - start}")
-    return data, Version(-1 if size is None else size, answer.tag)
+    return data, RemoteVersion(-1 if size is None else size, answer.tag)
 
 
 async def _body(answer: _Answer, most: int) -> bytes:
@@ -135,16 +135,16 @@ async def _body(answer: _Answer, most: int) -> bytes:
     return b"".join(pieces)
 
 
-def _difference(known: Version, found: Version) -> str:
+def _difference(known: RemoteVersion, found: RemoteVersion) -> str:
     if known.size != found.size:
         return f"{known.size} bytes at first, {found.size} now"
     return f"{known.tag or 'no version'} at first, {found.tag or 'no version'} now"
 
 
-Take = Callable[[_Answer], Awaitable[tuple[bytes, Version]]]
+Take = Callable[[_Answer], Awaitable[tuple[bytes, RemoteVersion]]]
 
 
-async def _from_web(storage: Any, name: str, asked: str, take: Take) -> tuple[bytes, Version]:
+async def _from_web(storage: Any, name: str, asked: str, take: Take) -> tuple[bytes, RemoteVersion]:
     session = await storage.set_session()
     headers = {**storage.kwargs.get("headers", {})} | ({"Range": asked} if asked else {})
     async with session.get(storage.encode_url(name), **(storage.kwargs | {"headers": headers})) as answer:
@@ -159,7 +159,7 @@ async def _from_web(storage: Any, name: str, asked: str, take: Take) -> tuple[by
         return await take(_Answer(answer.status != 206, content_range, length, tag, answer.content.read))
 
 
-async def _from_s3(storage: Any, name: str, asked: str, take: Take) -> tuple[bytes, Version]:
+async def _from_s3(storage: Any, name: str, asked: str, take: Take) -> tuple[bytes, RemoteVersion]:
     bucket, key, version_id = storage.split_path(name)
     more = ({"Range": asked} if asked else {}) | ({"VersionId": version_id} if version_id else {})
     try:

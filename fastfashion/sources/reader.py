@@ -12,7 +12,7 @@ from typing import BinaryIO
 from fastfashion.errors import InputError
 from fastfashion.remote import PATIENCE_S, Patience, describe, is_remote, passes, refuses, retrying, say_waiting
 from fastfashion.sources.listing import Member, kind_of_file
-from fastfashion.sources.ranges import UnreachableError, Version, read_part, tried_again
+from fastfashion.sources.ranges import RemoteVersion, UnreachableError, read_part, tried_again
 from fastfashion.sources.zips import DamagedError, check_method, packed_bytes, unpack
 from fastfashion.terminal import printable
 from fastfashion.untrusted import open_regular
@@ -29,7 +29,7 @@ class Reader:
 
     path: Path
     is_zip: bool
-    version: Version | None = None  # of a remote zip: every part has to be of it
+    version: RemoteVersion | None = None  # of a remote zip: every part has to be of it
     _file: list[BinaryIO] = field(default_factory=list, repr=False, compare=False)
     _said: list[bool] = field(default_factory=list, repr=False, compare=False)  # by one of many threads, that a server is waited for
 
@@ -46,7 +46,7 @@ class Reader:
             if self.is_zip:
                 return self._read_zipped(member)
             if is_remote(self.path):
-                return self._fetch_remote(self.path / member.name, 0, None, Version(member.size))
+                return self._fetch_remote(self.path / member.name, 0, None, RemoteVersion(member.size))
             return _read_file(self.path / member.name, max_bytes)
         except UnreachableError:
             raise
@@ -113,7 +113,7 @@ class Reader:
             data += more  # Linux reads 2 GiB at most at once, and a table may have more
         return data
 
-    def _fetch_remote(self, path: Path, start: int, end: int | None, version: Version | None) -> bytes:
+    def _fetch_remote(self, path: Path, start: int, end: int | None, version: RemoteVersion | None) -> bytes:
         """Bytes of a remote file. A request that fails is retried, unless the answer is a refusal; then it raises UnreachableError."""
         patience = Patience(PATIENCE_S)
 

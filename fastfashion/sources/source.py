@@ -19,9 +19,9 @@ from fastfashion.files import location
 from fastfashion.images.codec import SUFFIXES, unsupported
 from fastfashion.remote import as_remote, ask, is_file, is_folder, is_remote, is_web, list_anew, passes, size_of
 from fastfashion.sources.explain import TABLE_NAME, WANTED, what_file, why_no_image, why_no_table, why_no_zip
-from fastfashion.sources.listing import UNREADABLE, Listing, Member, Skipped, kind_of_file, list_folder, list_zip, remote_infos
+from fastfashion.sources.listing import UNREADABLE, Listing, Member, SkippedFiles, kind_of_file, list_folder, list_zip, remote_infos
 from fastfashion.sources.match import Files, table_seen_from
-from fastfashion.sources.ranges import Version, changed, read_part, stamp, tried_again
+from fastfashion.sources.ranges import RemoteVersion, changed, read_part, stamp, tried_again
 from fastfashion.sources.reader import Reader
 from fastfashion.sources.zips import read_entries
 from fastfashion.untrusted import open_regular, read_limited
@@ -31,7 +31,7 @@ HEAD_BYTES = 1024
 MOST_TABLE_BYTES = 8 << 30  # of a table that is named by itself: 40 million lines
 
 
-class State(NamedTuple):
+class SourceState(NamedTuple):
     """Digests of what file systems report of a source's files. A replaced file has another inode and another change time.
 
     One of the two alone may differ for files that nobody touched: a FUSE mount may renumber its files, a hard link counts as a change.
@@ -51,10 +51,10 @@ class Source:
     files: dict[str, Member]  # every image, by its name in the source
     reader: Reader
     table_file: Path | None = None  # a table that is not among the files of the source
-    skipped: Mapping[str, Skipped] = field(default_factory=dict)  # by reason: files and folders below it that are not part of it
+    skipped: Mapping[str, SkippedFiles] = field(default_factory=dict)  # by reason: files and folders below it that are not part of it
     unread: tuple[str, ...] = ()  # images of formats that are not read
     aliases: Mapping[str, str] = field(default_factory=dict)  # folder that is another name of a listed one -> that one
-    state: State = field(default=State("", "", ""))  # when it was opened
+    state: SourceState = field(default=SourceState("", "", ""))  # when it was opened
 
     @property
     def table(self) -> str:
@@ -172,7 +172,7 @@ def _list_remote(path: Path) -> Listing:
     return _list_zip(path, head, version)
 
 
-def _list_zip(path: Path, head: bytes, version: Version | None) -> Listing:
+def _list_zip(path: Path, head: bytes, version: RemoteVersion | None) -> Listing:
     """`version`: of a remote zip."""
     if not head:
         raise InputError(f"{path}: the file is empty; expected a zip, download or copy it again")
@@ -191,7 +191,7 @@ def _list_zip(path: Path, head: bytes, version: Version | None) -> Listing:
     return list_zip(path, entries, version)
 
 
-def _look(source: Source, listing: Listing | None = None, before: tuple[str, str, str] | None = None) -> State:
+def _look(source: Source, listing: Listing | None = None, before: tuple[str, str, str] | None = None) -> SourceState:
     """What the file systems report now; of a zip, `listing` and `before` spare a second look right after it was opened."""
     path, names = source.path, sorted(source.files)
     if source.is_zip and is_remote(path):
@@ -207,7 +207,7 @@ def _look(source: Source, listing: Listing | None = None, before: tuple[str, str
         images = [_here(path / name) for name in names]
     table = source.table_file or (None if source.is_zip else path / source.table)
     tables = [] if table is None else [_here(table)]
-    return State(
+    return SourceState(
         _digest(plain for plain, *_ in images),
         _digest(f"{plain} {inode}" for plain, inode, _ in images + tables),
         _digest(f"{plain} {change}" for plain, _, change in images + tables),

@@ -21,7 +21,7 @@ import numpy as np
 
 from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.sources.synth_data import Kind, read_kinds
+from fastfashion.sources.synth_data import Product, read_kinds
 from fastfashion.sources.synth_draw import Drawing, row_generator, write_image
 
 Labels = dict[str, str]  # one line of styles.csv by column, in the order of the columns
@@ -152,7 +152,7 @@ def _choose_kinds(rows: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(np.concatenate([first, others]))
 
 
-def _choose_labels(kind: Kind, number: str, rng: np.random.Generator) -> Labels:
+def _choose_labels(kind: Product, number: str, rng: np.random.Generator) -> Labels:
     gender, season, usage = (_one_of(names, rng) for names in (kind.genders, kind.seasons, kind.usages))
     colour, brand, year = (_one_of(names, rng) for names in (kind.colours, BRANDS, YEARS))
     name = f"{brand} {gender} {colour} {kind.categories['articleType']}"
@@ -191,7 +191,7 @@ def _with_quirks(truth: list[Labels], quirky: dict[str, list[int]], rng: np.rand
     return table
 
 
-def _list_images(truth: list[Labels], kinds: list[Kind], quirky: dict[str, list[int]], size_px: tuple[int, int]) -> list[Drawing]:
+def _list_images(truth: list[Labels], kinds: list[Product], quirky: dict[str, list[int]], size_px: tuple[int, int]) -> list[Drawing]:
     """One image a row, except for rows without one and for twins, which share one."""
     width, height = size_px
     no_image, greyscale, odd = (set(quirky[quirk]) for quirk in ("no image", "greyscale", "odd size"))

@@ -20,7 +20,7 @@ MIRROR = np.array([-1.0, 1.0])
 CIRCLE = np.stack([np.cos(np.arange(40) * np.pi / 20), np.sin(np.arange(40) * np.pi / 20)], 1)  # 40 points, radius 1
 
 
-class Kind(NamedTuple):
+class Product(NamedTuple):
     """A kind of product; in the tuples of choices a name is repeated as often as its weight says."""
 
     categories: dict[str, str]  # masterCategory, subCategory, articleType
@@ -42,11 +42,11 @@ class Stroke(NamedTuple):
 
 
 @cache
-def read_kinds() -> tuple[Kind, ...]:
+def read_kinds() -> tuple[Product, ...]:
     """All kinds, in the order of synth_kinds.csv."""
     colours = PALETTES | {"any": read_colour_shares()}
     return tuple(
-        Kind(
+        Product(
             categories={column: line[column] for column in ("masterCategory", "subCategory", "articleType")},
             real_count=int(line["real_count"]),
             drawings=(line["warm_drawing"], line["cold_drawing"]),

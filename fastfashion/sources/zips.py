@@ -18,7 +18,7 @@ from pathlib import Path
 from fastfashion.errors import InputError
 from fastfashion.remote import ask, is_remote
 from fastfashion.sources.listing import ENCRYPTED, Member, kind_of_file
-from fastfashion.sources.ranges import Version, read_part
+from fastfashion.sources.ranges import RemoteVersion, read_part
 from fastfashion.untrusted import open_regular
 
 # APPNOTE.TXT 4.3.16, 4.3.15, 4.3.14, 4.3.12
@@ -44,7 +44,7 @@ class DamagedError(InputError):
     """The content of a zip does not match its directory."""
 
 
-def read_entries(path: Path, version: Version | None = None) -> Iterator[Member]:
+def read_entries(path: Path, version: RemoteVersion | None = None) -> Iterator[Member]:
     """The entries of a zip, here or, of one `version`, at a remote place. Raises as `read_directory`, `read_part` and `remote.ask`."""
     if is_remote(path):
         known = version or version_of(path)
@@ -59,7 +59,7 @@ def read_entries(path: Path, version: Version | None = None) -> Iterator[Member]
         yield from read_directory(read, file.seek(0, os.SEEK_END))
 
 
-def version_of(path: Path) -> Version:
+def version_of(path: Path) -> RemoteVersion:
     """The version that a remote file has now. Raises as `read_part` and `remote.ask`."""
     return ask(path, lambda: read_part(path, 0, 1))[1]
 
