@@ -29,7 +29,7 @@ from fastfashion.pack.repair import repair
 from fastfashion.pack.staging import Staging
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import ShardEntry
-from fastfashion.shards.parquet_footer import read_footer
+from fastfashion.shards.parquet import read_footer
 from fastfashion.shards.verify import verify
 
 Damage = Callable[[Path], object]

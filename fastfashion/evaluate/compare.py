@@ -17,7 +17,7 @@ from fastfashion.evaluate.run import PREDICTIONS
 from fastfashion.files import unreadable
 from fastfashion.runs.files import REPORT, read_config, read_report
 from fastfashion.runs.trained_on import SetIdentity
-from fastfashion.shards.tables import TEXT, UnfitError, parse_table
+from fastfashion.shards.parquet import TEXT, UnfitError, parse_table
 from fastfashion.tables import table_text
 from fastfashion.untrusted import read_limited
 

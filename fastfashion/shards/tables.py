@@ -10,9 +10,8 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +38,7 @@ from fastfashion.shards.layout import (
     most_index_bytes,
     read_file,
 )
-from fastfashion.shards.parquet_footer import Footer, read_footer
+from fastfashion.shards.parquet import FINGERPRINT, NUMBER, TEXT, TRUTH, WHOLE, UnfitError, parse_table
 from fastfashion.words import why
 
 if TYPE_CHECKING:
@@ -47,13 +46,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KIND, NUM_KINDS = "kind", 3  # a column of the index since version 3: fastfashion.images.codec.Kind
-TEXT, WHOLE, NUMBER, TRUTH = "text", "whole numbers", "numbers", "true or false"
 INDEX_COLUMNS = dict.fromkeys(("row", "shard", "offset", "size", "height", "width", "crc32"), WHOLE)
 CATALOG_COLUMNS = {"id": TEXT, "recovered": TRUTH, "height": WHOLE, "width": WHOLE, "duplicate_group": WHOLE}
 MORE_COLUMNS = {"row": WHOLE, "line": WHOLE, "path": TEXT, "year": NUMBER, "productDisplayName": TEXT}  # optional
-FINGERPRINT = "fingerprint"  # required, but only `verify` reads it
-MAX_TEXT_BYTES = 1 << 16
-TEXT_RATIO, TEXT_SLACK_BYTES = 64, 1 << 24  # a table's texts have at most 64 times the bytes of its file, and 16 MiB
 MAX_SIDE_PX = 2**31 - 1
 _IDX_LINE = re.compile(r"jpg ([0-9]{1,18}) ([0-9]{1,18}) [^ ]+ json ([0-9]{1,18}) ([0-9]{1,18}) [^ ]+")
 MAX_PIXELS_VARIABLE = "FASTFASHION_MAX_PIXELS"
@@ -194,108 +189,9 @@ def read_rejected(path: Path) -> "pd.Series":
         raise PackedSetError(f"{path / REJECTED}: expected id,line,reason, not readable ({why(error)}); {PACK_AGAIN}") from error
 
 
-class UnfitError(ValueError):
-    """What is wrong with a table, as text that follows the path of the file."""
-
-
-def parse_table(
-    data: bytes,
-    needed: Mapping[str, str],
-    *,
-    num_rows: int,
-    counted_in: str,
-    more: Mapping[str, str] = MappingProxyType({}),
-    unread: Mapping[str, str] = MappingProxyType({}),
-) -> "pa.Table":
-    """The `needed` columns of a Parquet file's bytes, and those of `more` that it has; `unread` columns must be there, and are not read.
-
-    Raises UnfitError where that is no table, has not `num_rows`, the number in the file `counted_in`, or columns of other types.
-    In this thread alone: a thread of pyarrow that still holds Python's bytes while the interpreter ends aborts the process
-    (bench/LOG.md).
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = {**needed, **more, **unread}
-    try:
-        footer = read_footer(data)
-        _check_footer(footer, types, len(data), num_rows, counted_in)
-        # In a dictionary, a text that a million rows repeat is there once: its length is known before it is expanded.
-        texts = [name for name, kind in types.items() if kind == TEXT and name in footer.names]
-        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, read_dictionary=texts)
-        _check_columns(file.schema_arrow, types, {*needed, *unread})
-        names = [name for name in file.schema_arrow.names if name in types and name not in unread]
-        table = file.read(columns=names, use_threads=False)
-        if len(table) != num_rows:
-            raise UnfitError(f"expected {num_rows} rows, found {len(table)}")
-        text_bytes = _check_texts(table, [name for name in texts if name in names])
-        if text_bytes > TEXT_SLACK_BYTES + TEXT_RATIO * len(data):
-            raise UnfitError(f"its texts are {text_bytes} bytes long, and the file {len(data)}")
-        return pa.table({name: _plain(table[name], types[name], name) for name in names})
-    except UnfitError:
-        raise
-    except (OSError, ValueError, OverflowError, MemoryError, KeyError, pa.ArrowException) as error:
-        raise UnfitError(f"not readable ({' '.join(why(error).split())})") from error
-
-
 def _parse(path: Path, data: bytes, needed: Mapping[str, str], **how: Any) -> "pa.Table":
     """The same for a table of a set; raises PackedSetError."""
     try:
         return parse_table(data, needed, **how)
     except UnfitError as error:
         raise PackedSetError(f"{path}: {error}; {PACK_AGAIN}") from error
-
-
-def _check_footer(footer: Footer, types: Mapping[str, str], num_bytes: int, num_rows: int, counted_in: str) -> None:
-    """Before anything is read: 700 KB of Parquet can be 100 million rows."""
-    if {footer.num_rows, sum(footer.group_rows)} != {num_rows} or min(footer.group_rows, default=0) < 0:
-        raise UnfitError(f"expected {num_rows} rows as in {counted_in}, found {footer.num_rows}")
-    if num_rows > num_bytes:
-        raise UnfitError(f"{num_rows} rows in {num_bytes} bytes: expected at least a byte a row, as rows differ")
-    for name, compression in footer.compressions.items():
-        if name in types:
-            raise UnfitError(f"column {name} is compressed by {compression}; expected SNAPPY or none")
-
-
-def _check_columns(schema: "pa.Schema", types: Mapping[str, str], needed: Set[str]) -> None:
-    import pyarrow as pa
-
-    is_ = pa.types
-    fits = {
-        TEXT: lambda kind: is_.is_dictionary(kind) and (is_.is_string(kind.value_type) or is_.is_large_string(kind.value_type)),
-        WHOLE: is_.is_integer,
-        NUMBER: lambda kind: is_.is_integer(kind) or is_.is_floating(kind),
-        TRUTH: is_.is_boolean,
-    }
-    times = Counter(schema.names)
-    if missing := [name for name in types if name in needed and not times[name]]:
-        raise UnfitError(f"expected columns {', '.join(missing)}, found {', '.join(schema.names[:20])}")
-    for name in (name for name in types if times[name]):
-        if times[name] > 1 or not fits[types[name]](schema.field(name).type):
-            found = f"{times[name]} such columns" if times[name] > 1 else schema.field(name).type
-            raise UnfitError(f"expected {types[name]} in the column {name}, found {found}")
-
-
-def _check_texts(table: "pa.Table", names: Iterable[str]) -> int:
-    """The bytes of all texts. Raises ValueError for a long one, and for what is not UTF-8."""
-    import pyarrow.compute as pc
-
-    total = 0
-    for name in names:
-        for chunk in table[name].chunks:
-            chunk.validate(full=True)
-            lengths = pc.binary_length(chunk.dictionary)
-            if (longest := pc.max(lengths).as_py() or 0) > MAX_TEXT_BYTES:
-                raise UnfitError(f"a text of {longest} bytes in the column {name}, more than {MAX_TEXT_BYTES}")
-            total += pc.sum(pc.take(lengths, chunk.indices)).as_py() or 0
-    return total
-
-
-def _plain(column: "pa.ChunkedArray", kind: str, name: str) -> "pa.ChunkedArray":
-    import pyarrow as pa
-
-    if column.null_count and (kind in (WHOLE, TRUTH) or name in ("id", "path", FINGERPRINT)):
-        raise UnfitError(f"{column.null_count} rows without {name}")
-    if kind == TEXT:
-        return pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
-    return column.cast(pa.int64()) if kind == WHOLE else column
