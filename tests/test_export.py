@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,9 @@ from fastfashion.evaluate import EvaluateRequest, evaluate_run
 from fastfashion.export import export as exporting
 from fastfashion.export.card import hub_card, onnx_card, space_card
 from fastfashion.export.export import ExportRequest, export
-from fastfashion.export.subject import open_subject, part_images
+from fastfashion.export.subject import open_subject
 from fastfashion.model import load_artifact, save_artifact
 from fastfashion.model.artifact import FORMAT
-from fastfashion.runs import open_run
 from fastfashion.scratch import PREFIX
 from fastfashion.train.job import resolve, train
 from fastfashion.untrusted import described
@@ -88,7 +86,7 @@ def test_onnx_answers_what_evaluate_wrote_down_for_batches_of_any_size(run: Path
     assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 32, 32, 3])
     about = json.loads(session.get_modelmeta().custom_metadata_map["fastfashion"])
     assert list(about["classes"]) == [output.name for output in session.get_outputs()] == TASKS
-    images = np.concatenate([images for images, _ in part_images(open_run(run), "test", 10_000)])
+    images = np.concatenate([images for images, _ in open_subject(run).images("test", 10_000)])
     table = pd.read_parquet(run / "predictions.parquet").sort_values("row")
     assert len(table) == len(images) > 4
     for size in (1, 3, len(images)):
@@ -112,7 +110,7 @@ def test_eight_bits_answer_nearly_the_same(run: Path, onnx_folder: Path) -> None
 
     kinds = {tensor.data_type for tensor in onnx.load(onnx_folder / "model_int8.onnx").graph.initializer}
     assert onnx.TensorProto.INT8 in kinds
-    images = np.concatenate([images for images, _ in part_images(open_run(run), "test", 10_000)])
+    images = np.concatenate([images for images, _ in open_subject(run).images("test", 10_000)])
     sessions = [onnxruntime.InferenceSession(str(onnx_folder / name)) for name in ("model.onnx", "model_int8.onnx")]
     full, small = (session.run(None, {"images": images}) for session in sessions)
     assert max(np.abs(a - b).mean() for a, b in zip(full, small, strict=True)) < 0.05
@@ -138,11 +136,11 @@ def test_timm_loads_a_hub_folder_and_answers_as_the_run(model: str, run: Path, p
     subject = open_subject(run)
     with torch.inference_mode():
         logits = loaded(inputs)
-        if subject.flip_average:
+        if subject.predictor.description.flip_average:
             logits = (logits + loaded(inputs.flip(3))) / 2
     pixels = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))[None]
     np.testing.assert_allclose(logits.softmax(1).numpy(), subject.probabilities(pixels)["season"], atol=1e-4)
-    assert json.loads((folder / "config.json").read_text())["label_names"] == subject.classes["season"]
+    assert json.loads((folder / "config.json").read_text())["label_names"] == subject.predictor.classes["season"]
 
 
 def test_the_model_card_is_what_the_hub_reads_and_has_the_reports_numbers(run: Path, tmp_path: Path) -> None:
@@ -163,7 +161,8 @@ def test_the_model_card_is_what_the_hub_reads_and_has_the_reports_numbers(run: P
 
 
 def test_names_from_the_data_stay_text_in_a_card(run: Path) -> None:
-    named = replace(open_subject(run), run=Path('x"\n---\nsdk: docker'), classes={"a|b\n<script>": ["`c`", "{{ 1 + 1 }}"]})
+    named = open_subject(run)
+    named.predictor.run, named.predictor.classes = Path('x"\n---\nsdk: docker'), {"a|b\n<script>": ["`c`", "{{ 1 + 1 }}"]}
     for card in (onnx_card(named, None), space_card(named), hub_card(named, "a|b\n<script>")):
         assert card.count("\n---\n") == 1 and "\nsdk: docker" not in card
         assert "a&#124;b &lt;script> (2): &#96;c&#96;, {{ 1 + 1 }}\n" in card and "<script>" not in card.partition("\n---\n")[2]
@@ -215,7 +214,7 @@ def test_a_space_runs_by_itself_and_answers_over_http(space: Path, run: Path, tm
     expected = open_subject(run).probabilities(pixels)
     for task, answer in zip(TASKS, answers, strict=True):
         assert answer["confidences"][0]["confidence"] == pytest.approx(float(expected[task].max()), abs=1e-4)
-        assert answer["label"] == open_subject(run).classes[task][int(expected[task].argmax())]
+        assert answer["label"] == open_subject(run).predictor.classes[task][int(expected[task].argmax())]
 
 
 def connect(client: Any, port: int, server: subprocess.Popen[bytes], log: Path) -> Any:
@@ -267,7 +266,7 @@ def test_a_folder_of_something_else_is_not_written_to_and_an_export_can_be_renew
     [
         ({"to": "tflite"}, "expected onnx, hub, space"),
         ({"to": "hub", "int8": True}, "only --to onnx"),
-        ({"to": "hub", "tasks": ("usage",)}, "there are masterCategory, season"),
+        ({"to": "hub", "tasks": ("usage",)}, "has heads for masterCategory, season"),
     ],
 )
 def test_a_wrong_option_is_answered_with_what_is_right(arguments: dict[str, Any], said: str, run: Path) -> None:

@@ -94,7 +94,7 @@ def main() -> None:
         }
     result = {
         "rows": rows,
-        "model": predictor.config().model.name,
+        "model": predictor.description.model,
         "size": str(predictor.size),
         "flip_average": predictor.model.flip_average,
         "images": num,

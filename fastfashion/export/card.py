@@ -20,7 +20,7 @@ FEW = 10  # test images below which a class's score says little
 
 def onnx_card(subject: Subject, int8: Mapping[str, Any] | None) -> str:
     """How to use model.onnx, and what it is worth; `int8` has what 8 bits cost each task."""
-    return _card("onnx", subject, list(subject.classes), {"tags": ["onnx", "image-classification", "fastfashion"]}, int8)
+    return _card("onnx", subject, subject.tasks, {"tags": ["onnx", "image-classification", "fastfashion"]}, int8)
 
 
 def hub_card(subject: Subject, task: str) -> str:
@@ -44,7 +44,7 @@ def hub_card(subject: Subject, task: str) -> str:
 def space_card(subject: Subject) -> str:
     """The README of a Space, whose front matter says how to run it."""
     front = {
-        "title": f"{', '.join(subject.classes)} of a product photograph"[:80],
+        "title": f"{', '.join(subject.tasks)} of a product photograph"[:80],
         "emoji": "👟",
         "colorFrom": "gray",
         "colorTo": "blue",
@@ -54,7 +54,7 @@ def space_card(subject: Subject) -> str:
         "app_file": "app.py",
         "pinned": False,
     }
-    return _card("space", subject, list(subject.classes), front)
+    return _card("space", subject, subject.tasks, front)
 
 
 def _card(to: str, subject: Subject, tasks: Sequence[str], front: Mapping[str, Any], int8: Mapping[str, Any] | None = None) -> str:
@@ -70,12 +70,12 @@ def _card(to: str, subject: Subject, tasks: Sequence[str], front: Mapping[str, A
     return environment.get_template("card.md.jinja").render(
         {section: getattr(subject.config, section) for section in ("data", "augment", "model", "optim", "train")},
         to=to,
-        run=subject,
+        name=subject.name,
+        run=subject.predictor,
         tasks=tasks,
         front=front,
         int8=int8,
-        height=subject.size.height_px,
-        width=subject.size.width_px,
+        size=subject.predictor.size,
         scores=_scores(subject),
         split=(subject.report or {}).get("split"),
         set_name=_set_name(subject),

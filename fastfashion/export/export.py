@@ -19,9 +19,9 @@ from fastfashion.export import card
 from fastfashion.export.hub import HubModel, write_hub
 from fastfashion.export.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
 from fastfashion.export.space import write_app
-from fastfashion.export.subject import Subject, drawn, open_subject, part_images
+from fastfashion.export.subject import Subject, open_subject
 from fastfashion.files import publish, publish_json, writing_to
-from fastfashion.runs import OpenRun
+from fastfashion.predict.predictor import drawn
 from fastfashion.scratch import PREFIX, nearest, scratch, sweep
 from fastfashion.tables import table_text
 from fastfashion.words import counted
@@ -89,17 +89,17 @@ def export(request: ExportRequest) -> ExportSummary:
     images, source = _images(subject)
     folders: dict[str, str] = {}
     int8 = None
-    num_bytes = 4 * sum(weight.numel() for weight in subject.model.parameters())
+    num_bytes = 4 * sum(weight.numel() for weight in subject.predictor.model.parameters())
     with room_for(out, num_bytes), scratch(nearest(out)) as work:
         beside = work / "out"
         beside.mkdir()
         if request.to == "hub":
-            folders = {task: "." if len(subject.classes) == 1 else _folder_name(task) for task in subject.classes}
+            folders = {task: "." if len(subject.tasks) == 1 else _folder_name(task) for task in subject.tasks}
             bar = tqdm(folders.items(), "hub", unit=" heads", disable=None, dynamic_ncols=True, leave=False)
             differences = [_write_hub(subject, task, beside / folder, images) for task, folder in bar]
         else:
             write_onnx(subject, beside / ONNX)
-            differences = [_check(subject, OnnxModel(beside / ONNX).probabilities, list(subject.classes), images)]
+            differences = [_check(subject, OnnxModel(beside / ONNX).probabilities, subject.tasks, images)]
             if request.int8:
                 int8 = _write_int8(subject, beside, work)
             (beside / "README.md").write_text(card.onnx_card(subject, int8), encoding="utf-8")
@@ -111,7 +111,7 @@ def export(request: ExportRequest) -> ExportSummary:
             run=subject.name,
             to=request.to,
             out=str(out),
-            tasks=list(subject.classes),
+            tasks=subject.tasks,
             folders=folders,
             files=[*files, EXPORT],
             num_images=len(images),
@@ -137,29 +137,29 @@ def _folder_name(task: str) -> str:
 def _images(subject: Subject) -> tuple[np.ndarray, str]:
     """What run and export are compared on: uint8 (n, H, W, 3), and where it is from."""
     if subject.opened is None:
-        return drawn(subject.size, CHECKED), "drawn"
-    return np.concatenate([images for images, _ in part_images(subject.opened, "test", CHECKED)]), "test"
+        return drawn(subject.predictor.size, CHECKED), "drawn"
+    return np.concatenate([images for images, _ in subject.images("test", CHECKED)]), "test"
 
 
 def _write_hub(subject: Subject, task: str, folder: Path, images: np.ndarray) -> float:
     write_hub(subject, task, folder)
     (folder / "README.md").write_text(card.hub_card(subject, task), encoding="utf-8")
-    model = HubModel(folder, subject.flip_average)
+    model = HubModel(folder, subject.predictor.description.flip_average)
     return _check(subject, lambda batch: {task: model.probabilities(batch)}, [task], images)
 
 
 def _write_int8(subject: Subject, beside: Path, work: Path) -> dict[str, dict[str, float]]:
     assert subject.opened is not None
     full = OnnxModel(beside / ONNX)
-    calibration = (images for images, _ in _shown("calibration", subject.opened, "train", CALIBRATION))
+    calibration = (images for images, _ in _shown("calibration", subject, "train", CALIBRATION))
     write_int8(beside / ONNX, beside / INT8, calibration, work / "prepared.onnx")
-    columns = {task: subject.opened.tasks.index(task) for task in subject.classes}
-    return int8_loss(full, OnnxModel(beside / INT8), _shown("int8, test", subject.opened, "test", MEASURED), columns)
+    columns = {task: subject.opened.tasks.index(task) for task in subject.tasks}
+    return int8_loss(full, OnnxModel(beside / INT8), _shown("int8, test", subject, "test", MEASURED), columns)
 
 
-def _shown(what: str, opened: OpenRun, part: str, most: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """What `part_images` yields, with a progress bar, opened now: while it calibrates, onnxruntime's stderr goes nowhere."""
-    return tqdm(part_images(opened, part, most), what, unit=" batches", disable=None, dynamic_ncols=True, leave=False)
+def _shown(what: str, subject: Subject, part: str, most: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """What `subject.images` yields, with a progress bar, opened now: while it calibrates, onnxruntime's stderr goes nowhere."""
+    return tqdm(subject.images(part, most), what, unit=" batches", disable=None, dynamic_ncols=True, leave=False)
 
 
 def _check(subject: Subject, answer: Answering, tasks: list[str], images: np.ndarray) -> float:
@@ -170,14 +170,13 @@ def _check(subject: Subject, answer: Answering, tasks: list[str], images: np.nda
             continue
         expected, found = subject.probabilities(batch), answer(batch)
         for task in tasks:
+            where = f"{subject.predictor.run}: {task}"
             if found[task].shape != expected[task].shape:
-                raise ExportError(f"{subject.run}: {task}: the export answers {found[task].shape}, the run {expected[task].shape}")
+                raise ExportError(f"{where}: the export answers {found[task].shape}, the run {expected[task].shape}")
             difference = float(np.abs(found[task] - expected[task]).max())
             if not difference <= TOLERANCE:
-                raise ExportError(
-                    f"{subject.run}: {task}: a probability of the export differs from the run's by {difference:.2g}, more than "
-                    f"{TOLERANCE:g}; nothing was published"
-                )
+                text = f"a probability of the export differs from the run's by {difference:.2g}, more than {TOLERANCE:g}"
+                raise ExportError(f"{where}: {text}; nothing was published")
             largest = max(largest, difference)
     return largest
 

@@ -20,23 +20,24 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
     """Raises ConfigError where timm's own head of the backbone is no linear layer on the features that ours take."""
     import timm
 
-    name, classes = subject.backbone, subject.classes[task]
+    run = subject.predictor
+    name, classes, size = run.description.model, run.classes[task], run.size
     settings: dict[str, Any] = {}
     if has_fixed_size(name):
-        settings["img_size"] = (subject.size.height_px, subject.size.width_px)
+        settings["img_size"] = (size.height_px, size.width_px)
     model: Any = timm.create_model(name, pretrained=False, num_classes=len(classes), **settings).eval()
-    layer, head = model.get_classifier(), subject.model.head(task)
+    layer, head = model.get_classifier(), run.model.head(task)
     if not isinstance(layer, nn.Linear) or not isinstance(head, nn.Linear) or layer.weight.shape != head.weight.shape:
         raise ConfigError(f"{name}: timm's own head is {type(layer).__name__}, not a linear layer as the run's: use --to onnx")
     names = {id(layer.weight): "weight", id(layer.bias): "bias"}
     own = {key for key, value in model.named_parameters() if id(value) in names}
-    missing, unexpected = model.load_state_dict(subject.model.backbone.state_dict(), strict=False)
+    missing, unexpected = model.load_state_dict(run.model.backbone.state_dict(), strict=False)
     if set(missing) != own or unexpected:
         raise ConfigError(
             f"{name}: with a head, timm builds another model than without ({sorted({*missing, *unexpected} - own)[:3]}): use --to onnx"
         )
     with torch.no_grad():
-        temperature = subject.model.temperatures[subject.model.tasks.index(task)]
+        temperature = run.model.temperatures[run.model.tasks.index(task)]
         layer.weight.copy_(head.weight / temperature)
         layer.bias.copy_(head.bias / temperature)
     timm.models.save_for_hf(
@@ -45,9 +46,9 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
         model_config={"label_names": classes, "pretrained_cfg": _origin(subject)},
         safe_serialization=True,
         data_config={
-            "input_size": (3, subject.size.height_px, subject.size.width_px),
-            "mean": tuple((subject.model.mean.flatten() / 255).tolist()),
-            "std": tuple((subject.model.std.flatten() / 255).tolist()),
+            "input_size": (3, size.height_px, size.width_px),
+            "mean": tuple((run.model.mean.flatten() / 255).tolist()),
+            "std": tuple((run.model.std.flatten() / 255).tolist()),
             "interpolation": "bilinear",  # Pillow's, which is what the loaders do
             "crop_pct": 1.0,
             "crop_mode": "squash",

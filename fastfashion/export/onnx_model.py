@@ -57,12 +57,13 @@ class _Probabilities(nn.Module):
 
 def self_description(subject: Subject) -> dict[str, Any]:
     """What a reader of the file must know: input, resize, and the class names of each output, in order."""
+    size = subject.predictor.size
     return {
         "format": "fastfashion-onnx",
         "version": 1,
-        "input": {"name": INPUT, "dtype": "uint8", "shape": ["batch", subject.size.height_px, subject.size.width_px, 3]},
+        "input": {"name": INPUT, "dtype": "uint8", "shape": ["batch", size.height_px, size.width_px, 3]},
         "resize": RESIZE,
-        "classes": subject.classes,
+        "classes": subject.predictor.classes,
     }
 
 
@@ -74,18 +75,19 @@ def write_onnx(subject: Subject, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"export to ONNX needs {error.name}: {HOW_TO_INSTALL}") from error
-    if INPUT in subject.classes:
+    if INPUT in subject.tasks:
         raise ConfigError(
             f"a task of the name {INPUT!r} cannot be exported to ONNX: that is what the input is called; leave it out with --task"
         )
-    example = torch.zeros((2, subject.size.height_px, subject.size.width_px, 3), dtype=torch.uint8)
+    run = subject.predictor
+    example = torch.zeros((2, run.size.height_px, run.size.width_px, 3), dtype=torch.uint8)
     try:
         with _quiet():
             program = torch.onnx.export(
-                _Probabilities(subject.model, subject.classes).eval(),
+                _Probabilities(run.model, subject.tasks).eval(),
                 (example,),
                 input_names=[INPUT],
-                output_names=list(subject.classes),
+                output_names=subject.tasks,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 opset_version=OPSET,
                 dynamo=True,
@@ -94,11 +96,11 @@ def write_onnx(subject: Subject, path: Path) -> None:
     except Exception as error:  # the exporter's own; of many kinds
         if disk_full(error):
             raise
-        raise ConfigError(f"{subject.backbone} cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(f"{run.description.model} cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
     assert program is not None
     proto = program.model_proto
     if proto.ByteSize() >= MOST_BYTES:
-        raise ConfigError(f"{subject.backbone}: {proto.ByteSize()} bytes, more than an ONNX file can hold ({MOST_BYTES}); use --to hub")
+        raise ConfigError(f"{run.description.model}: {proto.ByteSize()} bytes, more than the {MOST_BYTES} of an ONNX file; use --to hub")
     strip_paths(proto)
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA, json.dumps(self_description(subject), ensure_ascii=False)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastfashion.config import RunConfig, Size
+from fastfashion.config import Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load import LoaderSpec, Plan, choose_images, open_loader
 from fastfashion.model import load_artifact, probabilities
@@ -26,7 +26,7 @@ from fastfashion.predict.decode_worker import load_encoded
 from fastfashion.predict.decoding import Decoders
 from fastfashion.predict.inputs import Input, InputImage, SetInput
 from fastfashion.runs.files import BEST, read_config
-from fastfashion.shards import PackedSet, Resolution, open_packed_set
+from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.sources.ranges import UnreachableError
 
 CHUNK = 16  # images a task of a thread, as in the loader
@@ -58,7 +58,7 @@ class Predictor:
         self.model, self.description = model.to(device), description
         self.size = Size.parse(description.size)
         if unknown := [task for task in tasks if task not in description.classes]:
-            raise ConfigError(f"unknown task {unknown[0]!r}: {run} has {', '.join(description.classes)}")
+            raise ConfigError(f"unknown task {unknown[0]!r}: {run} has heads for {', '.join(description.classes)}")
         self.classes = {task: names for task, names in description.classes.items() if not tasks or task in tasks}
 
     def probabilities(self, images: np.ndarray | torch.Tensor) -> dict[str, torch.Tensor]:
@@ -128,7 +128,8 @@ class Predictor:
 
     def spec(self, packed: PackedSet, rows: np.ndarray, batch_size: int) -> LoaderSpec:
         """How to load rows of a set, int64 (n,), whole and in order: at the resolution of the training where the set has it."""
-        images = self._resolution(packed)
+        trained = read_config(self.run).data.resolution
+        images = choose_images(packed, trained if trained in packed.resolutions else "auto", str(self.size))[0]
         return LoaderSpec(
             images=images,
             plan=Plan(rows=rows, heights_px=images.height_px, widths_px=images.width_px, batch_size=batch_size),
@@ -139,13 +140,6 @@ class Predictor:
             on_bad="skip",
         )
 
-    def _resolution(self, packed: PackedSet) -> Resolution:
-        trained = self.config().data.resolution
-        return choose_images(packed, trained if trained in packed.resolutions else "auto", str(self.size))[0]
-
-    def config(self) -> RunConfig:
-        return read_config(self.run)
-
     def answers(self, names: list[str], probabilities: dict[str, torch.Tensor], errors: dict[int, str], top: int) -> Answers:
         """The `top` best of probabilities {task: (B, C)}."""
         codes, best = {}, {}
@@ -155,6 +149,13 @@ class Predictor:
             codes[task], best[task] = places.cpu().numpy(), values.cpu().numpy()
             codes[task][wrong], best[task][wrong] = NO_CODE, np.nan
         return Answers(names=names, errors=errors, codes=codes, probabilities=best)
+
+
+def drawn(size: Size, count: int) -> np.ndarray:
+    """Smooth random images, uint8 (n, H, W, 3), the same each time: something to try a model with where there is no packed set."""
+    coarse = torch.rand((count, 3, 8, 6), generator=torch.Generator().manual_seed(0)) * 255
+    fine = torch.nn.functional.interpolate(coarse, (size.height_px, size.width_px), mode="bilinear")
+    return fine.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 @dataclass(frozen=True)

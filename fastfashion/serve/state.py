@@ -19,12 +19,11 @@ import numpy as np
 import torch
 
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.export.subject import drawn
 from fastfashion.predict.decode_cost import cost
 from fastfashion.predict.decoding import LARGE_BYTES, Decoders, Memory, is_large
 from fastfashion.predict.inputs import InputImage, in_zip, named, read_file, refused
 from fastfashion.predict.outputs import records
-from fastfashion.predict.predictor import Answers, Predictor
+from fastfashion.predict.predictor import Answers, Predictor, drawn
 from fastfashion.predict.room import Room
 from fastfashion.runs import open_run
 from fastfashion.serve.cam import NoMapError, activation_maps, overlay
