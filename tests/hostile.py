@@ -186,7 +186,7 @@ def member_place(data: bytes, name: str) -> slice:
 
 
 def tar_of(members: Mapping[str, bytes | tarfile.TarInfo]) -> bytes:
-    """A tar of files, and of whatever else a TarInfo says: a link, a device, a FIFO."""
+    """A tar of files, and of what else a TarInfo can be: a link, a device, a FIFO."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in members.items():

@@ -1,6 +1,6 @@
 """Decoding in processes that may die: the pixels are the same, and a death is one image's error.
 
-What dies here dies by our own hand: workers are told to end at a word behind a valid image. No file that harms a decoder is used.
+Workers die here because a word after a valid image makes them. No file that harms a decoder is used.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ if "fastfashion.predict.decode_worker" in " ".join(sys.orig_argv):
 
 @pytest.fixture(scope="module")
 def sabotaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """An environment whose decoding processes end at a word; they alone."""
+    """An environment in which decoding processes, and no others, end at a word."""
     folder = tmp_path_factory.mktemp("sabotage")
     (folder / "sitecustomize.py").write_text(SABOTAGE)
     with pytest.MonkeyPatch.context() as patch:

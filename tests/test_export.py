@@ -97,7 +97,7 @@ def test_onnx_answers_what_evaluate_wrote_down_for_batches_of_any_size(run: Path
             assert [about["classes"][task][code] for code in values.argmax(axis=1)] == table[f"{task}_prediction"][:size].tolist()
 
 
-def test_an_onnx_file_tells_nothing_of_the_machine_it_was_made_on(onnx_folder: Path) -> None:
+def test_an_onnx_file_says_nothing_of_the_machine_it_was_made_on(onnx_folder: Path) -> None:
     package = str(Path(exporting.__file__).parents[2]).encode()
     for path in onnx_folder.iterdir():
         data = path.read_bytes()
@@ -286,7 +286,7 @@ class Bomb:
 
 
 def test_reading_a_run_or_an_export_runs_no_code_from_it(run: Path, onnx_folder: Path, tmp_path: Path) -> None:
-    """Pickles wherever a careless reader would look for weights, and names that would have timm fetch others' models."""
+    """Pickles wherever a careless reader would look for weights, and names for which timm would fetch other models."""
     import timm
 
     made = tmp_path / "made"

@@ -1,4 +1,4 @@
-"""What may reach the page: files that a request names, addresses, bodies, slow clients; and the store that a server leaves nothing of."""
+"""What may reach the page: named files, addresses, bodies, slow clients; and a store that ends with its server."""
 
 import asyncio
 import json
@@ -185,7 +185,7 @@ def test_requests_may_name_nothing_but_uploads(server: ServedRun, home: Path, ou
     assert ask(f"{server.url}api/answer", jpeg())[0] == 200
 
 
-def test_a_session_that_never_asked_is_told_so_and_no_fault_of_the_server(server: ServedRun) -> None:
+def test_a_session_that_never_asked_gets_an_answer_and_is_no_fault_of_the_server(server: ServedRun) -> None:
     with urllib.request.urlopen(f"{server.url}gradio_api/queue/data?session_hash=nobody", timeout=60) as stream:
         assert json.loads(stream.read().removeprefix(b"data: "))["session_not_found"]
     assert "Traceback" not in server.said
@@ -218,19 +218,19 @@ def page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 @asynccontextmanager
 async def started(app: Any) -> AsyncIterator[None]:
     """With what an application does at its start and its end."""
-    told: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    asked: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     said: asyncio.Queue[Any] = asyncio.Queue()
-    task = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, told.get, said.put))
-    await told.put({"type": "lifespan.startup"})
+    task = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, asked.get, said.put))
+    await asked.put({"type": "lifespan.startup"})
     assert (await said.get())["type"] == "lifespan.startup.complete"
     yield
-    await told.put({"type": "lifespan.shutdown"})
+    await asked.put({"type": "lifespan.shutdown"})
     await task
 
 
 @pytest.mark.parametrize("off", ["", "ours", "Gradio's"])
 def test_either_check_of_named_files_refuses_alone(page: Any, outside: Path, off: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours before the page framework, and its own; with one of them switched off, the other stands."""
+    """Ours before the page framework, and its own; with one of them switched off, the other still refuses."""
     if off == "ours":
         monkeypatch.setattr(Store, "known", lambda self, text: Path(text))
     if off == "Gradio's":
@@ -314,7 +314,7 @@ def test_nothing_stays_of_an_upload_that_was_cut(server: ServedRun, home: Path) 
     assert upload(server.url, jpeg())[0] == 200
 
 
-def test_a_body_that_is_too_large_is_told_so_however_much_of_it_is_sent(server: ServedRun) -> None:
+def test_a_body_that_is_too_large_gets_its_error_however_much_of_it_is_sent(server: ServedRun) -> None:
     """urllib sends all of it before it reads the answer."""
     assert ask(f"{server.url}api/answer", bytes(3_000_000))[0] == 413
     assert ask(f"{server.url}gradio_api/queue/join", bytes(1_000_001))[0] == 413
@@ -350,7 +350,7 @@ def test_many_slow_clients_shut_nobody_out_and_are_cut(server: ServedRun) -> Non
 def test_a_signal_leaves_nothing(run: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the midst of an upload, with another one kept."""
     if signal.getsignal(number) == signal.SIG_IGN:
-        pytest.skip("whoever started these tests has the signal ignored")
+        pytest.skip("the signal is ignored in these tests")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     served = ServedRun(run, "--shards", str(tmp_path / "none"))
     try:

@@ -47,7 +47,7 @@ def predictor(run: Path) -> Predictor:
 
 @pytest.fixture(scope="module")
 def odd_folder(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two good images, and whatever else is found in folders of images."""
+    """Two good images, and what else is found in folders of images."""
     folder = tmp_path_factory.mktemp("odd")
     sources = sorted((packed_small.source / "images").iterdir())
     (folder / "b.jpg").write_bytes(sources[0].read_bytes())
@@ -192,8 +192,8 @@ def test_a_zip_of_65000_images_answers_after_a_few_are_read(
     entries[0] = Entry(data=(odd_folder / "b.jpg").read_bytes(), name=b"00000.jpg")
     (tmp_path / "many.zip").write_bytes(write_zip(entries))
     read: list[str] = []
-    told = Reader.read
-    monkeypatch.setattr(Reader, "read", lambda self, member, most: (read.append(member.name), told(self, member, most))[1])
+    original = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda self, member, most: (read.append(member.name), original(self, member, most))[1])
     answers = predictor.answer(find_inputs([str(tmp_path / "many.zip")]), batch_size=4)
     first = next(answers)
     assert first.names[0].endswith("many.zip/00000.jpg") and sorted(first.errors) == [1, 2, 3]

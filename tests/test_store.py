@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def keep(store: Store, files: int, address: str = "a") -> Path:
-    """A file that takes as much room as so many empty ones."""
+    """A file that takes as much room as that number of empty files."""
     kept = store.add("a.jpg", address)
     store.grow(kept, (files - 1) * FILE_BYTES)
     kept.path.touch()
@@ -110,7 +110,7 @@ def test_a_store_ends_with_its_server_and_one_of_a_killed_server_at_the_next_sta
     assert other.is_dir()
     with open_store(9):
         assert not other.exists()
-    assert foreign.is_dir()  # whoever made it, it has no lock
+    assert foreign.is_dir()  # it has no lock, so it may be anybody's
 
 
 def test_a_share_leaves_room_for_others_and_whoever_waits_is_served_in_turn() -> None:
@@ -179,7 +179,7 @@ def test_one_address_waits_for_its_own_answers_and_is_refused_when_too_many_wait
 
 
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 503), (errno.EDQUOT, 503)])
-def test_a_full_disk_is_told_and_keeps_nothing(store: Store, number: int, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_and_keeps_nothing(store: Store, number: int, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "grow", lambda *_: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
     form = b'--line\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\nx\r\n--line--\r\n'
     said: list[Message] = []

@@ -84,17 +84,17 @@ def _card(to: str, subject: Subject, tasks: Sequence[str], front: Mapping[str, A
 
 
 def _scores(subject: Subject) -> dict[str, Any]:
-    """By task, what the report has of it; nothing of a run that was not tested."""
+    """Each task's scores in the report; empty for a run that was not tested."""
     return subject.report["tasks"] if subject.report else {}
 
 
 def _set_name(subject: Subject) -> str:
-    """Of the packed set, without its place."""
+    """The name of the packed set, without its folder."""
     return Path(subject.config.data.shards).name or "unknown"
 
 
 def _text(value: object) -> object:
-    """A name from the data, as text and nothing else; what the template computes has none of these."""
+    """Escape what Markdown would read as markup in a name from the data."""
     if not isinstance(value, str) or hasattr(value, "__html__"):  # marked as safe
         return value
     for mark, harmless in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("`", "&#96;"), ("[", "&#91;"), ("*", "&#42;")):

@@ -78,7 +78,7 @@ class ExportSummary:
 
 
 def export(request: ExportRequest) -> ExportSummary:
-    """Raises ExportError where the export answers differently than the run, InputError and ConfigError where it cannot be made."""
+    """Export a run. Raises ExportError where the export answers differently, InputError and ConfigError where it cannot be made."""
     out = request.out or request.run / "export" / request.to
     subject = open_subject(request.run, request.tasks, request.shards)
     if request.int8 and subject.opened is None:
@@ -135,7 +135,7 @@ def _folder_name(task: str) -> str:
 
 
 def _images(subject: Subject) -> tuple[np.ndarray, str]:
-    """What run and export are compared on: uint8 (n, H, W, 3), and where it is from."""
+    """Images to compare run and export on, uint8 (n, H, W, 3), and their source: "test" or "drawn"."""
     if subject.opened is None:
         return drawn(subject.predictor.size, CHECKED), "drawn"
     return np.concatenate([images for images, _ in subject.images("test", CHECKED)]), "test"
@@ -163,7 +163,7 @@ def _shown(what: str, subject: Subject, part: str, most: int) -> Iterable[tuple[
 
 
 def _check(subject: Subject, answer: Answering, tasks: list[str], images: np.ndarray) -> float:
-    """Largest difference of any probability, of batches of several sizes; raises ExportError above the tolerance."""
+    """The largest difference of any probability, over batches of several sizes; raises ExportError above the tolerance."""
     largest = 0.0
     for batch in (images[:1], images[1:4], images[4:]):
         if len(batch) == 0:
@@ -182,7 +182,7 @@ def _check(subject: Subject, answer: Answering, tasks: list[str], images: np.nda
 
 
 def _check_out(out: Path) -> None:
-    """A folder of something else is not written to; raises InputError."""
+    """Raises InputError where the folder holds something other than an export."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file is there; choose another --out")
     if out.is_dir() and not all(path.name.startswith(PREFIX) for path in out.iterdir()) and not (out / EXPORT).is_file():
@@ -190,7 +190,7 @@ def _check_out(out: Path) -> None:
 
 
 def _publish(beside: Path, out: Path, files: list[str], about: dict[str, Any]) -> None:
-    """Put each file in its place whole, what describes them last. What else is in the folder, such as .git, stays."""
+    """Publish each file whole, their description last. Other files in the folder, such as .git, stay."""
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         for name in (EXPORT, INT8):
@@ -203,7 +203,7 @@ def _publish(beside: Path, out: Path, files: list[str], about: dict[str, Any]) -
 
 
 def export_text(summary: ExportSummary) -> str:
-    """What came out, for people."""
+    """A summary as text."""
     weights = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in summary.num_bytes.items())
     lines = [f"{summary.out}: {', '.join(summary.tasks)}; {weights}"]
     lines += summary.notes

@@ -17,7 +17,7 @@ from fastfashion.model import has_fixed_size
 
 
 def write_hub(subject: Subject, task: str, folder: Path) -> None:
-    """Raises ConfigError where timm's own head of the backbone is no linear layer on the features that ours take."""
+    """Write one head's folder. Raises ConfigError where timm's head of the backbone is not linear, or takes other features."""
     import timm
 
     run = subject.predictor
@@ -57,7 +57,7 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
 
 
 def _origin(subject: Subject) -> dict[str, Any]:
-    """What timm would otherwise say of the backbone's published weights, where these did not begin with them."""
+    """Replaces what timm says of the backbone's published weights where the run did not start from them."""
     unknown = {} if subject.config.model.pretrained else dict.fromkeys(("license", "origin_url", "paper_ids"), "")
     return {"tag": subject.name} | unknown
 

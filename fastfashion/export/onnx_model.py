@@ -33,7 +33,7 @@ HOW_TO_INSTALL = "pip install 'fastfashion[export]'"
 
 
 class ExportError(FastfashionError):
-    """An exported model does not answer as its run does; it was not published."""
+    """An exported model does not answer as its run does, and was not published."""
 
 
 class _Probabilities(nn.Module):
@@ -68,7 +68,7 @@ def self_description(subject: Subject) -> dict[str, Any]:
 
 
 def write_onnx(subject: Subject, path: Path) -> None:
-    """Raises ConfigError where torch's exporter is not installed or cannot express the backbone."""
+    """Write the ONNX file. Raises ConfigError where torch's exporter is not installed or cannot express the backbone."""
     try:
         import onnx
         import onnxruntime  # noqa: F401  # checks what is written
@@ -108,7 +108,7 @@ def write_onnx(subject: Subject, path: Path) -> None:
 
 
 def strip_paths(proto: Any) -> None:
-    """Take out what the exporter notes of each operator's place in the sources: names of folders on this machine."""
+    """Remove the exporter's notes on each operator's source code, which name folders of this machine."""
     graphs = [proto.graph, *proto.functions]
     for graph in graphs:
         for node in graph.node:
@@ -121,7 +121,7 @@ def strip_paths(proto: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and warns of its own internals."""
+    """Silence the exporter, which prints its progress and warns of its own internals."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

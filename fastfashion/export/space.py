@@ -11,18 +11,18 @@ NEEDS = {"gradio": "6.0", "onnxruntime": "1.20", "numpy": "1.26", "pillow": "11.
 
 
 def write_app(folder: Path) -> None:
-    """app.py and requirements.txt."""
+    """Write app.py and requirements.txt."""
     shutil.copyfile(space_app.__file__, folder / "app.py")
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), encoding="utf-8")
 
 
 def requirements() -> list[str]:
-    """Exactly the versions that are here, since a Space is built again at any time; a lower bound of what is not installed."""
+    """The installed versions, pinned since a Space may be rebuilt at any time; a lower bound for what is not installed."""
     return [f"{name}=={version}" if (version := _installed(name)) else f"{name}>={least}" for name, least in NEEDS.items()]
 
 
 def gradio_version() -> str:
-    """What a Space's card must name."""
+    """The version that a Space's card must name."""
     return _installed("gradio") or NEEDS["gradio"]
 
 

@@ -70,7 +70,7 @@ class Subject:
 
 
 def open_subject(run: Path, tasks: Sequence[str] = (), shards: Path | None = None) -> Subject:
-    """Raises InputError where the folder holds no trained model, ConfigError for a task that it has no head for.
+    """Open a run for export. Raises InputError where the folder holds no trained model, ConfigError for an unknown task.
 
     A packed set that is not where it was when the run was trained is an error only with `shards`.
     """

@@ -120,7 +120,7 @@ def _webp(data: bytes) -> _Size:
 
 
 def _tiff(data: bytes) -> _Size:
-    """The first directory, of TIFF or BigTIFF; a strip is unpacked whole, and may be the whole image."""
+    """The first image of a TIFF or BigTIFF; a strip is unpacked whole, and may be the whole image."""
     order, big = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]
     tags: dict[int, int] = {}
     (start,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
@@ -156,7 +156,7 @@ def _avif(data: bytes) -> _Size:
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, begin and end of what is in each box (ISO 14496-12), those inside of others after these."""
+    """Name, start and end of each box's content (ISO 14496-12); nested boxes come after those that hold them."""
     ranges, left = [(0, len(data))], MAX_PARTS
     while ranges:
         at, end = ranges.pop()

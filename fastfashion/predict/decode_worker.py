@@ -66,7 +66,7 @@ def main(descriptor: int, nice: int = 0) -> None:
 
 
 def prepare() -> None:
-    """Do what is done once, so that memory that is taken later is an image's."""
+    """Load what Pillow loads once, so that memory taken later belongs to an image."""
     with contextlib.suppress(ImportError):  # Pillow has it from 11.3 on
         from PIL import AvifImagePlugin
 

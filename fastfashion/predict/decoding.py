@@ -108,7 +108,7 @@ class Decoders:
         return errors | refused
 
     def decode_rgb(self, data: bytes, *, min_height_px: int = 0, min_width_px: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """As `image.decode_rgb`, bit for bit; raises InputError where that does, and where the process dies."""
+        """The pixels of `codec.decode_rgb`, bit for bit; raises InputError where that does, and where the process dies."""
         one = cost(data, min_height_px, min_width_px)
         if why := self._too_much(one, max_pixels):
             raise InputError(why)

@@ -150,19 +150,19 @@ def read_file(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
 
 
 def _reason(path: Path, error: OSError | RemoteError) -> str:
-    """Without the path, which is shown beside it."""
+    """The error without the path, which is shown beside it."""
     if isinstance(error, RemoteError):
         return str(error).removeprefix(f"{path}: ")
     return f"cannot be read: {error.strerror or error}"
 
 
 def is_image(name: str) -> bool:
-    """By its name; files that macOS adds to archives are no images."""
+    """Whether it is an image by its name; files that macOS adds to archives are not."""
     return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
 
 
 def is_unread(name: str) -> bool:
-    """Whether it is, by its name, an image of an unsupported format, which gets a line that says so."""
+    """Whether it is an image of an unsupported format by its name; it gets a line that says so."""
     return unsupported(name) is not None and not _is_hidden(name)
 
 

@@ -26,14 +26,14 @@ _BAR = 10  # characters of a full bar
 
 @dataclass
 class Counts:
-    """What was answered."""
+    """Number of images that were answered, and of those with an error."""
 
     images: int = 0
     errors: int = 0
 
 
 def choose_format(asked: str, out: Path | None) -> str:
-    """The format asked for, or the one of the file's name; raises ConfigError where it is unknown, or not for a terminal."""
+    """The requested format, or that of the file's name; raises ConfigError where it is unknown, or cannot be shown on a terminal."""
     by_name = out.suffix.lower().removeprefix(".") if out is not None else "table"
     form = asked if asked != "auto" else {"json": "jsonl", "ndjson": "jsonl", "txt": "table"}.get(by_name, by_name)
     if form not in FORMATS:

@@ -38,7 +38,7 @@ Fit = Callable[[Sequence[bytes], np.ndarray], dict[int, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What the model says of some images. Where one could not be read its codes are -1, its probabilities NaN."""
+    """The model's answers for some images. An image that could not be read has codes -1 and probabilities NaN."""
 
     names: list[str]
     errors: dict[int, str]  # by place in `names`

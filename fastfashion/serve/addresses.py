@@ -1,4 +1,4 @@
-"""The addresses that the page and the HTTP API use. Every other one is a 404, whatever the page framework would do there."""
+"""The addresses that the page and the HTTP API use. Every other one is a 404, even if the page framework has it."""
 
 from fastfashion.serve.http import RefusedError, Scope
 from fastfashion.serve.limits import Limits

@@ -28,7 +28,7 @@ READS = ("GET", "HEAD")
 
 
 class Api:
-    """Answers what programs ask; all else is the page's."""
+    """Answers requests to the HTTP API; passes others on to the page."""
 
     def __init__(self, app: App, state: "State") -> None:
         self._app, self._state = app, state

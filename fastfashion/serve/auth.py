@@ -20,7 +20,7 @@ REALM = (b"www-authenticate", b'Basic realm="fastfashion", charset="UTF-8"')
 
 
 class Auth:
-    """Lets nobody through who does not know `user:password`; an address that sent wrong ones waits before the next is checked."""
+    """Refuses requests without `user:password`; an address that sent wrong ones waits before the next is checked."""
 
     def __init__(self, auth: str) -> None:
         self._auth, self._failures = auth.encode(), Failures()

@@ -36,7 +36,7 @@ class Paced:
             self._start.append(await self._part())
 
     async def message(self) -> Message:
-        """The next ASGI message: a part of the body, or after its end whatever the client does."""
+        """The next ASGI message: a part of the body, or after its end what the client does."""
         if not self._start and not self.more:
             return await self._receive()
         data = self._start.popleft() if self._start else await self._part()

@@ -68,7 +68,7 @@ def _feature_map(model: Classifier, images_BHWC: torch.Tensor) -> torch.Tensor:
 
 
 def _pooled_alone(model: Classifier, maps_BhwC: torch.Tensor) -> torch.Tensor:
-    """What the pooling and all behind it make of each position, (B, h, w, F)."""
+    """The output of the pooling and of all layers after it for each position alone, (B, h, w, F)."""
     alone = maps_BhwC.reshape(-1, 1, 1, maps_BhwC.shape[3])
     backbone: Any = model.backbone
     pooled = backbone.forward_head(alone if _keeps_channels_last(model) else alone.permute(0, 3, 1, 2))
@@ -81,7 +81,7 @@ def _keeps_channels_last(model: Classifier) -> bool:
 
 
 def _shifted(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """An image (H, W, …) moved by whole pixels; what comes in repeats the edge."""
+    """An image (H, W, …) moved by whole pixels; the edge is repeated."""
     rows = (torch.arange(image.shape[0], device=image.device) - down).clamp(0, image.shape[0] - 1)
     columns = (torch.arange(image.shape[1], device=image.device) - right).clamp(0, image.shape[1] - 1)
     return image[rows][:, columns]

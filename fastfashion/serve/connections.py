@@ -42,7 +42,7 @@ def protocol() -> "type[H11Protocol]":
             super().connection_lost(exc)
 
         def _unsupported_upgrade_warning(self) -> None:
-            """There are no WebSockets here: no line in the log that says what to install for them."""
+            """Do not log what to install for WebSockets: there are none here."""
 
         def pause_writing(self) -> None:
             self._full_since_s = time.monotonic()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Checks:
-    """Lets a request through that no check refuses, by RefusedError; closes every WebSocket, as there are none here."""
+    """Passes a request on unless a check raises RefusedError; closes every WebSocket, as there are none here."""
 
     def __init__(self, app: App, *checks: Callable[[Scope], None]) -> None:
         self._app, self._checks = app, checks

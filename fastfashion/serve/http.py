@@ -28,7 +28,7 @@ class RefusedError(FastfashionError):
 
 
 class GoneError(FastfashionError):
-    """The client left before its request was complete: nobody to answer."""
+    """The client left before its request was complete, so there is nobody to answer."""
 
 
 def header(scope: Scope, name: bytes) -> bytes:
@@ -43,7 +43,7 @@ def content_length(scope: Scope) -> int:
 
 
 def client(scope: Scope) -> str:
-    """Whose request it is, as far as shares go; a proxy on this machine says it in X-Forwarded-For, which is believed from there alone."""
+    """Whose share a request takes; a proxy on this machine says it in X-Forwarded-For, which is believed from there alone."""
     return network(_host(scope))
 
 
@@ -57,7 +57,7 @@ def _host(scope: Scope) -> str:
 
 
 def network(host: str) -> str:
-    """Whose an address is: the address, or for IPv6 its network, since one client has 2^64 addresses there."""
+    """The client of an address: the address itself, or for IPv6 its network, since one client has 2^64 addresses there."""
     address = parse_address(host)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))

@@ -27,7 +27,7 @@ _ONE_AT_A_TIME = threading.Lock()  # base64 takes three times its size while it 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a body holds."""
+    """The image in a body, and `top` where the body has it."""
 
     image: bytes
     top: str | None = None
@@ -35,14 +35,14 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class JsonBody:
-    """The JSON that is taken."""
+    """A body in JSON."""
 
     image: str  # base64, or a data: URL
     top: int | float | str | bool | None = None  # a wrong one gets the error of an address; no lists, which take much memory
 
 
 async def read_image(request: "Request", max_bytes: int) -> Found:
-    """The encoded image of a request, of at most `max_bytes`. Raises RefusedError where there is none to be found."""
+    """The encoded image in a request, of at most `max_bytes`. Raises RefusedError where there is none."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = request.headers.get("content-encoding", "identity").lower()
     if coding != "identity":

@@ -19,12 +19,12 @@ MAX_SCANS = 100  # of a progressive JPEG; usual ones have ten, and each costs a 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Of a server; what is above a limit is answered with an error."""
+    """Limits of a server; what exceeds one is answered with an error."""
 
     image_bytes: int = 20_000_000
     image_pixels: int = 40_000_000  # of one image
     batch_files: int = 200  # images in a batch, the members of its zips too
-    request_bytes: int = 200_000_000  # of one request, whatever is in it
+    request_bytes: int = 200_000_000  # of one request, with all that is in it
     stored_bytes: int = 2_000_000_000  # of uploads that are still kept
     queue: int = 64  # waiting requests, for large images and for all others each
     waiting_bytes: int = 100_000_000  # of large bodies that wait to be decoded; the next are read once there is room
@@ -73,7 +73,7 @@ class Gate:
 
     @contextmanager
     def enter(self, is_large: bool = False) -> Iterator["Place"]:
-        """Raises BusyError."""
+        """Take a place; raises BusyError."""
         place = Place(self._queues)
         place.move(is_large)
         try:

@@ -44,7 +44,7 @@ def theme() -> Any:
 
 
 def build_page(state: State, store: Store, url: str) -> "gr.Blocks":
-    """The page; files that it makes are in `store`. `url` is where it will be."""
+    """The page; its files are in `store`, and `url` is its future address."""
     import gradio as gr  # late: importing it changes Python's random state
 
     predictor = state.predictor
@@ -145,7 +145,7 @@ def _many(state: State, store: Store) -> None:
 
 
 def write_csv(folder: Path, records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Path:
-    """The columns that `fastfashion predict --top 1 --format csv` writes, as a file of the folder."""
+    """Write a CSV file with the columns of `fastfashion predict --top 1 --format csv`."""
     path = folder / "answers.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = CsvWriter(file)
@@ -170,7 +170,7 @@ def make_examples(state: State, folder: Path) -> list[Path]:
 
 
 def _only_uploads(component: Any) -> None:
-    """Have a component take uploads alone, and hand over their paths unread.
+    """Let a component take only uploads, and pass on their paths unread.
 
     Gradio would decode an image before its size is known to be harmless, and fetch addresses that a program sends in place of files.
     questions.py lets nothing through but files of the store, and Gradio checks them again before it calls this.

@@ -129,7 +129,7 @@ class Products:
             print(f"{path}: cannot be kept ({why(error)}); it will be made again the next time", file=sys.stderr, flush=True)
 
     def _key(self) -> str:
-        """Changes with the weights, the rows asked for, and the images."""
+        """A hash of the weights, the rows and the images."""
         known = hashlib.sha256((self._predictor.run / BEST / WEIGHTS).read_bytes())
         known.update(self.rows.tobytes())
         known.update(f"{self._spec.images.manifest.index_sha256} {self._spec.images.name}".encode())
@@ -137,7 +137,7 @@ class Products:
 
 
 def _read(path: Path, key: str, rows: np.ndarray, num_features: int) -> Kept | None:
-    """The rows that decoded of those asked for, and their features; None where none are kept for this. Reading safetensors runs no code."""
+    """The rows that decoded, and their features; None where there are none for this `key`. Reading safetensors runs no code."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file() or os.path.getsize(path) == 0:  # noqa: PTH202

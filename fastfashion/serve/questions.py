@@ -55,7 +55,7 @@ class Question:
 
 
 class Questions:
-    """Lets a request through whose files are all known to the store, and hands on no more of it than was checked."""
+    """Passes on requests whose files are all known to the store, and no more of them than was checked."""
 
     def __init__(self, app: App, store: Store, page: "gr.Blocks", max_waiting: int) -> None:
         self._app, self._store, self._page, self._max_waiting = app, store, page, max_waiting
@@ -95,7 +95,7 @@ class Questions:
 
 
 def _fits(component: Any, value: Named | list[Named] | int | None) -> bool:
-    """Whether a component takes this: the number of an example, files, or one."""
+    """Whether a component takes this: the number of an example, a list of files, or one file."""
     samples = getattr(component, "raw_samples", None)
     if samples is not None:
         return isinstance(value, int) and value < len(samples)
@@ -126,7 +126,7 @@ async def _whole(receive: Receive) -> bytes:
 
 
 def _with_body(scope: Scope, body: bytes, receive: Receive) -> tuple[Scope, Receive]:
-    """The request with another body: two readers of JSON may differ in what a doubled key means."""
+    """The request with the body that was checked, as two readers of JSON may differ about a doubled key."""
     kept = [one for one in scope["headers"] if one[0] not in REPLACED]
     headers = [*kept, JSON, (b"content-length", str(len(body)).encode())]
     message: dict[str, Any] | None = {"type": "http.request", "body": body, "more_body": False}

@@ -79,7 +79,7 @@ class Responses:
 
 
 def as_refused(error: Exception) -> RefusedError | None:
-    """What answers an exception; None where it is a fault of the server."""
+    """The response to an exception; None where it is a fault of the server."""
     match error:
         case RefusedError():
             return error
@@ -99,7 +99,7 @@ async def _answer_error(send: Send, status: int, *headers: Header, **values: Any
 
 
 def _read(status: int, body: bytes) -> dict[str, Any]:
-    """What an error's body says, as `error`, and what else it keeps: Gradio's page reads `detail`."""
+    """The reason in an error's body, as `error`, and its `detail`, which Gradio's page reads."""
     phrase = OWN if status == 500 else HTTPStatus(status).phrase if status in set(HTTPStatus) else f"status {status}"
     try:
         found = json.loads(body, parse_constant=str)  # NaN would be no JSON in our answer

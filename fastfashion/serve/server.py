@@ -96,7 +96,7 @@ def _run(request: ServeRequest, state: "State", store: Store, listening: socket.
 
 
 def build_app(request: ServeRequest, state: "State", store: Store, url: str, hosts: HostRules) -> App:
-    """The ASGI application; `url` is where it will be."""
+    """The ASGI application; `url` is its future address."""
     import gradio as gr
     from fastapi import FastAPI
 
@@ -124,7 +124,7 @@ def build_app(request: ServeRequest, state: "State", store: Store, url: str, hos
 
 @contextmanager
 def _listen(request: ServeRequest) -> Iterator[socket.socket]:
-    """A socket at the address, taken before the model is read."""
+    """A listening socket, opened before the model is read."""
     family = socket.AF_INET6 if ":" in request.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -77,7 +77,7 @@ class State:
         self._lines = {large: ThreadPoolExecutor(count, thread_name_prefix="decode") for large, count in counts.items()}
 
     def run_model(self, work: Callable[[], T]) -> T:
-        """On the model's thread, in turn; raises CancelledError once the server ends."""
+        """Run on the model's thread, in turn; raises CancelledError once the server ends."""
         return self._on_model(work).result()
 
     def _on_model(self, work: Callable[[], T]) -> Future[T]:

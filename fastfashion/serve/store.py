@@ -3,7 +3,7 @@
     upload ─► add, grow, finish ─► known ─► read           older than 15 minutes, or cut: removed
     start  ─► what dead servers left is removed            end, by a signal too: the whole folder is removed
 
-A file has a folder of its own whose name is random: whoever knows it was answered with it, by the upload or by the page. That is what
+A file has a folder of its own with a random name, which only the answer to its upload, or the page, contains. That is what
 "uploaded by this session" means here, since a page in a notebook's frame has no cookie that a browser would send.
 """
 
@@ -62,7 +62,7 @@ class Store:
         return kept
 
     def put(self, name: str, write: Callable[[Path], object]) -> Path:
-        """A small file that `write` makes at once; nothing stays of it where that fails. Raises BusyError."""
+        """Keep a small file that `write` makes; nothing stays of it where that fails. Raises BusyError."""
         kept = self.add(name)
         try:
             write(kept.path)
@@ -115,7 +115,7 @@ class Store:
         return path if regular else None
 
     def sweep(self, age_s: float = AGE_S) -> None:
-        """Remove whatever is older, whoever wrote it; an upload in progress has a deadline of its own."""
+        """Remove everything that is older; an upload in progress has a deadline of its own."""
         with self._lock:
             kept = list(self._kept.values())
         for one in kept:
@@ -130,7 +130,7 @@ class Store:
 
 @contextmanager
 def open_store(max_bytes: int) -> Iterator[Store]:
-    """A store in the folder for temporary files. When the block ends it is gone, and so is what killed servers left there."""
+    """A store in the folder for temporary files, removed at the end. Also removes what killed servers left there."""
     over = threading.Event()
     with scratch() as folder:
         try:
