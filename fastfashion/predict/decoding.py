@@ -12,14 +12,13 @@ large one, and a large one waits only for those before it. Within a lane, first 
 
 import json
 import os
-import queue
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -57,13 +56,11 @@ class Memory:
 
 
 class _Lane:
-    """Workers, the last used first, and the memory that they share."""
+    """Workers for images of one kind, and the memory that these share."""
 
     def __init__(self, workers: int, room: Room, nice: int = 0) -> None:
-        self.room, self.nice = room, nice
-        self.free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # None: not started yet
-        for _ in range(workers):
-            self.free.put(None)
+        self.room, self.places, self.nice = room, Room(workers), nice
+        self.idle: list[_Worker] = []
 
 
 class Decoders:
@@ -124,18 +121,11 @@ class Decoders:
         """End all workers, at once; images that still wait for one get an error."""
         with self._lock:
             self._closed = True
-            started, self._started = self._started, set()
-        for worker in started:
-            worker.kill()  # the thread that talks to it closes the socket
-        for lane in (self._small, self._large):
-            idle: list[_Worker | None] = []
-            with suppress(queue.Empty):
-                while True:
-                    idle.append(lane.free.get_nowait())
-            for one in idle:
-                if one is not None:
-                    one.stop()
-                lane.free.put(None)  # who comes later does not wait forever
+            for worker in self._started:
+                worker.kill()  # the thread that talks to it closes the socket
+            for lane in (self._small, self._large):
+                while lane.idle:
+                    lane.idle.pop().stop()
 
     def _too_much(self, one: Cost, max_pixels: int) -> str:
         """Why an image is refused before a decoder sees it; "" where it is not."""
@@ -159,32 +149,27 @@ class Decoders:
     @contextmanager
     def _worker(self, lane: _Lane) -> "Iterator[_Worker]":
         """A free worker, which ends where anything goes wrong: the next request could not start in the middle of an answer."""
-        worker = lane.free.get()
-        try:
+        with lane.places.take():
             with self._lock:
                 if self._closed:
                     raise Died(ENDED)
-                if worker is None:
-                    worker = _Worker(lane.nice)
-                    self._started.add(worker)
-            yield worker
-            if worker.kept_bytes > KEPT_BYTES:
-                self._end(worker)
-                worker = None
-        except BaseException as error:
-            if worker is not None:
-                self._end(worker)
-                worker = None
-            if self._closed and isinstance(error, FastfashionError):  # close() ended it while it started
-                raise Died(ENDED) from error
-            raise
-        finally:
-            lane.free.put(worker)
-
-    def _end(self, worker: "_Worker") -> None:
-        worker.stop()
-        with self._lock:
-            self._started.discard(worker)
+                worker = lane.idle.pop() if lane.idle else _Worker(lane.nice)
+                self._started.add(worker)
+            is_reusable = False
+            try:
+                yield worker
+                is_reusable = worker.kept_bytes <= KEPT_BYTES
+            except FastfashionError as error:
+                if self._closed:  # close() ended it while it started
+                    raise Died(ENDED) from error
+                raise
+            finally:
+                with self._lock:
+                    if is_reusable and not self._closed:
+                        lane.idle.append(worker)
+                    else:
+                        worker.stop()
+                        self._started.discard(worker)
 
 
 def is_large(one: Cost, data: bytes) -> bool:
