@@ -32,7 +32,7 @@ from fastfashion.export.export import ExportRequest, export
 from fastfashion.export.subject import open_subject
 from fastfashion.model import load_artifact, save_artifact
 from fastfashion.model.artifact import FORMAT
-from fastfashion.scratch import PREFIX
+from fastfashion.scratch import LOCK, PREFIX
 from fastfashion.train.job import resolve, train
 from fastfashion.untrusted import described
 
@@ -327,7 +327,7 @@ def test_an_export_that_is_ended_leaves_nothing_or_the_next_one_clears_it(number
     temporary, out = tmp_path / "tmp", tmp_path / "out"
     temporary.mkdir()
     process = begin("export", run, "--to", "hub", "--task", "season", "--out", out, env=os.environ | {"TMPDIR": str(temporary)})
-    while not leftovers(tmp_path)[2:]:  # beside OUT: where other packages' files are, and where it works; "tmp" is ours
+    while len(list(tmp_path.glob(f"{PREFIX}*/{LOCK}"))) < 2:  # beside OUT: the folder of other packages' files, and where it works
         assert process.poll() is None, "it was over before it could be ended"
         time.sleep(0.002)
     process.send_signal(number)
