@@ -149,6 +149,20 @@ def test_dali_is_given_the_pixels_of_gray_jpegs_where_nvjpeg_decodes(tmp_path: P
     assert set(given) == {(row, b"P6" if gray[row] else JPEG_MAGIC[:2]) for row in range(len(packed))}
 
 
+def test_the_resident_loader_of_a_gpu_gives_the_same_batches_on_a_cpu(
+    packed: PackedSet, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_host = opened(packed, "resident", size=Size(40, 30))
+    monkeypatch.setattr(resident, "ResidentLoader", resident.ResidentOnDevice)
+    on_device = opened(packed, "resident", size=Size(40, 30))
+    for epoch in range(2):  # while images are decoded, and when all are
+        rows, labels, images = stacked(list(on_host.steps(epoch)))
+        other_rows, other_labels, other_images = stacked(list(on_device.steps(epoch)))
+        np.testing.assert_array_equal(rows, other_rows)
+        np.testing.assert_array_equal(labels, other_labels)
+        assert np.abs(images.astype(int) - other_images).max() <= 1
+
+
 @pytest.mark.parametrize("other", ["dali", "resident"])
 def test_all_backends_colour_erase_and_mix_alike(packed: PackedSet, opened: Any, other: str) -> None:
     augment = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.5, hue=0.1, grayscale=0.3, erase=0.5, mixup=0.5, cutmix=0.5)
@@ -208,7 +222,7 @@ def test_a_batch_stays_as_it_was_while_later_ones_are_made(packed: PackedSet, op
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_closing_while_an_epoch_is_under_way_is_quiet(packed: PackedSet, opened: Any, backend: str) -> None:
+def test_closing_during_an_epoch_is_quiet(packed: PackedSet, opened: Any, backend: str) -> None:
     loader = opened(packed, backend, size=Size(32, 32))
     batches = loader.steps(0)
     next(batches)
@@ -226,7 +240,7 @@ def test_closing_ends_the_threads(packed: PackedSet, opened: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_image_that_does_not_decode_names_set_and_cure(packed_small: PackedSmall, opened: Any, backend: str, tmp_path: Path) -> None:
+def test_an_image_that_does_not_decode_names_set_and_cure(packed_small: PackedSmall, opened: Any, backend: str, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(packed_small.out, damaged)
     packed = open_packed_set(damaged)
