@@ -327,8 +327,8 @@ def table_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _between(spread: dict[str, Any], form: str) -> str:
-    return f"{spread['median']:{form}} ({spread['low']:{form}}–{spread['high']:{form}})"
+def _between(found: dict[str, Any], form: str) -> str:
+    return f"{found['median']:{form}} ({found['low']:{form}}–{found['high']:{form}})"
 
 
 def main(

@@ -26,6 +26,7 @@ from fastfashion.errors import ConfigError
 from fastfashion.load import Batch, Loader, Skipped, open_loader
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.runs.folder import Held
+from fastfashion.tables import table_text as table
 from fastfashion.train.checkpoint import Checkpoints, Progress
 from fastfashion.train.control import Control
 from fastfashion.train.data import Data, prepare_data
@@ -195,9 +196,15 @@ def table_text(result: Mapping[str, Any]) -> str:
         f"{result['device']}, {counted(result['loader_threads'], 'loader thread')}, {counted(result['rounds'], 'round')} of "
         f"{result['steps']} steps",
         "",
-        f"fed by the loader  {rates['loader']['median']:>9,.1f} images/s",
-        f"one batch          {rates['same batch']['median']:>9,.1f} images/s",
-        f"ratio              {ratio['median']:>9.4f} ({min(ratio['by_round']):.4f} to {max(ratio['by_round']):.4f})",
+        table(
+            ["", ""],
+            [
+                ["fed by the loader", f"{rates['loader']['median']:,.1f} images/s"],
+                ["one batch", f"{rates['same batch']['median']:,.1f} images/s"],
+                ["ratio", f"{ratio['median']:.4f} ({min(ratio['by_round']):.4f} to {max(ratio['by_round']):.4f})"],
+            ],
+            left=(0, 1),
+        ),
         "",
         "of a step of the loop: " + ", ".join(f"{name} {share:.2%}" for name, share in shares(result["phases_s"]).items()),
         _checkpoint_text(result),

@@ -12,7 +12,6 @@ import argparse
 import json
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from fastfashion.bench import spread
 from fastfashion.provenance import git_commit, machine_info, package_versions
 
 SCREENS = {"wide": (1280, 900), "narrow": (390, 844)}
@@ -114,10 +114,7 @@ def measure(url: str, image: Path) -> dict[str, Any]:
                 seconds["answer_s"].append(time.monotonic() - started)
             finally:
                 browser.quit()
-    return {
-        name: {"median": round(statistics.median(values), 3), "low": round(min(values), 3), "high": round(max(values), 3)}
-        for name, values in seconds.items()
-    }
+    return {name: spread(values, 3) for name, values in seconds.items()}
 
 
 def main() -> None:

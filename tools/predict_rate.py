@@ -10,7 +10,6 @@ thread. The model has the same threads in all of them.
 import argparse
 import io
 import json
-import statistics
 import sys
 import time
 import zipfile
@@ -23,6 +22,7 @@ import torch
 from PIL import Image
 
 from fastfashion import dist
+from fastfashion.bench import spread
 from fastfashion.predict.inputs import SUFFIXES, find_inputs
 from fastfashion.predict.predictor import Predictor
 from fastfashion.provenance import git_commit, machine_info, package_versions
@@ -86,12 +86,7 @@ def main() -> None:
     rows = {}
     for name, values in rates.items():
         shares = [value / alone for value, alone in zip(values, rates["model alone"], strict=True)]
-        rows[name] = {
-            "images_per_s": round(statistics.median(values), 1),
-            "low": round(min(values), 1),
-            "high": round(max(values), 1),
-            "of_model_alone": round(statistics.median(shares), 3),
-        }
+        rows[name] = spread(values, 1, "images_per_s") | {"of_model_alone": spread(shares, 3)["median"]}
     result = {
         "rows": rows,
         "model": predictor.description.model,

@@ -9,7 +9,6 @@ profile, which makes its conversion, apart (`first_ms`). One thread, CPU time; r
 import argparse
 import io
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
+from fastfashion.bench import spread
 from fastfashion.images import codec
 from fastfashion.provenance import git_commit, machine_info, package_versions
 
@@ -70,13 +70,7 @@ def main() -> None:
     for name, values in times.items():
         plain = times["CMYK, no profile" if name.startswith("CMYK") else "no profile"]
         ratios = [value / of_plain for value, of_plain in zip(values, plain, strict=True)]
-        rows[name] = {
-            "ms": round(statistics.median(values), 2),
-            "low": round(min(values), 2),
-            "high": round(max(values), 2),
-            "of_no_profile": round(statistics.median(ratios), 3),
-            "first_ms": round(first[name], 2),
-        }
+        rows[name] = spread(values, 2, "ms") | {"of_no_profile": spread(ratios, 3)["median"], "first_ms": round(first[name], 2)}
     result = {
         "rows": rows,
         "pixels": HEIGHT_PX * WIDTH_PX,
