@@ -1,6 +1,6 @@
-"""What others do to an image, and decoding alone, as tasks of a process pool: files in, files out.
+"""What other programs do to an image, and decoding alone, as tasks of a process pool: files in, files out.
 
-A task takes a few files and returns how many images it has dealt with. Nothing is imported that the task does not need, since the
+A task takes a few files and returns how many images it has processed. Nothing is imported that the task does not need, since the
 start of the processes counts.
 """
 

@@ -130,7 +130,7 @@ def test_the_machine_and_its_disk_are_measured(tmp_path: Path) -> None:
     assert "No such file" in disk(tmp_path / "nowhere")["error"]
 
 
-def test_a_probe_that_dies_or_hangs_takes_nothing_along() -> None:
+def test_a_probe_that_dies_or_hangs_ends_alone() -> None:
     dies, hangs = Probe("nonsense"), Probe("gpu")
     assert hangs.collect(0.01)["gpu"] == {"error": "no answer within 0 s", "late": True}
     found = dies.collect(60)["nonsense"]
@@ -177,7 +177,7 @@ def doctor(cwd: Path, environment: dict[str, str]) -> tuple[int, str, dict[str, 
     return done.returncode, text, json.loads(last)
 
 
-def test_this_machine_is_told_of_as_it_is(network: tuple[Kaggle, dict[str, str]], tmp_path: Path) -> None:
+def test_this_machine_is_described_as_it_is(network: tuple[Kaggle, dict[str, str]], tmp_path: Path) -> None:
     _, environment = network
     (tmp_path / "here").mkdir()
     status, text, report = doctor(tmp_path / "here", environment)

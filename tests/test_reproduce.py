@@ -134,7 +134,7 @@ def test_the_size_of_a_sets_images_is_the_nearest_published_one(height_px: int, 
     assert PUBLISHED.images_of(PackedSet(path=tmp_path, table=table, vocab=Vocab.of_table(table, ["season"]), resolutions=())) == images
 
 
-def test_a_folder_of_an_older_version_takes_up_with_the_settings_it_was_begun_with(tmp_path: Path) -> None:
+def test_a_folder_of_an_older_version_resumes_with_the_settings_it_was_started_with(tmp_path: Path) -> None:
     before = {"heads": "all", "train_options": ["--no-pretrained", "--nproc", "2", "--set", "data.size=64", "--epochs", "3"]}
     before |= {"settings": RECIPES["fast"], "from_scratch": FROM_SCRATCH["fast"], "ids_sha256": {}}
     now = {"data.size": "64", "train.epochs": "3", "model.pretrained": False}
@@ -153,7 +153,7 @@ def test_a_folder_of_an_older_version_takes_up_with_the_settings_it_was_begun_wi
             check_folder(tmp_path / "fast.json", heads, config, {})
 
 
-def test_a_cell_is_trained_and_tested_once_and_stands_among_the_twelve(packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_a_cell_is_trained_and_tested_once_and_is_one_of_the_twelve(packed_small: PackedSmall, tmp_path: Path) -> None:
     options = ["--small", str(packed_small.out), "--task", "season", "--model", "resnet18", "--protocol", "reference", "--no-pretrained"]
     options += ["--epochs", "1", "--out", "out", "--json", "--set"]
     refused = fastfashion("reproduce", *options, "data.size=32x32", cwd=tmp_path)

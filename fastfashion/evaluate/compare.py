@@ -74,7 +74,7 @@ def _set_of(report: Mapping[str, Any]) -> dict[str, Any] | None:
 def _tested(run: Path) -> dict[str, Any]:
     report = read_report(run)
     if report is None:
-        read_config(run)  # something else than a run is called so
+        read_config(run)  # raises where it is no run
         raise InputError(f"{run}: {REPORT} is missing; test the run first: fastfashion evaluate {run}")
     return report
 

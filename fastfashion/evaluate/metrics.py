@@ -109,7 +109,7 @@ def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """By what to divide logits so that their softmax is calibrated on these rows (Guo et al. 2017): 0.05 to 20.
+    """The divisor of logits that calibrates their softmax on these rows (Guo et al. 2017): 0.05 to 20.
 
     probabilities: float (N, C), the softmax of the logits; labels: integers (N,) in [0, C). The mean cross-entropy is convex in
     1/temperature; its minimum is found by bounded search. 1.0 where there are no rows.

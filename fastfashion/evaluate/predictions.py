@@ -48,7 +48,7 @@ class Predictions:
     probabilities: dict[str, np.ndarray]  # task -> float32 (n, C), rows sum to 1
 
     def by(self, numbers: np.ndarray | None) -> "Predictions":
-        """In the order of other numbers of the rows, int64 (N,): sums of floats depend on the order, if only in their last bits."""
+        """Sorted by other numbers of the rows, int64 (N,), since the last bits of a sum of floats depend on the order."""
         if numbers is None:
             return self
         order = np.argsort(numbers[self.rows])
@@ -84,7 +84,7 @@ def predict(
     model.train(was_training)
     mine = (_join(rows), _join(labels), {task: _join(parts) for task, parts in probabilities.items()})
     gathered = dist.gather(world, mine)
-    # Each step's rows were dealt out in order of rank; sorting by row gives an order that does not depend on the world size.
+    # Each rank has a share of every step; sorting by row gives an order that does not depend on the world size.
     all_rows = np.concatenate([rows for rows, _, _ in gathered])
     order = np.argsort(all_rows)
     joined = {task: np.concatenate([shares[task] for _, _, shares in gathered])[order] for task in probabilities}
