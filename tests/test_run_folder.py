@@ -11,12 +11,11 @@ import workers
 from conftest import PackedSmall, make_source
 
 from fastfashion import dist
-from fastfashion.config import DataConfig, RunConfig
+from fastfashion.config import Change, DataConfig, RunConfig, changeable
 from fastfashion.errors import ConfigError, FastfashionError, TrainingError
 from fastfashion.pack import PackRequest, pack
 from fastfashion.runs.files import BEST, CHECKPOINTS, CONFIG, METRICS, PLOTS, PREDICTIONS, REPORT, STATUS
-from fastfashion.runs.folder import TrainSummary, check_run_folder, is_untrained
-from fastfashion.runs.settings import ALLOWED, FIXED, FREE, flat
+from fastfashion.runs.folder import TrainSummary, check_run_folder, flat, is_untrained
 from fastfashion.sources.skipped import what_folder
 from fastfashion.train.job import resolve, train
 
@@ -62,8 +61,8 @@ def test_a_source_recognises_a_run_by_the_names_of_its_files(name: str) -> None:
 
 def test_every_setting_is_free_allowed_or_fixed_on_resume() -> None:
     known = set(flat(RunConfig(data=DataConfig(shards="x"))))
-    groups = [FREE, ALLOWED, FIXED]
-    assert set.union(*map(set, groups)) == known, "a new setting has to be put into one of the three groups of runs/settings.py"
+    groups = [changeable(change) for change in Change]
+    assert set.union(*map(set, groups)) == known, "config.py must say of a new setting whether it may change on resume"
     assert sum(map(len, groups)) == len(known), "a setting is in one group"
 
 

@@ -10,18 +10,34 @@ from typing import Any
 
 import msgspec
 
-from fastfashion.config import RunConfig
+from fastfashion.config import Change, RunConfig, changeable
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.files import hold, is_unpublished
 from fastfashion.model import count_parameters, load_artifact
 from fastfashion.runs import files
 from fastfashion.runs.files import BEST, CHECKPOINTS, CONFIG, LOCK, METRICS, STATUS, State, Status, read_config, read_metrics, read_status
-from fastfashion.runs.settings import ALLOWED, FREE, changes, changes_that_count
 
 RESUME = ("auto", "never", "must")
+FREE, ALLOWED = changeable(Change.FREE), changeable(Change.ALLOWED)
 # What a start writes before its first step.
 _STARTED = frozenset({CONFIG, METRICS, STATUS, files.SKIPPED, files.TRAINED_ON, files.TRAINED_ON_ROWS})
 _STARTED |= {files.WANDB_ID, files.MLFLOW_ID, files.WANDB}
+
+
+def changes(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, as `section.key`, with both values."""
+    old, new = flat(before), flat(now)
+    return {key: (old[key], new[key]) for key in new if old[key] != new[key]}
+
+
+def changes_that_count(changed: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Those that are not free on resume."""
+    return {key: values for key, values in changed.items() if key not in FREE}
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """All settings, as `section.key`."""
+    return {f"{section}.{key}": value for section, entries in config.to_dict().items() for key, value in entries.items()}
 
 
 def check_run_folder(run: Path, config: RunConfig, *, resume: str = "auto", allowed: Collection[str] = ()) -> None:

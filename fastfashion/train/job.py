@@ -19,8 +19,7 @@ from fastfashion.model import ModelDescription, check_first_weights, count_param
 from fastfashion.model.weights import ambiguity, check_declared
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.runs.files import BEST, CHECKPOINTS, CONFIG, METRICS, SKIPPED, STATUS, State, read_config, write_status
-from fastfashion.runs.folder import Held, TrainSummary, finished_summary, training_in
-from fastfashion.runs.settings import changes
+from fastfashion.runs.folder import Held, TrainSummary, changes, finished_summary, training_in
 from fastfashion.runs.trained_on import write_trained_on
 from fastfashion.shards import open_packed_set
 from fastfashion.train.checkpoint import Checkpoints, Progress, prune_finished

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError
 from fastfashion.runs.files import MLFLOW_ID, WANDB_ID
-from fastfashion.runs.settings import flat
+from fastfashion.runs.folder import flat
 
 PROJECT = "fastfashion"
 
