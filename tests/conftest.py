@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from PIL import Image
 from fastfashion.catalog import Styles, read_styles
 from fastfashion.pack import PackRequest, PackSummary, pack
 from fastfashion.sources import Source, open_source
+
+if TYPE_CHECKING:
+    from serving import ServedRun
 
 settings.register_profile("shared machine", deadline=None)  # a busy machine is no failure
 settings.load_profile("shared machine")
@@ -193,22 +197,48 @@ class S3Server:
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
 
+    def is_up(self) -> bool:
+        return self._process.poll() is None
+
     def kill(self) -> None:
         self._process.kill()
         self._process.communicate()
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A server with an empty bucket that the environment points every client at."""
-    s3fs = pytest.importorskip("s3fs")
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server = S3Server(tmp_path_factory.mktemp("s3"))
-    before = dict(os.environ)
-    os.environ.update(
-        AWS_ENDPOINT_URL=server.endpoint, AWS_ACCESS_KEY_ID="nobody", AWS_SECRET_ACCESS_KEY="secret", AWS_DEFAULT_REGION="us-east-1"
-    )
-    s3fs.S3FileSystem.clear_instance_cache()  # a client of another module's server
     yield server
-    os.environ.clear()
-    os.environ.update(before)
     server.kill()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A server that the environment points every client at; its bucket holds what tests before this one have put there."""
+    s3fs = pytest.importorskip("s3fs")
+    if not s3_server.is_up():  # the test before this one has killed it
+        s3_server.start()
+    known = {"ENDPOINT_URL": s3_server.endpoint, "ACCESS_KEY_ID": "nobody", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}
+    for name, value in known.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    return s3_server
+
+
+@pytest.fixture(scope="session")
+def untrained_run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on `packed_small` whose classifier has random weights; for tests that change nothing in it."""
+    from serving import make_run
+
+    return make_run(tmp_path_factory.mktemp("runs") / "random", packed_small.out)
+
+
+@pytest.fixture(scope="session")
+def served(untrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["ServedRun"]:
+    """`untrained_run` on the page, with small limits; `served.home` is the folder for its temporary files."""
+    from serving import ServedRun
+
+    home = tmp_path_factory.mktemp("tmp")
+    server = ServedRun(untrained_run, "--max-mb", "1", "--max-pixels", "1000000", "--max-files", "20", home=home)
+    yield server
+    server.close()

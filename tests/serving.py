@@ -41,8 +41,11 @@ def make_run(folder: Path, shards: Path, *, size: str = "64x48", model: str = "r
 class ServedRun:
     """`fastfashion serve` on a free port of this machine, forked from the warm server."""
 
-    def __init__(self, run: Path, *options: str, timeout_s: float = 900) -> None:
-        self.process = workers.begin("serve", run, "--port", "0", *options, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    def __init__(self, run: Path, *options: str, home: Path | None = None, timeout_s: float = 900) -> None:
+        """`home` is where its temporary files go, if given."""
+        self.home = home
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"} | ({"TMPDIR": str(home)} if home else {})
+        self.process = workers.begin("serve", run, "--port", "0", *options, env=environment)
         deadline = time.monotonic() + timeout_s
         while not (found := re.search(r"(http://\S+/) answers; ", self.said)):
             if self.process.poll() is not None or time.monotonic() > deadline:

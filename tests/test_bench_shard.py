@@ -69,6 +69,7 @@ def needs_img2dataset() -> None:
         pytest.skip(f"no img2dataset: {error}; {peers.INSTALL_IMG2DATASET}")
 
 
+@pytest.mark.slow
 def test_a_benchmark_measures_everybody_and_leaves_only_its_record(request_small: BenchShardRequest, tmp_path: Path) -> None:
     source, out = make_source(tmp_path / "real"), tmp_path / "results/new/shard.json"
     before = sorted(request_small.photos.parent.iterdir())
@@ -243,6 +244,7 @@ def test_peak_memory_is_told_apart_by_parent_and_largest_child() -> None:
         memory.peak_mb([sys.executable, "-c", "raise SystemExit('no such luck')"])
 
 
+@pytest.mark.slow
 def test_memory_is_measured_with_few_and_with_eight_times_as_many_rows(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from train import BenchTrainRequest, bench, table_text
 SETTINGS = {"model.name": "test_vit", "data.size": "32x32", "train.batch_size": 4, "data.workers": 1}
 
 
+@pytest.mark.slow
 def test_it_compares_the_loader_with_one_batch_and_says_what_a_checkpoint_costs(packed_small: PackedSmall, tmp_path: Path) -> None:
     out = tmp_path / "results" / "train.json"
     result = bench(BenchTrainRequest(shards=packed_small.out, settings=SETTINGS, steps=6, rounds=3, out=out))

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PackedSmall, smooth_image
+from conftest import smooth_image
 from PIL import Image
-from serving import ServedRun, make_run
+from serving import ServedRun
 from test_floors import HEAVY, modules_after
 
 from fastfashion.errors import FastfashionError, InputError
@@ -71,8 +71,8 @@ def sabotaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 
 @pytest.fixture(scope="module")
-def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "random", packed_small.out)
+def run(untrained_run: Path) -> Path:
+    return untrained_run
 
 
 def encode(seed: int, form: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from conftest import PackedSmall, smooth_image
-from serving import ServedRun, make_run
+from conftest import smooth_image
+from serving import ServedRun
 from test_serve import ask, jpeg
 
 from fastfashion.scratch import LOCK, PREFIX
@@ -37,23 +37,20 @@ META = {"_type": "gradio.FileData"}
 
 
 @pytest.fixture(scope="module")
-def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "random", packed_small.out)
+def run(untrained_run: Path) -> Path:
+    return untrained_run
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def server(served: ServedRun) -> ServedRun:
+    return served
+
+
+@pytest.fixture(scope="module")
+def home(served: ServedRun) -> Path:
     """The server's folder for temporary files."""
-    return tmp_path_factory.mktemp("tmp")
-
-
-@pytest.fixture(scope="module")
-def server(run: Path, home: Path) -> Iterator[ServedRun]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(home))
-        served = ServedRun(run, "--max-mb", "1", "--max-files", "20")
-        yield served
-        served.close()
+    assert served.home is not None
+    return served.home
 
 
 def store_in(home: Path) -> Path:

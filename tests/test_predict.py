@@ -18,7 +18,7 @@ import torch
 from conftest import PackedSmall, smooth_image
 from odd_zips import Entry, odd_zip, write_zip
 from PIL import Image
-from serving import TASKS, make_run
+from serving import TASKS
 
 from fastfashion import dist
 from fastfashion.errors import ConfigError, InputError
@@ -36,8 +36,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "random", packed_small.out)
+def run(untrained_run: Path) -> Path:
+    return untrained_run
 
 
 @pytest.fixture(scope="module")

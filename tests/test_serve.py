@@ -47,8 +47,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "random", packed_small.out)
+def run(untrained_run: Path) -> Path:
+    return untrained_run
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,8 @@ def state(run: Path) -> Iterator[State]:
 
 
 @pytest.fixture(scope="module")
-def server(run: Path) -> Iterator[ServedRun]:
-    served = ServedRun(run, "--max-mb", "1", "--max-pixels", "1000000", "--max-files", "20")
-    yield served
-    served.close()
+def server(served: ServedRun) -> ServedRun:
+    return served
 
 
 def jpeg(seed: int = 1, width_px: int = 60, height_px: int = 80) -> bytes:

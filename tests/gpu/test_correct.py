@@ -47,7 +47,7 @@ EPOCH = 1
 SET_UP_S = 1200  # an upper bound: nothing is left out for lack of time
 
 
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="module", params=[pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)])
 def check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Check:
     """What to compare where: a few dozen small images on a CPU, 1800x2400 and all kinds of files on a GPU."""
     pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (Linux only)")
