@@ -1,6 +1,7 @@
 """The page in a real browser, on a wide and a narrow screen: as a visitor sees it, with mouse and with keyboard."""
 
 import csv
+import importlib.util
 import json
 import shutil
 import zipfile
@@ -19,7 +20,6 @@ from serving import TASKS, ServedRun, make_run
 from fastfashion.files import publish_json
 from fastfashion.runs.files import REPORT
 
-pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'fastfashion[serve]'")
 webdriver: Any = pytest.importorskip("selenium.webdriver", reason="driving a browser needs selenium: pip install selenium")
 
 from selenium.common.exceptions import ElementClickInterceptedException  # noqa: E402
@@ -27,7 +27,10 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the page needs Gradio: pip install 'fastfashion[serve]'"),
+]
 
 SCREENS = {"wide": (1280, 900), "narrow": (390, 844)}
 PATIENCE_S = 120

@@ -1,6 +1,7 @@
 """What may reach the page: named files, addresses, bodies, slow clients; and a store that ends with its server."""
 
 import asyncio
+import importlib.util
 import json
 import os
 import re
@@ -31,7 +32,9 @@ from fastfashion.serve.server import ServeRequest, build_app
 from fastfashion.serve.state import open_state
 from fastfashion.serve.store import EXAMPLES, Store
 
-pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'fastfashion[serve]'")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None, reason="the page needs Gradio: pip install 'fastfashion[serve]'"
+)
 
 META = {"_type": "gradio.FileData"}
 

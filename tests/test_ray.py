@@ -1,5 +1,6 @@
 """Packing on a Ray cluster of two nodes on this machine, one of which is killed while it packs."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from workers import fastfashion
 from fastfashion.errors import ConfigError
 from fastfashion.pack import PackRequest, pack
 
-ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'fastfashion[ray]'")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an extra: pip install 'fastfashion[ray]'")
 
 HOME = Path(__file__).parents[1]
 ROWS_PER_SHARD = 20

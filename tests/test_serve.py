@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import importlib.util
 import io
 import json
 import shutil
@@ -41,7 +42,9 @@ from fastfashion.serve.state import State, open_state
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import shard_name
 
-pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'fastfashion[serve]'")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None, reason="the page needs Gradio: pip install 'fastfashion[serve]'"
+)
 
 CPU = torch.device("cpu")
 
