@@ -92,19 +92,9 @@ def test_a_benchmark_measures_everybody_and_leaves_only_its_record(request_small
         for figures in (row["images_per_s"], row["core_s_per_image"]):
             assert len(figures["by_round"]) == 2
             assert 0 < figures["low"] <= figures["median"] <= figures["high"]
-
-    def rate(name: str, number: int) -> float:
-        return by_name[name]["images_per_s"]["by_round"][number]
-
     ratios = {ratio["ratio"]: ratio for ratio in result["ratios"]}
-    for number in range(2):
-        found = {name: ratio["by_round"][number] for name, ratio in ratios.items()}
-        ours = rate("pack 224", number)
-        assert found["pack 224: times Pillow's rate"] == pytest.approx(ours / rate("Pillow 224", number), rel=0.1)
-        assert found["pack 224: share of the ceiling"] == pytest.approx(ours / rate("decode only", number), rel=0.1)
-        assert found["2 workers: times the rate of 1"] == pytest.approx(ours / rate("pack 224, 1 worker", number), rel=0.1)
-        slower = rate("pack 512", number) / rate("pack 224 512", number)
-        assert found["pack 224 512: time of pack 512"] == pytest.approx(slower, rel=0.1)
+    assert all(len(ratio["by_round"]) == 2 and min(ratio["by_round"]) > 0 for ratio in ratios.values())
+    assert {"pack 224: share of the ceiling", "2 workers: times the rate of 1"} <= ratios.keys()
     assert ratios["pack 224: times Pillow's rate"]["at_least"] == 3.5
     assert ratios["pack 224 512: time of pack 512"]["at_most"] == 1.2
     assert result["photos"]["width_px"] == 300 and result["source"] == "real"
@@ -282,3 +272,19 @@ def test_the_peers_tasks_import_neither_pandas_nor_torch() -> None:
         cwd=Path(peers.__file__).parent,
     )
     assert {"pandas", "torch", "numpy", "cv2"}.isdisjoint(done.stdout.split())
+
+
+def test_a_ratio_is_of_wall_seconds_in_the_same_round() -> None:
+    def timings(*seconds: float) -> list[shard.Timing]:
+        return [shard.Timing(seconds=each, core_s=1.0) for each in seconds]
+
+    measured = {shard.PILLOW: timings(8, 9), shard.OURS: timings(2, 3), shard.OURS_FULL: timings(6, 6)}
+    measured |= {shard.OURS_BOTH: timings(3, 2), shard.COPY: timings(1, 2), shard.OURS_ALONE: timings(4, 4.5)}
+    found = {
+        ratio.name: shard._ratio(ratio, measured)["by_round"] for ratio in shard.ratios(2) if measured.keys() >= {*ratio.over, *ratio.under}
+    }
+    assert found == {
+        "pack 224: times Pillow's rate": [4, 3],
+        "pack 224 512 full: time of pack 224 512 and a copy": [1.5, 1.5],
+        "2 workers: times the rate of 1": [2, 1.5],
+    }
