@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch, here and in processes; two that wait for each other are slower than one
+
 import numpy as np
 import pytest
 from hypothesis import settings

@@ -184,7 +184,10 @@ print(torch.get_num_threads())
 """
 
 
-@pytest.mark.parametrize(("wished", "expected"), [("1", "1"), ("999", None), ("", None), ("1,2", "1"), ("many", None)])
+@pytest.mark.parametrize(
+    ("wished", "expected"),
+    [("1", "1"), ("999", None), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("", None), ("1,2", "1"), ("many", None)))],
+)
 def test_a_process_of_ours_takes_no_more_threads_than_omp_num_threads_and_its_cores(
     tmp_path: Path, wished: str, expected: str | None
 ) -> None:

@@ -35,12 +35,16 @@ def golden_run(packed: PackedSmall, model: str, run: Path) -> list[float]:
     settings |= {"train.epochs": 4, "train.batch_size": 8, "train.log_every_steps": 1, "train.deterministic": True}
     settings |= {"optim.lr": 1e-4, "augment.erase": 0.5, "augment.brightness": 0.2, "train.precision": "fp32"}
     config = resolve(RunConfig(data=DataConfig(shards=str(packed.out))).replace(settings))
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    train(config, run, ALONE)
+    try:
+        train(config, run, ALONE)
+    finally:
+        torch.set_num_threads(threads)
     return losses_of(run)[:20]
 
 
-@pytest.mark.parametrize("model", ["resnet18", "efficientnet_b0"])
+@pytest.mark.parametrize("model", ["resnet18", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])
 def test_the_first_twenty_losses_are_those_of_the_golden_curve(model: str, packed_small: PackedSmall, tmp_path: Path) -> None:
     losses = golden_run(packed_small, model, tmp_path / "run")
     expected = json.loads(GOLDEN.read_text())[model]
