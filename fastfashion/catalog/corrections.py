@@ -41,10 +41,8 @@ def correct(table: "pd.DataFrame", vocab: Vocab, path: Path, *, of_another_set: 
         if of_another_set and (task not in vocab.classes or label not in (*NO_LABEL, *vocab.classes[task])):
             continue
         _check(vocab, task, label, f"{path}, line {number}")
-        row = finder.find(unescaped(identity).strip())
-        row = finder.find(identity) if row is None else row  # a file that was written with --raw
-        if row is None and floats:
-            row = finder.find(identity.removesuffix(".0"))
+        spellings = (unescaped(identity).strip(), identity, identity.removesuffix(".0") if floats else "")  # the second is of --raw
+        row = next((row for text in spellings if (row := finder.find(text)) is not None), None)
         if row is None and of_another_set:
             continue
         if row is None:

@@ -72,8 +72,5 @@ class Vocab:
         """Labels as int64 (N, T), -1 where a row has none, or one that is not in the vocabulary."""
         import pandas as pd
 
-        names = [list(self.names(task)) for task in tasks]
-        columns = [
-            pd.Index(known, dtype=object).get_indexer(pd.Index(table[task], dtype=object)) for task, known in zip(tasks, names, strict=True)
-        ]
+        columns = [pd.Index(self.names(task), dtype=object).get_indexer(pd.Index(table[task], dtype=object)) for task in tasks]
         return np.stack(columns, axis=1).astype(np.int64)
