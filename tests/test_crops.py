@@ -155,7 +155,7 @@ def test_damaged_bytes_end_neither_the_process_nor_the_chunk(path: str) -> None:
     np.testing.assert_array_equal(out[300], load([whole[0]], [[3, 3, 80, 66]], [False], (24, 24))[0][0])
 
 
-def test_who_loads_without_the_compiled_path_is_told_once_what_it_takes(
+def test_loading_without_the_compiled_path_says_once_how_to_build_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use("python", monkeypatch)

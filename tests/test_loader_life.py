@@ -91,7 +91,7 @@ def test_ten_epochs_leave_the_process_as_the_first_did(loader: Loader) -> None:
     assert resident_kib() - memory < 8_000
 
 
-def test_a_consumer_that_fails_leaves_a_loader_that_goes_on(loader: Loader) -> None:
+def test_a_consumer_that_fails_leaves_a_usable_loader(loader: Loader) -> None:
     whole = [batch.rows.tolist() for batch in loader.steps(1)]
     for _ in range(5):
         with pytest.raises(ZeroDivisionError):
@@ -264,7 +264,7 @@ TRAIN = ["--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs"
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.dist)])
-def test_processes_train_around_damaged_images_when_told_to(processes: int, packed_small: PackedSmall, tmp_path: Path) -> None:
+def test_processes_train_around_damaged_images_on_request(processes: int, packed_small: PackedSmall, tmp_path: Path) -> None:
     def train(*more: str) -> subprocess.CompletedProcess[str]:
         options = [*TRAIN[:-2], "--nproc", processes, "--out", tmp_path, "--name", "run", "--set", "data.resolution=full"]
         return fastfashion("train", "--shards", shards, *options, *more, cwd=tmp_path)

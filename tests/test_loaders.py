@@ -19,7 +19,7 @@ from fastfashion.images import codec
 from fastfashion.images.jpeg_header import MAGIC as JPEG_MAGIC
 from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_images, dali, open_loader, resident
 from fastfashion.pack import PackRequest, pack
-from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.shards import PackedSet, Resolution, open_packed_set
 from fastfashion.shards.layout import shard_name
 from fastfashion.sources.synth import write_synth
 
@@ -253,6 +253,22 @@ def test_an_image_that_does_not_decode_names_set_and_cure(packed_small: PackedSm
         list(opened(packed, backend, size=Size(32, 32)).steps(0))
     for said in (shard.name, f"byte {images.offset[5]}", packed.table["id"].iloc[5]):
         assert said in str(caught.value)
+
+
+def test_dali_starts_every_epoch_with_a_pipeline_that_works(
+    packed_small: PackedSmall, opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(packed_small.out, tmp_path / "damaged")
+    packed = open_packed_set(tmp_path / "damaged")
+    images = packed.open("full")
+    with (tmp_path / "damaged/full" / shard_name(int(images.shard[5]))).open("r+b") as file:
+        file.seek(int(images.offset[5] + images.num_bytes[5] // 2))
+        file.write(b"\xff\xd9" * int(images.num_bytes[5] // 4))  # the end of a JPEG, too early
+    monkeypatch.setattr(Resolution, "unlike", lambda self, rows, encoded: {})  # only decoding may notice
+    loader = opened(packed, "dali", size=Size(32, 32))
+    for epoch in range(2):
+        with pytest.raises(PackedSetError, match=rf"at byte {images.offset[5]}: "):
+            list(loader.steps(epoch))
 
 
 def test_the_smallest_sufficient_resolution_is_chosen(packed: PackedSet) -> None:

@@ -44,7 +44,7 @@ def test_a_runs_folder_its_best_and_its_file_are_the_same_first_weights(run: Pat
     assert said == f"{run / place}: heads kept: subCategory, season, usage"
 
 
-def test_heads_of_the_same_classes_are_kept_in_whatever_order_and_others_begin_anew(run: Path) -> None:
+def test_heads_of_the_same_classes_are_kept_in_any_order_and_others_are_new(run: Path) -> None:
     now = {
         "season": ["Summer", "Fall"],
         "subCategory": [*CLASSES["subCategory"], "Wallets"],

@@ -81,7 +81,7 @@ def test_starting_at_a_step_equals_the_tail_of_the_whole_epoch(plans: st.SearchS
 
 
 @given(CROPPED, st.integers(0, 50))
-def test_boxes_lie_within_their_images(plan: Plan, epoch: int) -> None:
+def test_boxes_are_within_their_images(plan: Plan, epoch: int) -> None:
     for step in plan.steps(epoch):
         y0, x0, y1, x1 = step.boxes.T
         assert ((y0 >= 0) & (y0 < y1) & (y1 <= SIZES[step.rows, 0])).all()

@@ -41,7 +41,7 @@ def test_neighbours_are_mixed_with_each_other_with_one_share_and_box(plan: Plan,
 
 
 @given(AUGMENTED, st.integers(0, 50))
-def test_boxes_lie_in_the_image(plan: Plan, epoch: int) -> None:
+def test_boxes_are_in_the_image(plan: Plan, epoch: int) -> None:
     for step in plan.steps(epoch):
         for boxes in (step.erased, step.pasted):
             assert boxes.dtype == np.float32

@@ -256,9 +256,7 @@ def test_the_other_backends_read_through_the_cache_too(website: Website, here: R
 
 
 @pytest.mark.parametrize("backend", ["threads", "dali", "resident"])
-def test_a_shard_that_is_not_to_be_had_stops_every_backend_with_its_name(
-    website: Website, here: Resolution, backend: str, tmp_path: Path
-) -> None:
+def test_an_unavailable_shard_stops_every_backend_with_its_name(website: Website, here: Resolution, backend: str, tmp_path: Path) -> None:
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
     website.trouble = lambda name, nth: "404" if name == "00009.tar" else ""
@@ -409,7 +407,7 @@ def test_what_stays_wrong_is_an_error_when_it_is_needed_and_never_a_file(
     assert capfd.readouterr().err.count("retrying") == (trouble == "503")
 
 
-def test_a_cached_file_that_was_cut_is_fetched_anew(website: Website, here: Resolution, tmp_path: Path) -> None:
+def test_a_cached_file_that_was_cut_is_fetched_again(website: Website, here: Resolution, tmp_path: Path) -> None:
     with cached(website.images(), tmp_path) as cache:
         os.truncate(cache.local(3), 100)
     with cached(website.images(), tmp_path) as cache:
@@ -417,7 +415,7 @@ def test_a_cached_file_that_was_cut_is_fetched_anew(website: Website, here: Reso
     assert website.gets == {"00003.tar": 2}
 
 
-def test_a_set_that_is_packed_anew_at_its_address_is_fetched_anew(
+def test_a_set_that_is_packed_again_at_its_address_is_fetched_again(
     website: Website, here: Resolution, packed_small: PackedSmall, tmp_path: Path
 ) -> None:
     with cached(website.images(), tmp_path / "cache") as cache:
@@ -525,7 +523,7 @@ def test_a_permutation_of_more_than_the_cache_holds_is_warned_about_once(
     assert capfd.readouterr().err.count("data.shuffle=window") == permuted
 
 
-def test_the_cache_lies_where_the_user_keeps_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_where_the_user_keeps_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_path("") == tmp_path / "fastfashion" / "shards"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
@@ -563,7 +561,7 @@ def test_a_place_where_no_folder_can_be_made_is_named(website: Website, tmp_path
         open_cached(website.images(), str(tmp_path / "file" / "cache"), PLENTY)
 
 
-def test_failures_are_told_apart_by_whether_they_pass() -> None:
+def test_failures_that_pass_are_distinguished_from_those_that_do_not() -> None:
     errors = pytest.importorskip("botocore.exceptions")
     translate = pytest.importorskip("s3fs.errors").translate_boto_error
     endpoint: dict[str, Any] = {"endpoint_url": "http://nowhere"}
