@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastfashion.evaluate.run import PLOTS, PREDICTIONS, UNSEEN, report_folder
-from fastfashion.runs.opened import REPORT
+from fastfashion.runs.files import REPORT
 from fastfashion.tables import table_text
 from fastfashion.words import counted
 

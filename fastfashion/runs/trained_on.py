@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fastfashion.catalog import JointSplit, joint_split, oversampled
+from fastfashion.catalog import JointSplit, correct, joint_split, oversampled
 from fastfashion.config import DataConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import publish, publish_json, unreadable
@@ -170,6 +170,11 @@ def check_classes(run: Path, packed: PackedSet, classes: Mapping[str, tuple[str,
 
 def _first(texts: Sequence[str]) -> str:
     return ", ".join(map(repr, texts[:_SHOWN])) + (", …" if len(texts) > _SHOWN else "")
+
+
+def corrected(packed: PackedSet, corrections: str, *, of_another_set: bool = False) -> "pd.DataFrame":
+    """The set's table with the labels of a corrections file, where one is named; of a file for another set the ids that it has."""
+    return correct(packed.table, packed.vocab, Path(corrections), of_another_set=of_another_set) if corrections else packed.table
 
 
 def list_rows(packed: PackedSet, data: DataConfig, table: "pd.DataFrame", *, assumed: bool = False) -> TrainedOn:
