@@ -114,7 +114,8 @@ def _to_unpack(listing: Listing, files: list[str]) -> str:
         local = inner.endswith(".tar") and not listing.is_zip and not is_remote(listing.path)
         if local and (said := _webdataset(_tar_names(listing.path / inner))):
             return f"but it holds {inner}, {said}; {_AS_FILES}"
-        return f"but it holds {inner}: unpack that one and name it or its folder with --source"
+        result = "it" if inner.lower().endswith(".zip") else "the folder"
+        return f"but it holds {inner}: unpack that one and name {result} with --source"
     if not any(_suffix(name) in SUFFIXES for name in files) and SET in listing.skipped:
         found = listing.skipped[SET]["first"]
         return f"but it holds a packed set, {found}, not a source: train on it with fastfashion train --shards {listing.path / found}"
