@@ -30,10 +30,10 @@ python:
 
 demo: base
 	rm -rf $(DEMO)
-	$(BIN)/fastfashion synth --rows 1200 --res 120x160 --out $(DEMO)/synth
+	$(BIN)/fastfashion synth --rows 1200 --size 160x120 --out $(DEMO)/synth
 	$(BIN)/fastfashion shard --source $(DEMO)/synth --res 64 --out $(DEMO)/shards
-	$(BIN)/fastfashion train --shards $(DEMO)/shards --task subCategory --model resnet18 --no-pretrained --size 64x48 \
-		--epochs 6 --batch-size 32 --nproc 2 --out $(DEMO)/runs --name demo
+	$(BIN)/fastfashion train $(DEMO)/shards --task subCategory --model resnet18 --no-pretrained --size 64x48 \
+		--epochs 6 --batch-size 32 --nproc 2 --runs $(DEMO)/runs --name demo
 	$(BIN)/fastfashion evaluate $(DEMO)/runs/demo
 
 test: install

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fastfashion.errors import FastfashionError
-from fastfashion.options import check_place
+from fastfashion.places import check_place
 from fastfashion.scratch import signals_raise
 
 

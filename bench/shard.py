@@ -29,11 +29,11 @@ from fastfashion.bench import spread, write_record
 from fastfashion.dist import cores_per_process
 from fastfashion.errors import ConfigError
 from fastfashion.images.codec import fit_short_side
-from fastfashion.options import check_place
 from fastfashion.pack import PackRequest, pack
 from fastfashion.pack.block import OVERSAMPLE
 from fastfashion.pack.engines import own_process
 from fastfashion.pack.plan import make_plan
+from fastfashion.places import check_place
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.scratch import scratch
 from fastfashion.shards import open_packed_set

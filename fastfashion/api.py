@@ -1,96 +1,248 @@
-"""Floor 8, the names of `import fastfashion as ff`: what the commands do, for notebooks and programs.
+"""The names of `import fastfashion as ff`: what the commands do, for notebooks and programs.
 
-They take plain values and return what the commands print as JSON, or open what can be looked into. The two that train and test are called
-train_run and evaluate_run, because `fastfashion.train` and `fastfashion.evaluate` are the packages that they stand on.
-Errors that can be cured are `fastfashion.errors.FastfashionError`s, and name arguments. None of these functions changes the program
-that calls it (docs/embedding.md).
+Arguments are the fields of requests.py. Functions that make something return a frozen dataclass with `to_dict()`; reports (evaluate_run,
+compare, audit) are the dicts that the JSON files hold. Training and testing are train_run and evaluate_run, because `fastfashion.train` and
+`fastfashion.evaluate` are packages. Errors that can be cured are `FastfashionError`s, and name arguments. No function changes the
+program that calls it (docs/embedding.md).
 """
 
 import inspect
-import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from fastfashion.arguments import EmbeddedLoader, embedded, names_of, place_of, run_of
+from fastfashion.calls import EmbeddedLoader, call, embedded
 from fastfashion.config import DataConfig, RunConfig
-from fastfashion.errors import ConfigError, TrainingError
-from fastfashion.options import find_shards, find_source, parse_image_size
+from fastfashion.errors import ConfigError, FastfashionError, InputError, TrainingError
+from fastfashion.fields import Result
+from fastfashion.places import find_shards, find_source, place_of, run_of
+from fastfashion.requests import (
+    AuditRequest,
+    CompareRequest,
+    DownloadRequest,
+    EvaluateRequest,
+    ExportRequest,
+    PredictRequest,
+    PreviewRequest,
+    ServeRequest,
+    ShardRequest,
+    SplitsRequest,
+    SynthRequest,
+    TrainRequest,
+    VerifyRequest,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from PIL import Image
 
+    from fastfashion.audit.preview import PreviewSummary
+    from fastfashion.export.export import ExportSummary
     from fastfashion.load import Loader
+    from fastfashion.pack import PackSummary
+    from fastfashion.pack.request import PackRequest
+    from fastfashion.predict.inputs import Input
     from fastfashion.runs import OpenRun
+    from fastfashion.runs.folder import TrainSummary
     from fastfashion.shards import PackedSet
+    from fastfashion.sources.download import Downloaded
+    from fastfashion.sources.synth import SynthSummary
 
+__all__ = ["FastfashionError"]
 
 Place = str | Path  # a path, or an address such as s3://bucket/set
-Run: TypeAlias = "Place | OpenRun | Mapping[str, Any]"  # a run's folder, or what open_run or train_run returned
+Run: TypeAlias = "Place | OpenRun | TrainSummary"  # a run's folder, or what open_run or train_run returned
 Set: TypeAlias = "Place | PackedSet"
-Result = dict[str, Any]
+Images: TypeAlias = "Set | bytes | Image.Image | np.ndarray"
+Report = dict[str, Any]
 
 
-@embedded
-def synth(out: Place = "data/synth", *, rows: int = 1200, res: str = "600x800", seed: int = 0, workers: int | None = None) -> Result:
-    """Draw a stand-in data set in the layout of the real one, of images of `res` (width x height); as `fastfashion synth`."""
-    from fastfashion.dist import cores_per_process
+@dataclass(frozen=True, kw_only=True)
+class Verified(Result):
+    """What verify read, what is damaged, and which shards it packed again."""
+
+    out: str
+    damage: tuple[Any, ...]
+    num_files: int
+    num_bytes: int
+    num_rows: int
+    repaired: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits(Result):
+    """What splits wrote: rows and classes of each part, for the first task and for every task."""
+
+    out: str
+    task: str
+    protocol: str
+    parts: dict[str, Any]
+    tasks: dict[str, Any]
+    left_out: str = ""  # columns that "all" leaves out, in words
+
+
+@call(DownloadRequest, computes=False)
+def download(request: DownloadRequest) -> "Downloaded":
+    """Get Fashion Product Images from Kaggle: one zip, checked, which the other commands read as it is.
+
+    Credentials are those of Kaggle's own tool ($KAGGLE_API_TOKEN, ~/.kaggle/access_token, kaggle.json and so on); without any, Kaggle is
+    asked without. The same command resumes after a cut or Ctrl-C.
+    """
+    from fastfashion.sources.download import bar_progress
+    from fastfashion.sources.download import download as fetch
+
+    with bar_progress() as progress:
+        return fetch(request.which, request.out, timeout_s=request.timeout, progress=progress)
+
+
+@call(SynthRequest, computes=False)
+def synth(request: SynthRequest) -> "SynthSummary":
+    """Draw a synthetic data set in the layout of the real one."""
+    from fastfashion.bars import tqdm
     from fastfashion.sources.synth import write_synth
 
-    width_px, height_px = parse_image_size(res)
-    workers = workers or cores_per_process(1)
-    summary = write_synth(Path(out), rows=rows, width_px=width_px, height_px=height_px, seed=seed, workers=workers)
-    return _plain(asdict(summary) | {"out": out})
+    height_px, width_px = request.height_width_px
+    with tqdm(total=request.rows, unit="images", disable=None) as bar:
+        done = write_synth(
+            request.out,
+            rows=request.rows,
+            width_px=width_px,
+            height_px=height_px,
+            seed=request.seed,
+            workers=request.workers,
+            on_progress=bar.update,
+        )
+    return replace(done, out=request.out)
 
 
-@embedded
-def shard(
-    source: Place | None = None,
-    out: Place | None = None,
-    *,
-    res: int | str | Sequence[int | str] = 224,
-    table: str = "",
-    id_column: str = "id",
-    label_columns: str | Sequence[str] | None = None,
-    na_values: str | Sequence[str] | None = None,
-    quality: int = 90,
-    max_rejected: int = 1000,
-    max_pixels: int = 100_000_000,
-    workers: int | None = None,
-) -> Result:
-    """Pack images and their table into shards; as `fastfashion shard`.
+def pack_request(request: ShardRequest) -> "PackRequest":
+    """What pack/ is asked for."""
+    from fastfashion.catalog import Columns
+    from fastfashion.pack import PackRequest
 
-    `res`: the shorter side in pixels, or "full", or several of them. Goes on where an interrupted call stopped. A table of your own:
-    `table`, its name within the source or any other path; `id_column`, paths or names of its images; `label_columns`, what to learn;
-    `na_values`, spellings of a cell without a label (docs/tables.md). These two may be one text with commas, as on the command line.
-    """
-    from fastfashion.catalog import LABEL_COLUMNS, NO_LABEL, Columns
-    from fastfashion.dist import cores_per_process
-    from fastfashion.pack import PackRequest, bar_progress, pack
-
-    found = find_source(None if source is None else place_of(source))
-    request = PackRequest(
-        source=found,
-        out=Path("shards") / found.stem if out is None else place_of(out),
-        table=table,
-        columns=Columns(
-            id=id_column,
-            labels=LABEL_COLUMNS if label_columns is None else names_of(label_columns),
-            no_label=NO_LABEL if na_values is None else tuple(dict.fromkeys(["", *names_of(na_values)])),
-        ),
-        resolutions=tuple(dict.fromkeys(map(str, [res] if isinstance(res, int | str) else res))),
-        workers=workers or cores_per_process(1),
-        max_rejected=max_rejected,
-        max_pixels=max_pixels,
-        quality=quality,
+    return PackRequest(
+        source=request.source,
+        out=request.out or Path("shards") / request.source.stem,
+        table=request.table,
+        columns=Columns.parse(request.id_column, request.label_columns, request.na_values),
+        resolutions=request.res,
+        workers=request.workers,
+        engine=request.engine,
+        address=request.address,
+        max_rejected=request.max_rejected,
+        max_pixels=request.max_pixels,
+        quality=request.quality,
     )
+
+
+@call(ShardRequest, computes=False)
+def shard(request: ShardRequest) -> "PackSummary":
+    """Pack images and their table into shards, at one or several resolutions, on disk or object storage.
+
+    Resumes an interrupted run. Images that are left out are listed in rejected.csv, with the reason.
+    """
+    from fastfashion.pack import bar_progress, pack
+
     with bar_progress() as progress:
-        summary = pack(request, progress)
-    return _plain(asdict(summary) | {"out": request.out})
+        return pack(pack_request(request), progress)
+
+
+@call(VerifyRequest, computes=False)
+def verify(request: VerifyRequest) -> Verified:
+    """Compare every byte of a packed set with its checksums; with repair, pack damaged shards again."""
+    from fastfashion.pack.repair import repair
+    from fastfashion.pack.text import verify_bar
+
+    found, repaired = verify_bar(request.shards), []
+    if found.damage and request.repair:
+        source = find_source(request.source)
+        repaired = repair(request.shards, source, found.damage, request.workers, request.table, request.id_column)
+        found = verify_bar(request.shards)
+    return Verified(out=str(request.shards), repaired=tuple(repaired), **vars(found))
+
+
+@call(AuditRequest)
+def audit(request: AuditRequest) -> Report:
+    """Report what a packed set holds: sizes, bytes, classes, duplicates, and what each split would leak from training into its test.
+
+    With a run, also which labels are probably wrong: suspects.csv and sheets of images in the folder `out`, audit by default.
+    """
+    from fastfashion import dist
+
+    return audited(request, dist.alone())
+
+
+def audited(request: AuditRequest, world: Any) -> Report:
+    from fastfashion.audit.report import audit as audit_set
+
+    found = None
+    if request.runs:  # first: a run of another set is refused before the set is read
+        from fastfashion.audit.suspects import SuspectsRequest, find_suspects
+
+        suspects = SuspectsRequest(
+            runs=request.runs,
+            out=request.out or Path("audit"),
+            shards=request.shards,
+            corrections=request.corrections,
+            workers=request.workers,
+            raw=request.raw,
+        )
+        found = find_suspects(suspects, world)
+    report = audit_set(request.shards, request.out)
+    return report if found is None else report | {"label_errors": found}
+
+
+@call(SplitsRequest, computes=False)
+def splits(request: SplitsRequest) -> Splits:
+    """Write which row is in which part of a split: the one that training uses for these tasks.
+
+    Several tasks are split as the first one or subCategory is, or as split_by says; where their test rows then differ, the CSV has a
+    line for each row and task.
+    """
+    from fastfashion.catalog import joint_split
+    from fastfashion.catalog.splits import write_split
+    from fastfashion.shards import open_packed_set as open_set
+
+    packed = open_set(request.shards)
+    asked = DataConfig(task=request.task).tasks
+    tasks = packed.vocab.chosen(asked)
+    data = DataConfig(
+        task=",".join(tasks), split_by=request.split_by, protocol=request.protocol, split_seed=request.seed, fold=request.fold
+    )
+    split = joint_split(packed.table, packed.vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed)
+    summary = write_split(request.out, packed.table, split, raw=request.raw)
+    parts = summary.get(data.split_tasks[0]) or next(iter(summary.values()))
+    left_out = packed.vocab.left_out(asked) or ""
+    return Splits(out=str(request.out), task=data.task, protocol=data.protocol, parts=parts, tasks=summary, left_out=left_out)
+
+
+@call(PreviewRequest, computes=False)
+def preview(request: PreviewRequest) -> "PreviewSummary":
+    """Draw a sheet of what the model will see: packed images, and what augmentation makes of them in three epochs."""
+    from fastfashion.audit.preview import PreviewRequest as SheetRequest
+    from fastfashion.audit.preview import preview as draw
+
+    config = request.config()
+    return draw(
+        SheetRequest(
+            shards=request.shards,
+            out=request.out,
+            augment=config.augment,
+            task=config.data.task,
+            resolution=config.data.resolution,
+            size=config.data.size,
+            workers=request.workers,
+            count=request.count,
+            rows=request.row or None,
+            seed=request.seed,
+        )
+    )
 
 
 @embedded
@@ -98,7 +250,7 @@ def open_packed_set(shards: "Set | None" = None) -> "PackedSet":
     """A packed set to look into: its `table` (pandas), `vocab`, and images by `open(resolution)`."""
     from fastfashion.shards import open_packed_set as open_set
 
-    return open_set(find_shards(None if shards is None else place_of(shards)))
+    return open_set(find_shards(shards))
 
 
 @embedded
@@ -115,7 +267,7 @@ def open_loader(
     """Batches as training gets them: `for batch in loader.steps(epoch=0)`, and `loader.close()` at the end.
 
     A batch has `images`, uint8 (B, H, W, 3); `labels`, int64 (B, T), -1 where there is none; `rows`, int64 (B,), -1 for padding.
-    `task`: a label, several with commas between, or "all". `settings`: as `--set`, such as {"augment.mixup": 0.2}.
+    `task`: a label, several with commas between, or "all". `settings`: such as {"augment.mixup": 0.2} (docs/settings.md).
     `batch_size` counts the images of all ranks of `torch.distributed`, where your program has initialised it; each rank gets its share.
     Nothing of your program is changed. Batches are on `device`, by default the current one. One iterator at a time.
     """
@@ -128,8 +280,8 @@ def open_loader(
 
     if part not in ("train", "val"):
         raise ConfigError(f"part: expected train or val, found {part!r}")
-    flags = {"data.task": task, "data.size": size, "train.batch_size": batch_size, "model.pretrained": False}
-    config = resolve(_config(shards, "fast", flags, settings))
+    given = {"data.task": task, "data.size": size, "train.batch_size": batch_size, "model.pretrained": False, **(settings or {})}
+    config = resolve(RunConfig(data=DataConfig(shards=str(find_shards(shards)))).with_recipe("fast", given))
     world = dist.here()
     started = dist.env_int("WORLD_SIZE", 1)
     if world.size == 1 and started > 1 and not torch.distributed.is_initialized():
@@ -140,84 +292,70 @@ def open_loader(
     return EmbeddedLoader(open_spec(data.spec if part == "train" else data.val_spec), inspect.signature(open_loader).parameters)
 
 
-@embedded
-def train_run(
-    shards: "Set | None" = None,
-    *,
-    task: str = "subCategory",
-    model: str = "resnet18",
-    pretrained: bool = True,
-    size: str | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    recipe: str = "fast",
-    settings: Mapping[str, Any] | None = None,
-    nproc: int = 1,
-    out: Place = "runs",
-    name: str | None = None,
-    resume: Literal["auto", "never", "must"] = "auto",
-    allow_config_change: str | Sequence[str] = (),
-) -> Result:
-    """Train a classifier on a packed set, going on with a run of the same name; as `fastfashion train`.
+@call(TrainRequest)
+def train_run(request: TrainRequest) -> "TrainSummary":
+    """Train a classifier on a packed set; the same call resumes a run that was interrupted.
 
     With `nproc` above 1 in processes of their own, otherwise here: in the process group of your program, where it has initialised one and
-    all its ranks call this. `settings`: as `--set`, such as {"optim.lr": 5e-4}. The result's `run` is the folder that `evaluate_run`,
-    `predict` and `export` take. Ctrl-C raises KeyboardInterrupt, as everywhere; the same call continues from the last checkpoint.
+    all its ranks call this. The result is taken in place of a run's folder. Ctrl-C raises KeyboardInterrupt, as everywhere.
     """
     from fastfashion import dist
     from fastfashion.runs.folder import check_run_folder
-    from fastfashion.train.job import resolve, run_name
+    from fastfashion.train.__main__ import settled
     from fastfashion.train.job import train as train_here
 
-    flags = {"data.task": task, "model.name": model, "model.pretrained": pretrained}
-    optional = (("data.size", size), ("train.epochs", epochs), ("train.batch_size", batch_size))
-    flags |= {key: value for key, value in optional if value is not None}
-    config = resolve(_config(shards, recipe, flags, settings))
-    run, allowed = Path(out) / (name or run_name(config, recipe)), names_of(allow_config_change)
-    if nproc == 1:
-        with dist.joined(config.train.timeout_s) as world:
-            if world.is_main:  # which starts writing while others still look
-                check_run_folder(run, config, resume=resume, allowed=allowed)
-            return _plain(asdict(train_here(config, run, world, f"fastfashion.train_run, {run.name}")))
-    check_run_folder(run, config, resume=resume, allowed=allowed)
-    options = ["--shards", config.data.shards, "--out", str(run.parent), "--name", run.name, "--nproc", str(nproc), "--resume", resume]
-    options += [text for key in allowed for text in ("--allow-config-change", key)]
-    chosen = {f"{section}.{key}": value for section, values in config.to_dict().items() for key, value in values.items()}
-    del chosen["data.shards"]
-    return _command(["train", *options, *(text for key, value in chosen.items() for text in ("--set", f"{key}={value}"))])
+    config, run = settled(request)
+    if (request.nproc or 1) > 1:
+        check_run_folder(run, config, resume=request.resume, allowed=request.allow_config_change)
+        return _in_processes(config, run, request.nproc or 1)
+    with dist.joined(config.train.timeout_s) as world:
+        if world.is_main:  # which starts writing while others still look
+            check_run_folder(run, config, resume=request.resume, allowed=request.allow_config_change)
+        return train_here(config, run, world, f"fastfashion.train_run, {run.name}")
 
 
-@embedded
-def evaluate_run(
-    run: Run,
-    *,
-    shards: "Set | None" = None,
-    rows: Literal["test", "unseen"] = "test",
-    batch_size: int = 256,
-    workers: int = 0,
-    device: "str | torch.device | None" = None,
-) -> Result:
-    """Test a run's best weights on the test rows of its split; as `fastfashion evaluate`.
+def _in_processes(config: RunConfig, run: Path, nproc: int) -> "TrainSummary":
+    """Train with `fastfashion train` in processes of its own; what it says is passed on. Raises TrainingError where it fails."""
+    import msgspec
 
-    Writes report.json, predictions.parquet and plots/ into the run, and returns the report. `rows`: "unseen" tests ids of `shards` that
-    the run neither trained, validated nor tested, and writes into RUN/unseen. This process does it alone, whatever process group your
-    program has initialised.
+    from fastfashion.runs.folder import TrainSummary
+    from fastfashion.scratch import scratch
+    from fastfashion.train.__main__ import write_resolved
+
+    last = ""
+    with scratch() as folder, tempfile.TemporaryFile("w+", encoding="utf-8") as document:
+        file = write_resolved(folder, config, run, f"fastfashion.train_run, {run.name}")
+        command = [sys.executable, "-m", "fastfashion", "train", config.data.shards, "--resolved", str(file), "--nproc", str(nproc)]
+        with subprocess.Popen([*command, "--json"], stdout=document, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                last = line.strip().removeprefix("error: ") if line.startswith("error: ") or not last else last
+                print(line, end="", file=sys.stderr)
+        if process.returncode:
+            raise TrainingError(f"training ended with status {process.returncode}: {last}")
+        document.seek(0)
+        return msgspec.json.decode(document.read(), type=TrainSummary)
+
+
+@call(EvaluateRequest)
+def evaluate_run(request: EvaluateRequest) -> Report:
+    """Test a run's best weights on the test rows of its split; writes report.json, predictions.parquet and plots/.
+
+    A set that has grown holds rows that the run trained on: with rows unseen, only ids that it never saw are tested, into RUN/unseen. In
+    Python, this process does it alone, whatever process group your program has initialised.
     """
     from fastfashion import dist
-    from fastfashion.evaluate import EvaluateRequest
     from fastfashion.evaluate import evaluate_run as evaluate
 
-    folder, where = run_of(run, shards)
-    request = EvaluateRequest(run=folder, shards=where, rows=rows, batch_size=batch_size, workers=workers)
-    return _plain(evaluate(request, dist.alone(device)))
+    return evaluate(request, dist.alone(request.device))
 
 
-@embedded
-def compare(first: Run, second: Run) -> Result:
-    """Whether the second evaluated run is better than the first, on the rows both were tested on; as `fastfashion compare`."""
+@call(CompareRequest, computes=False)
+def compare(request: CompareRequest) -> Report:
+    """Say whether one run is better than another: McNemar's exact test, and intervals of the differences, on rows both were tested on."""
     from fastfashion.evaluate.compare import compare as compare_runs
 
-    return _plain(compare_runs(run_of(first)[0], run_of(second)[0]))
+    return compare_runs(request.first, request.second)
 
 
 @embedded
@@ -225,88 +363,102 @@ def open_run(run: Run, shards: "Set | None" = None) -> "OpenRun":
     """A run to look into: its `model` (a torch module, uint8 images to logits), `config`, `packed` set, `codes` and `split`."""
     from fastfashion.runs import open_run as open_folder
 
-    return open_folder(*run_of(run, shards))
+    known = getattr(run, "packed", None) if shards is None else shards
+    return open_folder(run_of(run), None if known is None else place_of(known))
 
 
-@embedded
-def predict(
-    run: Run,
-    paths: "Set | Iterable[Set]",
-    *,
-    top: int = 3,
-    task: str | Sequence[str] = (),
-    batch_size: int = 256,
-    workers: int | None = None,
-    device: "str | torch.device | None" = None,
-) -> list[Result]:
-    """What images show: files, folders, zips or packed sets; as the lines of `fastfashion predict --format jsonl`.
+@call(PredictRequest)
+def predict(request: PredictRequest) -> Iterator[Report]:
+    """Say what images show: paths, addresses, folders, zips, packed sets; in Python also PIL images, uint8 arrays and encoded bytes.
 
-    An image is `{"path", "answers": {task: [{"label", "probability"}, …]}, "error": None}`, the most probable first; of one that cannot be
-    read `answers` is None and `error` says why.
+    Yields an answer for each image, `{"path", "answers": {task: [{"label", "probability"}, …]}, "error": None}`, the most probable
+    first. Where an image cannot be read, `answers` is None and `error` says why; one that has no path is "image 0", by its position.
     """
     from fastfashion import dist
-
-    for name, value in (("top", top), ("batch_size", batch_size), ("workers", workers if workers is not None else 1)):
-        if value < 1:
-            raise ConfigError(f"{name}: expected 1 or more, found {value}")
-    from fastfashion.predict.inputs import find_inputs
     from fastfashion.predict.outputs import records
     from fastfashion.predict.predictor import Predictor
 
-    named = paths if isinstance(paths, Iterable) and not isinstance(paths, str) else [paths]
-    tasks = names_of(task)
-    predictor = Predictor(run_of(run)[0], dist.alone(device).device, workers=workers or dist.cores_per_process(1), tasks=tasks)
-    answers = predictor.answer(find_inputs(str(place_of(one)) for one in named), top=top, batch_size=batch_size)
-    return [record for each in answers for record in records(each, predictor.classes)]
+    predictor = Predictor(request.run, dist.alone(request.device).device, workers=request.workers, tasks=request.tasks)
+
+    def answers() -> Iterator[Report]:
+        for each in predictor.answer(_inputs(request.paths), top=request.top, batch_size=request.batch_size):
+            yield from records(each, predictor.classes)
+
+    return answers()
 
 
-@embedded
-def export(
-    run: Run,
-    to: Literal["onnx", "hub", "space"],
-    *,
-    out: Place | None = None,
-    task: str | Sequence[str] = (),
-    int8: bool = False,
-    shards: "Set | None" = None,
-) -> Result:
-    """Write a run's best model for others, compared with the run before it is published; as `fastfashion export`."""
-    from fastfashion.export.export import ExportRequest
+def _inputs(images: Iterable[Any]) -> "Iterator[Input]":
+    from fastfashion.predict.inputs import InputImage, find_inputs
+
+    for number, image in enumerate(images):
+        if isinstance(image, bytes | bytearray | memoryview):
+            yield InputImage(f"image {number}", lambda image=image: bytes(image))  # type: ignore[misc]
+        elif hasattr(image, "getbands") or hasattr(image, "ndim"):
+            yield InputImage(f"image {number}", lambda image=image: _as_png(image))  # type: ignore[misc]
+        else:
+            yield from find_inputs([str(place_of(image))])
+
+
+def _as_png(image: "Image.Image | np.ndarray") -> bytes:
+    """The same pixels, upright, as a file; raises InputError for an array that is no image."""
+    from PIL import Image, ImageOps
+
+    try:
+        opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        file = BytesIO()
+        upright = ImageOps.exif_transpose(opened)
+        if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+            upright = upright.convert("RGB")
+        upright.save(file, "PNG", compress_level=1)
+    except (TypeError, ValueError, OSError) as error:
+        raise InputError(f"expected a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4) ({error})") from error
+    return file.getvalue()
+
+
+@call(ExportRequest)
+def export(request: ExportRequest) -> "ExportSummary":
+    """Write a run's best model for others: ONNX, a timm folder with a model card, or a page for a Hugging Face Space.
+
+    It is compared with the run on test images, and published only where it answers the same. A timm model has one head: a run
+    with several becomes a folder a head.
+    """
     from fastfashion.export.export import export as export_run
 
-    folder, where = run_of(run, shards)
-    request = ExportRequest(
-        run=folder,
-        to=to,
-        out=None if out is None else Path(out),
-        tasks=names_of(task),
-        int8=int8,
-        shards=where,
+    return export_run(request)
+
+
+@call(ServeRequest, computes=False)
+def serve(request: ServeRequest) -> None:
+    """Show a run on a page: answers as bars, where the model looked, the nearest products, batches, test results, an HTTP API.
+
+    Nothing on the page comes from elsewhere. The first start looks at the training set once, for the nearest products. Returns when
+    the process is stopped.
+    """
+    import os
+
+    serve_with(request, dict(os.environ))
+
+
+def serve_with(request: ServeRequest, environment: MutableMapping[str, str]) -> None:
+    """Serve with the password in `environment`, where the request has none; it is taken out of there."""
+    from fastfashion.serve.auth import find_auth
+    from fastfashion.serve.limits import Limits
+    from fastfashion.serve.server import ServeRequest as ServerRequest
+    from fastfashion.serve.server import serve as run_server
+
+    limits = Limits(
+        image_bytes=request.max_mb * 1_000_000, image_pixels=request.max_pixels, batch_files=request.max_files, queue=request.max_queue
     )
-    return _plain(asdict(export_run(request)))
-
-
-def _config(shards: "Set | None", recipe_name: str, flags: Mapping[str, Any], settings: Mapping[str, Any] | None) -> RunConfig:
-    found = find_shards(None if shards is None else place_of(shards))
-    return RunConfig(data=DataConfig(shards=str(found))).with_recipe(recipe_name, dict(flags) | dict(settings or {}))
-
-
-def _plain(value: Any) -> Any:
-    """What it is after it was written as JSON and read again."""
-    return json.loads(json.dumps(value, default=str))
-
-
-def _command(arguments: Sequence[str]) -> Result:
-    """The JSON of a command; what it says on the way is passed on. Raises TrainingError where it fails."""
-    last = ""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-        command = [sys.executable, "-m", "fastfashion", *arguments, "--json"]
-        with subprocess.Popen(command, stdout=said, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr is not None
-            for line in process.stderr:
-                last = line.strip() or last
-                print(line, end="", file=sys.stderr)
-        if process.returncode:
-            raise TrainingError(f"fastfashion {arguments[0]} ended with {process.returncode}: {last.removeprefix('error: ')}")
-        said.seek(0)
-        return json.loads(said.read().splitlines()[-1])
+    auth = find_auth(request.auth, request.auth_file, environment, lambda text: print(text, file=sys.stderr))
+    run_server(
+        ServerRequest(
+            run=request.run,
+            shards=request.shards,
+            host=request.host,
+            port=request.port,
+            auth=auth,
+            allow_host=request.allow_host,
+            workers=request.workers,
+            limits=limits,
+        )
+    )

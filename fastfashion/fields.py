@@ -5,6 +5,7 @@ signature of such a dataclass, calls.py a Python function, tools/reference.py th
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,9 +44,12 @@ class Option:
     below: float | None = None
     change: Change = Change.FIXED  # of a setting
     find: Callable[[Any], Any] | None = None  # makes the value of what was given, or of None
-    flag: str = ""  # where it is not --FIELD
+    name: str = ""  # where the option has another name than the field
+    flag: str = ""  # where it is not --NAME
     panel: str = ""  # the heading it has in --help
     argument: bool = False  # by position on the command line and in Python
+    positional: bool = False  # by position in Python alone
+    many: bool = False  # may be given several times
     required: bool = False
     hidden: bool = False  # not in --help; docs/cli.md lists it
     only: str = ""  # "cli" or "api", where the other one does not have it
@@ -53,6 +57,8 @@ class Option:
     writes: Writes | None = None
     metavar: str = ""
     setting: str = ""  # section.key that it is a short form of
+    shown_default: str = ""  # where the value itself is found later
+    old: str = ""  # of an old form: what to use
 
     @property
     def expected(self) -> str:
@@ -102,8 +108,13 @@ def check(values: Any, called: Callable[[str, Option], str]) -> None:
                 raise ConfigError(f"{called(name, about)}: expected {about.expected}, found {each!r}")
 
 
-def flag_of(name: str, about: Option) -> str:
-    return about.flag or f"--{name.replace('_', '-')}"
+def name_of(field: str, about: Option) -> str:
+    """The option's name, as Python functions call it."""
+    return about.name or field
+
+
+def flag_of(field: str, about: Option) -> str:
+    return about.flag.partition("/")[0] or f"--{name_of(field, about).replace('_', '-')}"
 
 
 def cast(key: str, kind: Any, value: Any) -> Any:
@@ -123,6 +134,13 @@ def cast(key: str, kind: Any, value: Any) -> Any:
         raise ConfigError(f"{key}: expected {getattr(kind, '__name__', kind)}, found {value!r}") from None
 
 
+class Result:
+    """Base of what functions return: a dataclass that can be written as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))  # type: ignore[call-overload]
+
+
 def listed(names: Any) -> str:
     """ "a, b or c"."""
     *first, last = names
@@ -130,4 +148,6 @@ def listed(names: Any) -> str:
 
 
 def _number(value: float | None) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    if isinstance(value, int):
+        return f"2^{value.bit_length() - 1}" if value >= 2**32 and value.bit_count() == 1 else str(value)
+    return f"{value:g}"

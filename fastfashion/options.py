@@ -1,22 +1,122 @@
-"""Command-line options that have the same name and meaning everywhere, and how a command ends."""
+"""The command line of a request dataclass, and how a command ends.
 
+class SynthRequest ─► command(app, SynthRequest, …) ─► fastfashion synth --rows 1200 --size 800x600 --json
+"""
+
+import contextlib
+import inspect
+import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
-from fastfashion.config import ALL
-from fastfashion.errors import ConfigError, FastfashionError, InputError
-from fastfashion.files import NO_UTF8, is_remote, location
+from fastfashion.errors import FastfashionError
+from fastfashion.fields import Option, flag_of, options_of
+from fastfashion.requests import IN, LIMITS, MODEL, OUT, RUN, Request, ask
 from fastfashion.terminal import make_safe
-from fastfashion.words import os_error_text, why
+from fastfashion.words import os_error_text
 
-SHARDS_HOME = Path("shards")
+R = TypeVar("R", bound=Request)
+PANELS = (IN, MODEL, OUT, LIMITS, RUN)
 STORAGE = ("botocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "huggingface_hub")  # whose errors are the user's to cure
+COMMANDS: dict[str, tuple[type[Request], Callable[..., Any], str]] = {}  # request, function and example of each, for docs/cli.md
 _debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a command has to say: a document for --json, and a text for people."""
+
+    document: Any
+    text: str = ""
+    is_report: bool = False  # the text is what was asked for: it goes to stdout, without --json
+    status: int = 0
+    after: Callable[[], object] = lambda: None  # once it is printed
+
+
+def command(app: typer.Typer, kind: type[R], name: str, example: str) -> Callable[[Callable[[R], Answer | None]], None]:
+    """Add a function of a request to an app: its docstring is the help, its answer is printed."""
+
+    def add(function: Callable[[R], Answer | None]) -> None:
+        def run(**given: Any) -> None:
+            if (old := given.pop("old_shards", None)) is not None:
+                say_warning(f"--shards is an old form, which the next release refuses: use fastfashion {name} {old}")
+                given["shards"] = given["shards"] or old
+            request = ask(kind, given, say_warning)
+            with contextlib.redirect_stdout(sys.stderr) if request.as_json else contextlib.nullcontext():
+                answer = function(request)
+            if answer is not None:
+                show(answer, as_json=request.as_json)
+
+        run.__signature__ = inspect.Signature(_parameters(kind))  # type: ignore[attr-defined]
+        run.__doc__, run.__annotations__ = function.__doc__, {}
+        COMMANDS[name] = kind, function, example
+        app.command(name, epilog=f"Example: {example}")(run)
+
+    return add
+
+
+def show(answer: Answer, *, as_json: bool) -> None:
+    """Print an answer: with --json one document on stdout and the text on stderr. Ends with the answer's status."""
+    if answer.text:
+        print(answer.text, file=sys.stdout if answer.is_report and not as_json else sys.stderr)
+    if as_json:
+        document = answer.document
+        print(json.dumps(document.to_dict() if hasattr(document, "to_dict") else document, default=str))
+    answer.after()
+    if answer.status:
+        raise typer.Exit(answer.status)
+
+
+def _parameters(kind: type[Request]) -> list[inspect.Parameter]:
+    """Arguments, options in the order of their panels, then those of every command."""
+    shared = options_of(Request)
+    own = [(name, each, about) for name, (each, about) in options_of(kind).items() if name not in shared]
+    own.sort(key=lambda item: PANELS.index(item[2].panel) if item[2].panel in PANELS else -1)
+    last = [(name, each, about) for name, (each, about) in shared.items()]
+    found = []
+    for name, each, about in [*own, *last]:
+        if about.only == "api":
+            continue
+        found.append(_parameter(name, each, about))
+        if name == "shards" and about.argument and not about.many:  # the form of earlier releases
+            old = replace(about, argument=False, hidden=True, metavar="SET")
+            found.append(_parameter("old_shards", each, replace(old, name="shards")))
+    return found
+
+
+def _parameter(name: str, each: "Field[Any]", about: Option) -> inspect.Parameter:
+    kinds = [kind for kind in get_args(each.type) if kind is not type(None)] if not isinstance(each.type, type) else [each.type]
+    kind = str if about.many or kinds[0] in (Path, Any) or kinds[0] not in (bool, int, float) else kinds[0]
+    default = None if each.default in (MISSING, ()) or about.argument else each.default
+    annotation: Any = list[kind] if about.many else kind  # type: ignore[valid-type]
+    info: Any
+    if about.argument:
+        info = typer.Argument(help=about.help, metavar=about.metavar or None, show_default=False)
+    else:
+        info = typer.Option(
+            about.flag if about.flag else flag_of(name, about),
+            help=about.help,
+            metavar=about.metavar or None,
+            hidden=about.hidden,
+            rich_help_panel=about.panel or None,
+            show_default=about.shown_default or (bool(default) and kind is not bool),
+            callback=_set_debug if name == "debug" else None,
+            is_eager=name == "debug",
+        )
+    if about.required:
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[annotation, info])
+    default = str(default) if isinstance(default, Path) else default
+    if about.many and default is not None:
+        default = list(default) if isinstance(default, tuple) else [default]
+    optional = annotation if default is not None else annotation | None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[optional, info])
 
 
 def _set_debug(value: bool) -> bool:
@@ -27,160 +127,6 @@ def _set_debug(value: bool) -> bool:
 
 def is_debug() -> bool:
     return _debug
-
-
-def Shards(panel: str | None = None) -> Any:
-    what = "Folder of a packed set, or its s3:// or https:// address; the one under shards/ by default."
-    return typer.Option("--shards", help=what, parser=location, metavar="PATH", rich_help_panel=panel)
-
-
-def Location(what: str, panel: str | None = None) -> Any:
-    return typer.Option(help=what, parser=location, metavar="PATH", rich_help_panel=panel)
-
-
-def OutFile(what: str, panel: str | None = None) -> Any:
-    """`--out` of a command that writes one file; checked before there is any work to lose."""
-    return typer.Option("--out", help=what, metavar="FILE", callback=_check_out_file, rich_help_panel=panel)
-
-
-def OutFolder(what: str, panel: str | None = None) -> Any:
-    """The same of a command that writes a folder, on a disk or, for shards, on object storage."""
-    return typer.Option("--out", help=what, parser=_location, metavar="FOLDER", callback=_check_out_folder, rich_help_panel=panel)
-
-
-def _location(given: str | Path) -> Path:
-    return location(given) if isinstance(given, str) else given  # a default comes as a path
-
-
-def _check_out_file(path: Path | None) -> Path | None:
-    if path is not None:
-        check_place(path, "--out", is_folder=False)
-    return path
-
-
-def _check_out_folder(path: Path | None) -> Path | None:
-    if path is not None and not is_remote(path):
-        check_place(path, "--out", is_folder=True)
-    return path
-
-
-def check_place(path: Path, option: str, *, is_folder: bool) -> None:
-    """Raises ConfigError where a file, or a folder, could not be written at `path`: before the work, rather than after it."""
-    expected = "folder" if is_folder else "file"
-    if NO_UTF8.search(str(path)):  # pyarrow and safetensors cannot write there
-        raise ConfigError(f"{option} {path}: expected a name in UTF-8; choose another {option}")
-    try:
-        if path.exists() and path.is_dir() is not is_folder:
-            found = "a folder" if path.is_dir() else "a file"
-            raise ConfigError(f"{option} {path}: expected a {expected}, found {found} of that name; choose another {option}")
-        above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    except OSError as error:  # a name too long, a parent that is a file, links in a circle
-        raise ConfigError(f"{option} {path}: cannot be written ({why(error)}); choose another {option}") from error
-    if not above.is_dir() and above != path.absolute():
-        raise ConfigError(f"{option} {path}: {above} is a file, expected a folder; choose another {option}")
-    if not os.access(above, os.W_OK | (os.X_OK if above.is_dir() else 0)):
-        raise ConfigError(f"{option} {path}: {above} cannot be written to (permission denied); choose another {option}")
-
-
-def Source(panel: str | None = None) -> Any:
-    return Location("Zip or folder of images and a table, or its s3:// or https:// address; the one under data/ by default.", panel)
-
-
-def Table(panel: str | None = None) -> Any:
-    return typer.Option("--table", help="The CSV, in --source or anywhere; styles.csv, or the only one, by default.", rich_help_panel=panel)
-
-
-def IdColumn(panel: str | None = None) -> Any:
-    return typer.Option("--id-column", help="Its column with paths or names of the images.", rich_help_panel=panel)
-
-
-def Task(panel: str | None = None) -> Any:
-    return typer.Option("--task", help="Label to predict, several with commas, or all.", rich_help_panel=panel)
-
-
-def Tasks(what: str, panel: str | None = None) -> Any:
-    return typer.Option("--task", help=f"{what}, with commas or again and again; all by default.", rich_help_panel=panel)
-
-
-def Protocol(panel: str | None = None) -> Any:
-    return typer.Option("--protocol", help="How to split: stratified (default), reference or folds.", rich_help_panel=panel)
-
-
-def Size(panel: str | None = None) -> Any:
-    return typer.Option(
-        "--size", help="Input of the model, HxW in pixels, such as 80x64; the images' own shape by default.", rich_help_panel=panel
-    )
-
-
-def Corrections(panel: str | None = None) -> Any:
-    return typer.Option("--corrections", help="CSV of id, task, label: labels to put right.", rich_help_panel=panel)
-
-
-def _check_workers(value: int | None) -> int | None:
-    if value is not None and value < 0:
-        raise ConfigError(f"--workers: expected 0 or more, found {value}")
-    return value
-
-
-def Workers(panel: str | None = None, *, what: str = "Loader threads a process; its share of cores.") -> Any:
-    return typer.Option("--workers", help=what, callback=_check_workers, rich_help_panel=panel)
-
-
-def Raw(panel: str | None = None) -> Any:
-    return typer.Option("--raw", help="In CSV, leave cells such as =1+1 as they are, for programs.", rich_help_panel=panel)
-
-
-def Json(panel: str | None = None) -> Any:
-    return typer.Option("--json", help="One JSON object in the last line of stdout.", rich_help_panel=panel)
-
-
-def Debug(panel: str | None = None) -> Any:
-    return typer.Option("--debug", help="Show the traceback of an error.", callback=_set_debug, is_eager=True, rich_help_panel=panel)
-
-
-def find_shards(given: Path | None) -> Path:
-    """The packed set that is meant: the one given, or the only one under shards/."""
-    if given is not None:
-        return given
-    found = sorted({path.parent.parent for path in SHARDS_HOME.glob("*/*/manifest.json")})
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ConfigError(f"which packed set? There are {', '.join(map(str, found))}: choose with --shards")
-    if begun := sorted(path.parent.parent for path in SHARDS_HOME.glob("*/.staging/plan.json")):
-        raise ConfigError(f"no packed set under shards/: packing {begun[0]} was interrupted; the same fastfashion shard command resumes it")
-    raise ConfigError("no packed set under shards/: make one with fastfashion shard --res 224, or name one with --shards")
-
-
-def find_source(given: Path | None, home: Path = Path("data")) -> Path:
-    """The data set that is meant: the one given, or the only zip or packable folder under data/."""
-    if given is not None:
-        return given
-    found = sorted([*home.glob("*.zip"), *(table.parent for table in home.glob("*/styles.csv"))])
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ConfigError(f"which data set? There are {', '.join(map(str, found))}: choose with --source")
-    raise InputError(
-        f"no data set under {home}/: name one with --source, or get one:\n"
-        f"  fastfashion download small --out {home}   60x80 images\n"
-        f"  fastfashion download full --out {home}    originals up to 1800x2400\n"
-        f"  fastfashion synth --out {home}/synth      a drawn stand-in, in seconds"
-    )
-
-
-def parse_tasks(given: list[str] | None) -> tuple[str, ...]:
-    """The names in what `Tasks` was given, with commas or again and again; empty stands for all."""
-    names = tuple(name.strip() for text in given or [] for name in text.split(","))
-    return () if names == (ALL,) else names
-
-
-def parse_image_size(text: str) -> tuple[int, int]:
-    """(width, height) in pixels of a WxH such as 600x800, the way sizes of photographs are spoken of."""
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise ConfigError(f"--res {text}: expected width x height in pixels, such as 600x800")
-    return int(width), int(height)
 
 
 def run_command(app: typer.Typer) -> None:
@@ -209,3 +155,8 @@ def run_command(app: typer.Typer) -> None:
 def say_error(message: str) -> None:
     rank = os.environ.get("RANK", "0")
     print(f"error: {message}" if rank == "0" else f"error on rank {rank}: {message}", file=sys.stderr)
+
+
+def say_warning(message: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {message}", file=sys.stderr)

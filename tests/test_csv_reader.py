@@ -289,7 +289,7 @@ def test_other_spellings_of_no_label_may_be_given(shop: Path) -> None:
 
 def test_a_label_without_a_label_is_left_out_of_all_and_refused_by_name(shop: Path) -> None:
     assert fastfashion("shard", *ARGUMENTS, cwd=shop.parent).returncode == 0
-    options = ["--shards", "out", "--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "4", "--name"]
+    options = ["out", "--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "4", "--name"]
     named = fastfashion("train", *options, "named", "--task", "kind,size", cwd=shop.parent)
     assert named.returncode == 2 and "'size' has no label in this packed set" in " ".join(named.stderr.split())
     (shop.parent / "shop/shop.csv").write_text(
@@ -297,7 +297,7 @@ def test_a_label_without_a_label_is_left_out_of_all_and_refused_by_name(shop: Pa
     )
     done = fastfashion("shard", *ARGUMENTS[:-4], "--out", "whole", "--workers", "1", cwd=shop.parent)
     assert done.returncode == 0, done.stderr
-    trained = fastfashion("train", *["--shards", "whole", *options[2:]], "all", "--task", "all", cwd=shop.parent)
+    trained = fastfashion("train", *["whole", *options[2:]], "all", "--task", "all", cwd=shop.parent)
     assert trained.returncode == 0, trained.stderr
     assert "left out of all, since they have no label in this set: size" in trained.stderr
     config = json.loads((shop.parent / "runs/all/config.json").read_text())

@@ -264,7 +264,7 @@ def test_a_folder_of_something_else_is_not_written_to_and_an_export_can_be_renew
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"to": "tflite"}, "expected onnx, hub, space"),
+        ({"to": "tflite"}, "expected onnx, hub or space"),
         ({"to": "hub", "int8": True}, "only --to onnx"),
         ({"to": "hub", "tasks": ("usage",)}, "has heads for masterCategory, season"),
     ],

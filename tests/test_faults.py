@@ -202,8 +202,8 @@ def test_a_signal_to_one_rank_saves_on_all_at_the_same_step_and_ends_within_seco
 @pytest.mark.dist
 def test_the_launcher_passes_signals_on_and_starts_again_what_dies(packed_small: PackedSmall, whole: Path, tmp_path: Path) -> None:
     settings = [f"--set={key}={value}" for key, value in BASE.items()]
-    arguments = [sys.executable, "-m", "fastfashion", "train", "--shards", str(packed_small.out), *settings, "--no-pretrained"]
-    arguments += ["--out", str(tmp_path), "--name", "run", "--nproc", "2"]
+    arguments = [sys.executable, "-m", "fastfashion", "train", str(packed_small.out), *settings, "--no-pretrained"]
+    arguments += ["--runs", str(tmp_path), "--name", "run", "--nproc", "2"]
     run = tmp_path / "run"
     first = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: checkpoints_of(run))
@@ -225,7 +225,7 @@ def test_torchrun_starts_again_a_worker_that_was_killed(packed_small: PackedSmal
     settings = [f"--set={key}={value}" for key, value in BASE.items()]
     arguments = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=2", "--max-restarts=3"]
     arguments += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{workers.free_port()}", "--rdzv-conf=last_call_timeout=1"]
-    arguments += ["-m", "fastfashion.train", "--shards", str(packed_small.out), *settings, "--out", str(tmp_path), "--name", "run"]
+    arguments += ["-m", "fastfashion.train", str(packed_small.out), *settings, "--runs", str(tmp_path), "--name", "run"]
     run = tmp_path / "run"
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: checkpoints_of(run))

@@ -42,7 +42,7 @@ def hosts() -> Iterator[None]:
 def test_a_host_that_is_cut_off_leaves_the_other_to_go_on_alone(hosts: None, packed_small: PackedSmall, tmp_path: Path) -> None:
     settings = [f"--set={key}={value}" for key, value in (BASE | {"train.timeout_s": 4, "train.epochs": 30}).items()]
     run = tmp_path / "run"
-    train = ["-m", "fastfashion.train", "--shards", str(packed_small.out), *settings, "--out", str(tmp_path), "--name", "run"]
+    train = ["-m", "fastfashion.train", str(packed_small.out), *settings, "--runs", str(tmp_path), "--name", "run"]
     agents, logs = {}, {}
     for name, address in ADDRESSES.items():
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3"]

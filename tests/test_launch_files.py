@@ -21,9 +21,10 @@ found = parse_args(sys.argv[1:])
 assert found.module and found.training_script == "fastfashion.train", found
 assert found.max_restarts == 3 and found.rdzv_backend == "c10d" and found.rdzv_endpoint.endswith(":29400")
 import typer
-from fastfashion.train.__main__ import train
+from fastfashion.options import command
+from fastfashion.train.__main__ import EXAMPLE, TrainRequest, train
 app = typer.Typer()
-app.command()(train)
+command(app, TrainRequest, "train", EXAMPLE)(train)
 typer.main.get_command(app).make_context("train", found.training_script_args)
 print("nodes", found.nnodes, "each", found.nproc_per_node, "id", found.rdzv_id, flush=True)
 """

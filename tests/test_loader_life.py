@@ -266,8 +266,8 @@ TRAIN = ["--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs"
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.dist)])
 def test_processes_train_around_damaged_images_on_request(processes: int, packed_small: PackedSmall, tmp_path: Path) -> None:
     def train(*more: str) -> subprocess.CompletedProcess[str]:
-        options = [*TRAIN[:-2], "--nproc", processes, "--out", tmp_path, "--name", "run", "--set", "data.resolution=full"]
-        return fastfashion("train", "--shards", shards, *options, *more, cwd=tmp_path)
+        options = [*TRAIN[:-2], "--nproc", processes, "--runs", tmp_path, "--name", "run", "--set", "data.resolution=full"]
+        return fastfashion("train", shards, *options, *more, cwd=tmp_path)
 
     shards = tmp_path / "damaged"
     shutil.copytree(packed_small.out, shards)
@@ -276,9 +276,9 @@ def test_processes_train_around_damaged_images_on_request(processes: int, packed
     damage(shards, list(range(20)))
     stopped = train()
     assert stopped.returncode != 0
-    assert "fastfashion verify" in stopped.stderr and "--on-bad skip" in stopped.stderr and "at byte" in stopped.stderr
+    assert "fastfashion verify" in stopped.stderr and "--set data.on_bad=skip" in stopped.stderr and "at byte" in stopped.stderr
     assert "Traceback" not in stopped.stderr.replace('Traceback (most recent call last):\n  File "<frozen', "")
-    done = train("--on-bad", "skip")
+    done = train("--set", "data.on_bad=skip")
     assert done.returncode == 0, done.stderr
     assert "do not decode and were skipped" in done.stderr
     listed = (tmp_path / "run" / "skipped.csv").read_text().splitlines()
@@ -304,8 +304,8 @@ def test_a_shard_that_vanishes_while_training_stops_every_rank_with_its_name(pac
         "sys.argv = ['fastfashion.train', *sys.argv[1:]]\n"
         "runpy.run_module('fastfashion.train', run_name='__main__')\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(hook), "--shards", str(shards), *TRAIN[:-2]]
-    command += ["--set", "data.resolution=full", "--out", str(tmp_path), "--name", "run"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(hook), str(shards), *TRAIN[:-2]]
+    command += ["--set", "data.resolution=full", "--runs", str(tmp_path), "--name", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     assert "00001.tar" in done.stderr

@@ -43,7 +43,7 @@ def test_own_images_and_labels_from_packing_to_a_shipped_model(shop: Path, tmp_p
     """`type` is the name of a method of every torch module, and "fine colour" holds a space: both are labels like any other."""
     packed = last_line(fastfashion("shard", "--source", str(shop), *COLUMNS, "--res", "32", "--out", "packed", "--json", cwd=tmp_path))
     assert packed["kept"] == 90
-    options = ["--shards", "packed", "--task", "all", "--model", "test_resnet", "--no-pretrained", "--epochs", "8", "--batch-size", "16"]
+    options = ["packed", "--task", "all", "--model", "test_resnet", "--no-pretrained", "--epochs", "8", "--batch-size", "16"]
     fastfashion("train", *options, "--set", "optim.optimizer=adamw", "--set", "optim.lr=3e-3", "--name", "own", cwd=tmp_path)
     report = last_line(fastfashion("evaluate", "runs/own", "--json", cwd=tmp_path))
     assert set(report["tasks"]) == {"type", "fine colour"}

@@ -83,7 +83,7 @@ def test_a_run_of_another_model_or_without_a_model_is_refused(run: Path, tmp_pat
 
 
 def test_the_command_takes_a_run_for_first_weights_and_its_model_with_them(packed_small: PackedSmall, tmp_path: Path) -> None:
-    usual = ["train", "--shards", str(packed_small.out), "--size", "32x32", "--epochs", "1", "--batch-size", "16", "--out", "runs"]
+    usual = ["train", str(packed_small.out), "--size", "32x32", "--epochs", "1", "--batch-size", "16", "--runs", "runs"]
     first = workers.fastfashion(*usual, "--model", "test_vit", "--no-pretrained", "--task", "season", "--name", "a", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     second = workers.fastfashion(*usual, "--weights", "runs/a", "--task", "season,usage", "--name", "b", cwd=tmp_path)

@@ -19,8 +19,8 @@ from workers import fastfashion
 from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.images.codec import decode_rgb, encode_jpeg
-from fastfashion.options import find_source
 from fastfashion.pack import PackProgress, PackRequest, dry_run, pack
+from fastfashion.places import find_source
 from fastfashion.shards import PackedSet, open_packed_set
 from photos import photograph
 

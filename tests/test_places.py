@@ -18,16 +18,16 @@ FOLDERS = {  # commands that write a folder; their other arguments name nothing 
     "synth": ["synth"],
     "shard": ["shard", "--source", "nowhere"],
     "audit": ["audit", "nowhere"],
-    "train": ["train", "--shards", "nowhere"],
+    "train": ["train", "nowhere"],
     "export": ["export", "nowhere", "--to", "hub"],
-    "reproduce": ["reproduce", "--small", "nowhere"],
+    "reproduce": ["reproduce", "fashion-product-images", "nowhere"],
     "download": ["download", "small"],
 }
 FILES = {
-    "splits": ["splits", "--shards", "nowhere"],
+    "splits": ["splits", "nowhere"],
     "preview": ["preview", "nowhere"],
     "predict": ["predict", "nowhere", "nowhere"],
-    "bench-loader": ["bench-loader", "--shards", "nowhere"],
+    "bench-loader": ["bench-loader", "nowhere"],
 }
 
 
@@ -88,19 +88,19 @@ INPUTS = {  # PLACE stands for what is wrong, SET and RUN for what is right
     "audit": ["audit", "PLACE"],
     "audit run": ["audit", "SET", "--run", "PLACE"],
     "audit corrections": ["audit", "SET", "--run", "RUN", "--corrections", "PLACE"],
-    "splits": ["splits", "--shards", "PLACE"],
+    "splits": ["splits", "PLACE"],
     "preview": ["preview", "PLACE"],
-    "train": ["train", "--shards", "PLACE", *SMALL],
-    "train corrections": ["train", "--shards", "SET", "--corrections", "PLACE", *SMALL],
-    "train weights": ["train", "--shards", "SET", "--weights", "PLACE", "--size", "32x32", "--model", "test_resnet"],
+    "train": ["train", "PLACE", *SMALL],
+    "train corrections": ["train", "SET", "--corrections", "PLACE", *SMALL],
+    "train weights": ["train", "SET", "--weights", "PLACE", "--size", "32x32", "--model", "test_resnet"],
     "evaluate": ["evaluate", "PLACE"],
     "evaluate shards": ["evaluate", "RUN", "--shards", "PLACE"],
     "compare": ["compare", "PLACE", "RUN"],
-    "reproduce": ["reproduce", "--small", "PLACE"],
+    "reproduce": ["reproduce", "fashion-product-images", "PLACE"],
     "predict": ["predict", "PLACE", "SOURCE"],
     "export": ["export", "PLACE", "--to", "hub"],
     "serve": ["serve", "PLACE", "--port", "0"],
-    "bench-loader": ["bench-loader", "--shards", "PLACE"],
+    "bench-loader": ["bench-loader", "PLACE"],
 }
 FINE = {("repair", place) for place in ("nowhere", "file", "folder", "file/x", LONG)}  # a whole set needs no source
 
@@ -126,7 +126,7 @@ def test_an_interrupted_set_says_so_and_the_same_command_resumes_it(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("fastfashion.pack.packer.commit", interrupt)
         pack(request)
-    for command in (["verify", "shards/set"], ["audit", "shards/set"], ["splits", "--shards", "shards/set"], ["preview", "shards/set"]):
+    for command in (["verify", "shards/set"], ["audit", "shards/set"], ["splits", "shards/set"], ["preview", "shards/set"]):
         said = said_of(*command, monkeypatch=monkeypatch, capsys=capsys)
         assert "shards/set: packing it was interrupted" in said
         assert f"fastfashion shard --source {packed_small.source} --res 32 --out shards/set" in said

@@ -587,7 +587,7 @@ def test_training_and_evaluation_take_an_address(s3: S3Server, packed_small: Pac
     remote.fs.put(str(packed_small.out), remote.path, recursive=True)
     losses = {}
     for name, shards in (("local", str(packed_small.out)), ("remote", str(remote))):
-        options = ["--shards", shards, "--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs", "1", "--batch-size", "16"]
+        options = [shards, "--model", "test_vit", "--no-pretrained", "--size", "32x32", "--epochs", "1", "--batch-size", "16"]
         options += ["--set", "train.log_every_steps=1", "--set", "data.cache_dir=cache", "--name", name]
         done = fastfashion("train", *options, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -605,6 +605,6 @@ def test_training_and_evaluation_take_an_address(s3: S3Server, packed_small: Pac
 def test_storage_that_lets_nobody_in_is_an_error_in_one_line(s3: S3Server, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     environment |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
-    done = fastfashion("train", "--shards", "s3://shop/set", "--no-pretrained", cwd=tmp_path, env=environment)
+    done = fastfashion("train", "s3://shop/set", "--no-pretrained", cwd=tmp_path, env=environment)
     assert done.returncode == 2
     assert "error: s3://shop/set: cannot be read (NoCredentialsError" in done.stderr and "Traceback" not in done.stderr

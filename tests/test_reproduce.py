@@ -154,7 +154,7 @@ def test_a_folder_of_an_older_version_resumes_with_the_settings_it_was_started_w
 
 
 def test_a_cell_is_trained_and_tested_once_and_is_one_of_the_twelve(packed_small: PackedSmall, tmp_path: Path) -> None:
-    options = ["--small", str(packed_small.out), "--task", "season", "--model", "resnet18", "--protocol", "reference", "--no-pretrained"]
+    options = ["fashion-product-images", str(packed_small.out), "--task", "season", "--model", "resnet18", "--protocol", "reference", "--no-pretrained"]
     options += ["--epochs", "1", "--out", "out", "--json", "--set"]
     refused = fastfashion("reproduce", *options, "data.size=32x32", cwd=tmp_path)
     assert refused.returncode == 2 and "not the data that the published values are of" in refused.stderr and "--any-set" in refused.stderr
@@ -166,7 +166,7 @@ def test_a_cell_is_trained_and_tested_once_and_is_one_of_the_twelve(packed_small
     options += ["train.batch_size=16", "--set", "data.size=32x32"]
     assert first.returncode == second.returncode == 0, first.stderr
     results = [json.loads(done.stdout.splitlines()[-1])["rows"] for done in (first, second)]
-    assert "OTHER DATA" in first.stdout
+    assert "OTHER DATA" in first.stderr
     assert {row["data"] for row in results[0]} == {"other", None}
     assert results[0] == results[1] and "fastfashion train" in first.stderr and "fastfashion train" not in second.stderr
     other = fastfashion("reproduce", *options, "--set", "optim.lr=0.1", cwd=tmp_path)

@@ -166,8 +166,8 @@ def test_processes_of_a_start_that_fails_leave_nothing_behind(size: int, shards:
 def test_the_launcher_of_processes_that_fail_leaves_nothing_behind(shards: Path, tmp_path: Path) -> None:
     wrong_starts(shards, tmp_path / "home")
     settings = [text for key, value in TINY.items() for text in ("--set", f"{key}={value}")]
-    arguments = ["train", "--shards", str(shards), *settings, "--corrections", str(tmp_path / "home/corrections.csv")]
-    done = workers.fastfashion(*arguments, "--out", str(tmp_path / "runs"), "--name", "one", "--nproc", "2", cwd=tmp_path)
+    arguments = ["train", str(shards), *settings, "--corrections", str(tmp_path / "home/corrections.csv")]
+    done = workers.fastfashion(*arguments, "--runs", str(tmp_path / "runs"), "--name", "one", "--nproc", "2", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
@@ -250,7 +250,7 @@ def test_a_finished_run_keeps_one_full_checkpoint_and_can_be_lengthened(copied: 
 
 def test_without_the_optimizer_a_finished_run_keeps_none_and_refuses_to_be_lengthened(shards: Path, tmp_path: Path) -> None:
     settings = [text for key, value in TINY.items() for text in ("--set", f"{key}={value}")]
-    arguments = ["train", "--shards", str(shards), *settings, "--keep-optimizer", "no", "--out", str(tmp_path), "--name", "run"]
+    arguments = ["train", str(shards), *settings, "--set", "train.keep_optimizer=no", "--runs", str(tmp_path), "--name", "run"]
     first = workers.fastfashion(*arguments, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     run = tmp_path / "run"
@@ -261,7 +261,7 @@ def test_without_the_optimizer_a_finished_run_keeps_none_and_refuses_to_be_lengt
     longer = workers.fastfashion(*arguments, "--set", "train.epochs=3", "--allow-config-change", "train.epochs", cwd=tmp_path)
     assert longer.returncode == 2
     assert (
-        "cannot be trained further with train.epochs: 2 there, 3 now: its optimiser state was not kept (--keep-optimizer no)"
+        "cannot be trained further with train.epochs: 2 there, 3 now: its optimiser state was not kept (train.keep_optimizer=no)"
         in longer.stderr
     )
     assert "--weights" in longer.stderr and (run / "best/model.safetensors").is_file()

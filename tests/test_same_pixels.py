@@ -272,7 +272,7 @@ def test_an_image_that_does_not_decode_is_named_whatever_it_was(world: World, da
     identity = list(world.images)[row]
     with (
         closing(open_one(damaged.open("full"), rows, WHOLE, backend)) as loader,
-        pytest.raises(PackedSetError, match="--on-bad skip") as error,
+        pytest.raises(PackedSetError, match=r"--set data\.on_bad=skip") as error,
     ):
         list(loader.steps(0))
     assert identity in str(error.value)

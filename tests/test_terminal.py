@@ -83,7 +83,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 def test_what_commands_say_holds_no_control_characters(shop: Shop, tmp_path: Path) -> None:
     assert controls(shop.said) == set()
     assert "\\u001b[31m" in shop.said
-    splits = ("splits", "--shards", str(shop.packed), "--task", "kind", "--out", str(tmp_path / f"splits{ODD}.csv"))
+    splits = ("splits", str(shop.packed), "--task", "kind", "--out", str(tmp_path / f"splits{ODD}.csv"))
     for command in (("verify", str(shop.packed)), ("audit", str(shop.packed)), splits, ("evaluate", str(shop.run))):
         status, out, err = run_here(*command)
         assert status == 0, err
@@ -108,7 +108,7 @@ def test_answers_hold_no_control_characters_on_stdout(shop: Shop, form: str) -> 
         ["predict", f"/nope{ODD}", "x.jpg"],
         ["audit", f"/nope{ODD}"],
         ["shard", "--source", f"/nope{ODD}", "--out", f"/tmp/nope{ODD}"],
-        ["train", "--shards", f"/nope{ODD}"],
+        ["train", f"/nope{ODD}"],
         ["evaluate", f"/nope{ODD}"],
     ],
     ids=lambda arguments: arguments[0],

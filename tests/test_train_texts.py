@@ -90,7 +90,7 @@ def test_loss_and_rate_are_shown_from_the_second_step_on(packed_small: PackedSma
 
 def test_training_says_in_five_lines_what_it_is_about_to_do(packed_small: PackedSmall, tmp_path: Path) -> None:
     arguments = ["--size", "32x32", "--epochs", "2", "--batch-size", "900", "--model", "test_vit", "--no-pretrained", "--task", "all"]
-    done = workers.fastfashion("train", "--shards", str(packed_small.out), *arguments, "--out", "runs", "--name", "x", cwd=tmp_path)
+    done = workers.fastfashion("train", str(packed_small.out), *arguments, "--runs", "runs", "--name", "x", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     first = next(n for n, line in enumerate(lines) if line.startswith("set "))
@@ -142,7 +142,6 @@ def test_a_first_step_that_fails_ends_the_processes_as_an_error_of_the_user_does
 def test_a_batch_of_one_a_process_and_a_size_that_does_not_fit_end_without_a_restart(packed_small: PackedSmall, tmp_path: Path) -> None:
     usual = [
         "train",
-        "--shards",
         str(packed_small.out),
         "--no-pretrained",
         "--epochs",

@@ -337,15 +337,15 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
 def command(what: str, run: Path, whole: Whole, out: Path) -> None:
     """As the command line does it, in this process."""
     usual = [f"--set={key}={value}" for key, value in SETTINGS.items()]
-    training = ["train", "--shards", str(whole.shards), *usual]
+    training = ["train", str(whole.shards), *usual]
     arguments = {
         "predict": ["predict", str(run), str(whole.image)],
         "evaluate": ["evaluate", str(run)],
         "compare": ["compare", str(run), str(whole.run)],
         "export": ["export", str(run), "--to", "hub", "--out", str(out)],
         "audit": ["audit", str(whole.shards), "--run", str(run), "--out", str(out)],
-        "weights": [*training, "--weights", str(run), "--out", str(out), "--name", "other"],
-        "resume as it is": [*training, "--out", str(run.parent), "--name", run.name],
+        "weights": [*training, "--weights", str(run), "--runs", str(out), "--name", "other"],
+        "resume as it is": [*training, "--runs", str(run.parent), "--name", run.name],
     }
     more = ["--set=train.epochs=2", "--allow-config-change=train.epochs"]
     arguments["resume"] = [*arguments["resume as it is"], *more]

@@ -256,11 +256,11 @@ CASES: dict[str, tuple[Damage, str, str]] = {
 
 def command(what: str, out: Path, tmp_path: Path) -> None:
     """As the command line does it, in this process."""
-    usual = ["--model", "resnet18", "--no-pretrained", "--epochs", "1", "--size", "32x32", "--out", str(tmp_path / "runs")]
+    usual = ["--model", "resnet18", "--no-pretrained", "--epochs", "1", "--size", "32x32", "--runs", str(tmp_path / "runs")]
     arguments = {
-        "train": ["train", "--shards", str(out), "--set", "data.resolution=full", *usual],
+        "train": ["train", str(out), "--set", "data.resolution=full", *usual],
         "preview": ["preview", str(out), "--set", "data.resolution=full", "--out", str(tmp_path / "preview.png")],
-        "bench-loader": ["bench-loader", "--shards", str(out), "--res", "full", "--images", "64", "--rounds", "1"],
+        "bench-loader": ["bench-loader", str(out), "--res", "full", "--images", "64", "--rounds", "1"],
         "audit": ["audit", str(out)],
     }
     app(arguments[what], standalone_mode=False)
@@ -319,7 +319,7 @@ def test_a_shard_that_becomes_a_pipe_after_opening_is_named(copy: Path) -> None:
 def test_the_command_line_ends_with_one_line(case: str, copy: Path, tmp_path: Path) -> None:
     damage, where, said = CASES[case]
     damage(copy)
-    arguments = ["train", "--shards", str(copy), "--set", "data.resolution=full", "--no-pretrained", "--size", "32x32"]
+    arguments = ["train", str(copy), "--set", "data.resolution=full", "--no-pretrained", "--size", "32x32"]
     done = workers.fastfashion(*arguments, cwd=tmp_path)
     assert done.returncode == 2 and re.search(rf"\Aerror: {copy}/{where}: .*({said}).*\n\Z", done.stderr)
     checked = workers.fastfashion("verify", str(copy), cwd=tmp_path)
@@ -347,7 +347,7 @@ def test_an_image_that_is_not_what_the_index_says_is_no_image_of_a_batch(
     [found] = verify(copy).damage
     ids = open_packed_set(copy).table["id"]
     assert found.where == INDEX and found.reason.endswith(f"{verified}: ids {ids[31]}")
-    with pytest.raises(PackedSetError, match=rf"id {ids[31]} in .*full/00001\.tar at byte [0-9]+: .*{said}.*--on-bad skip"):
+    with pytest.raises(PackedSetError, match=rf"id {ids[31]} in .*full/00001\.tar at byte [0-9]+: .*{said}.*--set data\.on_bad=skip"):
         load(open_packed_set(copy), ROWS[24:40], backend)
 
 

@@ -76,7 +76,7 @@ def test_the_installed_package_works_by_itself(installed: Path, tmp_path: Path) 
     said = run([sys.executable, "-m", "fastfashion", "--help"], tmp_path, **here)
     assert said.returncode == 0 and "synth" in said.stdout and "export" in said.stdout
     made = run(
-        [str(installed / "bin/fastfashion"), "synth", "--rows", "20", "--res", "60x80", "--workers", "1", "--json"], tmp_path, **here
+        [str(installed / "bin/fastfashion"), "synth", "--rows", "20", "--size", "80x60", "--workers", "1", "--json"], tmp_path, **here
     )
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout.splitlines()[-1])["rows"] == 20

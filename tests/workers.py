@@ -193,8 +193,8 @@ def _work(config: Mapping[str, Any], run: str, rank: int, size: int, port: int, 
     import typer
 
     from fastfashion.config import RunConfig
-    from fastfashion.options import run_command
-    from fastfashion.train.__main__ import _work as work
+    from fastfashion.options import run_command, show
+    from fastfashion.train.__main__ import work
 
     if fault is not None:
         from fastfashion.train import trainer
@@ -210,7 +210,9 @@ def _work(config: Mapping[str, Any], run: str, rank: int, size: int, port: int, 
             die_at_change(fault.killed_at_change)
 
     def command() -> None:
-        work(RunConfig.from_dict(config), Path(run), "test", False)
+        answer = work(RunConfig.from_dict(config), Path(run), "test")
+        if answer is not None:
+            show(answer, as_json=False)
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastfashion.config import AugmentConfig, DataConfig, Size
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.fields import Result
 from fastfashion.files import writing_to
 from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Group, Tile, draw_sheet, write_sheet
 from fastfashion.load.batch import Loader
@@ -49,7 +50,7 @@ class PreviewRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreviewSummary:
+class PreviewSummary(Result):
     """What the sheet shows."""
 
     out: str

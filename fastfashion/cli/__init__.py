@@ -1,10 +1,9 @@
-"""Floor 8, the command line: typer wiring, nothing else. Commands are in the order of the flow."""
+"""The command line: wiring, nothing else. `commands` has the commands in the order of the flow."""
 
-from fastfashion.cli import before, data, export, results, serve, speed
-from fastfashion.cli.app import app
+from fastfashion.cli.commands import app
 from fastfashion.options import run_command
 
-__all__ = ["app", "before", "data", "export", "main", "results", "serve", "speed"]
+__all__ = ["app", "main"]
 
 
 def main() -> None:

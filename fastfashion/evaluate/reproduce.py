@@ -157,13 +157,13 @@ def _run(request: ReproduceRequest, cell: Cell, packed: PackedSet, protocol: str
     run = request.out / "runs" / f"{_name(request, cell, protocol)}-seed{seed}"
     if (run / REPORT).is_file():
         return False
-    options = ["--shards", str(packed.path), "--task", request.heads or cell.task, "--split-by", cell.task]
+    options = [str(packed.path), "--task", request.heads or cell.task, "--split-by", cell.task]
     options += ["--protocol", protocol, "--model", cell.model, "--recipe", request.recipe, "--seed", str(seed)]
     if request.recipe == request.published.recipe and "train.epochs" not in request.settings:
         options += ["--epochs", str(cell.epochs)]
     options += [] if request.nproc is None else ["--nproc", str(request.nproc)]
     options += [text for key, value in request.settings.items() for text in ("--set", f"{key}={value}")]
-    _call(["train", *options, "--out", str(run.parent), "--name", run.name])
+    _call(["train", *options, "--runs", str(run.parent), "--name", run.name])
     _call(["evaluate", str(run), "--shards", str(packed.path)])
     return True
 

@@ -5,7 +5,7 @@ run/best + config.json ─► test rows ─► predict (every rank its share) �
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from fastfashion.bars import tqdm
 from fastfashion.catalog import Vocab, ids_hash
 from fastfashion.catalog.splits import REFERENCE_SEED
 from fastfashion.config import RunConfig
-from fastfashion.errors import ConfigError, InputError
+from fastfashion.errors import InputError
 from fastfashion.evaluate import metrics, plots
 from fastfashion.evaluate.intervals import bootstrap
 from fastfashion.evaluate.predictions import Answers, Predictions, predict, score
 from fastfashion.files import plain, publish, publish_json
 from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_images, open_loader
+from fastfashion.requests import EvaluateRequest
 from fastfashion.runs.files import PLOTS, PREDICTIONS, REPORT, read_metrics
 from fastfashion.runs.opened import OpenRun, open_run
 from fastfashion.runs.trained_on import SetIdentity
@@ -35,21 +36,6 @@ UNSEEN = "unseen"  # folder of the report of rows that a run never saw
 ROWS = ("test", UNSEEN)
 MISTAKES, MISTAKES_A_LINE = 48, 8  # images on a sheet
 CLASS_COLUMNS = ("name", "precision", "recall", "f1", "support")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateRequest:
-    """Which run to test, and with what."""
-
-    run: Path
-    shards: Path | None = None  # where the packed set is now, if not where the run was trained
-    rows: str = "test"  # of the run's split; or "unseen": ids of any set that the run neither trained, validated nor tested
-    batch_size: int = 256
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rows not in ROWS:
-            raise ConfigError(f"--rows {self.rows}: expected {' or '.join(ROWS)}")
 
 
 def predict_rows(

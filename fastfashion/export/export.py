@@ -20,8 +20,10 @@ from fastfashion.export.hub import HubModel, write_hub
 from fastfashion.export.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
 from fastfashion.export.space import write_app
 from fastfashion.export.subject import Subject, open_subject
+from fastfashion.fields import Result
 from fastfashion.files import publish, publish_json, writing_to
 from fastfashion.predict.predictor import drawn
+from fastfashion.requests import ExportRequest
 from fastfashion.scratch import PREFIX, nearest, scratch, sweep
 from fastfashion.tables import table_text
 from fastfashion.words import counted
@@ -40,25 +42,7 @@ Answering = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportRequest:
-    """What to export, and to where; raises ConfigError for a format or an option that does not exist."""
-
-    run: Path
-    to: str
-    out: Path | None = None  # RUN/export/FORMAT by default
-    tasks: tuple[str, ...] = ()  # heads; all by default
-    int8: bool = False
-    shards: Path | None = None  # where the packed set is now, if not where the run was trained
-
-    def __post_init__(self) -> None:
-        if self.to not in FORMATS:
-            raise ConfigError(f"--to {self.to}: expected {', '.join(FORMATS)}")
-        if self.int8 and self.to != "onnx":
-            raise ConfigError(f"--int8: only --to onnx has it, not --to {self.to}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSummary:
+class ExportSummary(Result):
     """What was exported, and how far it is from the run."""
 
     run: str

@@ -133,7 +133,7 @@ def undecodable(images: Resolution, row: int, reason: Exception) -> PackedSetErr
     """The error for an image that decoded when it was packed and does not now."""
     return PackedSetError(
         f"{images.where(row)}: {reason}; see what is damaged with fastfashion verify {images.folder.parent}, "
-        "or leave such images out with --on-bad skip"
+        "or leave such images out with --set data.on_bad=skip"
     )
 
 

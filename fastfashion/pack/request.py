@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fastfashion.catalog import KAGGLE, Account, Columns
 from fastfashion.errors import ConfigError
+from fastfashion.fields import Result
 from fastfashion.images.codec import MAX_PIXELS
 from fastfashion.shards.layout import FULL, check_resolution
 from fastfashion.sources.listing import SkippedFiles
@@ -63,7 +64,7 @@ def descending(resolutions: set[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SourceCounts:
+class _SourceCounts(Result):
     """Where every line of the table and every image of the source went. num_rows = kept + rejected."""
 
     out: Path

@@ -74,7 +74,7 @@ def check_run_folder(run: Path, config: RunConfig, *, resume: str = "auto", allo
 
 def _check_without_checkpoint(run: Path, changed: dict[str, tuple[Any, Any]], resume: str) -> None:
     dropped = read_status(run).get("optimizer") == "dropped"
-    why = "its optimiser state was not kept (--keep-optimizer no)" if dropped else f"{CHECKPOINTS}/ holds no checkpoint"
+    why = "its optimiser state was not kept (train.keep_optimizer=no)" if dropped else f"{CHECKPOINTS}/ holds no checkpoint"
     if is_finished(run) and changed:
         raise TrainingError(
             f"{run}: finished, and cannot be trained further with {_listed(changed)}: {why}. Its weights stay as they are; "

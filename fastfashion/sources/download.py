@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.fields import Result
 from fastfashion.files import hold, publish, publish_json
 from fastfashion.remote import LeastRate, TooSlowError
 from fastfashion.sources.kaggle_api import Archive, CutError, KaggleSet, SlowError, failed, network_reason, open_archive
@@ -43,7 +44,7 @@ class DownloadProgress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Downloaded:
+class Downloaded(Result):
     """The result of a download."""
 
     data_set: str

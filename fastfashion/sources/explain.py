@@ -118,7 +118,7 @@ def _to_unpack(listing: Listing, files: list[str]) -> str:
         return f"but it holds {inner}: unpack that one and name {result} with --source"
     if not any(_suffix(name) in SUFFIXES for name in files) and SET in listing.skipped:
         found = listing.skipped[SET]["first"]
-        return f"but it holds a packed set, {found}, not a source: train on it with fastfashion train --shards {listing.path / found}"
+        return f"but it holds a packed set, {found}, not a source: train on it with fastfashion train {listing.path / found}"
     return ""
 
 

@@ -117,7 +117,7 @@ def _refuse_set(path: Path, names: Iterable[str]) -> None:
     """Raise InputError where the source itself is a packed set. A lock that a killed packer left in it does not count."""
     if what_folder([name for name in names if not is_hidden(name)]) == SET:
         raise InputError(
-            f"{path}: a packed set, not a source: train on it with fastfashion train --shards {path}, or name the folder or the zip that "
+            f"{path}: a packed set, not a source: train on it with fastfashion train {path}, or name the folder or the zip that "
             "it was packed from"
         )
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.fields import Result
 from fastfashion.sources.synth_data import Product, read_kinds
 from fastfashion.sources.synth_draw import Drawing, row_generator, write_image
 
@@ -63,7 +64,7 @@ ERASED = {  # quirk: column, its text instead of the label
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthSummary:
+class SynthSummary(Result):
     """The result of `write_synth`: lines in styles.csv, files under images/, and the bytes of those files."""
 
     out: Path

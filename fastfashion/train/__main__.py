@@ -1,4 +1,4 @@
-"""What torchrun starts, and what `fastfashion train` is: options to settings, then one worker or the launch of several."""
+"""What torchrun starts, and what `fastfashion train` is: a request to settings, then one worker or the launch of several."""
 
 import json
 import os
@@ -7,152 +7,101 @@ import signal
 import socket
 import sys
 import traceback
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from fastfashion.config import ALL, DataConfig, RunConfig, parse_settings
-from fastfashion.errors import ConfigError, FastfashionError, FirstStepError
-from fastfashion.files import is_address, location
-from fastfashion.options import (
-    Corrections,
-    Debug,
-    Json,
-    OutFolder,
-    Protocol,
-    Shards,
-    Size,
-    Task,
-    Workers,
-    find_shards,
-    is_debug,
-    run_command,
-    say_error,
-)
+from fastfashion.config import ALL, RunConfig
+from fastfashion.errors import FastfashionError, FirstStepError
+from fastfashion.files import is_address
+from fastfashion.options import Answer, command, is_debug, run_command, say_error
+from fastfashion.requests import TrainRequest
 from fastfashion.words import counted
 
 if TYPE_CHECKING:
     from fastfashion.runs.folder import TrainSummary
 
-EXAMPLE = "Example: fastfashion train --shards shards/small --task subCategory --no-pretrained --nproc 2"
-DATA, MODEL, RUN = "What to learn from", "What to learn", "How to run"
+EXAMPLE = "fastfashion train shards/small --task subCategory --no-pretrained --nproc 2"
 
 
-def train(
-    shards: Annotated[Path | None, Shards(DATA)] = None,
-    task: Annotated[str, Task(DATA)] = "subCategory",
-    split_by: Annotated[str | None, typer.Option(help="Tasks whose own splits to keep.", rich_help_panel=DATA)] = None,
-    protocol: Annotated[str | None, Protocol(DATA)] = None,
-    corrections: Annotated[Path | None, Corrections(DATA)] = None,
-    size: Annotated[str | None, Size(DATA)] = None,
-    model: Annotated[str | None, typer.Option(help="Any timm model; resnet18 by default.", rich_help_panel=MODEL)] = None,
-    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights.", rich_help_panel=MODEL)] = True,
-    weights: Annotated[Path | None, typer.Option(help="Start from this file, or run, instead.", rich_help_panel=MODEL)] = None,
-    recipe_name: Annotated[str, typer.Option("--recipe", help="fast, best or reference.", rich_help_panel=MODEL)] = "fast",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.", rich_help_panel=MODEL)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Global: over all processes.", rich_help_panel=MODEL)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of first weights, order and augmentation.", rich_help_panel=MODEL)] = None,
-    sync_bn: Annotated[bool | None, typer.Option("--sync-bn", help="Batch norm over all processes.", rich_help_panel=MODEL)] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting: section.key=value.", rich_help_panel=MODEL)
-    ] = None,
-    nproc: Annotated[int | None, typer.Option(help="Processes on this machine, one a GPU.", rich_help_panel=RUN)] = None,
-    workers: Annotated[int | None, Workers(RUN)] = None,
-    on_bad: Annotated[str | None, typer.Option(help="Images that do not decode: stop or skip.", rich_help_panel=RUN)] = None,
-    out: Annotated[Path, OutFolder("Folder of all runs.", RUN)] = Path("runs"),
-    name: Annotated[str | None, typer.Option(help="Of the run; made from the settings by default.", rich_help_panel=RUN)] = None,
-    resume: Annotated[str, typer.Option(help="auto, never or must go on with a run.", rich_help_panel=RUN)] = "auto",
-    allow_config_change: Annotated[
-        list[str] | None, typer.Option(help="Go on though it differs: section.key.", rich_help_panel=RUN)
-    ] = None,
-    keep_optimizer: Annotated[
-        str | None, typer.Option(help="yes, or no: a finished run cannot be lengthened.", rich_help_panel=RUN)
-    ] = None,
-    max_time: Annotated[str | None, typer.Option(help="Save and stop in time: 45m, 1h30m.", rich_help_panel=RUN)] = None,
-    resolved: Annotated[str | None, typer.Option(hidden=True)] = None,
-    as_json: Annotated[bool, Json(RUN)] = False,
-    debug: Annotated[bool, Debug(RUN)] = False,
-) -> None:
+def train(request: TrainRequest) -> Answer | None:
     """Train a classifier on a packed set, on one process or several.
 
-    The same command goes on with a run that was interrupted.
+    The same command resumes a run that was interrupted. Settings without an option of their own are set with --set (docs/settings.md).
     """
-    if resolved is not None:  # a worker that `launch` started
-        values = json.loads(resolved)
-        _work(RunConfig.from_dict(values["config"]), Path(values["run"]), values["command"], as_json)
-        return
-    if name is not None and (not name or name != Path(name).name):
-        raise ConfigError(f"--name {name}: expected a name, not a path; the folder of all runs is --out")
-    flags = {
-        "data.task": task,
-        "data.split_by": split_by,
-        "data.corrections": str(corrections) if corrections else None,
-        "data.protocol": protocol,
-        "data.size": size,
-        "data.workers": workers,
-        "data.on_bad": on_bad,
-        "train.max_time": max_time,
-        "train.keep_optimizer": keep_optimizer,
-        "train.sync_bn": sync_bn,
-        "model.name": model,
-        "model.pretrained": pretrained,
-        "model.weights": str(weights) if weights else None,
-        "train.epochs": epochs,
-        "train.batch_size": batch_size,
-        "train.seed": seed,
-    }
-    if model is None and weights is not None:
-        from fastfashion.model import weights_description
+    from fastfashion.train.launch import must_launch
 
-        known = weights_description(str(weights))  # a run's weights are for its own model
-        flags["model.name"] = None if known is None else known.model
-    given = {key: value for key, value in flags.items() if value is not None}
-    config = RunConfig(data=DataConfig(shards=str(find_shards(shards)))).with_recipe(recipe_name, given | parse_settings(settings or []))
-    from fastfashion.runs.folder import discard_untrained, missing
+    launching = must_launch(request.nproc)
+    if request.resolved is not None:
+        values = json.loads(request.resolved.read_text(encoding="utf-8"))
+        config, run, command_line = RunConfig.from_dict(values["config"]), Path(values["run"]), values["command"]
+    else:
+        _say_left_out(request)
+        config, run = settled(request)
+        _check_run(run, config, request)
+        command_line = shlex.join(["fastfashion", "train", *(sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:])])
+    return _launch(request, config, run, command_line) if launching else work(config, run, command_line)
+
+
+def settled(request: TrainRequest) -> tuple[RunConfig, Path]:
+    """The settings of a run, with nothing left to "auto", and its folder."""
+    from fastfashion.model import weights_description
     from fastfashion.train.job import resolve, run_name
-    from fastfashion.train.launch import launch, must_launch
 
-    launching = must_launch(nproc)
-    _say_left_out(config)
+    known = {}
+    if request.model is None and request.weights is not None and (description := weights_description(request.weights)) is not None:
+        known["model.name"] = description.model  # a run's weights are of its own model
+    config = request.config(known)
     config = resolve(config)
-    run = out / (name or run_name(config, recipe_name))
-    _check_run(run, config, resume, allow_config_change or [])
-    command = shlex.join(["fastfashion", "train", *(sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:])])
-    if not launching:
-        _work(config, run, command, as_json)
-        return
-    values = json.dumps({"config": config.to_dict(), "run": str(run), "command": command})
+    run = (request.out or request.runs) / (request.name or run_name(config, request.recipe))
+    return config, run
+
+
+def _launch(request: TrainRequest, config: RunConfig, run: Path, command_line: str) -> Answer | None:
+    from fastfashion.runs.folder import discard_untrained, missing
+    from fastfashion.scratch import scratch
+    from fastfashion.train.launch import launch
+
     made = missing(run)
-    status = launch(nproc or 1, ["--resolved", values, *(["--json"] if as_json else [])], config.train.max_restarts)
+    with scratch() as folder:
+        arguments = [config.data.shards, "--resolved", str(write_resolved(folder, config, run, command_line))]
+        status = launch(request.nproc or 1, [*arguments, *(["--json"] if request.as_json else [])], config.train.max_restarts)
     if status:
         discard_untrained(run, made)
         raise typer.Exit(status)
+    return None
 
 
-def _say_left_out(config: RunConfig) -> None:
+def write_resolved(folder: Path, config: RunConfig, run: Path, command_line: str) -> Path:
+    """A file for `--resolved`: what other processes are to train."""
+    file = folder / "run.json"
+    file.write_text(json.dumps({"config": config.to_dict(), "run": str(run), "command": command_line}), encoding="utf-8")
+    return file
+
+
+def _say_left_out(request: TrainRequest) -> None:
     """On rank 0 alone: columns without a label that "all" does not train."""
     from fastfashion.dist import env_int
     from fastfashion.shards import open_packed_set
 
-    if config.data.task == ALL and env_int("RANK", 0) == 0:
-        left_out = open_packed_set(location(config.data.shards)).vocab.left_out(config.data.tasks)
+    if request.given()["data.task"] == ALL and env_int("RANK", 0) == 0:
+        left_out = open_packed_set(request.shards).vocab.left_out((ALL,))
         if left_out:
             print(left_out, file=sys.stderr)
 
 
-def _check_run(run: Path, config: RunConfig, resume: str, allowed: list[str]) -> None:
-    """On rank 0 alone, since it starts writing while others still look; a restart by torchrun goes on with its own run."""
+def _check_run(run: Path, config: RunConfig, request: TrainRequest) -> None:
+    """On rank 0 alone, since it starts writing while others still look; a restart by torchrun resumes its own run."""
     from fastfashion.dist import env_int
     from fastfashion.runs.folder import check_run_folder
 
     if env_int("RANK", 0) == 0:
         again = env_int("TORCHELASTIC_RESTART_COUNT", 0) > 0
-        check_run_folder(run, config, resume="auto" if again else resume, allowed=allowed)
+        check_run_folder(run, config, resume="auto" if again else request.resume, allowed=request.allow_config_change)
 
 
-def _work(config: RunConfig, run: Path, command: str, as_json: bool) -> None:
+def work(config: RunConfig, run: Path, command_line: str) -> Answer | None:
     """Be one worker, of however many. One that fails ends at once, whatever its threads and connections still wait for."""
     from fastfashion import dist
     from fastfashion.train.job import train
@@ -160,7 +109,7 @@ def _work(config: RunConfig, run: Path, command: str, as_json: bool) -> None:
     world = dist.start(config.train.timeout_s)
     try:
         with dist.lost_peer_explained(world):
-            summary = train(config, run, world, command, signals=True)
+            summary = train(config, run, world, command_line, signals=True)
         dist.stop()
     except Exception as error:
         if world.size == 1:
@@ -171,13 +120,12 @@ def _work(config: RunConfig, run: Path, command: str, as_json: bool) -> None:
         say_error(f"{type(error).__name__}: {error}" if not isinstance(error, FastfashionError) else str(error))
         dist.end_worker(world, getattr(error, "EXIT_STATUS", 2 if isinstance(error, FastfashionError) else 1))
         raise
-    if world.is_main:
-        print(summary_text(summary, config), file=sys.stderr)
-        if as_json:
-            print(json.dumps(asdict(summary)))
-    dist.end_worker(world)
-    if summary.ended.startswith("SIG") and "TORCHELASTIC_RUN_ID" not in os.environ:
-        raise typer.Exit(128 + signal.Signals[summary.ended])
+    if not world.is_main:
+        dist.end_worker(world)
+        return None
+    interrupted = summary.ended.startswith("SIG") and "TORCHELASTIC_RUN_ID" not in os.environ
+    status = 128 + signal.Signals[summary.ended] if interrupted else 0
+    return Answer(document=summary, text=summary_text(summary, config), status=status, after=lambda: dist.end_worker(world))
 
 
 def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
@@ -186,7 +134,7 @@ def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
 
     run = Path(summary.run)
     how = {"finished": "finished", "early_stop": f"stopped early: no better epoch in {config.train.early_stop_epochs}"}
-    lines = [f"{run}: {how.get(summary.ended, f'interrupted ({summary.ended}); the same command goes on')}"]
+    lines = [f"{run}: {how.get(summary.ended, f'interrupted ({summary.ended}); the same command resumes it')}"]
     lines[0] += f", {summary.epochs} of {counted(config.train.epochs, 'epoch')}, {counted(summary.steps, 'step')}"
     if summary.best_epoch >= 0:
         of = f" (mean of {len(config.data.tasks)} labels, weighted as the loss)" if len(config.data.tasks) > 1 else ""
@@ -206,5 +154,5 @@ def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
 
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(epilog=EXAMPLE)(train)
+    command(app, TrainRequest, "train", EXAMPLE)(train)
     run_command(app)

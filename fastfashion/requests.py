@@ -1,0 +1,488 @@
+"""What each command and each Python function is asked for: one dataclass a command, one field an option.
+
+options.py makes the command line of them, calls.py the functions of `import fastfashion`, tools/reference.py docs/cli.md.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastfashion.config import ALL, DEFAULT_RECIPE, PROTOCOLS, DataConfig, RunConfig, parse_settings, settings
+from fastfashion.dist import cores_per_process
+from fastfashion.errors import ConfigError
+from fastfashion.fields import Writes, cast, check, flag_of, option, options_of
+from fastfashion.places import check_place, find_shards, find_source, place_of, run_of
+from fastfashion.recipes import RECIPES
+
+R = TypeVar("R")
+IN, OUT, RUN, MODEL, LIMITS = "In", "Out", "Run", "Model", "Limits"
+SETTINGS = {key: (each, about) for key, each, about in settings()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options that every command has."""
+
+    as_json: bool = option("Print one JSON document on stdout, and all text on stderr.", False, name="json", panel=RUN, only="cli")
+    debug: bool = option("Show the traceback of an error.", False, panel=RUN, only="cli")
+
+    def __post_init__(self) -> None:
+        check(self, flag_of)
+
+
+def ask(kind: type[R], given: Mapping[str, Any], warn: Callable[[str], object]) -> R:
+    """The request that values by field name make. Raises ConfigError where one is missing, ill-typed or out of its limits.
+
+    Places to write are looked at first: before anything is searched for or read. `warn` gets a sentence for each old form.
+    """
+    values: dict[str, Any] = {}
+    for name, (each, about) in sorted(options_of(kind).items(), key=lambda item: item[1][1].writes is None):
+        flag, value = flag_of(name, about), given.get(name, each.default)
+        if value is None and about.required and about.find is None:
+            raise ConfigError(f"{flag}: expected a value, found none")
+        if about.old and value not in (None, (), []):
+            warn(f"{flag} is an old form, which the next release refuses: use {about.old}")
+        if about.find is not None:
+            value = about.find(value)
+        elif value is not None:
+            value = cast(flag, each.type, value)
+        if about.writes is not None and value is not None:
+            check_place(value, flag, is_folder=about.writes is Writes.FOLDER)
+        values[name] = value
+    return kind(**values)
+
+
+def names_of(names: Any) -> tuple[str, ...]:
+    """Several names: texts with commas between, one or a list of them; a text is never taken for its letters."""
+    texts = [names] if isinstance(names, str) else names or ()
+    return tuple(name.strip() for text in texts for name in str(text).split(",") if name.strip())
+
+
+def _tasks(given: Any) -> tuple[str, ...]:
+    names = names_of(given)
+    return () if names == (ALL,) else names
+
+
+def _settings(given: Any) -> dict[str, Any]:
+    return dict(given) if isinstance(given, Mapping) else parse_settings(given or ())
+
+
+def _numbers(given: Any) -> tuple[int, ...]:
+    return tuple(cast("--row", int, each) for each in ([given] if isinstance(given, int) else given or ()))
+
+
+def _path(given: Any) -> Path | None:
+    return None if given is None else place_of(given)
+
+
+def _cores(given: Any) -> int:
+    return cast("--workers", int, given or 0) or cores_per_process(1)
+
+
+def _images(given: Any) -> Iterable[Any]:
+    """One image or place as a list of one; several, and what yields them, as they are."""
+    is_one = isinstance(given, str | bytes | Path) or any(hasattr(given, name) for name in ("vocab", "getbands", "fs"))
+    return [given] if is_one or getattr(given, "ndim", 4) < 4 else given
+
+
+def _refused(message: str) -> Callable[[Any], None]:
+    def find(given: Any) -> None:
+        if given is not None:
+            raise ConfigError(message)
+
+    return find
+
+
+def set_argument() -> Any:
+    what = "Packed set: its folder, s3:// or https:// address; the one under shards/ by default."
+    return option(what, argument=True, find=find_shards, accepts="Set | None", metavar="SET")
+
+
+def moved_set(what: str = "Packed set, if it was moved since the training.") -> Any:
+    return option(what, panel=IN, find=_path, accepts="Set | None", metavar="SET")
+
+
+def run_argument() -> Any:
+    return option("Folder of a run, runs/NAME.", argument=True, required=True, find=run_of, accepts="Run", metavar="RUN")
+
+
+def source_option(what: str, find: Callable[[Any], Path | None]) -> Any:
+    return option(what, panel=IN, find=find, accepts="Place | None", metavar="PATH", positional=True)
+
+
+def table_option() -> Any:
+    return option("The CSV, in --source or anywhere; styles.csv, or the only one, by default.", "", panel=IN)
+
+
+def id_column_option() -> Any:
+    return option("Its column with paths or names of the images.", "id", panel=IN)
+
+
+def out_option(what: str, writes: Writes, default: Path | None = None, **about: Any) -> Any:
+    metavar = "FILE" if writes is Writes.FILE else "FOLDER"
+    accepts = "Place | None" if default is None else "Place"
+    return option(what, default, panel=OUT, writes=writes, find=_path, accepts=accepts, metavar=metavar, **about)
+
+
+def heads_option(what: str, panel: str) -> Any:
+    about: dict[str, Any] = {"accepts": "str | Sequence[str]", "find": _tasks, "name": "task", "many": True, "metavar": "TASK"}
+    return option(f"{what}, with commas or several times; all by default.", (), panel=panel, **about)
+
+
+def labels_option() -> Any:
+    about: dict[str, Any] = {"find": lambda given: ",".join(names_of(given)), "accepts": "str | Sequence[str]", "metavar": "TASK"}
+    return option("Label to predict, several with commas, or all.", "subCategory", panel=IN, many=True, **about)
+
+
+def settings_option(what: str = "Any other setting, section.key=value (docs/settings.md); repeatable.") -> Any:
+    about: dict[str, Any] = {"find": _settings, "accepts": "Mapping[str, Any] | None", "flag": "--set", "metavar": "KEY=VALUE"}
+    return option(what, panel=RUN, many=True, **about)
+
+
+def recipe_option(panel: str = RUN) -> Any:
+    return option("Named settings: fast, best or reference.", DEFAULT_RECIPE, panel=panel)
+
+
+def processes_option() -> Any:
+    return option("Processes; all cores by default.", panel=RUN, find=_cores, least=1, accepts="int | None", most=1024)
+
+
+def workers_option() -> Any:
+    return option("Loader threads a process; 0: its share of the cores.", 0, panel=RUN, least=0)
+
+
+def raw_option(**about: Any) -> Any:
+    return option("In CSV, leave cells such as =1+1 as they are, for programs.", False, panel=OUT, **about)
+
+
+def device_option() -> Any:
+    return option("Device, such as cuda:1; the current one by default.", only="api", accepts="str | torch.device | None")
+
+
+def short(key: str, panel: str, **about: Any) -> Any:
+    """A short form of the setting `key`: its help and its type are declared there, and None leaves it as it is."""
+    each, known = SETTINGS[key]
+    of_recipe = any(key in values for name, values in RECIPES.items() if name != "reference")
+    default = "" if isinstance(each.default, bool) else "of the recipe" if of_recipe else str(each.default)
+    return option(known.help, panel=panel, setting=key, shown_default=default, **about)
+
+
+def old_short(key: str) -> Any:
+    return option(SETTINGS[key][1].help, setting=key, hidden=True, old=f"--set {key}=…")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadRequest(Request):
+    which: str = option(
+        "small: images of 60x80; full: the originals, up to 1800x2400.",
+        argument=True,
+        required=True,
+        choices=("small", "full"),
+        metavar="small|full",
+    )
+    out: Path = out_option("Folder for the zip.", Writes.FOLDER, Path("data"), positional=True)
+    timeout: float = option("Seconds without a byte after which a connection counts as cut.", 60.0, panel=RUN, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorRequest(Request):
+    disk: Path = option("Folder whose disk is measured.", Path(), panel=RUN, find=_path, metavar="FOLDER")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthRequest(Request):
+    out: Path = out_option("Folder to make; must not exist or be empty.", Writes.FOLDER, Path("data/synth"), positional=True)
+    rows: int = option("Lines of the table.", 1200, panel=OUT, least=1, most=10**8)
+    size: str = option("Size of the images, HxW in pixels, 80x60 to 2400x1800.", "800x600", panel=OUT)
+    seed: int = option("Same seed, same bytes.", 0, panel=OUT, least=0, below=2**63)
+    workers: int = processes_option()
+    res: str | None = option(
+        "Refused: was width x height.",
+        hidden=True,
+        find=_refused("--res: is now --size, height x width in pixels; images 600 wide and 800 high are --size 800x600"),
+    )
+
+    @property
+    def height_width_px(self) -> tuple[int, int]:
+        height, _, width = self.size.partition("x")
+        if not (height.isdecimal() and width.isdecimal()):
+            raise ConfigError(f"--size {self.size}: expected height x width in pixels, such as 800x600")
+        return int(height), int(width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRequest(Request):
+    source: Path = source_option("Zip or folder of images and a table, or its address; the one under data/ by default.", find_source)
+    table: str = table_option()
+    id_column: str = id_column_option()
+    label_columns: str = option(
+        "Columns to learn, with commas; those of styles.csv by default.",
+        "",
+        panel=IN,
+        find=lambda given: ",".join(names_of(given)),
+        accepts="str | Sequence[str] | None",
+    )
+    na_values: str | None = option(
+        "Cells without a label, with commas: NA,- (default: docs/tables.md).",
+        panel=IN,
+        find=lambda given: None if given is None else ",".join(names_of(given)),
+        accepts="str | Sequence[str] | None",
+    )
+    out: Path | None = out_option("Folder of the packed set; shards/NAME by default.", Writes.FOLDER, positional=True)
+    res: tuple[str, ...] = option(
+        "Shorter side in pixels, or full; repeatable.",
+        ("224",),
+        panel=OUT,
+        find=lambda given: tuple(dict.fromkeys(map(str, [given] if isinstance(given, int | str) else given or ["224"]))),
+        many=True,
+        accepts="int | str | Sequence[int | str]",
+    )
+    quality: int = option("JPEG quality of resized images.", 90, panel=OUT, least=1, most=100)
+    max_rejected: int = option("Stop when more rows than this cannot be packed.", 1000, panel=IN, least=0)
+    max_pixels: int = option("Reject images of more pixels, unread.", 100_000_000, panel=IN, least=1, most=2**40)
+    workers: int = processes_option()
+    engine: str = option("local, or ray: the same blocks on a Ray cluster.", "local", panel=RUN, choices=("local", "ray"))
+    address: str | None = option("Ray cluster, such as auto.", panel=RUN)
+    dry_run: bool = option("Print the plan and an estimate of sizes.", False, panel=RUN, only="cli")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest(Request):
+    shards: Path = set_argument()
+    repair: bool = option("Pack damaged shards again from --source.", False, panel=RUN)
+    source: Path | None = source_option("With --repair: the source of the set; the one under data/ by default.", _path)
+    table: str = table_option()
+    id_column: str = id_column_option()
+    workers: int = processes_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRequest(Request):
+    shards: Path = set_argument()
+    runs: tuple[Path, ...] = option(
+        "Judge labels by this run, too; repeatable.",
+        (),
+        name="run",
+        panel=IN,
+        many=True,
+        find=lambda given: tuple(run_of(run) for run in (given if isinstance(given, list | tuple) else [given] if given else ())),
+        accepts="Run | Sequence[Run]",
+        metavar="RUN",
+    )
+    corrections: Path | None = option("CSV of id, task, label with labels to correct.", panel=IN, find=_path, accepts="Place | None")
+    out: Path | None = out_option("Folder for audit.json and a sheet of the largest duplicate groups.", Writes.FOLDER)
+    raw: bool = raw_option()
+    workers: int = workers_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitsRequest(Request):
+    shards: Path = set_argument()
+    task: str = labels_option()
+    protocol: str = option(SETTINGS["data.protocol"][1].help, "stratified", panel=IN, choices=PROTOCOLS)
+    split_by: str = option(SETTINGS["data.split_by"][1].help, "", panel=IN)
+    seed: int = option("Seed of the stratified protocol.", 0, panel=IN, least=0)
+    fold: int = option("Part to test with the folds protocol, 0 to 4.", 0, panel=IN)
+    out: Path = out_option("CSV to write: id,split, in the split's own order.", Writes.FILE, Path("splits.csv"))
+    raw: bool = raw_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewRequest(Request):
+    shards: Path = set_argument()
+    task: str = labels_option()
+    count: int = option("Images to show, drawn from those with a label.", 32, name="rows", panel=IN)
+    row: tuple[int, ...] = option("Show this row of the set instead; repeatable.", (), panel=IN, many=True, find=_numbers)
+    out: Path = out_option("PNG to write.", Writes.FILE, Path("preview.png"))
+    size: str | None = short("data.size", RUN)
+    seed: int = option("Seed of the images and of the augmentation.", 0, panel=RUN, least=0)
+    recipe: str = recipe_option()
+    settings: dict[str, Any] = settings_option()
+    workers: int = processes_option()
+
+    def config(self) -> RunConfig:
+        given = {"data.task": self.task} | ({} if self.size is None else {"data.size": self.size})
+        return RunConfig(data=DataConfig(shards=str(self.shards))).with_recipe(self.recipe, given | self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest(Request):
+    shards: Path = set_argument()
+    task: str = labels_option()
+    model: str | None = short("model.name", MODEL)
+    size: str | None = short("data.size", MODEL)
+    pretrained: bool | None = short("model.pretrained", MODEL, flag="--pretrained/--no-pretrained")
+    weights: str | None = short("model.weights", MODEL, metavar="PATH")
+    recipe: str = recipe_option(MODEL)
+    epochs: int | None = short("train.epochs", MODEL)
+    batch_size: int | None = short("train.batch_size", MODEL)
+    settings: dict[str, Any] = settings_option()
+    nproc: int | None = option("Processes on this machine, one a GPU.", panel=RUN, least=1)
+    runs: Path = out_option("Folder of all runs.", Writes.FOLDER, Path("runs"))
+    name: str | None = option("Name of the run; made of the settings by default.", panel=OUT)
+    resume: str = option("A run of this name: auto, never or must be resumed.", "auto", panel=RUN, choices=("auto", "never", "must"))
+    seed: int | None = short("train.seed", RUN, hidden=True)
+    allow_config_change: tuple[str, ...] = option(
+        "Resume with another value of this setting, section.key; repeatable.",
+        (),
+        panel=RUN,
+        hidden=True,
+        many=True,
+        find=names_of,
+        accepts="str | Sequence[str]",
+    )
+    split_by: str | None = short("data.split_by", IN, hidden=True)
+    protocol: str | None = short("data.protocol", IN, hidden=True)
+    corrections: str | None = short("data.corrections", IN, hidden=True)
+    workers: int | None = short("data.workers", RUN, hidden=True)
+    out: Path | None = out_option("Folder of all runs.", Writes.FOLDER, hidden=True, old="--runs")
+    on_bad: str | None = old_short("data.on_bad")
+    sync_bn: bool | None = old_short("train.sync_bn")
+    keep_optimizer: str | None = old_short("train.keep_optimizer")
+    max_time: str | None = old_short("train.max_time")
+    resolved: Path | None = option("JSON file of a run whose settings are resolved.", only="cli", hidden=True, find=_path)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is not None and (not self.name or self.name != Path(self.name).name):
+            raise ConfigError(f"--name {self.name}: expected a name, not a path; the folder of all runs is --runs")
+
+    def given(self) -> dict[str, Any]:
+        """The settings that short forms and --set name."""
+        short_forms = {about.setting: getattr(self, name) for name, (_, about) in options_of(self).items() if about.setting}
+        return {"data.task": self.task} | {key: value for key, value in short_forms.items() if value is not None} | self.settings
+
+    def config(self, known: Mapping[str, Any] | None = None) -> RunConfig:
+        """Defaults, the recipe, what is `known` of first weights, and what is given, each over those before."""
+        return RunConfig(data=DataConfig(shards=str(self.shards))).with_recipe(self.recipe, {**(known or {}), **self.given()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest(Request):
+    run: Path = run_argument()
+    shards: Path | None = moved_set("Packed set, if it was moved; another one with --rows unseen.")
+    rows: str = option("test, or unseen: ids of --shards that the run never saw.", "test", panel=IN, choices=("test", "unseen"))
+    batch_size: int = option("Images a step, over all processes.", 256, panel=RUN, least=1)
+    workers: int = workers_option()
+    device: Any = device_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest(Request):
+    first: Path = option("Folder of an evaluated run.", argument=True, required=True, find=run_of, accepts="Run", metavar="RUN_A")
+    second: Path = option("Another, tested on the same rows.", argument=True, required=True, find=run_of, accepts="Run", metavar="RUN_B")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceRequest(Request):
+    published: str | None = option("Published results, such as fashion-product-images.", argument=True, metavar="NAME")
+    shards: tuple[Path, ...] = option(
+        "Packed set of their data; one for each size of its images.",
+        (),
+        argument=True,
+        many=True,
+        find=lambda given: tuple(place_of(each) for each in given or ()),
+        name="sets",
+        metavar="SET",
+    )
+    small: Path | None = option("Packed set of the small images.", find=_path, hidden=True, old="fashion-product-images SET")
+    full: Path | None = option("Packed set of the full images.", find=_path, hidden=True, old="fashion-product-images SET")
+    any_set: bool = option("Run other data than the published values are of.", False, panel=IN)
+    tasks: tuple[str, ...] = heads_option("Only the cells of these", IN)
+    model: tuple[str, ...] = option("Only this model's cells; repeatable.", (), panel=IN, many=True, find=names_of)
+    protocol: tuple[str, ...] = option("Only on this split; both by default.", (), panel=IN, many=True, find=names_of)
+    recipe: str = recipe_option()
+    all_heads: bool = option("Every model learns all labels.", True, panel=RUN, flag="--all-heads/--no-all-heads")
+    seeds: int = option("Runs a cell.", 1, panel=RUN)
+    pretrained: bool = option("Start from ImageNet weights.", True, panel=RUN, flag="--pretrained/--no-pretrained")
+    epochs: int | None = option("Passes over the training rows; those of the recipe by default.", panel=RUN)
+    nproc: int | None = option("Processes on this machine, one a GPU.", panel=RUN)
+    settings: dict[str, Any] = settings_option()
+    out: Path = out_option("Folder for runs and tables.", Writes.FOLDER, Path("runs/reproduce"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest(Request):
+    run: Path = run_argument()
+    paths: Iterable[Any] = option(
+        "Images, folders, zips, packed sets; - reads paths from stdin.",
+        argument=True,
+        required=True,
+        many=True,
+        find=_images,
+        metavar="PATH",
+        accepts="Images | Iterable[Images]",
+    )
+    top: int = option("Classes a label, the most probable first.", 3, panel=OUT, least=1)
+    tasks: tuple[str, ...] = heads_option("Only these labels", OUT)
+    form: str = option("table, csv, jsonl or parquet; by --out's name.", "auto", name="format", panel=OUT, only="cli")
+    out: Path | None = out_option("File to write; stdout by default.", Writes.FILE, only="cli")
+    raw: bool = raw_option(only="cli")
+    batch_size: int = option("Images a step of the model.", 256, panel=RUN, least=1)
+    workers: int = processes_option()
+    device: Any = device_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeRequest(Request):
+    run: Path = run_argument()
+    shards: Path | None = moved_set()
+    host: str = option("Address to listen on; 0.0.0.0 is every one of this machine.", "127.0.0.1", panel=RUN)
+    port: int = option("Port to listen on; 0 is any free one.", 7860, panel=RUN, least=0, most=65535)
+    auth: str | None = option("user:password to ask for. The process list shows it: prefer --auth-file.", panel=RUN)
+    auth_file: Path | None = option(
+        "File whose first line is user:password; or set FASTFASHION_AUTH to it.",
+        panel=RUN,
+        find=_path,
+        metavar="FILE",
+        accepts="Place | None",
+    )
+    allow_host: tuple[str, ...] = option(
+        "Name of a proxy in front, such as shop.example or *.shop.example; repeatable.",
+        (),
+        panel=RUN,
+        many=True,
+        find=names_of,
+        accepts="str | Sequence[str]",
+    )
+    max_mb: int = option("Largest image, in MB.", 20, panel=LIMITS, least=1)
+    max_pixels: int = option("Most pixels of an image; decoding may take 20 bytes for each.", 40_000_000, panel=LIMITS, least=1)
+    max_files: int = option("Most images in a batch.", 200, panel=LIMITS, least=1)
+    max_queue: int = option("Most requests that wait, of large images and of others each.", 64, panel=LIMITS, least=1)
+    workers: int = processes_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(Request):
+    run: Path = run_argument()
+    to: str = option(
+        "onnx: one file. hub: for timm and the Hub. space: a page to put online.",
+        required=True,
+        panel=OUT,
+        choices=("onnx", "hub", "space"),
+        positional=True,
+    )
+    out: Path | None = out_option("Folder to write; RUN/export/FORMAT by default.", Writes.FOLDER)
+    int8: bool = option("With 8-bit weights too, and what they cost; only onnx.", False, panel=OUT)
+    tasks: tuple[str, ...] = heads_option("Only these heads", IN)
+    shards: Path | None = moved_set()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.int8 and self.to != "onnx":
+            raise ConfigError(f"--int8: only --to onnx has it, not --to {self.to}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchLoaderRequest(Request):
+    shards: Path = set_argument()
+    size: str = option(SETTINGS["data.size"][1].help, "auto", panel=IN)
+    res: str = option("Packed resolution; the smallest that is enough by default.", "auto", panel=IN)
+    out: Path | None = out_option("JSON file for the record, with machine and versions.", Writes.FILE)
+    workers: int = processes_option()
+    batch_size: int = option("Images a batch.", 64, panel=RUN, least=1)
+    images: int = option("Images a measurement, the same for every backend.", 4096, panel=RUN, least=1)
+    rounds: int = option("Interleaved measurements of each backend.", 5, panel=RUN, least=1)
+    backend: tuple[str, ...] = option("Measure this one, by the start of its name; repeatable.", (), panel=RUN, many=True, find=names_of)
+    profile: bool = option("Say where the time of a batch goes, too.", False, panel=RUN)
