@@ -154,7 +154,17 @@ def test_a_folder_of_an_older_version_resumes_with_the_settings_it_was_started_w
 
 
 def test_a_cell_is_trained_and_tested_once_and_is_one_of_the_twelve(packed_small: PackedSmall, tmp_path: Path) -> None:
-    options = ["fashion-product-images", str(packed_small.out), "--task", "season", "--model", "resnet18", "--protocol", "reference", "--no-pretrained"]
+    options = [
+        "fashion-product-images",
+        str(packed_small.out),
+        "--task",
+        "season",
+        "--model",
+        "resnet18",
+        "--protocol",
+        "reference",
+        "--no-pretrained",
+    ]
     options += ["--epochs", "1", "--out", "out", "--json", "--set"]
     refused = fastfashion("reproduce", *options, "data.size=32x32", cwd=tmp_path)
     assert refused.returncode == 2 and "not the data that the published values are of" in refused.stderr and "--any-set" in refused.stderr
