@@ -132,7 +132,9 @@ def test_what_breaks_in_the_first_step_is_final_and_later_or_for_a_lost_peer_is_
 
 def test_a_first_step_that_fails_ends_the_processes_as_an_error_of_the_user_does(packed_small: PackedSmall, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    processes = workers.start(config_of(packed_small).to_dict(), tmp_path / "run", 2, log, raises_at={0: 0, 1: 0})
+    processes = workers.start(
+        config_of(packed_small).to_dict(), tmp_path / "run", 2, log, {rank: workers.Fault(raises_at=0) for rank in (0, 1)}
+    )
     for process in processes:
         process.join(100)
     assert [process.exitcode for process in processes] == [2, 2]  # what launch.USER_ERROR is: nothing is restarted
