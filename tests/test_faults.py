@@ -406,7 +406,7 @@ def test_what_is_saved_is_what_it_was_when_it_was_saved(tmp_path: Path) -> None:
     expected = tensor.clone()
     with tiny_checkpoints(tmp_path, []) as checkpoints:
         checkpoints.save(1, Progress(), {"model/w": tensor})
-        tensor.zero_()  # training goes on while it is written
+        tensor.zero_()  # training continues while it is written
     assert torch.equal(load_file(tmp_path / "step-000000001.safetensors")["model/w"], expected)
 
 
