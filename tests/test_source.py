@@ -411,7 +411,7 @@ class WebServer(ThreadingHTTPServer):
         self.statuses: list[int] = []  # of the next answers; the last one stays
         self.asked = 0
         self.requests: list[str] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
     def url(self) -> str:
