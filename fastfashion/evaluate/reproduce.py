@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastfashion.catalog import Vocab, split_rows
-from fastfashion.config import DataConfig, RunConfig
+from fastfashion.catalog import Vocab, ids_hash, split_rows
+from fastfashion.config import DataConfig, RunConfig, Size
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate.published import Cell, Published, Score, read_published
-from fastfashion.evaluate.reproduce_folder import check_folder
 from fastfashion.evaluate.reproduce_plot import plot_cells
 from fastfashion.files import publish, publish_json
 from fastfashion.runs.files import REPORT, read_metrics
+from fastfashion.runs.folder import changes, changes_that_count
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.tables import table_text
 
@@ -115,6 +115,32 @@ def reproduce(request: ReproduceRequest) -> dict[str, Any]:
     result = _result(request, sets, other)
     write_tables(request.out, request.published, result)
     return result
+
+
+def check_folder(path: Path, heads: str, config: RunConfig, sets: Mapping[str, PackedSet]) -> None:
+    """Write `path`, which says what a folder of runs was started with. Raises ConfigError where that was something else."""
+    images = {name: ids_hash(packed.table["id"].tolist()) for name, packed in sets.items()}
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differ = changes_that_count(changes(_spelled(RunConfig.from_dict(before["config"])), _spelled(config)))
+        differ.pop("data.shards", None)
+        if before["heads"] != heads:
+            differ["labels of a model"] = (before["heads"] or "its own", heads or "its own")
+        if differ:
+            listed = "; ".join(f"{key}: {then} there, {now} now" for key, (then, now) in differ.items())
+            raise ConfigError(f"{path.parent}: started with other settings ({listed}); name another --out, or use those settings")
+        known = before["ids_sha256"]
+        for name, ids in images.items():
+            if known.get(name, ids) != ids:
+                raise ConfigError(f"{path.parent}: started with other {name} images than {sets[name].path} has; name another --out")
+        images = known | images
+    path.parent.mkdir(parents=True, exist_ok=True)
+    publish_json(path, {"heads": heads, "config": config.to_dict(), "ids_sha256": images})
+
+
+def _spelled(config: RunConfig) -> RunConfig:
+    """A size that is one number is a square of two."""
+    return config if config.data.size == "auto" else config.replace({"data.size": str(Size.parse(config.data.size))})
 
 
 def _result(request: ReproduceRequest, sets: Mapping[str, PackedSet], other: Collection[str]) -> dict[str, Any]:
