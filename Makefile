@@ -1,4 +1,4 @@
-# make demo | make test | make test-slow | make lint | make fuzz | make clean. Needs Python >= 3.11 and the package index, nothing else.
+# make demo | make test | make test-slow | make docs | make lint | make fuzz | make clean. Needs Python >= 3.11 and the package index, nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ DEMO := demo
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 0
 
-.PHONY: install base demo test test-slow lint fuzz clean python
+.PHONY: install base demo test test-slow docs lint fuzz clean python
 
 install: $(DEV)
 
@@ -47,6 +47,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages of docs/ in build/site; a broken link is an error.
+docs: install
+	$(BIN)/mkdocs build --strict
 
 # The native decoder under AddressSanitizer and UndefinedBehaviorSanitizer, which come with gcc.
 fuzz: install
