@@ -41,8 +41,8 @@ def find_shards(given: Any = None) -> Path:
         return found[0]
     if found:
         raise ConfigError(f"which packed set? There are {', '.join(map(str, found))}: name one as the first argument")
-    if begun := sorted(path.parent.parent for path in SHARDS_HOME.glob("*/.staging/plan.json")):
-        raise ConfigError(f"no packed set under shards/: packing {begun[0]} was interrupted; the same fastfashion shard command resumes it")
+    if partial := sorted(path.parent.parent for path in SHARDS_HOME.glob("*/.staging/plan.json")):
+        raise ConfigError(f"no packed set under shards/: packing {partial[0]} was interrupted; the same shard command resumes it")
     raise ConfigError("no packed set under shards/: make one with fastfashion shard --res 224, or name one as the first argument")
 
 

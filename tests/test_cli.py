@@ -1,6 +1,7 @@
 """The command line as a user meets it: the whole main job, stable JSON, and errors of one screen that say what to do."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,8 +21,8 @@ from fastfashion.shards import open_packed_set
 from fastfashion.train.data import prepare_data
 from fastfashion.train.job import resolve
 
-COMMANDS = ("download", "doctor", "synth", "shard", "verify", "audit", "splits", "train", "evaluate", "compare", "reproduce", "preview")
-COMMANDS += ("bench-loader", "predict", "serve", "export")
+COMMANDS = ("doctor", "download", "synth", "shard", "verify", "audit", "splits", "preview", "train", "evaluate", "compare", "reproduce")
+COMMANDS += ("predict", "export", "serve", "bench-loader")
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> Any:
@@ -84,6 +85,30 @@ def test_preview_takes_several_tasks(packed_small: PackedSmall, tmp_path: Path) 
     for task in ("season,gender", "all"):
         shown = last_line(fastfashion("preview", str(packed_small.out), "--task", task, "--rows", "60", "--json", cwd=tmp_path))
         assert len(shown["rows"]) == 60  # each has a label of one of these
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["splits", "--shards", "SET"], "warning: --shards is an old form, which the next release refuses: use fastfashion splits SET"),
+        (["train", "SET", "--max-time", "soon"], "use --set train.max_time=…"),
+        (["train", "SET", "--out", "runs", "--model", "none"], "warning: --out is an old form, which the next release refuses: use --runs"),
+        (
+            ["synth", "--res", "600x800"],
+            "error: --res: is now --size, height x width in pixels; images 600 wide and 800 high",
+        ),
+    ],
+)
+def test_old_forms_warn_or_name_the_new_one(arguments: list[str], said: str, packed_small: PackedSmall, tmp_path: Path) -> None:
+    place = str(packed_small.out)
+    done = fastfashion(*(place if part == "SET" else part for part in arguments), cwd=tmp_path)
+    assert said.replace("SET", place) in done.stderr
+    assert (tmp_path / "splits.csv").is_file() == (arguments[0] == "splits") and not (tmp_path / "data").exists()
+
+
+def test_help_lists_the_commands_in_the_order_of_the_flow(tmp_path: Path) -> None:
+    said = fastfashion("--help", cwd=tmp_path).stdout
+    assert re.findall(r"^│ ([a-z][a-z-]+) ", said, flags=re.MULTILINE) == list(COMMANDS)
 
 
 def test_help_names_every_protocol(tmp_path: Path) -> None:

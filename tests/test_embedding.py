@@ -236,7 +236,7 @@ def test_what_is_no_run_and_no_set_is_said_in_words(packed_small: PackedSmall, w
     for call in calls:
         with pytest.raises(ConfigError, match="run: expected the folder of a run, or what open_run or train_run returned, found"):
             call()
-    if wrong is not None:  # which stands for the only one under shards/
+    if wrong is not None:  # which means the only one under shards/
         with pytest.raises(ConfigError, match="expected a path, an address or an opened packed set, found"):
             ff.open_loader(wrong)  # type: ignore[arg-type]
 

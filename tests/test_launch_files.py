@@ -12,7 +12,7 @@ import yaml
 
 TOOLS = Path(__file__).parents[1] / "tools"
 SBATCH, JOB = TOOLS / "slurm/train.sbatch", TOOLS / "kubernetes/train.yaml"
-# Stands in for torchrun: its own parser, and then fastfashion's, read what they would be given.
+# In place of torchrun: its own parser, and then fastfashion's, read what they would be given.
 TORCHRUN = f"""#!{sys.executable}
 import sys
 sys.argv[0] = "torchrun"

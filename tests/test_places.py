@@ -80,7 +80,7 @@ def run(packed_small: PackedSmall, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 SMALL = ["--task", "season", "--size", "32x32", "--model", "test_resnet", "--no-pretrained"]
-INPUTS = {  # PLACE stands for what is wrong, SET and RUN for what is right
+INPUTS = {  # PLACE is what is wrong, SET and RUN for what is right
     "shard": ["shard", "--source", "PLACE"],
     "shard table": ["shard", "--source", "SOURCE", "--table", "PLACE"],
     "verify": ["verify", "PLACE"],
