@@ -13,6 +13,7 @@ import fastfashion as ff
 from fastfashion.catalog.ids import make_ids
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.images.codec import decode_rgb
+from fastfashion.pack import PackSummary
 from fastfashion.shards import open_packed_set
 from fastfashion.sources import open_source
 from fastfashion.sources.listing import Member
@@ -178,7 +179,7 @@ def colours(out: Path) -> dict[str, tuple[str, str]]:
     return shown
 
 
-def shard(source: Path, out: Path, **more: object) -> dict[str, object]:
+def shard(source: Path, out: Path, **more: object) -> PackSummary:
     return ff.shard(source, out, res="full", id_column="file", label_columns=LABELS, workers=1, **more)  # type: ignore[arg-type]
 
 
@@ -197,7 +198,7 @@ def test_every_label_is_packed_with_the_pixels_of_its_own_file(zipped: bool, tmp
         shop = tmp_path / "shop.zip"
     done = shard(shop, tmp_path / "out")
     assert colours(tmp_path / "out") == {name: (colour, colour) for name, colour in rows}
-    assert (done["kept"], done["rejected"], done["images_without_row"]) == (6, 2, 2)
+    assert (done.kept, done.rejected, done.images_without_row) == (6, 2, 2)
     assert pd.read_csv(tmp_path / "out/rejected.csv")["id"].tolist() == ["new/2.png", "train/images/2.png"]
 
 
@@ -205,7 +206,7 @@ def test_folders_named_images_in_every_class_are_all_looked_into(tmp_path: Path)
     files = {f"{colour}/images/{number}{colour}.png": colour for number in range(5) for colour in PAINT}
     rows = [(Path(name).stem, colour) for name, colour in files.items()]
     done = shard(make_shop(tmp_path / "shop", rows, files=files), tmp_path / "out")
-    assert (done["kept"], done["rejected"], done["images_without_row"]) == (20, 0, 0)
+    assert (done.kept, done.rejected, done.images_without_row) == (20, 0, 0)
     assert all(label == pixel for label, pixel in colours(tmp_path / "out").values())
 
 
@@ -219,20 +220,20 @@ def test_two_files_of_one_stem_are_two_images_in_kaggles_columns_too(tmp_path: P
     done = ff.shard(shop, tmp_path / "out", res="full", workers=1)
     packed = open_packed_set(tmp_path / "out")
     shown = {text: decode_rgb(packed.open("full").encoded(row))[0, 0].tolist() for row, text in enumerate(packed.table["path"])}
-    assert shown == {text: list(PAINT[texts[text]]) for text in ("12.png", "12.bmp", "13")} and done["rejected"] == 1
+    assert shown == {text: list(PAINT[texts[text]]) for text in ("12.png", "12.bmp", "13")} and done.rejected == 1
     assert pd.read_csv(tmp_path / "out/rejected.csv")["reason"].tolist() == ["its image images/13.png is that of line 4 already"]
 
 
 def test_a_text_is_one_name_and_not_its_letters(tmp_path: Path) -> None:
     shop = make_shop(tmp_path / "shop", [("a", "NA"), ("b", "N"), ("c", "-")], files={f"{name}.png": "red" for name in "abc"})
     done = ff.shard(shop, tmp_path / "out", res="full", id_column="file", label_columns="colour", na_values="NA, -", workers=1)
-    assert done["account"]["no_label"] == {"colour": {"NA": 1, "-": 1}}
+    assert done.account.no_label == {"colour": {"NA": 1, "-": 1}}
     assert open_packed_set(tmp_path / "out").vocab.classes == {"colour": ("N",)}
 
 
 def test_two_rows_of_one_image_are_not_both_packed(tmp_path: Path) -> None:
     shop = make_shop(tmp_path / "shop", [("a", "red"), ("a.png", "blue"), ("b.png", "blue")], files={"a.png": "red", "b.png": "blue"})
-    assert shard(shop, tmp_path / "out")["kept"] == 2
+    assert shard(shop, tmp_path / "out").kept == 2
     assert pd.read_csv(tmp_path / "out/rejected.csv").to_numpy().tolist() == [["a.png", 3, "its image a.png is that of line 2 already"]]
 
 
@@ -245,7 +246,7 @@ def test_the_table_may_be_named_by_any_path(where: str, absolute: bool, tmp_path
     make_shop(tmp_path, [(f"{up}red/1.png", "red"), (f"{up}blue/1.png", "blue")], files={}, table=where)
     monkeypatch.chdir(tmp_path)
     done = shard(tmp_path / "shop", tmp_path / "out", table=str(tmp_path / where) if absolute else where)
-    assert done["kept"] == 2
+    assert done.kept == 2
     assert set(colours(tmp_path / "out").values()) == {("red", "red"), ("blue", "blue")}
 
 
@@ -288,4 +289,4 @@ def test_a_set_of_version_2_with_none_as_a_class_says_how_to_add_a_resolution(tm
     pq.write_table(pq.read_table(out / "catalog.parquet").drop_columns("path"), out / "catalog.parquet")
     with pytest.raises(PackedSetError, match=r"its 2 classes of colour would be 1\); version 2 counted only .*: add na_values=\"NA\", or"):
         shard(shop, out)
-    assert shard(shop, out, na_values=["NA"])["packed_now"] == 0
+    assert shard(shop, out, na_values=["NA"]).packed_now == 0
