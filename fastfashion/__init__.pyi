@@ -1,4 +1,4 @@
-"""Made by tools/reference.py from fastfashion/api.py and fastfashion/requests.py."""
+"""Made by tools/reference.py from fastfashion/api.py and fastfashion/command_options.py."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any

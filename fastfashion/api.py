@@ -1,6 +1,6 @@
 """The names of `import fastfashion as ff`: what the commands do, for notebooks and programs.
 
-Arguments are the fields of requests.py. Functions that make something return a frozen dataclass with `to_dict()`; reports (evaluate_run,
+Arguments: see command_options.py. Functions that make something return a frozen dataclass with `to_dict()`; reports (evaluate_run,
 compare, audit) are the dicts that the JSON files hold. Training and testing are train_run and evaluate_run, because `fastfashion.train` and
 `fastfashion.evaluate` are packages. Errors that can be cured are `FastfashionError`s, and name arguments. No function changes the
 program that calls it (docs/embedding.md).
@@ -17,11 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from fastfashion.calls import EmbeddedLoader, call, embedded
-from fastfashion.config import DataConfig, RunConfig
-from fastfashion.errors import ConfigError, FastfashionError, InputError, TrainingError
-from fastfashion.fields import Result
-from fastfashion.places import find_shards, find_source, place_of, run_of
-from fastfashion.requests import (
+from fastfashion.command_options import (
     AuditRequest,
     CompareRequest,
     DownloadRequest,
@@ -36,6 +32,10 @@ from fastfashion.requests import (
     TrainRequest,
     VerifyRequest,
 )
+from fastfashion.config import DataConfig, RunConfig
+from fastfashion.errors import ConfigError, FastfashionError, InputError, TrainingError
+from fastfashion.fields import Result
+from fastfashion.places import find_shards, find_source, place_of, run_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,9 +18,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING
 from typing import Any, ParamSpec, TypeVar
 
+from fastfashion.command_options import TrainRequest, ask
 from fastfashion.errors import FastfashionError
 from fastfashion.fields import Option, name_of, options_of
-from fastfashion.requests import TrainRequest, ask
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,7 +1,7 @@
 """A field of a dataclass that people set: one declaration makes its command-line option, its API argument, its help and its check.
 
-config.py declares settings with `setting`, requests.py what commands are asked for with `option`; cli/command.py makes typer's
-signature of such a dataclass, calls.py a Python function, tools/reference.py the tables in docs/.
+config.py declares settings with `setting`, command_options.py options with `option`; command_line.py makes typer's signature of such a
+dataclass, calls.py a Python function, tools/reference.py the tables in docs/.
 """
 
 import dataclasses

@@ -16,7 +16,7 @@ from conftest import PackedSmall, S3Server, zip_folder
 from fastfashion import remote
 from fastfashion.errors import FastfashionError, InputError, PackedSetError, RemoteError
 from fastfashion.files import location
-from fastfashion.load.remote import open_cached
+from fastfashion.load.prefetch import open_cached
 from fastfashion.predict.inputs import InputImage, SetInput, find_inputs, read_file
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import MOST_BYTES

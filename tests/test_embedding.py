@@ -294,8 +294,8 @@ COMMANDS_ONLY = {"format", "json", "nproc-per-node", "verbose"}
 
 def flags_in_messages() -> Iterator[tuple[str, str]]:
     """(file:line, flag) of every flag that a text outside the command line names, but for whole commands to type."""
-    no_messages = ("api.py", "calls.py", "config.py", "fields.py", "options.py", "requests.py", "provenance.py", "train/__main__.py")
-    no_messages += ("sources/kaggle_api.py", "serve/render.py")
+    no_messages = ("api.py", "calls.py", "config.py", "fields.py", "command_line.py", "command_options.py", "provenance.py")
+    no_messages += ("train/__main__.py", "sources/kaggle_api.py", "serve/render.py")
     for path in sorted((HOME / "fastfashion").rglob("*.py")):
         name = path.relative_to(HOME / "fastfashion").as_posix()
         if (

@@ -147,7 +147,7 @@ def test_an_import_upwards_or_sideways_is_found(path: str, source: str) -> None:
     ("path", "source"),
     [
         ("pack/packer.py", "from fastfashion.pack.engines import Job\nfrom fastfashion.catalog import Source\nfrom .engines import Block"),
-        ("options.py", "from fastfashion.errors import ConfigError\nfrom fastfashion import __version__"),
+        ("command_line.py", "from fastfashion.errors import ConfigError\nfrom fastfashion import __version__"),
         ("cli.py", "from fastfashion import dist\nfrom fastfashion.train.__main__ import train\nfrom fastfashion.bench import bench"),
         ("__main__.py", "from fastfashion.cli import main"),
         ("load/dali.py", "import nvidia.dali"),

@@ -21,7 +21,7 @@ found = parse_args(sys.argv[1:])
 assert found.module and found.training_script == "fastfashion.train", found
 assert found.max_restarts == 3 and found.rdzv_backend == "c10d" and found.rdzv_endpoint.endswith(":29400")
 import typer
-from fastfashion.options import command
+from fastfashion.command_line import command
 from fastfashion.train.__main__ import EXAMPLE, TrainRequest, train
 app = typer.Typer()
 command(app, TrainRequest, "train", EXAMPLE)(train)

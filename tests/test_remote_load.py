@@ -25,7 +25,7 @@ from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import location
 from fastfashion.load import Batch, LoaderSpec, Plan, open_loader
 from fastfashion.load.cache import Closed, cache_path
-from fastfashion.load.remote import ShardCache, open_cached
+from fastfashion.load.prefetch import ShardCache, open_cached
 from fastfashion.pack import PackRequest, pack
 from fastfashion.remote import passes
 from fastfashion.shards import Resolution, open_packed_set
@@ -272,7 +272,7 @@ import sys
 import numpy as np
 from fastfashion.files import location
 from fastfashion.load.plan import Plan
-from fastfashion.load.remote import open_cached
+from fastfashion.load.prefetch import open_cached
 from fastfashion.config import AugmentConfig
 from fastfashion.shards import open_packed_set
 url, folder, limit, local, rank, world, window = sys.argv[1:]
@@ -536,7 +536,7 @@ FULL_DISK = """
 import resource, sys
 from fastfashion.errors import ConfigError
 from fastfashion.files import location
-from fastfashion.load.remote import open_cached
+from fastfashion.load.prefetch import open_cached
 from fastfashion.shards import open_packed_set
 resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 try:

@@ -192,8 +192,8 @@ def _work(config: Mapping[str, Any], run: str, rank: int, size: int, port: int, 
         os.dup2(file, 2)
     import typer
 
+    from fastfashion.command_line import run_command, show
     from fastfashion.config import RunConfig
-    from fastfashion.options import run_command, show
     from fastfashion.train.__main__ import work
 
     if fault is not None:

@@ -18,11 +18,11 @@ sys.path.insert(0, str(ROOT))
 import fastfashion  # noqa: E402
 import fastfashion.cli  # noqa: E402 - it registers the commands
 from fastfashion import api  # noqa: E402
+from fastfashion.command_line import COMMANDS  # noqa: E402
+from fastfashion.command_options import Request  # noqa: E402
 from fastfashion.config import FOLDS, RunConfig, settings  # noqa: E402
 from fastfashion.fields import Option, flag_of, options_of  # noqa: E402
-from fastfashion.options import COMMANDS  # noqa: E402
 from fastfashion.recipes import FROM_SCRATCH, RECIPES  # noqa: E402
-from fastfashion.requests import Request  # noqa: E402
 
 UNLISTED = ("resolved",)  # for processes that we start
 MADE = "<!-- Made by tools/reference.py from the code: change it there. -->"
@@ -126,7 +126,7 @@ def stub() -> str:
     )
     imports += [f"from fastfashion.{home} import {name}" for name, home in HOMES.items() if name in used]
     imports.sort(key=lambda line: (line.split()[1], " as " in line, line))
-    lines = ['"""Made by tools/reference.py from fastfashion/api.py and fastfashion/requests.py."""', ""]
+    lines = ['"""Made by tools/reference.py from fastfashion/api.py and fastfashion/command_options.py."""', ""]
     lines += ["from collections.abc import Iterable, Iterator, Mapping, Sequence", "from typing import Any", "", "import torch", ""]
     return "\n".join([*lines, *imports, "", "__version__: str", *bodies, ""])
 

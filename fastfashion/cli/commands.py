@@ -11,9 +11,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from fastfashion import __version__, api, options
-from fastfashion.options import Answer
-from fastfashion.requests import (
+from fastfashion import __version__, api, command_line
+from fastfashion.command_line import Answer
+from fastfashion.command_options import (
     AuditRequest,
     BenchLoaderRequest,
     CompareRequest,
@@ -64,7 +64,7 @@ def command(kind: type[R], name: str, example: str, doc: str | None = None) -> C
     def add(function: Callable[[R], Answer | None]) -> None:
         if doc is not None:
             function.__doc__ = doc.split("\n\nArguments:")[0]
-        options.command(app, kind, name, example)(function)
+        command_line.command(app, kind, name, example)(function)
 
     return add
 

@@ -16,6 +16,7 @@ from fastfashion import dist
 from fastfashion.bars import tqdm
 from fastfashion.catalog import Vocab, ids_hash
 from fastfashion.catalog.splits import REFERENCE_SEED
+from fastfashion.command_options import EvaluateRequest
 from fastfashion.config import RunConfig
 from fastfashion.errors import InputError
 from fastfashion.evaluate import metrics, plots
@@ -24,7 +25,6 @@ from fastfashion.evaluate.predictions import Answers, Predictions, predict, scor
 from fastfashion.files import plain, publish, publish_json
 from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_images, open_loader
-from fastfashion.requests import EvaluateRequest
 from fastfashion.runs.files import PLOTS, PREDICTIONS, REPORT, read_metrics
 from fastfashion.runs.opened import OpenRun, open_run
 from fastfashion.runs.trained_on import SetIdentity

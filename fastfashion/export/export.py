@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastfashion.bars import tqdm
+from fastfashion.command_options import ExportRequest
 from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.export import card
@@ -23,7 +24,6 @@ from fastfashion.export.subject import Subject, open_subject
 from fastfashion.fields import Result
 from fastfashion.files import publish, publish_json, writing_to
 from fastfashion.predict.predictor import drawn
-from fastfashion.requests import ExportRequest
 from fastfashion.scratch import PREFIX, nearest, scratch, sweep
 from fastfashion.tables import table_text
 from fastfashion.words import counted

@@ -18,7 +18,7 @@ def open_loader(spec: LoaderSpec) -> Loader:
     A set on object storage is read through a cache of its shards. Raises ConfigError if the backend is unknown or cannot run here.
     """
     if is_remote(spec.images.folder) and spec.cache is None:
-        from fastfashion.load.remote import open_cached
+        from fastfashion.load.prefetch import open_cached
 
         permuted = spec.plan.augment is not None and not spec.plan.window_shards
         images, cache = open_cached(spec.images, spec.cache_dir, spec.cache_bytes, permuted=permuted)

@@ -15,7 +15,7 @@ from fastfashion.shards import PackedSet, Resolution
 if TYPE_CHECKING:
     import torch
 
-    from fastfashion.load.remote import ShardCache
+    from fastfashion.load.prefetch import ShardCache
 
 SIZE_STEP_PX = 16  # automatic sizes are multiples of it; the usual backbones divide by 32, padding the odd half
 MAX_AUTO_SHORT_PX = 224

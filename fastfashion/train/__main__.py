@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from fastfashion.command_line import Answer, command, is_debug, run_command, say_error
+from fastfashion.command_options import TrainRequest
 from fastfashion.config import ALL, RunConfig
 from fastfashion.errors import FastfashionError, FirstStepError
 from fastfashion.files import is_address
-from fastfashion.options import Answer, command, is_debug, run_command, say_error
-from fastfashion.requests import TrainRequest
 from fastfashion.words import counted
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from fastfashion.train.control import Control
 from fastfashion.train.data import Data, prepare_data
 from fastfashion.train.learner import Learner, best_state, build_model, determinism
 from fastfashion.train.record import Recorder, RunRecorder, say
-from fastfashion.train.texts import intro_text, resumed_text
+from fastfashion.train.text import intro_text, resumed_text
 from fastfashion.train.track import check_tracking
 from fastfashion.train.trainer import Parts, Trainer
 

@@ -21,7 +21,7 @@ from fastfashion.errors import FastfashionError, FirstStepError, TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, score
 from fastfashion.load import Batch, Loader
 from fastfashion.model import objective
-from fastfashion.model.probe import reason
+from fastfashion.model.first_step import reason
 from fastfashion.runs.files import SKIPPED
 from fastfashion.runs.folder import Held
 from fastfashion.train.checkpoint import Checkpoints, Progress
@@ -29,7 +29,7 @@ from fastfashion.train.control import Control, Stopped
 from fastfashion.train.data import Data
 from fastfashion.train.learner import Learner, seed_step
 from fastfashion.train.record import Phases, Recorder
-from fastfashion.train.texts import epoch_text, weighted_mean
+from fastfashion.train.text import epoch_text, weighted_mean
 
 MEAN_WEIGHT = 0.02  # of a step's loss in the running mean
 _FEW = 8  # the mean loss of fewer images jumps by chance

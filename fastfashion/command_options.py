@@ -1,6 +1,6 @@
-"""What each command and each Python function is asked for: one dataclass a command, one field an option.
+"""The options of every command, with their defaults and help: one dataclass a command, one field an option or argument of the Python API.
 
-options.py makes the command line of them, calls.py the functions of `import fastfashion`, tools/reference.py docs/cli.md.
+command_line.py makes the command line of them, calls.py the functions of `import fastfashion`, tools/reference.py docs/cli.md.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The command line of a request dataclass, and how a command ends.
+"""How the command line reads the options of a command, prints its answer, and ends.
 
 class SynthRequest ─► command(app, SynthRequest, …) ─► fastfashion synth --rows 1200 --size 800x600 --json
 """
@@ -16,9 +16,9 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
+from fastfashion.command_options import IN, LIMITS, MODEL, OUT, RUN, Request, ask
 from fastfashion.errors import FastfashionError
 from fastfashion.fields import Option, flag_of, options_of
-from fastfashion.requests import IN, LIMITS, MODEL, OUT, RUN, Request, ask
 from fastfashion.terminal import make_safe
 from fastfashion.words import os_error_text
 

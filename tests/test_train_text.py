@@ -17,7 +17,7 @@ from fastfashion.errors import FirstStepError, LostPeerError, TrainingError
 from fastfashion.train.checkpoint import Progress
 from fastfashion.train.job import train
 from fastfashion.train.record import RunRecorder
-from fastfashion.train.texts import _labels, epoch_text, resumed_text, weighted_mean
+from fastfashion.train.text import _labels, epoch_text, resumed_text, weighted_mean
 from fastfashion.train.trainer import Trainer, first_step_explained, loss_limit
 
 ALONE = dist.World(device=torch.device("cpu"))
