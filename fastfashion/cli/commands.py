@@ -198,7 +198,7 @@ def compare(request: CompareRequest) -> Answer:
     return Answer(document=result, text=compare_text(result), is_report=True)
 
 
-@command(ReproduceRequest, "reproduce", "fastfashion reproduce fashion-product-images shards/small --model resnet18 --no-pretrained")
+@command(ReproduceRequest, "reproduce", "fastfashion reproduce fashion-product-images shards/small --no-pretrained")
 def reproduce(request: ReproduceRequest) -> Answer:
     """Train and test the runs that published results are of, or some, beside them: one table, one image.
 
