@@ -297,7 +297,7 @@ def test_a_label_without_a_label_is_left_out_of_all_and_refused_by_name(shop: Pa
     )
     done = fastfashion("shard", *ARGUMENTS[:-4], "--out", "whole", "--workers", "1", cwd=shop.parent)
     assert done.returncode == 0, done.stderr
-    trained = fastfashion("train", *["whole", *options[2:]], "all", "--task", "all", cwd=shop.parent)
+    trained = fastfashion("train", *["whole", *options[1:]], "all", "--task", "all", cwd=shop.parent)
     assert trained.returncode == 0, trained.stderr
     assert "left out of all, since they have no label in this set: size" in trained.stderr
     config = json.loads((shop.parent / "runs/all/config.json").read_text())
