@@ -47,6 +47,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/plain_words.py
 
 # The pages of docs/ in build/site; a broken link is an error.
 docs: install

@@ -45,7 +45,7 @@ REAL_ZIP_DEFAULT = Path(__file__).parents[1] / "../shared/data/fashion-product-i
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stages; returns 0 where all went well, 1 where something failed, 2 for wrong options."""
+    """Run the stages; returns 0 if all went well, 1 if something failed, 2 for wrong options."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parse(given)
     started = time.monotonic()
@@ -76,7 +76,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def make_check(options: argparse.Namespace, sets: Path, given: Sequence[str]) -> Check:
-    """Raises ConfigError where the device is not there, or OUT is a file."""
+    """Raises ConfigError if the device is not there, or OUT is a file."""
     if options.device == "cuda":
         import torch
 

@@ -151,7 +151,7 @@ class Record:
         self.publish()
 
     def attempt(self, name: str, needs_s: float, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """Measure, where about `needs_s` are left, and publish; None where that was skipped or failed, which the record then says.
+        """Measure, where about `needs_s` are left, and publish; None if that was skipped or failed, which the record then says.
 
         A ConfigError means that something cannot run here, and counts as skipped.
         """
@@ -209,7 +209,7 @@ class Record:
 
 
 def driver_info() -> dict[str, Any]:
-    """Driver and memory of the GPU, and the CUDA that torch was built for; None where there is none."""
+    """Driver and memory of the GPU, and the CUDA that torch was built for; None if there is none."""
     import torch
 
     fields = "driver_version,memory.total"

@@ -181,7 +181,7 @@ def rows_of_kind(packed: PackedSet, kind: str) -> np.ndarray:
 def make_spec(
     check: Check, stock: Stock, *, device: "torch.device", augment: AugmentConfig | None, rows: np.ndarray | None = None, **changes: Any
 ) -> LoaderSpec:
-    """A loader of whole batches alone, of all rows or those given. Raises PackedSetError where the set was not made."""
+    """A loader of whole batches alone, of all rows or those given. Raises PackedSetError if the set was not made."""
     packed = open_packed_set(check.sets / stock.name)
     images = packed.open(stock.resolution)
     rows = np.arange(len(packed)) if rows is None else rows

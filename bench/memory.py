@@ -20,7 +20,7 @@ PROC = Path("/proc")
 
 
 def check_memory_can_be_measured() -> None:
-    """Raises ConfigError where processes do not show their peak memory."""
+    """Raises ConfigError if processes do not show their peak memory."""
     if not (PROC / "self/status").is_file():
         raise ConfigError("--memory: reads /proc, which this system does not have; leave it out")
 
@@ -43,9 +43,9 @@ def measure_memory(photos: Sequence[Path], rows: int, workers: int, folder: Path
 
 
 def peak_mb(command: Sequence[str]) -> tuple[float, float]:
-    """Run a command; peak resident memory of its process and of its largest child, in MB (10^6 bytes). 0 where it has no child.
+    """Run a command; peak resident memory of its process and of its largest child, in MB (10^6 bytes). 0 if it has no child.
 
-    Children are looked at every POLL_S; the peak itself is the kernel's (VmHWM). Raises RuntimeError where the command fails.
+    Children are looked at every POLL_S; the peak itself is the kernel's (VmHWM). Raises RuntimeError if the command fails.
     """
     peaks: dict[int, int] = {}
     with tempfile.TemporaryFile() as said:

@@ -38,7 +38,7 @@ def with_pillow(out: Path, sizes: Sequence[int], copy: bool, files: Sequence[Pat
 def load_resizer(size: int) -> Any:
     """img2dataset's own resizer, from its file: the package around it cannot be imported beside our versions of pandas and webdataset.
 
-    Raises ImportError where it, or what it imports, is not installed.
+    Raises ImportError if it, or what it imports, is not installed.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations looks for a newer version of itself when it is imported
     path = importlib.metadata.distribution("img2dataset").locate_file("img2dataset/resizer.py")

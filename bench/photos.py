@@ -50,7 +50,7 @@ class PhotoSpec:
 def make_photos(folder: Path, spec: PhotoSpec, workers: int) -> list[Path]:
     """Make the stand-ins in `folder`, or take those that it has; returns their files.
 
-    Raises ConfigError where the folder holds something else.
+    Raises ConfigError if the folder holds something else.
     """
     description = asdict(spec) | {"quality": QUALITY, "subsampling": SUBSAMPLING, "texture": TEXTURE, "noise": NOISE}
     described = folder / DESCRIPTION

@@ -57,7 +57,7 @@ REAL_IMAGES_PER_S = 5000
 
 @dataclass(frozen=True, kw_only=True)
 class BenchShardRequest:
-    """What to measure; raises ConfigError where that cannot be measured."""
+    """What to measure; raises ConfigError if that cannot be measured."""
 
     num_images: int = 1024
     workers: int = 2
@@ -128,7 +128,7 @@ def bench(request: BenchShardRequest) -> dict[str, Any]:
     """Measure all contestants that run here, round by round, and write the record where `request.out` says.
 
     A contestant that cannot run here has None for its figures, and a `why`. Needs room for three copies of the images in the folder
-    for temporary files, or in `request.photos`. Raises ConfigError, InputError, and RuntimeError where a contestant loses images.
+    for temporary files, or in `request.photos`. Raises ConfigError, InputError, and RuntimeError if a contestant loses images.
     """
     if request.source is not None:
         make_plan(PackRequest(source=request.source, out=Path("unused")))  # an error of the source comes before the measurements

@@ -41,7 +41,7 @@ MINUTES = 10.0  # between checkpoints, by default
 
 @dataclass(frozen=True, kw_only=True)
 class BenchTrainRequest:
-    """What to measure; raises ConfigError where that cannot be measured."""
+    """What to measure; raises ConfigError if that cannot be measured."""
 
     shards: Path
     settings: Mapping[str, Any] = field(default_factory=dict)

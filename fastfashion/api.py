@@ -266,7 +266,7 @@ def open_loader(
 ) -> "Loader":
     """Batches as training gets them: `for batch in loader.steps(epoch=0)`, and `loader.close()` at the end.
 
-    A batch has `images`, uint8 (B, H, W, 3); `labels`, int64 (B, T), -1 where there is none; `rows`, int64 (B,), -1 for padding.
+    A batch has `images`, uint8 (B, H, W, 3); `labels`, int64 (B, T), -1 if there is none; `rows`, int64 (B,), -1 for padding.
     `task`: a label, several with commas between, or "all". `settings`: such as {"augment.mixup": 0.2} (docs/settings.md).
     `batch_size` counts the images of all ranks of `torch.distributed`, where your program has initialised it; each rank gets its share.
     Nothing of your program is changed. Batches are on `device`, by default the current one. One iterator at a time.
@@ -315,7 +315,7 @@ def train_run(request: TrainRequest) -> "TrainSummary":
 
 
 def _in_processes(config: RunConfig, run: Path, nproc: int) -> "TrainSummary":
-    """Train with `fastfashion train` in processes of its own; what it says is passed on. Raises TrainingError where it fails."""
+    """Train with `fastfashion train` in processes of its own; what it says is passed on. Raises TrainingError if it fails."""
     import msgspec
 
     from fastfashion.runs.folder import TrainSummary

@@ -62,7 +62,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """A way to load images. `open` gets the work and an empty folder; raises ImportError or ConfigError where it cannot run here."""
+    """A way to load images. `open` gets the work and an empty folder; raises ImportError or ConfigError if it cannot run here."""
 
     open: Callable[[Work, Path], AbstractContextManager[Epochs]]
     decodes: bool = True  # False: it keeps decoded images, so that an epoch decodes no JPEG
@@ -157,7 +157,7 @@ CEILING, DECODE_ONLY = "decode only", Backend(open=_decode_only)
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRequest:
-    """What to measure; raises ConfigError where that cannot be measured."""
+    """What to measure; raises ConfigError if that cannot be measured."""
 
     shards: Path
     resolution: str = "auto"
@@ -188,7 +188,7 @@ class BenchRequest:
         return tuple(name for name in self.known if not self.backends or name == "threads" or name.startswith(self.backends))
 
     def work(self) -> Work:
-        """Raises PackedSetError where there is no such set."""
+        """Raises PackedSetError if there is no such set."""
         import torch
 
         packed = open_packed_set(self.shards)
@@ -219,7 +219,7 @@ def bench(request: BenchRequest) -> dict[str, Any]:
     Rates are images a second. `of_ceiling` is the ratio to the decode-only rate, above 1 where a backend decodes at a smaller scale or
     only the crop; `of_image_folder` and `of_threads` are ratios to those backends; each is the median of the rounds' ratios.
     A backend that cannot run here has None for its figures, and a `why`. Needs room for the images in the folder for temporary files.
-    Raises ConfigError, PackedSetError, and RuntimeError where a backend loses or repeats images.
+    Raises ConfigError, PackedSetError, and RuntimeError if a backend loses or repeats images.
     """
     work = request.work()
     rates, missing = _measure(work, request)
@@ -294,7 +294,7 @@ def _measure(work: Work, request: BenchRequest) -> tuple[dict[str, list[float]],
 
 
 def rate(name: str, work: Work, epoch: Epochs) -> float:
-    """Images a second of one epoch. Raises RuntimeError where its rows are not those of the plan, each once; -1 is padding."""
+    """Images a second of one epoch. Raises RuntimeError if its rows are not those of the plan, each once; -1 is padding."""
     started = time.perf_counter()
     parts = [np.asarray(rows) for rows, _ in epoch()]
     seconds = time.perf_counter() - started

@@ -32,7 +32,7 @@ class Request:
 
 
 def ask(kind: type[R], given: Mapping[str, Any], warn: Callable[[str], object]) -> R:
-    """The request that values by field name make. Raises ConfigError where one is missing, ill-typed or out of its limits.
+    """The request that values by field name make. Raises ConfigError if one is missing, ill-typed or out of its limits.
 
     Places to write are looked at first: before anything is searched for or read. `warn` gets a sentence for each old form.
     """

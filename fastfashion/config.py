@@ -160,7 +160,7 @@ class OptimConfig(_Section):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Those that are set, by task; raises ConfigError where they are not task=number."""
+        """Those that are set, by task; raises ConfigError if they are not task=number."""
         try:
             return {task.strip(): float(weight) for task, weight in (part.split("=") for part in _names(self.task_weights))}
         except ValueError:
@@ -215,7 +215,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in a text such as 45s, 90m or 1h30m; infinite where it is empty. Raises ConfigError for anything else."""
+    """Seconds in a text such as 45s, 90m or 1h30m; infinite if it is empty. Raises ConfigError for anything else."""
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     _require(match is not None, "train.max_time", "hours, minutes and seconds such as 45s, 90m or 1h30m", text)
     assert match is not None
@@ -245,7 +245,7 @@ class RunConfig:
     def with_recipe(self, name: str, settings: Mapping[str, Any]) -> "RunConfig":
         """A copy with a named recipe and, on top of it, `settings`; random first weights add FROM_SCRATCH in between.
 
-        Raises ConfigError where there is no such recipe, and as `replace`.
+        Raises ConfigError if there is no such recipe, and as `replace`.
         """
         config = self.replace({**recipe(name), **settings})
         if config.model.pretrained or config.model.weights:

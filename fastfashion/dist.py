@@ -43,10 +43,10 @@ def env_int(name: str, default: int) -> int:
 
 
 def start(timeout_s: float = 600.0) -> World:
-    """Read torchrun's environment, choose this rank's device and CPU share, and join the process group where there is one.
+    """Read torchrun's environment, choose this rank's device and CPU share, and join the process group if there is one.
 
     nccl on CUDA, gloo on CPU; `timeout_s` is how long any rank waits for the others later. Each process gets its share of the machine's
-    cores for torch's own threads. Raises LostPeerError where the other ranks do not come. For processes of our own: in somebody else's
+    cores for torch's own threads. Raises LostPeerError if the other ranks do not come. For processes of our own: in somebody else's
     program `here` gives the place and changes nothing.
     """
     import torch
@@ -72,7 +72,7 @@ def start(timeout_s: float = 600.0) -> World:
 
 
 def here() -> World:
-    """This process's place in the group that its program has formed, alone where there is none, on its current device. Changes nothing."""
+    """This process's place in the group that its program has formed, alone if there is none, on its current device. Changes nothing."""
     import torch
 
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -86,7 +86,7 @@ def here() -> World:
 
 
 def device_of(device: "str | torch.device") -> "torch.device":
-    """A device that was asked for; raises ConfigError where torch knows none of that name, or this machine has none."""
+    """A device that was asked for; raises ConfigError if torch knows none of that name, or this machine has none."""
     import torch
 
     try:
@@ -157,7 +157,7 @@ def _meet(store: "torch.distributed.Store", world: World) -> str:
 
 
 def stop() -> None:
-    """Leave the process group, where there is one."""
+    """Leave the process group, if there is one."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -28,7 +28,7 @@ _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # the temporary file that 
 
 
 def location(text: str) -> Path:
-    """The file or folder that a path or a URL such as s3://bucket/set names; raises ConfigError where it cannot be reached from here."""
+    """The file or folder that a path or a URL such as s3://bucket/set names; raises ConfigError if it cannot be reached from here."""
     if not _SCHEME.match(text):
         return Path(text)
     _check_segments(text)

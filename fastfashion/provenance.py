@@ -40,7 +40,7 @@ def _cpu_name() -> str:
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str | None]:
-    """Installed version by distribution name; None where it is not installed."""
+    """Installed version by distribution name; None if it is not installed."""
     versions: dict[str, str | None] = {}
     for name in names:
         try:
@@ -62,7 +62,7 @@ def git_commit() -> str | None:
 
 
 def _said(*command: str) -> str | None:
-    """What a command prints; None where it is not there or fails."""
+    """What a command prints; None if it is not there or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:

@@ -57,7 +57,7 @@ FROM_SCRATCH: dict[str, dict[str, Any]] = {
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The settings of a named recipe; raises ConfigError where there is none."""
+    """The settings of a named recipe; raises ConfigError if there is none."""
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}: there are {', '.join(RECIPES)}")
     return RECIPES[name]

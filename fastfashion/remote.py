@@ -101,7 +101,7 @@ def ask(path: Path, what: Callable[[], T]) -> T:
 
 
 def read(path: Path, max_bytes: int) -> bytes:
-    """All bytes of a remote file. Raises RemoteError where it has more than `max_bytes`, about as many of which are read; and as `ask`."""
+    """All bytes of a remote file. Raises RemoteError if it has more than `max_bytes`, about as many of which are read; and as `ask`."""
     data = ask(path, lambda: _fetch(path, max_bytes))
     if len(data) > max_bytes:
         raise RemoteError(f"{path}: more than {max_bytes} bytes, the most that such a file may have")
@@ -109,7 +109,7 @@ def read(path: Path, max_bytes: int) -> bytes:
 
 
 def read_range(path: Path, start: int, num_bytes: int) -> bytes:
-    """A part of a remote file; fewer bytes where the file ends before. Raises as `ask`, and RemoteError where a server knows no ranges."""
+    """A part of a remote file; fewer bytes if the file ends before. Raises as `ask`, and RemoteError if a server knows no ranges."""
     data = ask(path, lambda: bytes(as_remote(path).fs.cat_file(as_remote(path).path, start=start, end=start + num_bytes)))
     if len(data) > num_bytes:
         raise RemoteError(f"{path}: the server sends more than the part that was asked for (no range requests); copy it to a disk")
@@ -141,7 +141,7 @@ def open_stream(path: Path, max_bytes: int) -> BinaryIO:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file, here or remote. Raises RemoteError where a remote place does not say."""
+    """Whether there is a file, here or remote. Raises RemoteError if a remote place does not say."""
     if not is_remote(path):
         return path.is_file()
     try:
@@ -151,7 +151,7 @@ def is_file(path: Path) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """How many bytes a file has, here or remote; 0 where a web server does not say. Raises as `ask`, or OSError."""
+    """How many bytes a file has, here or remote; 0 if a web server does not say. Raises as `ask`, or OSError."""
     return (_info(path)["size"] or 0) if is_remote(path) else path.stat().st_size
 
 
@@ -176,7 +176,7 @@ def is_folder(path: Path) -> bool:
 
 
 def list_children(path: Path) -> dict[Path, bool | None]:
-    """The same, and whether each is a folder; None where that takes another look, which of a web server is a request for the file."""
+    """The same, and whether each is a folder; None if that takes another look, which of a web server is a request for the file."""
     if not is_remote(path):
         return dict.fromkeys(path.iterdir())
     if is_web(path):
@@ -385,7 +385,7 @@ def say_waiting(path: Path, error: Exception, patience: Patience) -> None:
 
 
 def _retry_after_s(error: BaseException | None) -> float:
-    """Seconds of an answer's Retry-After (RFC 9110, 10.2.3); 0 where there is none, or a date."""
+    """Seconds of an answer's Retry-After (RFC 9110, 10.2.3); 0 if there is none, or a date."""
     while error is not None:
         headers = getattr(error, "headers", None)
         if headers and str(headers.get("Retry-After", "")).isdecimal():

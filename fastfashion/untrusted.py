@@ -46,7 +46,7 @@ def open_regular(path: Path) -> BinaryIO:
 def read_limited(path: Path, max_bytes: int) -> bytes:
     """All bytes of a file, here or remote.
 
-    Raises InputError where it has more than `max_bytes`, or is no regular file; OSError as `open`; of a remote one as `remote.read`.
+    Raises InputError if it has more than `max_bytes`, or is no regular file; OSError as `open`; of a remote one as `remote.read`.
     """
     if is_remote(path):
         return read(path, max_bytes)

@@ -49,7 +49,7 @@ async def _bounded(request: Any, send: Any) -> Any:
 
 
 def _range_bytes(header: str) -> int | None:
-    """How many bytes "bytes=5-9" asks for; None where it is no such range."""
+    """How many bytes "bytes=5-9" asks for; None if it is no such range."""
     first, dash, last = header.removeprefix("bytes=").partition("-")
     return int(last) - int(first) + 1 if dash and first.isdecimal() and last.isdecimal() else None
 

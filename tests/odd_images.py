@@ -326,7 +326,7 @@ def _cmyk() -> dict[str, OddImage]:
 
 
 def _block_jpeg() -> dict[str, OddImage]:
-    """Frames that no encoder at hand writes: blocks of one brightness each, all of one colour."""
+    """Frames that no available encoder writes: blocks of one brightness each, all of one colour."""
     luma = (60 + 130 * np.random.default_rng(3).random((HEIGHT // 8, WIDTH // 8))).astype(np.uint8)
     blue, red, black = (np.full_like(luma, value) for value in (110, 150, 255))
     large = np.kron(luma, np.ones((8, 8))).astype(float)

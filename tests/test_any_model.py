@@ -52,7 +52,7 @@ def built(name: str, size: Size, classes: Sequence[int] = (3,)) -> Classifier:
 
 
 def refused(name: str, size: Size) -> str:
-    """What training says of a size; empty where it takes it, and then an answer of the model is finite."""
+    """What training says of a size; empty if it takes it, and then an answer of the model is finite."""
     try:
         model = built(name, size)
         check_first_step(model, first_step(name, size))

@@ -194,7 +194,7 @@ def test_a_signal_to_one_rank_saves_on_all_at_the_same_step_and_ends_within_seco
     assert (status["state"], status["resumable"], status["reason"]) == ("interrupted", True, number.name)
     saved = read_checkpoint(checkpoints_of(run)[-1]).progress
     assert saved.epoch * 6 + saved.step == status["steps"]
-    assert "the same command goes on" in (tmp_path / "log.txt").read_text()
+    assert "the same command resumes" in (tmp_path / "log.txt").read_text()
     assert workers.run_all(config.to_dict(), run, 2) == [0, 0]
     assert record_of(run) == record_of(whole) and final_of(run) == final_of(whole)
 

@@ -1,4 +1,4 @@
-"""Who may read what is published: everybody whom the umask lets, and others are told the true reason."""
+"""Who may read what is published: everybody the umask permits, and others get the true reason."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_filled_leaves_the_older_one(tmp_path: Path) -> 
 
 
 def said_to_another(what: str, path: Path) -> str:
-    """What another user, in a process of its own, is told of a file or folder; "" where all is well."""
+    """What another user, in a process of its own, is told of a file or folder; "" if all is well."""
     answers, asked = workers.context.Pipe(duplex=False)
     process = workers.context.Process(target=as_another, args=(what, path, asked))
     process.start()

@@ -29,7 +29,7 @@ def test_the_notebook_holds_no_outputs() -> None:
     ],
 )
 def test_the_notebook_installs_from_the_repository_that_is_named(repository: str, is_checkout: bool, said: str, tmp_path: Path) -> None:
-    """IPython runs the cell where there is no fastfashion, with a pip in front of the real one that only says what it was asked for."""
+    """IPython runs the cell if there is no fastfashion, with a pip in front of the real one that only says what it was asked for."""
     pytest.importorskip("IPython")
     sources = {cell["id"]: "".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]}
     assert sources["cell-repository"] == 'REPOSITORY = ".."'

@@ -58,7 +58,7 @@ def blocks(page: str) -> list[str]:
 
 
 def commands(block: str) -> list[str]:
-    """The commands of an indented block; none where it shows output."""
+    """The commands of an indented block; none if it shows output."""
     lines = re.sub(r"\\\n\s+", "", block).splitlines()
     return [line.strip() for line in lines if COMMAND.match(line.strip())]
 

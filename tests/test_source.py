@@ -1,4 +1,4 @@
-"""Images and their table from a folder or straight from a zip, and what is said where there are none."""
+"""Images and their table from a folder or straight from a zip, and what is said if there are none."""
 
 import os
 import pickle

@@ -116,7 +116,7 @@ class Command:
 
 
 def begin(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Started:
-    """`fastfashion ARGUMENTS` as a process of its own that has just begun, on a terminal 100 characters wide."""
+    """`fastfashion ARGUMENTS` as a process of its own that has just started, on a terminal 100 characters wide."""
     return Started(Command(*map(str, arguments)), cwd=cwd, env={**(os.environ if env is None else env), "COLUMNS": "100"})
 
 

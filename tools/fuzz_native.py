@@ -94,7 +94,7 @@ def runtime() -> str:
 
 
 def watch(asked: argparse.Namespace, module: Path, home: Path) -> int:
-    """Run the fuzzer in a process that may die; 0 where it ends by itself."""
+    """Run the fuzzer in a process that may die; 0 if it ends by itself."""
     limits = ["--seconds", str(asked.seconds), "--batches", str(asked.batches), "--seed", str(asked.seed), "--first", str(asked.first)]
     command = [sys.executable, __file__, *limits, "--child", str(module), str(home / "seeds"), str(home / "counter")]
     process = subprocess.Popen(command, env=os.environ | OPTIONS | {"LD_PRELOAD": runtime()}, stderr=subprocess.PIPE)

@@ -31,7 +31,7 @@ SHEET_GROUPS, SHEET_IMAGES = 12, 8  # of the contact sheet: groups, and images o
 def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS_SHOWN, seed: int = 0) -> dict[str, Any]:
     """Report on a packed set; with `out`, also write it there as audit.json, with a sheet of the largest duplicate groups.
 
-    `seed` is that of the stratified protocol. Raises PackedSetError where there is no complete set, InputError where `out` cannot be
+    `seed` is that of the stratified protocol. Raises PackedSetError if there is no complete set, InputError if `out` cannot be
     written.
     """
     packed = open_packed_set(path)
@@ -132,7 +132,7 @@ def _differing(table: pd.DataFrame, vocab: Vocab, task: str) -> np.ndarray:
 
 
 def duplicate_tiles(packed: PackedSet) -> list[Group]:
-    """The largest duplicate groups for a contact sheet, the largest first; none where no image is there twice.
+    """The largest duplicate groups for a contact sheet, the largest first; none if no image is there twice.
 
     A title says in which labels the images differ; under each image are its id and the first of those labels, or the finest of all.
     """

@@ -46,7 +46,7 @@ def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]
 
     Confident learning (Northcutt et al. 2021): a label is suspicious
     where another class is the most probable, and at least as probable as that class is on average where it is the label; ranked by how far
-    the label's probability is below that. Raises InputError where no row was left unseen, ConfigError where runs have different packed sets
+    the label's probability is below that. Raises InputError if no row was left unseen, ConfigError if runs have different packed sets
     or tasks.
     """
     opened = [open_run(run, request.shards, writes=world.is_main) for run in request.runs]

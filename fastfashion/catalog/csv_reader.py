@@ -93,7 +93,7 @@ class CsvFile:
 def read_csv(data: bytes, where: str, wanted: Sequence[str], advice: str = "") -> CsvFile:
     """Choose the separator by the header and return the file; `where` names it in errors, `wanted[0]` is the column that identifies rows.
 
-    Raises InputError where it is not UTF-8 text, not CSV, or no header has the wanted columns, each once; `advice` ends that message.
+    Raises InputError if it is not UTF-8 text, not CSV, or no header has the wanted columns, each once; `advice` ends that message.
     """
     if what := not_csv(data):
         raise InputError(f"{where}: expected a CSV file, found {what}")
@@ -158,7 +158,7 @@ def _no_header(text: str, where: str, wanted: Sequence[str], heads: Sequence[Seq
 
 
 def _records(text: str, separator: str, where: str) -> Iterator[_Record]:
-    """Every record, empty ones too; raises InputError where a quote is open at the end."""
+    """Every record, empty ones too; raises InputError if a quote is open at the end."""
     end = 0
     for number, line in enumerate(_LINE.finditer(text), start=1):
         if line.start() < end:  # within the record before
@@ -177,7 +177,7 @@ def _records(text: str, separator: str, where: str) -> Iterator[_Record]:
 def _parse(text: str, start: int, separator: str) -> tuple[list[str], str, int] | None:
     """The record that begins at a place of the text: its fields, what follows a quote that closes a field of several lines, its end.
 
-    None where it opens a quote that is never closed. A quote within a field that does not begin with one is a character like any other.
+    None if it opens a quote that is never closed. A quote within a field that does not begin with one is a character like any other.
     """
     fields: list[str] = []
     after_quote = ""

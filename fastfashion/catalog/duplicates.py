@@ -55,7 +55,7 @@ def fingerprint(pixels: np.ndarray) -> bytes:
 
 
 def duplicate_groups(fingerprints: np.ndarray) -> np.ndarray:
-    """For every row the first row that shows the same image, itself where there is none earlier.
+    """For every row the first row that shows the same image, itself if there is none earlier.
 
     fingerprints: uint8 (N, 57). Returns int64 (N,). A row is compared with the first rows of groups alone, so that no group can grow
     along a chain of lookalikes; of several that are near enough the earliest counts. Raises ValueError for another shape or dtype. Time

@@ -51,7 +51,7 @@ class JointSplit:
         return lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
 
     def labels(self, part: str, codes: np.ndarray) -> np.ndarray:
-        """Codes (N, T), by row of the set, with -1 where a row is not in that task's part."""
+        """Codes (N, T), by row of the set, with -1 if a row is not in that task's part."""
         masked = np.full_like(codes, -1)
         for t, rows in enumerate(getattr(self, part).values()):
             masked[rows, t] = codes[rows, t]
@@ -105,7 +105,7 @@ def split_rows(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str, se
 
     `reference` is the reference project's split and ignores `seed`; `stratified` keeps class shares and duplicate groups, and so does
     `folds`, which makes FOLDS parts of equal size: `seed` is the one to test on.
-    Raises ConfigError for an unknown task or protocol or a negative seed, InputError where a part would be empty.
+    Raises ConfigError for an unknown task or protocol or a negative seed, InputError if a part would be empty.
     """
     codes = vocab.codes(table, [task])[:, 0]
     if protocol == "reference":
@@ -205,7 +205,7 @@ def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
 def write_split(path: Path, table: "pd.DataFrame", split: JointSplit, *, raw: bool = False) -> dict[str, dict[str, dict[str, int | str]]]:
     """Write `id,split` in the order of the split, or `id,split,task` where tasks are tested on different rows.
 
-    Returns, by task and part, the count and `ids_hash` of the rows. Raises InputError where the file cannot be written.
+    Returns, by task and part, the count and `ids_hash` of the rows. Raises InputError if the file cannot be written.
     """
     ids = table["id"]
     lists = {task: {part: ids.iloc[rows].tolist() for part, rows in split.of(task).parts().items()} for task in split.test}

@@ -179,7 +179,7 @@ def _columns(file: CsvFile, wanted: Columns, check: SurplusCheck | None) -> tupl
 
 
 def _unusable(fields: list[str], header: list[str], key: str, first_line: dict[str, int]) -> str:
-    """Why a row is rejected; "" where it is usable. `first_line`: the line of each id so far."""
+    """Why a row is rejected; "" if it is usable. `first_line`: the line of each id so far."""
     if len(fields) != len(header):
         return f"expected {len(header)} fields, found {len(fields)}"
     if not key.rpartition("/")[2]:

@@ -14,12 +14,12 @@ class SurplusCheck:
     header: Sequence[str]
     separator: str
     name: int  # place of the name in the header
-    year: int | None  # place of the year; None where there is no such column, or where it mostly holds other things
+    year: int | None  # place of the year; None if there is no such column, or it mostly holds other things
     labels: Mapping[int, frozenset[str]]  # place of a label -> what rows without surplus have there
     no_label: Sequence[str]
 
     def reason(self, fields: Sequence[str]) -> str:
-        """Why a row cannot be right with the surplus joined into the name; "" where it can, or has no surplus."""
+        """Why a row cannot be right with the surplus joined into the name; "" if it can, or has no surplus."""
         surplus = len(fields) - len(self.header)
         if surplus <= 0:
             return ""
@@ -36,7 +36,7 @@ class SurplusCheck:
         return ""
 
     def _fit(self, fields: Sequence[str]) -> int:
-        """How many fields have values that other rows have; -1 where the year is not a year."""
+        """How many fields have values that other rows have; -1 if the year is not a year."""
         fits = sum(fields[place].strip() in known for place, known in self.labels.items())
         if self.year is None or (year := fields[self.year].strip()) in self.no_label:
             return fits

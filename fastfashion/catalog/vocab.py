@@ -42,7 +42,7 @@ class Vocab:
         return cls(classes)
 
     def names(self, task: str) -> tuple[str, ...]:
-        """Class names of a task; raises ConfigError where there is no such task."""
+        """Class names of a task; raises ConfigError if there is no such task."""
         if task not in self.classes:
             raise ConfigError(f"unknown task {task!r}: this packed set has {', '.join(self.classes)}; choose among them")
         return self.classes[task]
@@ -64,12 +64,12 @@ class Vocab:
         return tuple(task for task, names in self.classes.items() if names)
 
     def left_out(self, tasks: Sequence[str]) -> str:
-        """A line about the columns without a label that "all" leaves out; "" where it leaves out none."""
+        """A line about the columns without a label that "all" leaves out; "" if it leaves out none."""
         empty = [task for task, names in self.classes.items() if not names] if tuple(tasks) == (ALL,) else []
         return f"left out of all, since they have no label in this set: {', '.join(empty)}" if empty else ""
 
     def codes(self, table: "pd.DataFrame", tasks: Sequence[str]) -> np.ndarray:
-        """Labels as int64 (N, T), -1 where a row has none, or one that is not in the vocabulary."""
+        """Labels as int64 (N, T), -1 if a row has none, or one that is not in the vocabulary."""
         import pandas as pd
 
         columns = [pd.Index(self.names(task), dtype=object).get_indexer(pd.Index(table[task], dtype=object)) for task in tasks]

@@ -71,7 +71,7 @@ def threads() -> dict[str, Any]:
 
 
 def _load(backend: str) -> dict[str, Any]:
-    """Draw some images, pack them, and load them, on the GPU where there is one."""
+    """Draw some images, pack them, and load them, on the GPU if there is one."""
     import numpy as np
     import torch
 

@@ -29,7 +29,7 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
 
     Returns `{"runs": [a, b], "sets": [a, b], "tasks": {task: {"n", "tested", "first", "second", "difference", "intervals",
     "only_first_right", "only_second_right", "p_value"}}}`; differences are second minus first, with 95 % intervals; `tested` says how many
-    rows each was tested on, `n` how many of them both. Raises InputError where a run is not evaluated, they share no task or no tested row,
+    rows each was tested on, `n` how many of them both. Raises InputError if a run is not evaluated, they share no task or no tested row,
     or were tested by different labels.
     """
     reports = [_tested(run) for run in (first, second)]
@@ -44,7 +44,7 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
 
 
 def _common(runs: tuple[Path, Path], reports: list[dict[str, Any]], both: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The rows of a task that both runs were tested on. Raises InputError where there are none, or labels differ."""
+    """The rows of a task that both runs were tested on. Raises InputError if there are none, or labels differ."""
     one, other = both[f"{task}_label_1"], both[f"{task}_label_2"]
     known = {report["tasks"][task].get("test_ids_sha256") for report in reports}
     if len(known) == 1 and None not in known:

@@ -71,7 +71,7 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int
     """McNemar's exact test (1947) of whether two classifiers are right equally often on the same rows.
 
     first_right, second_right: bool (N,). Returns on how many rows the first alone and the second alone is right, and the two-sided
-    p-value: the binomial test of the smaller of the two counts against a half; 1.0 where the two never differ.
+    p-value: the binomial test of the smaller of the two counts against a half; 1.0 if the two never differ.
     """
     from scipy.stats import binomtest
 

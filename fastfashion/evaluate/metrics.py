@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class PerClass:
-    """Scores of each class: arrays of shape (C,), float64 in [0, 1] but for `support`, int64; 0.0 where undefined."""
+    """Scores of each class: arrays of shape (C,), float64 in [0, 1] but for `support`, int64; 0.0 if undefined."""
 
     precision: np.ndarray
     recall: np.ndarray
@@ -112,7 +112,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The divisor of logits that calibrates their softmax on these rows (Guo et al. 2017): 0.05 to 20.
 
     probabilities: float (N, C), the softmax of the logits; labels: integers (N,) in [0, C). The mean cross-entropy is convex in
-    1/temperature; its minimum is found by bounded search. 1.0 where there are no rows.
+    1/temperature; its minimum is found by bounded search. 1.0 if there are no rows.
     """
     from scipy.optimize import minimize_scalar
 

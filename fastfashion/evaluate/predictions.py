@@ -44,7 +44,7 @@ class Predictions:
     """Every row once, ascending, on every rank."""
 
     rows: np.ndarray  # int64 (n,)
-    labels: np.ndarray  # int64 (n, T), -1 where there is none
+    labels: np.ndarray  # int64 (n, T), -1 if there is none
     probabilities: dict[str, np.ndarray]  # task -> float32 (n, C), rows sum to 1
 
     def by(self, numbers: np.ndarray | None) -> "Predictions":
@@ -107,7 +107,7 @@ def _join(parts: Sequence[torch.Tensor]) -> np.ndarray:
 def score(predictions: Predictions) -> dict[str, dict[str, float | int]]:
     """Metrics by task over the rows that have a label: `metrics.confusion_scores`, top3_accuracy, calibration_error, loss (nats).
 
-    Raises InputError where a task has no such row.
+    Raises InputError if a task has no such row.
     """
     scores = {}
     for task, answers in predictions.answers():

@@ -15,7 +15,7 @@ DIGITS = 16  # of a hash, as the files have them
 
 
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a source gives for a cell; None where it gives nothing."""
+    """What a source gives for a cell; None if it gives nothing."""
 
     accuracy: float | None = None
     macro_f1: float | None = None
@@ -63,7 +63,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return min(self.images, key=lambda name: abs(np.log(self.images[name].height_px / height_px)))
 
     def difference(self, packed: PackedSet, tasks: Iterable[str]) -> str:
-        """The first part of a split in which a set's rows are not the published ones, in words; "" where all are."""
+        """The first part of a split in which a set's rows are not the published ones, in words; "" if all are."""
         ids = packed.table["id"]
         for task in tasks:
             try:
@@ -95,7 +95,7 @@ def published_names() -> tuple[str, ...]:
 
 
 def read_published(name: str) -> Published:
-    """Raises ConfigError where there are no results of that name."""
+    """Raises ConfigError if there are no results of that name."""
     if name not in published_names():
         raise ConfigError(f"{name}: no published results of that name; expected one of {', '.join(published_names())}")
     text = files("fastfashion.evaluate").joinpath("published", f"{name}.toml").read_text(encoding="utf-8")

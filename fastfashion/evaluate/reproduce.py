@@ -40,7 +40,7 @@ OTHER = "other"  # data that the published values are not of
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceRequest:
-    """Which published results, with what. Raises ConfigError where there is no such thing."""
+    """Which published results, with what. Raises ConfigError if there is no such thing."""
 
     name: str  # of the published results
     shards: Sequence[Path]  # packed sets of the data that they are of: one, or one for each size of its images
@@ -56,7 +56,7 @@ class ReproduceRequest:
     any_set: bool = False  # other data than the published values are of, too
 
     def __post_init__(self) -> None:
-        self.config()  # raises where there is no such recipe or setting
+        self.config()  # raises if there is no such recipe or setting
         known = {"task": self.published.values("task"), "model": self.published.values("model"), "protocol": self.all_protocols}
         for what, values in (("task", self.tasks), ("model", self.models), ("protocol", self.protocols)):
             if unknown := [value for value in values if value not in known[what]]:
@@ -99,9 +99,9 @@ def reproduce(request: ReproduceRequest) -> dict[str, Any]:
     """Train and test what is not done yet, and write the table after each run: all published cells, with all the folder has of this recipe.
 
     Returns `{"recipe", "command", "rows": [{"task", "images", "model", "ceiling", "data", …}]}`, each row with a key for each source of
-    published scores and for each protocol. A protocol has the scores of each seed and how they were made, or None where not measured;
-    `data` is "published", "other" where the set is not the one that the published values are of, or None where there is no set. Raises
-    TrainingError where a run fails, ConfigError where the folder was started with other settings or images, and for other data without
+    published scores and for each protocol. A protocol has the scores of each seed and how they were made, or None if not measured;
+    `data` is "published", "other" if the set is not the one that the published values are of, or None if there is no set. Raises
+    TrainingError if a run fails, ConfigError if the folder was started with other settings or images, and for other data without
     `any_set`.
     """
     sets = request.open_sets()
@@ -118,7 +118,7 @@ def reproduce(request: ReproduceRequest) -> dict[str, Any]:
 
 
 def check_folder(path: Path, heads: str, config: RunConfig, sets: Mapping[str, PackedSet]) -> None:
-    """Write `path`, which says what a folder of runs was started with. Raises ConfigError where that was something else."""
+    """Write `path`, which says what a folder of runs was started with. Raises ConfigError if that was something else."""
     images = {name: ids_hash(packed.table["id"].tolist()) for name, packed in sets.items()}
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -179,7 +179,7 @@ def _name(request: ReproduceRequest, cell: Cell, protocol: str) -> str:
 
 
 def _run(request: ReproduceRequest, cell: Cell, packed: PackedSet, protocol: str, seed: int) -> bool:
-    """Train and test a run of a cell; False where that was done before."""
+    """Train and test a run of a cell; False if that was done before."""
     run = request.out / "runs" / f"{_name(request, cell, protocol)}-seed{seed}"
     if (run / REPORT).is_file():
         return False

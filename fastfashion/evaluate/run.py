@@ -102,7 +102,7 @@ def report_folder(run: Path, rows: str) -> Path:
 
 
 def tested_rows(opened: OpenRun, rows: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (n,) to test, and labels (N, T) by row of the set. Raises InputError where the run has seen all of them."""
+    """Rows (n,) to test, and labels (N, T) by row of the set. Raises InputError if the run has seen all of them."""
     if rows != UNSEEN:
         return opened.split.rows("test"), opened.split.labels("test", opened.codes)
     if not (opened.codes[opened.unseen] >= 0).any():
@@ -232,7 +232,7 @@ def _draw(opened: OpenRun, predictions: Predictions, folder: Path, what: str, hi
 
 
 def _draw_mistakes(path: Path, packed: PackedSet, answers: Answers, names: Sequence[str], title: str) -> None:
-    """A sheet of the images with the most confident wrong answers; none where there are none."""
+    """A sheet of the images with the most confident wrong answers; none if there are none."""
     wrong = np.flatnonzero(~answers.right)
     worst = wrong[np.argsort(-answers.confidences[wrong], kind="stable")][:MISTAKES].tolist()
     if worst:

@@ -44,7 +44,7 @@ def _with_interval(values: Mapping[str, Any], name: str) -> str:
 
 
 def _duplicate_lines(report: Mapping[str, Any]) -> list[str]:
-    """Accuracy on test rows with a near-duplicate in training and on the others, where there are any of the first."""
+    """Accuracy on test rows with a near-duplicate in training and on the others, if there are any of the first."""
     tasks, split = report["tasks"], report["split"]
     if missing := split["train_rows"] - split.get("train_rows_in_set", split["train_rows"]):
         where = f"{missing} of the {split['train_rows']} training rows are not in {report['set']['path']}"

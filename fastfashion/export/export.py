@@ -52,8 +52,8 @@ class ExportSummary(Result):
     folders: dict[str, str]  # of a hub export: task -> folder below `out`
     files: list[str]  # below `out`
     num_images: int  # that run and export were compared on
-    images: str  # "test", or "drawn" where there is no packed set
-    without_set: str  # why there is none; "" where there is one
+    images: str  # "test", or "drawn" if there is no packed set
+    without_set: str  # why there is none; "" if there is one
     notes: tuple[str, ...]  # for people
     largest_difference: float  # of any probability
     tolerance: float
@@ -62,7 +62,7 @@ class ExportSummary(Result):
 
 
 def export(request: ExportRequest) -> ExportSummary:
-    """Export a run. Raises ExportError where the export answers differently, InputError and ConfigError where it cannot be made."""
+    """Export a run. Raises ExportError if the export answers differently, InputError and ConfigError if it cannot be made."""
     out = request.out or request.run / "export" / request.to
     subject = open_subject(request.run, request.tasks, request.shards)
     if request.int8 and subject.opened is None:
@@ -166,7 +166,7 @@ def _check(subject: Subject, answer: Answering, tasks: list[str], images: np.nda
 
 
 def _check_out(out: Path) -> None:
-    """Raises InputError where the folder holds something other than an export."""
+    """Raises InputError if the folder holds something other than an export."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file is there; choose another --out")
     if out.is_dir() and not all(path.name.startswith(PREFIX) for path in out.iterdir()) and not (out / EXPORT).is_file():

@@ -17,7 +17,7 @@ from fastfashion.model import has_fixed_size
 
 
 def write_hub(subject: Subject, task: str, folder: Path) -> None:
-    """Write one head's folder. Raises ConfigError where timm's head of the backbone is not linear, or takes other features."""
+    """Write one head's folder. Raises ConfigError if timm's head of the backbone is not linear, or takes other features."""
     import timm
 
     run = subject.predictor

@@ -68,7 +68,7 @@ def self_description(subject: Subject) -> dict[str, Any]:
 
 
 def write_onnx(subject: Subject, path: Path) -> None:
-    """Write the ONNX file. Raises ConfigError where torch's exporter is not installed or cannot express the backbone."""
+    """Write the ONNX file. Raises ConfigError if torch's exporter is not installed or cannot express the backbone."""
     try:
         import onnx
         import onnxruntime  # noqa: F401  # checks what is written
@@ -133,7 +133,7 @@ def _quiet() -> Iterator[None]:
 
 
 class OnnxModel:
-    """An exported file, ready to answer on the CPU. Raises InputError where it is none."""
+    """An exported file, ready to answer on the CPU. Raises InputError if it is none."""
 
     def __init__(self, path: Path) -> None:
         import onnxruntime
@@ -187,7 +187,7 @@ def int8_loss(
 ) -> dict[str, dict[str, float]]:
     """What 8 bits cost each task: accuracy of both on the same n labelled rows, and how often their answers are the same.
 
-    `batches`: images uint8 (B, H, W, 3) and labels int64 (B, T); `tasks`: task -> its column of labels. 0 where no row has a label.
+    `batches`: images uint8 (B, H, W, 3) and labels int64 (B, T); `tasks`: task -> its column of labels. 0 if no row has a label.
     """
     answers: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
     for images, labels in batches:

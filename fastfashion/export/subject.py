@@ -30,7 +30,7 @@ class Subject:
     predictor: Predictor  # on CPU, with the heads that are exported
     config: RunConfig
     report: dict[str, Any] | None  # None: the run was not tested
-    opened: OpenRun | None  # with the packed set; None where that was not found, for the reason `without_set`
+    opened: OpenRun | None  # with the packed set; None if that was not found, for the reason `without_set`
     without_set: str = ""
 
     @property
@@ -70,7 +70,7 @@ class Subject:
 
 
 def open_subject(run: Path, tasks: Sequence[str] = (), shards: Path | None = None) -> Subject:
-    """Open a run for export. Raises InputError where the folder holds no trained model, ConfigError for an unknown task.
+    """Open a run for export. Raises InputError if the folder holds no trained model, ConfigError for an unknown task.
 
     A packed set that is not where it was when the run was trained is an error only with `shards`.
     """

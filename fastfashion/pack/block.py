@@ -96,7 +96,7 @@ class RecordFile(msgspec.Struct):
     kept: KeptColumns
     images: dict[str, ImageColumns]  # by resolution
     rejected: list[dict[str, str]]  # id, reason
-    shards: dict[str, ShardEntry | None]  # by resolution; None where no image was kept
+    shards: dict[str, ShardEntry | None]  # by resolution; None if no image was kept
 
     def __post_init__(self) -> None:
         columns = [column for table in (self.kept, *self.images.values()) for column in msgspec.structs.astuple(table)]

@@ -54,7 +54,7 @@ class Processes:
         self._workers = [_Worker() for _ in range(workers)]
 
     def run(self, job: Job, blocks: Iterable[Block], tick: Tick) -> Iterator[int]:
-        """Raises what a worker raised, and PackedSetError where a block has killed its process for the second time."""
+        """Raises what a worker raised, and PackedSetError if a block has killed its process for the second time."""
         todo = iter(blocks)
         deaths: dict[int, int] = {}
         for worker in self._workers:

@@ -34,8 +34,8 @@ SAMPLED = 64  # images that a dry run packs in memory to estimate sizes
 def pack(request: PackRequest, progress: PackProgress | None = None) -> PackSummary:
     """Pack a source into a set of shards at one or several resolutions, each image decoded once.
 
-    Resolutions that OUT already has are left as they are. Raises InputError where the source cannot be used or more than
-    `max_rejected` rows are left out, PackedSetError where OUT holds another set, another packer holds OUT, or the disk is full.
+    Resolutions that OUT already has are left as they are. Raises InputError if the source cannot be used or more than
+    `max_rejected` rows are left out, PackedSetError if OUT holds another set, another packer holds OUT, or the disk is full.
     """
     started = time.perf_counter()
     # Worker processes start first: they import while this one plans.

@@ -77,7 +77,7 @@ class PackPlan:
 
 
 def make_plan(request: PackRequest) -> PackPlan:
-    """Read the table and find the image of each row; raises InputError where nothing can be packed."""
+    """Read the table and find the image of each row; raises InputError if nothing can be packed."""
     source = open_source(request.source, request.table)
     where = str(source.table_file) if source.table_file is not None else f"{source.path}: {source.table}"
     styles = read_styles(source.read_table(), where, request.columns)
@@ -110,7 +110,7 @@ def _used_before(styles: Styles, members: list[Member | None]) -> dict[int, str]
 
 
 def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
-    """The resolutions that OUT has of this very table; raises PackedSetError where it holds something else."""
+    """The resolutions that OUT has of this very table; raises PackedSetError if it holds something else."""
     out = request.out
     list_anew(out)  # another client may have packed there since this process looked
     if not is_file(out / SET):

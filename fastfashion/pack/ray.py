@@ -47,7 +47,7 @@ class RayEngine:
             raise ConfigError(f"--address {address}: no Ray cluster answers ({error}); start one with ray start --head") from error
 
     def run(self, job: Job, blocks: Iterable[Block], tick: Tick) -> Iterator[int]:
-        """Raises what a block raised, and PackedSetError where a block is lost more often than Ray retries it."""
+        """Raises what a block raised, and PackedSetError if a block is lost more often than Ray retries it."""
         import ray
 
         shared = ray.put(job)
@@ -94,7 +94,7 @@ def _knock(address: str | None) -> None:
     except (ImportError, AttributeError):  # a Ray without tokens, or with these elsewhere
         return
     try:
-        setup.ensure_token_if_auth_enabled(create_token_if_missing=False)  # the client would end the process where there is none
+        setup.ensure_token_if_auth_enabled(create_token_if_missing=False)  # the client would end the process if there is none
         client(address=address)
     except Exception as error:  # ray.init reports everything else
         if _wants_token(error):

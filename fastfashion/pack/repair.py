@@ -35,7 +35,7 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, tab
     """Pack damaged shards again from the source that the set was made of; returns their names within the set.
 
     `table` and `id_column` as they were when the set was packed. A shard is put in place only if it has the bytes that the manifest
-    says. Raises PackedSetError where the files that say which rows a shard holds are damaged themselves, or library versions or the
+    says. Raises PackedSetError if the files that say which rows a shard holds are damaged themselves, or library versions or the
     source are not those that the set was packed with.
     """
     shards: dict[str, set[int]] = {}

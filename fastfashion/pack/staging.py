@@ -29,7 +29,7 @@ IMAGES = pa.schema([(name, pa.int64()) for name in ("offset", "size", "height", 
 
 @contextlib.contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """Hold OUT for one packer until this process ends; raises PackedSetError with the other's name where it is held.
+    """Hold OUT for one packer until this process ends; raises PackedSetError with the other's name if it is held.
 
     Object storage has no such lock; two packers with the same input write the same bytes there.
     """

@@ -32,7 +32,7 @@ MAX_PARTS = 10_000  # boxes, blocks or tags that are looked at
 
 
 class Cost(NamedTuple):
-    """What one image takes; all but `num_bytes` is zero where the format is not known."""
+    """What one image takes; all but `num_bytes` is zero if the format is not known."""
 
     format: str
     height_px: int

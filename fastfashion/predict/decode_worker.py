@@ -75,7 +75,7 @@ def prepare() -> None:
 
 
 def data_bytes() -> int:
-    """Private writable memory in bytes, which RLIMIT_DATA counts; 0 where the system does not say."""
+    """Private writable memory in bytes, which RLIMIT_DATA counts; 0 if the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
     except OSError:

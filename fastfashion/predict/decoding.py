@@ -105,7 +105,7 @@ class Decoders:
         return errors | refused
 
     def decode_rgb(self, data: bytes, *, min_height_px: int = 0, min_width_px: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """The pixels of `codec.decode_rgb`, bit for bit; raises InputError where that does, and where the process dies."""
+        """The pixels of `codec.decode_rgb`, bit for bit; raises InputError if that does, or the process dies."""
         one = cost(data, min_height_px, min_width_px)
         if why := self._too_much(one, max_pixels):
             raise InputError(why)
@@ -128,7 +128,7 @@ class Decoders:
                     lane.idle.pop().stop()
 
     def _too_much(self, one: Cost, max_pixels: int) -> str:
-        """Why an image is refused before a decoder sees it; "" where it is not."""
+        """Why an image is refused before a decoder sees it; "" if it is not."""
         if one.pixels > max_pixels:
             return too_many_pixels(one.height_px, one.width_px, max_pixels)
         if one.num_bytes <= self.memory.one_bytes:

@@ -30,7 +30,7 @@ STDIN = "-"
 
 @dataclass(frozen=True)
 class InputImage:
-    """One encoded image; `read` raises InputError or OSError where it cannot be read."""
+    """One encoded image; `read` raises InputError or OSError if it cannot be read."""
 
     name: str
     read: Callable[[], bytes]
@@ -132,7 +132,7 @@ def in_zip(path: Path, shown: str, max_bytes: int = MAX_IMAGE_BYTES) -> Iterator
 
 
 def read_file(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-    """The bytes of a file; raises InputError where it is missing, no file, or larger than `max_bytes`."""
+    """The bytes of a file; raises InputError if it is missing, no file, or larger than `max_bytes`."""
     try:
         if is_remote(path):
             return read(path, max_bytes)

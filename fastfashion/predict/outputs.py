@@ -33,7 +33,7 @@ class Counts:
 
 
 def choose_format(asked: str, out: Path | None) -> str:
-    """The requested format, or that of the file's name; raises ConfigError where it is unknown, or cannot be shown on a terminal."""
+    """The requested format, or that of the file's name; raises ConfigError if it is unknown, or cannot be shown on a terminal."""
     by_name = out.suffix.lower().removeprefix(".") if out is not None else "table"
     form = asked if asked != "auto" else {"json": "jsonl", "ndjson": "jsonl", "txt": "table"}.get(by_name, by_name)
     if form not in FORMATS:

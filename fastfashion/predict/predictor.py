@@ -49,7 +49,7 @@ class Answers:
 class Predictor:
     """A run's best model, ready to answer.
 
-    Raises InputError where `run` holds no model; ConfigError for a task that it does not have.
+    Raises InputError if `run` holds no model; ConfigError for a task that it does not have.
     """
 
     def __init__(self, run: Path, device: torch.device, *, workers: int = 1, tasks: Sequence[str] = ()) -> None:
@@ -64,7 +64,7 @@ class Predictor:
     def probabilities(self, images: np.ndarray | torch.Tensor) -> dict[str, torch.Tensor]:
         """uint8 (B, H, W, 3) of the model's size to calibrated probabilities {task: float32 (B, C)}, on the model's device.
 
-        Raises InputError where one is not a number.
+        Raises InputError if one is not a number.
         """
         tensor = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
         with torch.inference_mode():
@@ -79,7 +79,7 @@ class Predictor:
     def answer(self, inputs: Iterable[Input], *, top: int = 3, batch_size: int = 256) -> Iterator[Answers]:
         """Answers for every image, in the order of the inputs, a batch at a time.
 
-        Raises PackedSetError where a packed set cannot be opened; an error of a single image is in its Answers.
+        Raises PackedSetError if a packed set cannot be opened; an error of a single image is in its Answers.
         """
         batch_size = self.size.batch(batch_size)
         for is_file, group in groupby(inputs, key=lambda one: isinstance(one, InputImage)):
@@ -152,7 +152,7 @@ class Predictor:
 
 
 def drawn(size: Size, count: int) -> np.ndarray:
-    """Smooth random images, uint8 (n, H, W, 3), the same each time: something to try a model with where there is no packed set."""
+    """Smooth random images, uint8 (n, H, W, 3), the same each time: something to try a model with if there is no packed set."""
     coarse = torch.rand((count, 3, 8, 6), generator=torch.Generator().manual_seed(0)) * 255
     fine = torch.nn.functional.interpolate(coarse, (size.height_px, size.width_px), mode="bilinear")
     return fine.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

@@ -41,7 +41,7 @@ class Room:
 
     @contextmanager
     def take(self, amount: int = 1, address: str = "") -> Iterator[None]:
-        """Wait in this thread. Raises BusyError where too many wait."""
+        """Wait in this thread. Raises BusyError if too many wait."""
         asked = self._ask(amount, address)
         try:
             asked.granted.result()
@@ -51,7 +51,7 @@ class Room:
 
     @asynccontextmanager
     async def taking(self, amount: int = 1, address: str = "") -> AsyncIterator[None]:
-        """Wait in this event loop, and hold no thread. Raises BusyError where too many wait."""
+        """Wait in this event loop, and hold no thread. Raises BusyError if too many wait."""
         asked = self._ask(amount, address)
         try:
             if not asked.granted.done():

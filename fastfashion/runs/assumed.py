@@ -17,7 +17,7 @@ from fastfashion.shards import PackedSet, open_packed_set
 def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.DataFrame) -> TrainedOn:
     """A list for a run from before there were lists of ids: that of a set, which the run's own files must not contradict.
 
-    Raises InputError where its report names other training ids, or its epochs had another number of steps than this set gives.
+    Raises InputError if its report names other training ids, or its epochs had another number of steps than this set gives.
     """
     kept = list_rows(packed, config.data, table, assumed=True)
     steps = math.ceil(int(kept.times.sum()) / config.train.batch_size)
@@ -39,7 +39,7 @@ def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.Data
 
 
 def _check_recorded(run: Path, packed: PackedSet, kept: TrainedOn) -> None:
-    """Raises InputError where the set that a run's settings name is still there, and has other ids than the one that is given."""
+    """Raises InputError if the set that a run's settings name is still there, and has other ids than the one that is given."""
     named = read_config(run).data.shards
     if is_address(named) or named == str(packed.path):
         return
@@ -68,7 +68,7 @@ def own_set(run: Path, config: RunConfig, tested: PackedSet) -> PackedSet:
 
 
 def named_set(run: Path, config: RunConfig) -> Path:
-    """Where on this machine a run's settings say that its set is. Raises InputError where that is an address."""
+    """Where on this machine a run's settings say that its set is. Raises InputError if that is an address."""
     if is_address(config.data.shards):
         raise InputError(
             f"{run}: its settings name the packed set {config.data.shards}, which was not contacted: a run's own address is opened only "

@@ -119,7 +119,7 @@ class State(StrEnum):
 
 
 def read_config(run: Path) -> RunConfig:
-    """The resolved settings of a run; raises InputError where the folder is no run."""
+    """The resolved settings of a run; raises InputError if the folder is no run."""
     path = run / CONFIG
     data = read_if_there(path, _MAX_CONFIG_BYTES, InputError)
     if data is None:
@@ -131,7 +131,7 @@ def read_config(run: Path) -> RunConfig:
 
 
 def read_report(run: Path) -> dict[str, Any] | None:
-    """What `evaluate_run` returned; None where the run was not tested. Raises InputError where the file is cut, or no report."""
+    """What `evaluate_run` returned; None if the run was not tested. Raises InputError if the file is cut, or no report."""
     path, advice = run / REPORT, f"test the run again: fastfashion evaluate {run}"
     data = read_if_there(path, _MAX_REPORT_BYTES, InputError)
     if data is None:
@@ -141,7 +141,7 @@ def read_report(run: Path) -> dict[str, Any] | None:
 
 
 def read_status(run: Path) -> Status:
-    """Empty where there is none. Raises TrainingError where it is no status: nobody then knows whether the run is finished."""
+    """Empty if there is none. Raises TrainingError if it is no status: nobody then knows whether the run is finished."""
     path, advice = run / STATUS, "put it back from a copy, or remove it: the run then resumes from its checkpoints, or starts without any"
     data = read_if_there(path, _MAX_STATUS_BYTES, TrainingError)
     return Status() if data is None else parse_json(data, Status, str(path), TrainingError, advice)
@@ -154,7 +154,7 @@ def write_status(run: Path, state: State, **values: Any) -> None:
 
 
 def read_metrics(run: Path, notes: list[str] | None = None) -> list[Mapping[str, Any]]:
-    """The lines of metrics.jsonl, none where it is missing; `notes` and errors are those of `metrics_lines`."""
+    """The lines of metrics.jsonl, none if it is missing; `notes` and errors are those of `metrics_lines`."""
     return [line for _, line in metrics_lines(run, [] if notes is None else notes)]
 
 
@@ -183,7 +183,7 @@ def metrics_lines(run: Path, notes: list[str]) -> Iterator[tuple[bytes, Mapping[
 
 
 def read_if_there(path: Path, max_bytes: int, refuse: type[FastfashionError]) -> bytes | None:
-    """All bytes of a file; None where there is none. Raises `refuse` where it cannot be read."""
+    """All bytes of a file; None if there is none. Raises `refuse` if it cannot be read."""
     try:
         return read_limited(path, max_bytes)
     except (FileNotFoundError, NotADirectoryError):

@@ -41,7 +41,7 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 
 def check_run_folder(run: Path, config: RunConfig, *, resume: str = "auto", allowed: Collection[str] = ()) -> None:
-    """Raises TrainingError where the folder holds a run of other settings, or something else, or what `resume` forbids.
+    """Raises TrainingError if the folder holds a run of other settings, or something else, or what `resume` forbids.
 
     `allowed` names settings of ALLOWED that may differ; raises ConfigError for others.
     """
@@ -134,7 +134,7 @@ class Held:
 def training_in(run: Path) -> Iterator[Held]:
     """Make the folder and hold it. Where no step was ever trained, an exception leaves nothing behind.
 
-    Raises TrainingError where another process holds it.
+    Raises TrainingError if another process holds it.
     """
     made = missing(run)
     run.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ class TrainSummary:
 
 
 def finished_summary(run: Path, config: RunConfig) -> TrainSummary | None:
-    """How a run ended that has nothing left to do with these settings; None where there may be something left."""
+    """How a run ended that has nothing left to do with these settings; None if there may be something left."""
     if not is_finished(run) or changes_that_count(changes(read_config(run), config)):
         return None
     status = read_status(run)

@@ -28,7 +28,7 @@ class OpenRun:
     packed: PackedSet
     table: pd.DataFrame  # the set's, with the run's corrections
     vocab: Vocab  # of the run's heads
-    codes: np.ndarray  # int64 (N, T): its labels by row, -1 where there is none, or none that the run knows
+    codes: np.ndarray  # int64 (N, T): its labels by row, -1 if there is none, or none that the run knows
     split: JointSplit  # the run's own, as rows of the set; of another set those that it has
     trained_on: TrainedOn
     unseen: np.ndarray  # int64 (n,): rows of the set that the run neither trained, validated nor tested
@@ -42,7 +42,7 @@ class OpenRun:
 def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, writes: bool = True) -> OpenRun:
     """Open a run with the set that it was trained on, or, where `other_ids` allows, with any set.
 
-    Raises InputError, PackedSetError or ConfigError where the folder is no run, or run and packed set do not fit, and where the set is at
+    Raises InputError, PackedSetError or ConfigError if the folder is no run, or run and packed set do not fit, or the set is at
     an address that only the run's settings name: a run cannot make this machine contact an address. A run from before there were lists of
     ids gets one in its folder, if this rank `writes`; nothing else is written.
     """

@@ -106,7 +106,7 @@ class TrainedOn:
         return seen
 
     def rows_in(self, packed: PackedSet) -> np.ndarray:
-        """int64 (N,): the row in `packed` of each of `ids`, -1 where it has none. Raises InputError where `packed` has an id twice."""
+        """int64 (N,): the row in `packed` of each of `ids`, -1 if it has none. Raises InputError if `packed` has an id twice."""
         import pandas as pd
 
         found = packed.table["id"].to_numpy(dtype=object)
@@ -118,7 +118,7 @@ class TrainedOn:
         return index.get_indexer(pd.Index(self.ids)).astype(np.int64)
 
     def check(self, run: Path, packed: PackedSet) -> np.ndarray:
-        """As `rows_in`; raises InputError where `packed` has other ids, with both sets and the first ids that differ."""
+        """As `rows_in`; raises InputError if `packed` has other ids, with both sets and the first ids that differ."""
         rows = self.rows_in(packed)
         if len(packed) == len(self.ids) and (rows >= 0).all():
             return rows
@@ -155,7 +155,7 @@ class TrainedOn:
 
 
 def check_classes(run: Path, packed: PackedSet, classes: Mapping[str, tuple[str, ...]]) -> None:
-    """Raises ConfigError where labels of `packed` have other classes than the run's heads."""
+    """Raises ConfigError if labels of `packed` have other classes than the run's heads."""
     for task, names in classes.items():
         found = packed.vocab.names(task)
         if found != names:
@@ -180,7 +180,7 @@ def corrected(packed: PackedSet, corrections: str, *, of_another_set: bool = Fal
 def list_rows(packed: PackedSet, data: DataConfig, table: "pd.DataFrame", *, assumed: bool = False) -> TrainedOn:
     """What a run of these settings trains on. table: the set's, with the run's corrections, which do not change the split.
 
-    Raises what `joint_split` raises, and ConfigError where a resolution that decides the order is not packed.
+    Raises what `joint_split` raises, and ConfigError if a resolution that decides the order is not packed.
     """
     split = joint_split(packed.table, packed.vocab, data.tasks, data.split_tasks, data.protocol, data.protocol_seed)
     times = np.ones(len(split.train), dtype=np.int64)
@@ -215,7 +215,7 @@ def place(split: JointSplit, rows: np.ndarray) -> JointSplit:
 
 
 def write_trained_on(run: Path, kept: TrainedOn) -> None:
-    """Publish both files; raises OSError where they cannot be written."""
+    """Publish both files; raises OSError if they cannot be written."""
     from safetensors.numpy import save_file
 
     lists = {id(part): part for part in (*kept.split.val.values(), *kept.split.test.values())}
@@ -235,7 +235,7 @@ def write_trained_on(run: Path, kept: TrainedOn) -> None:
 
 
 def read_trained_on(run: Path) -> TrainedOn | None:
-    """A run's list; None where it has none. Raises InputError where it is damaged or cannot be read."""
+    """A run's list; None if it has none. Raises InputError if it is damaged or cannot be read."""
     from safetensors.numpy import load_file
 
     path, rows = run / TRAINED_ON, run / TRAINED_ON_ROWS
@@ -259,7 +259,7 @@ def read_trained_on(run: Path) -> TrainedOn | None:
 
 
 def _from_files(known: _Description, tensors: Mapping[str, np.ndarray]) -> TrainedOn:
-    """Raises ValueError or KeyError where the two files contradict each other, or a row is none of the list."""
+    """Raises ValueError or KeyError if the two files contradict each other, or a row is none of the list."""
     ids = np.array(tensors["ids"].tobytes().decode().split(_SEPARATOR), dtype=object)
     if len(set(ids)) != len(ids):
         raise ValueError("ids: an id occurs twice")

@@ -41,7 +41,7 @@ def _methods(path: str) -> tuple[str, ...]:
 
 
 def body_bytes(path: str, limits: Limits) -> int:
-    """How large a request's body may be there; 0 where none is read."""
+    """How large a request's body may be there; 0 if none is read."""
     if path == UPLOAD:
         return limits.request_bytes
     if path == ANSWER:  # in JSON an image is a third larger

@@ -22,7 +22,7 @@ LINGER_BYTES, LINGER_S = 4_000_000, 2.0
 
 
 class Paced:
-    """A body that has a deadline. Its methods raise RefusedError where it is too large or too slow, GoneError where the client left."""
+    """A body that has a deadline. Its methods raise RefusedError if it is too large or too slow, GoneError if the client left."""
 
     def __init__(self, receive: Receive, max_bytes: int) -> None:
         self._receive, self._max_bytes = receive, max_bytes

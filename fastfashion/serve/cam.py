@@ -31,7 +31,7 @@ class NoMapError(ValueError):
 def activation_maps(model: Classifier, image_HWC: torch.Tensor, codes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """For each task, how much every place of an image, uint8 (H, W, 3), speaks for a class: float32 (H, W), 0 to 1.
 
-    Raises NoMapError where the backbone gives no map of at least two positions at this size.
+    Raises NoMapError if the backbone gives no map of at least two positions at this size.
     """
     height, width = image_HWC.shape[:2]
     first = _feature_map(model, image_HWC[None])

@@ -86,7 +86,7 @@ class HostRules:
 
 
 def split_host(text: str) -> tuple[str, str] | None:
-    """Name and port ("" for none) of `NAME:PORT` or `[IPv6]:PORT`, normalized; None where it is neither."""
+    """Name and port ("" for none) of `NAME:PORT` or `[IPv6]:PORT`, normalized; None if it is neither."""
     found = _HOST.fullmatch(text.strip().lower())
     if found is None:
         return None

@@ -32,12 +32,12 @@ class GoneError(FastfashionError):
 
 
 def header(scope: Scope, name: bytes) -> bytes:
-    """The value of a request's header, b"" where it has none, the last one where it has several; `name` in lower case."""
+    """The value of a request's header, b"" if it has none, the last one if it has several; `name` in lower case."""
     return dict(scope["headers"]).get(name, b"")
 
 
 def content_length(scope: Scope) -> int:
-    """The announced bytes of a body, 0 where none are; more than any limit where it is no number, or an absurd one."""
+    """The announced bytes of a body, 0 if none are; more than any limit if it is no number, or an absurd one."""
     text = header(scope, b"content-length")
     return int(text) if text.isdigit() and len(text) < 19 else 2**63 if text else 0
 

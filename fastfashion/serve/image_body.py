@@ -42,7 +42,7 @@ class JsonBody:
 
 
 async def read_image(request: "Request", max_bytes: int) -> Found:
-    """The encoded image in a request, of at most `max_bytes`. Raises RefusedError where there is none."""
+    """The encoded image in a request, of at most `max_bytes`. Raises RefusedError if there is none."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = request.headers.get("content-encoding", "identity").lower()
     if coding != "identity":

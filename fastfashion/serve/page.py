@@ -158,7 +158,7 @@ def write_csv(folder: Path, records: Sequence[Mapping[str, Any]], tasks: Sequenc
 
 
 def make_examples(state: State, folder: Path) -> list[Path]:
-    """A few images of the test part, as files; none where the packed set is not available."""
+    """A few images of the test part, as files; none if the packed set is not available."""
     if state.products is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ class Products:
         return str(line["id"]), names
 
     def jpeg(self, row: int) -> bytes:
-        """A row's image, at most SHOWN_HEIGHT_PX high; raises InputError where it does not decode."""
+        """A row's image, at most SHOWN_HEIGHT_PX high; raises InputError if it does not decode."""
         pixels = self._decoders.decode_rgb(bytes(self._shown.read(row)), min_height_px=SHOWN_HEIGHT_PX)
         height, width = pixels.shape[:2]
         scale = min(1.0, SHOWN_HEIGHT_PX / height)
@@ -137,7 +137,7 @@ class Products:
 
 
 def _read(path: Path, key: str, rows: np.ndarray, num_features: int) -> Kept | None:
-    """The rows that decoded, and their features; None where there are none for this `key`. Reading safetensors runs no code."""
+    """The rows that decoded, and their features; None if there are none for this `key`. Reading safetensors runs no code."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file() or os.path.getsize(path) == 0:  # noqa: PTH202

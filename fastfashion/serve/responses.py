@@ -79,7 +79,7 @@ class Responses:
 
 
 def as_refused(error: Exception) -> RefusedError | None:
-    """The response to an exception; None where it is a fault of the server."""
+    """The response to an exception; None if it is a fault of the server."""
     match error:
         case RefusedError():
             return error

@@ -53,7 +53,7 @@ class ServeRequest:
 
 
 def serve(request: ServeRequest) -> None:
-    """Answer until the process is stopped. Raises InputError where the run has no model, ConfigError where the port is taken."""
+    """Answer until the process is stopped. Raises InputError if the run has no model, ConfigError if the port is taken."""
     from fastfashion import dist
     from fastfashion.serve.state import open_state
 

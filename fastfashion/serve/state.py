@@ -49,7 +49,7 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLine:
-    """An image of a batch: its answer as in JSON lines, and the pixels that the model saw, uint8 (H, W, 3), None where there are none."""
+    """An image of a batch: its answer as in JSON lines, and the pixels that the model saw, uint8 (H, W, 3), None if there are none."""
 
     record: dict[str, Any]
     pixels: np.ndarray | None
@@ -138,7 +138,7 @@ class State:
         return Look(answers=answers, overlays=overlays, no_overlay=why, nearest=nearest, seconds=time.perf_counter() - started)
 
     def batch(self, paths: Sequence[Path]) -> Iterator[BatchLine]:
-        """The answers for uploaded files and zips, an image a line. Raises InputError where they are too many, BusyError."""
+        """The answers for uploaded files and zips, an image a line. Raises InputError if they are too many, BusyError."""
         images = self._images(paths)
         if len(images) > self.limits.batch_files:
             raise InputError(f"{len(images)} images; at most {self.limits.batch_files} are answered at once: send fewer")
@@ -202,7 +202,7 @@ def _submit(pool: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T]:
 def open_state(run: Path, device: torch.device, limits: Limits, *, shards: Path | None = None, workers: int = 1) -> State:
     """Open a run for asking; without its packed set there are no nearest products, and the page says so.
 
-    Raises InputError where there is no model, or one that answers NaN.
+    Raises InputError if there is no model, or one that answers NaN.
     """
     memory = Memory(one_bytes=limits.decoding_bytes, all_bytes=limits.decoding_bytes)
     predictor, decoders = Predictor(run, device, workers=workers), Decoders(workers, large=max(1, workers // 2), memory=memory)

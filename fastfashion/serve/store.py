@@ -73,7 +73,7 @@ class Store:
             raise
 
     def grow(self, kept: Kept, num_bytes: int) -> None:
-        """Count bytes before they are written. Raises BusyError where the store, or half of it by one address, would be full."""
+        """Count bytes before they are written. Raises BusyError if the store, or half of it by one address, would be full."""
         if not self._take(kept, num_bytes):
             self.sweep()
             if not self._take(kept, num_bytes):

@@ -52,7 +52,7 @@ def most_catalog_bytes(num_bytes: int) -> int:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """All bytes of a file of a set; raises PackedSetError where it is missing, no regular file, or longer than `max_bytes`."""
+    """All bytes of a file of a set; raises PackedSetError if it is missing, no regular file, or longer than `max_bytes`."""
     try:
         return read_limited(path, max_bytes)
     except FileNotFoundError:
@@ -133,7 +133,7 @@ class _Signed(_Schema, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises PackedSetError where the file is missing, damaged, not as FORMAT.md asks, or of another format version."""
+        """Raises PackedSetError if the file is missing, damaged, not as FORMAT.md asks, or of another format version."""
         data = read_file(path, MOST_BYTES[path.name])
         head = parse_json(data, _Head, str(path), PackedSetError, PACK_AGAIN)
         if head.format != FORMAT_NAME or head.version not in READABLE_VERSIONS:
@@ -194,7 +194,7 @@ class Manifest(_Signed, frozen=True, kw_only=True):
             raise ValueError("two shards have the same number")
 
     def contradiction(self, name: str, num_rows: int | None) -> str | None:
-        """What contradicts the folder's name or the number of rows of the set; None where nothing does."""
+        """What contradicts the folder's name or the number of rows of the set; None if nothing does."""
         if self.resolution != name:
             return f"expected resolution {name} as its folder is named, found {self.resolution}"
         if num_rows not in (None, self.num_rows):

@@ -101,7 +101,7 @@ class Resolution:
     def encoded(self, row: int) -> np.ndarray:
         """The encoded image of a row: uint8 (bytes,), a view of the memory-mapped shard.
 
-        Raises PackedSetError where the shard is missing or cut, or on object storage (which has no memory maps) without `local`.
+        Raises PackedSetError if the shard is missing or cut, or on object storage (which has no memory maps) without `local`.
         """
         try:
             shard = self.map_shard(int(self.shard[row]))
@@ -123,7 +123,7 @@ class Resolution:
         return np.frombuffer(data, dtype=np.uint8)
 
     def tile(self, row: int, lines: Sequence[str] = ()) -> Tile:
-        """The image of a row for a contact sheet, its id and `lines` under it. Raises PackedSetError where it does not decode."""
+        """The image of a row for a contact sheet, its id and `lines` under it. Raises PackedSetError if it does not decode."""
         try:
             pixels = codec.decode_rgb(self.read(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
         except InputError as error:
@@ -224,7 +224,7 @@ class PackedSet:
 
 
 def open_packed_set(path: Path) -> PackedSet:
-    """Open a packed set; raises PackedSetError where there is none or it is incomplete.
+    """Open a packed set; raises PackedSetError if there is none or it is incomplete.
 
     The catalog's own checksum is left to `verify`: a label corrected by hand is no reason not to train.
     """

@@ -55,7 +55,7 @@ MAX_PIXELS_VARIABLE = "FASTFASHION_MAX_PIXELS"
 
 
 def read_vocab(path: Path, set_files: SetFiles) -> Vocab:
-    """The vocabulary of a set; raises PackedSetError where it is not as FORMAT.md asks."""
+    """The vocabulary of a set; raises PackedSetError if it is not as FORMAT.md asks."""
     vocab = Vocab.of_json(read_file(path / VOCAB, MOST_BYTES[VOCAB]), str(path / VOCAB))
     for task, names in vocab.classes.items():
         if len(names) > set_files.num_rows:
@@ -64,7 +64,7 @@ def read_vocab(path: Path, set_files: SetFiles) -> Vocab:
 
 
 def read_catalog(path: Path, vocab: Vocab, set_files: SetFiles) -> "pd.DataFrame":
-    """The catalog of a set, without fingerprints; raises PackedSetError where it is not as FORMAT.md asks.
+    """The catalog of a set, without fingerprints; raises PackedSetError if it is not as FORMAT.md asks.
 
     Ids and texts are left to `wrong_in_catalog`: they are only shown.
     """
@@ -112,7 +112,7 @@ def wrong_in_catalog(path: Path, vocab: Vocab, set_files: SetFiles) -> str | Non
 def read_index(folder: Path, manifest: Manifest, num_rows: int | None = None, max_pixels: int | None = None) -> dict[str, np.ndarray]:
     """The columns of a resolution's index, int64 (N,) each, `kind` only where it has that. Training and `verify` refuse the same.
 
-    Raises PackedSetError where the manifest is not that of this folder in a set of `num_rows`, and where the index is not as FORMAT.md
+    Raises PackedSetError if the manifest is not that of this folder in a set of `num_rows`, or the index is not as FORMAT.md
     asks, has another checksum, or an image of more than `max_pixels`.
     """
     if reason := manifest.contradiction(folder.name, num_rows):
@@ -164,7 +164,7 @@ def _refuse_first(path: Path, wrong: np.ndarray, reason: str, columns: "Mapping[
 
 
 def check_idx(folder: Path, entry: ShardEntry, offset: np.ndarray, size: np.ndarray) -> None:
-    """Raise PackedSetError where the index of a shard for other readers has other places than index.parquet, or one outside of it.
+    """Raise PackedSetError if the index of a shard for other readers has other places than index.parquet, or one outside of it.
 
     offset, size: int64 (n,), of the shard's rows.
     """
@@ -179,7 +179,7 @@ def check_idx(folder: Path, entry: ShardEntry, offset: np.ndarray, size: np.ndar
 
 
 def read_rejected(path: Path) -> "pd.Series":
-    """The reasons of rejected.csv, in its order; raises PackedSetError where it is not as FORMAT.md asks."""
+    """The reasons of rejected.csv, in its order; raises PackedSetError if it is not as FORMAT.md asks."""
     import pandas as pd
 
     data = read_file(path / REJECTED, MOST_BYTES[REJECTED])

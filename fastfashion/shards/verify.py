@@ -52,7 +52,7 @@ class Damage:
 
     where: str  # relative to the set, such as 224/00003.tar
     resolution: str | None  # None for what is beside the resolutions, and for files that are no part of the set
-    shard: int | None  # None where it is not one shard's
+    shard: int | None  # None if it is not one shard's
     reason: str
 
 
@@ -63,7 +63,7 @@ class VerifyResult:
     damage: tuple[Damage, ...]
     num_files: int
     num_bytes: int
-    num_rows: int  # of the catalog, as set.json says; 0 where that is damaged
+    num_rows: int  # of the catalog, as set.json says; 0 if that is damaged
 
 
 def verify(

@@ -59,7 +59,7 @@ class Downloaded(Result):
 def download(which: str, folder: Path, *, timeout_s: float = TIMEOUT_S, progress: DownloadProgress | None = None) -> Downloaded:
     """Fetch the "small" or the "full" set to `folder`, as NAME.zip; nothing is fetched where that exists.
 
-    A connection that is silent for `timeout_s` counts as cut. Raises InputError where Kaggle does not give it, where the disk has no room,
+    A connection that is silent for `timeout_s` counts as cut. Raises InputError if Kaggle does not give it, the disk has no room,
     or where the file is damaged; ConfigError for another name.
     """
     started = time.monotonic()
@@ -160,7 +160,7 @@ class _Part:
         return start
 
     def _transfer(self, archive: Archive, start: int) -> None:
-        """Append what is missing. Raises CutError where the connection ends early or is too slow; InputError where the disk is full."""
+        """Append what is missing. Raises CutError if the connection ends early or is too slow; InputError if the disk is full."""
         import requests
         import urllib3
 

@@ -31,7 +31,7 @@ _TEXTS = (".csv", ".tsv", ".txt")
 
 
 def what_file(path: Path, head: bytes) -> str:
-    """What a file is that is not a zip, by its first bytes, with what to do; "" where they do not say."""
+    """What a file is that is not a zip, by its first bytes, with what to do; "" if they do not say."""
     if head[257:262] == b"ustar":
         names = [head[:100].rstrip(b"\x00").decode(errors="replace")]
         names = names if is_remote(path) else _tar_names(path) or names
@@ -108,7 +108,7 @@ def _left_out(listing: Listing) -> str:
 
 
 def _to_unpack(listing: Listing, files: list[str]) -> str:
-    """What a source holds that has to be unpacked first; "" where it holds no such thing."""
+    """What a source holds that has to be unpacked first; "" if it holds no such thing."""
     inner = next((name for ending in (".zip", _ARCHIVES) for name in files if name.lower().endswith(ending)), None)
     if inner is not None:
         local = inner.endswith(".tar") and not listing.is_zip and not is_remote(listing.path)

@@ -1,4 +1,4 @@
-"""Kaggle, through its own package, which finds the credentials, and asks without any where there are none.
+"""Kaggle, through its own package, which finds the credentials, and asks without any if it finds none.
 
     KaggleSet ─► open_archive ─► Archive: a response whose bytes are still to come, their number, and their version
 
@@ -51,8 +51,8 @@ class Archive:
     """The zip of a data set, before its bytes."""
 
     response: Any  # requests.Response, its body unread
-    size: int | None  # bytes; None where the server does not say
-    version: str | None  # ETag or time of change; None where the server gives neither
+    size: int | None  # bytes; None if the server does not say
+    version: str | None  # ETag or time of change; None if the server gives neither
 
     def rest(self, start: int, timeout_s: float) -> Any:
         """A response with the bytes from `start`, or with all of them (status 200) where the archive has changed."""
@@ -70,7 +70,7 @@ class Archive:
 def open_archive(wanted: KaggleSet, timeout_s: float) -> Archive:
     """Ask Kaggle for a data set's zip.
 
-    Raises CutError where a retry may help, InputError, with what to do in three lines, where none will.
+    Raises CutError if a retry may help, InputError, with what to do in three lines, if none will.
     """
     import requests
 
@@ -111,7 +111,7 @@ def _ask(wanted: KaggleSet) -> Any:
         api.args = [word for word in api.args if word not in ("-v", "--verbose")]  # which reads the whole body, to print it
         if not getattr(api, "_authenticated", False):  # importing tries once, and hides what failed
             api.authenticate()
-    except SystemExit:  # raised where there are no credentials
+    except SystemExit:  # raised if there are no credentials
         pass
     request = ApiDownloadDatasetRequest()
     request.owner_slug, request.dataset_slug = wanted.owner, wanted.name
@@ -120,7 +120,7 @@ def _ask(wanted: KaggleSet) -> Any:
 
 
 def credentials() -> str | None:
-    """The credentials that Kaggle's own tool would use here, and where they are, in words; None where there are none. Sends no request."""
+    """The credentials that Kaggle's own tool would use here, and where they are, in words; None if there are none. Sends no request."""
     from kagglesdk.kaggle_env import get_access_token_from_env
 
     with contextlib.suppress(OSError), _silence():  # a token too long for a file name, a file that cannot be read

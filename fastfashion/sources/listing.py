@@ -68,7 +68,7 @@ class Listing:
 
 
 def skipped_text(skipped: Mapping[str, Mapping[str, object]]) -> str:
-    """Such as "a packed set: shards/small; a link to nowhere: 3, such as images/7.jpg"; empty where nothing was skipped."""
+    """Such as "a packed set: shards/small; a link to nowhere: 3, such as images/7.jpg"; empty if nothing was skipped."""
     named = ((reason, entry["count"], entry["first"]) for reason, entry in skipped.items())
     return "; ".join(f"{reason}: {first if count == 1 else f'{count}, such as {first}'}" for reason, count, first in named)
 
@@ -114,7 +114,7 @@ def _take(listing: Listing, members: dict[str, Member]) -> None:
 
 
 def _refuse_set(path: Path, names: Iterable[str]) -> None:
-    """Raise InputError where the source itself is a packed set. A lock that a killed packer left in it does not count."""
+    """Raise InputError if the source itself is a packed set. A lock that a killed packer left in it does not count."""
     if what_folder([name for name in names if not is_hidden(name)]) == SET:
         raise InputError(
             f"{path}: a packed set, not a source: train on it with fastfashion train {path}, or name the folder or the zip that "

@@ -6,7 +6,7 @@ which most of them are files, the earlier one of equals:
     1. the folder of the table    2. the folder of the source    3. the folder `images`, beside the table or the only one there is
 
 A text without a folder is searched for besides: by name where it has a suffix, by name without suffix where it has none. The search covers
-all folders below `images` beside the table; where that has no image, those below all folders of that name; where there are none, all. An
+all folders below `images` beside the table; where that has no image, those below all folders of that name; if there are none, all. An
 image that is found twice is an error where a row needs it. Names match in composed and in decomposed letters (NFC, NFD), and suffixes in
 upper and lower case; a backslash in a table is a slash.
 """
@@ -34,7 +34,7 @@ Index = dict[str, Names]
 
 @dataclass(frozen=True)
 class Matches:
-    """Images of the rows of a table, in their order; where there is none, `missing` says why, by place in the list."""
+    """Images of the rows of a table, in their order; if there is none, `missing` says why, by place in the list."""
 
     members: list[Member | None]
     missing: dict[int, str]
@@ -162,7 +162,7 @@ class Files:
         return max(starts, key=lambda start: hits[start])  # the first of equals
 
     def _resolve(self, start: str, key: str) -> str | None:
-        """The name in the source that a path means; None where it leads out of it."""
+        """The name in the source that a path means; None if it leads out of it."""
         path = posixpath.normpath(posixpath.join(start, key))
         if start != self._table_folder and start and not path.startswith(f"{start}/"):
             return None  # a path below `images` may not lead out of it

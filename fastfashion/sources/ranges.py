@@ -38,7 +38,7 @@ class RemoteVersion(NamedTuple):
     """Identifies the content of a remote file: equal versions mean equal bytes, as far as the place reports."""
 
     size: int
-    tag: str = ""  # strong ETag, or time of change; empty where there is neither
+    tag: str = ""  # strong ETag, or time of change; empty if there is neither
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class _Answer:
 
 
 def read_part(path: Path, start: int, end: int | None, known: RemoteVersion | None = None) -> tuple[bytes, RemoteVersion]:
-    """Bytes of a remote file from `start` to `end` (None: all of it), fewer where it ends before, and the version that they are of.
+    """Bytes of a remote file from `start` to `end` (None: all of it), fewer if it ends before, and the version that they are of.
 
-    Raises ChangedError where it is not `known`, UnreachableError where the answer is wrong each time, and what its file system raises.
+    Raises ChangedError if it is not `known`, UnreachableError if the answer is wrong each time, and what its file system raises.
     """
     if known is not None and end is not None and start >= (end := min(end, known.size)):
         return b"", known

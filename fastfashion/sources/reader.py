@@ -36,7 +36,7 @@ class Reader:
     def read(self, member: Member, max_bytes: float = MAX_IMAGE_BYTES) -> bytes:
         """The bytes of one member.
 
-        Raises InputError where it is missing, damaged, or larger than `max_bytes`, UnreachableError where a remote place is silent.
+        Raises InputError if it is missing, damaged, or larger than `max_bytes`, UnreachableError if a remote place is silent.
         """
         try:
             if member.problem:
@@ -56,7 +56,7 @@ class Reader:
     def read_many(self, members: Iterable[Member]) -> Iterator[bytes | InputError]:
         """The bytes of each member in turn, or why there are none. From remote places, several requests run ahead.
 
-        Raises UnreachableError where a remote place stops answering.
+        Raises UnreachableError if a remote place stops answering.
         """
         if not is_remote(self.path):
             yield from map(self._attempt, members)
@@ -103,7 +103,7 @@ class Reader:
             ) from error
 
     def _fetch(self, start: int, end: int) -> bytes:
-        """Bytes of the zip from `start` to `end`; fewer where it ends before."""
+        """Bytes of the zip from `start` to `end`; fewer if it ends before."""
         if is_remote(self.path):
             return self._fetch_remote(self.path, start, end, self.version)
         if not self._file:

@@ -29,7 +29,7 @@ def is_hidden(name: str) -> bool:
 
 
 def what_folder(names: Collection[str]) -> str | None:
-    """A packed set, a run, …, by the names directly in a folder; None where it may be part of a source."""
+    """A packed set, a run, …, by the names directly in a folder; None if it may be part of a source."""
     found = _MARK_NAMES.intersection(names)
     return next((what for what, groups in _MARKS.items() if any(group <= found for group in groups)), None) if found else None
 
@@ -52,7 +52,7 @@ class SkipRules:
         return self._marks[""]
 
     def reason(self, name: str) -> tuple[str, str] | None:
-        """Why a file is not part of the source, and the file or folder that is the cause; None where it may be part of it."""
+        """Why a file is not part of the source, and the file or folder that is the cause; None if it may be part of it."""
         folder, _, file = name.rpartition("/")
         return self._reason_of_folder(folder) or ((HIDDEN, name) if is_hidden(file) else None)
 

@@ -76,7 +76,7 @@ class Source:
         return self.finder.images_by_stem()
 
     def read_table(self) -> bytes:
-        """The table's bytes. Raises InputError where it cannot be read, and as `read_limited`."""
+        """The table's bytes. Raises InputError if it cannot be read, and as `read_limited`."""
         if self.table_file is None:
             return self.reader.read(self.table_member, max_bytes=float("inf"))
         try:
@@ -85,7 +85,7 @@ class Source:
             raise InputError(f"{self.table_file}: cannot be read ({error.strerror or error})") from error
 
     def read(self, text: str) -> bytes:
-        """Encoded bytes of the image that a text of the table names; raises InputError where it is missing or cannot be read."""
+        """Encoded bytes of the image that a text of the table names; raises InputError if it is missing or cannot be read."""
         found = self.finder.find([text])
         if found.members[0] is None:
             raise InputError(found.missing[0])
@@ -100,7 +100,7 @@ class Source:
         return self.state.images
 
     def check_unchanged(self) -> None:
-        """Raises ChangedError where a file of the source has changed since it was opened; RemoteError where that cannot be checked."""
+        """Raises ChangedError if a file of the source has changed since it was opened; RemoteError if that cannot be checked."""
         try:
             now = _look(self)
         except (FastfashionError, OSError) as error:
@@ -116,7 +116,7 @@ def open_source(path: Path, table: str = "") -> Source:
 
     The table is the CSV that `table` names, in the source or by any other path, else styles.csv, else the only CSV there is. Where an
     archive holds several copies of the table (Kaggle's do), the one nearest the top counts. Names that lead out of the zip (`../x`, `/x`,
-    `C:\\x`) are ignored. Raises InputError where there is no table, or no image.
+    `C:\\x`) are ignored. Raises InputError if there is no table, or no image.
     """
     before = None if is_remote(path) else _here(path)
     listing = list_source(path)
@@ -160,7 +160,7 @@ def list_source(path: Path) -> Listing:
 
 
 def _list_remote(path: Path) -> Listing:
-    """Raises RemoteError where the place cannot be read, as `remote.ask`."""
+    """Raises RemoteError if the place cannot be read, as `remote.ask`."""
     list_anew(path)
     if not is_web(path) and (not is_file(path) or size_of(path) == 0) and is_folder(path):
         return ask(path, lambda: list_folder(path))

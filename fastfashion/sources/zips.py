@@ -37,7 +37,7 @@ CHUNK_BYTES = 4 << 20  # of a directory, held at once
 MOST_BYTES = 256 << 20  # of a directory: its entries are kept, those of 2,000,000 images with names of 80 bytes
 AGAIN = "write the zip again"
 
-Read = Callable[[int, int], bytes]  # bytes of the zip from here to there; fewer where it ends before
+Read = Callable[[int, int], bytes]  # bytes of the zip from here to there; fewer if it ends before
 
 
 class DamagedError(InputError):
@@ -67,7 +67,7 @@ def version_of(path: Path) -> RemoteVersion:
 def read_directory(read: Read, size: int) -> Iterator[Member]:
     """Every entry but folders, in the archive's order, with names as they are written; one that cannot be read has a `problem`.
 
-    Raises zipfile.BadZipFile where there is no directory, or it is cut.
+    Raises zipfile.BadZipFile if there is no directory, or it is cut.
     """
     tail_at = max(0, size - _END.size - _MAX_COMMENT - _LOCATOR.size - _END64.size)
     tail = read(tail_at, size)
@@ -147,7 +147,7 @@ def _name(written: bytes, flags: int) -> tuple[str, str]:
 
 
 def _sizes64(extra: bytes, *sizes: int) -> tuple[int, ...] | None:
-    """The sizes that do not fit into 32 bits, from the zip64 field (APPNOTE.TXT 4.5.3); None where that is cut."""
+    """The sizes that do not fit into 32 bits, from the zip64 field (APPNOTE.TXT 4.5.3); None if that is cut."""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)
         if kind == 1:
@@ -178,7 +178,7 @@ def packed_bytes(read: Read, member: Member) -> tuple[bytes, bool]:
 
 
 def unpack(packed: bytes, has_header: bool, member: Member) -> bytes:
-    """The bytes of a member; a zip bomb is recognised by one byte more than declared. Raises DamagedError where anything is wrong."""
+    """The bytes of a member; a zip bomb is recognised by one byte more than declared. Raises DamagedError if anything is wrong."""
     if not has_header:
         raise DamagedError(f"no file header at byte {member.offset} of the zip; download it again")
     most = member.size + 1

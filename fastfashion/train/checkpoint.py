@@ -108,9 +108,9 @@ class Checkpoints:
         return max(self._list(), default=None)
 
     def load(self) -> Checkpoint | None:
-        """The newest whole checkpoint, None where there are no checkpoints; later ones, which are damaged, are removed with a warning.
+        """The newest whole checkpoint, None if there are no checkpoints; later ones, which are damaged, are removed with a warning.
 
-        Raises TrainingError where there are checkpoints and none is whole.
+        Raises TrainingError if there are checkpoints and none is whole.
         """
         found = self._clear()
         for path in reversed(found):
@@ -223,7 +223,7 @@ def prune_finished(folder: Path, *, keep: bool) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint that a .json describes; raises TrainingError where it is not whole."""
+    """The checkpoint that a .json describes; raises TrainingError if it is not whole."""
     known, data = read_description(path), path.with_suffix(".safetensors")
     found = data.stat().st_size if data.is_file() else None
     if found != known.num_bytes:
@@ -241,7 +241,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_description(path: Path) -> Description:
-    """What a checkpoint's .json says; raises TrainingError where it cannot be read, or was changed."""
+    """What a checkpoint's .json says; raises TrainingError if it cannot be read, or was changed."""
     try:
         data = read_limited(path, MAX_DESCRIPTION_BYTES)
     except (OSError, FastfashionError) as error:

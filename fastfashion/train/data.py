@@ -35,7 +35,7 @@ class Data:
 def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) -> Data:
     """Rows of a new run are those of the set's split; a run that has trained keeps its own, in their order.
 
-    Raises ConfigError where a batch is too small for so many processes, InputError where the set is not the one that `run` was trained on.
+    Raises ConfigError if a batch is too small for so many processes, InputError if the set is not the one that `run` was trained on.
     """
     # Images are mixed in pairs, which stay together.
     each = (2 if config.augment.mixup or config.augment.cutmix else 1) * config.train.accumulate

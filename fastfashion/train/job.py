@@ -62,7 +62,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def _weights_among(tasks: Sequence[str], optim: OptimConfig) -> str:
-    """The weights of labels that are trained, as text; none where it is one alone. A recipe may name labels that a set does not have."""
+    """The weights of labels that are trained, as text; none if it is one alone. A recipe may name labels that a set does not have."""
     kept = {task: weight for task, weight in optim.weights.items() if task in tasks} if len(tasks) > 1 else {}
     return ",".join(f"{task}={weight:.12g}" for task, weight in kept.items())
 
@@ -89,12 +89,12 @@ class Job:
 
 
 def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *, signals: bool = False) -> TrainSummary:
-    """Train a resolved config into the folder `run`, from its last checkpoint where there is one.
+    """Train a resolved config into the folder `run`, from its last checkpoint if there is one.
 
     `command` is what the user typed; it is recorded beside machine, versions and commit. With `signals`, SIGTERM, SIGUSR1 and Ctrl-C have
     it save and stop. A start that fails before its first step leaves nothing behind.
-    Raises TrainingError where the folder is held by another process, the loss gets out of hand, or the last checkpoint cannot be written;
-    InputError where the set holds other ids than the run was trained on.
+    Raises TrainingError if the folder is held by another process, the loss gets out of hand, or the last checkpoint cannot be written;
+    InputError if the set holds other ids than the run was trained on.
     """
     done = dist.from_main(world, finished_summary(run, config) if world.is_main else None)
     if done is not None:

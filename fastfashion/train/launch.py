@@ -23,7 +23,7 @@ _INHERITED = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LO
 def must_launch(nproc: int | None) -> bool:
     """Whether this process must start the workers, rather than being one.
 
-    Raises ConfigError where `nproc` contradicts the world that torchrun has already made, or the GPUs of this machine.
+    Raises ConfigError if `nproc` contradicts the world that torchrun has already made, or the GPUs of this machine.
     """
     world_size, local_size = env_int("WORLD_SIZE", 1), env_int("LOCAL_WORLD_SIZE", 1)
     if nproc is None or GUARD in os.environ:

@@ -29,7 +29,7 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: LoaderSpec, world: World) -> tuple[Classifier, str]:
     """The classifier on its device, the same on every rank, and a sentence on the heads that it has from another run.
 
-    classes: the names of each task. Raises ConfigError where a step of training fails with it.
+    classes: the names of each task. Raises ConfigError if a step of training fails with it.
     """
     model = build_classifier(config.model, {task: len(names) for task, names in classes.items()}, spec.size)
     heads = keep_heads(model, classes, config.model.weights) if config.model.weights else ""
@@ -49,7 +49,7 @@ def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: Lo
 
 
 class Learner:
-    """Trains `model`, in place. Raises ConfigError where a setting needs a GPU and there is none."""
+    """Trains `model`, in place. Raises ConfigError if a setting needs a GPU and there is none."""
 
     def __init__(self, config: RunConfig, model: Classifier, world: World, total_steps: int) -> None:
         from timm.optim import create_optimizer_v2

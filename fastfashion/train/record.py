@@ -17,8 +17,8 @@ from fastfashion.runs.files import METRICS, metrics_lines
 from fastfashion.train.track import Trackers
 
 WIDE = 110  # columns: less than that has no room for a bar
-LINE_S = 60.0  # between two lines where there is no terminal
-# Every line of metrics.jsonl has all of these, null where there is none: many readers take the columns from the first lines alone.
+LINE_S = 60.0  # between two lines if there is no terminal
+# Every line of metrics.jsonl has all of these, null if there is none: many readers take the columns from the first lines alone.
 KEYS = (
     *("kind", "epoch", "step"),
     *("command", "commit", "processes", "device", "changed", "machine", "versions"),  # of a start
@@ -179,7 +179,7 @@ def with_all_keys(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _drop_later(run: Path, epoch: int, done: int) -> list[str]:
-    """Leave the lines of what was done before; returns what to say. Raises InputError where one is no line of metrics."""
+    """Leave the lines of what was done before; returns what to say. Raises InputError if one is no line of metrics."""
     kept, notes = [], list[str]()
     for text, line in metrics_lines(run, notes):
         if {"start": True, "step": line["step"] <= done, "epoch": line["epoch"] < epoch}[line["kind"]]:

@@ -23,7 +23,7 @@ class Tracker(Protocol):
 
 
 def check_tracking(config: RunConfig) -> None:
-    """Raises ConfigError where a package that train.track names is not installed."""
+    """Raises ConfigError if a package that train.track names is not installed."""
     for name in config.train.trackers:
         if find_spec(name) is None:
             raise ConfigError(f"train.track={name}: that package is not installed; pip install 'fastfashion[track]'")

@@ -253,7 +253,7 @@ class Trainer:
         self._recorder.show_live(line | {"time": {"images_per_s": self._num_images / (time.perf_counter() - self._first_step_ended_at)}})
 
     def _settle(self) -> None:
-        """Take in the losses and rows of all ranks since the last time; raises TrainingError where a loss is out of hand.
+        """Take in the losses and rows of all ranks since the last time; raises TrainingError if a loss is out of hand.
 
         The rows of a bad step are known from the plan, so looking late loses nothing. Every checkpoint is made after this, so it is good.
         """
@@ -306,7 +306,7 @@ class Trainer:
 
 
 def loss_limit(loss_spike: float, mean: float, guessing: float, batch_size: int) -> float:
-    """Above which loss training stops: `loss_spike` times its running mean and that of guessing; infinite where there is no limit yet.
+    """Above which loss training stops: `loss_spike` times its running mean and that of guessing; infinite if there is no limit yet.
 
     The mean over few images varies by chance: that of a single one by as much as the loss itself.
     """
