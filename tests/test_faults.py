@@ -110,11 +110,11 @@ def test_a_run_sees_each_row_once_an_epoch(whole: Path, packed_small: PackedSmal
     assert done == sorted(set(done))
 
 
-def faults(number: int, step: int) -> dict[int, Fault]:
-    """What ends the n-th start, from that step on: rank 0 at a change to the disk, in every fourth; either rank at a later step."""
+def faults(number: int, run: Path) -> dict[int, Fault]:
+    """What ends the n-th start: rank 0 at a change to the disk, in every fourth; either rank at the step after a new checkpoint."""
     if number % 4 == 3:
         return {0: Fault(killed_at_change=random.Random(number).randrange(1, 30))}  # its start, and its first checkpoints
-    return {number % 2: Fault(killed_at=step + 3)}
+    return {number % 2: Fault(killed_after_one_in=run / "checkpoints", there=frozenset(checkpoints_of(run)))}
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
@@ -123,8 +123,7 @@ def test_killed_again_and_again_on_any_rank_it_ends_bit_for_bit_the_same(
 ) -> None:
     config, run, log = config_of(packed_small).to_dict(), tmp_path / "run", tmp_path / "log.txt"
     for number in range(kills):
-        last = checkpoints_of(run)[-1:]
-        ends = faults(number, int(last[0].stem.removeprefix("step-")) if last else 0)
+        ends = faults(number, run)
         processes = workers.start(config, run, 2, log, ends)
         (victim,) = ends
         processes[victim].join(90)

@@ -140,14 +140,15 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Fault:
-    """What befalls a rank: RuntimeError at a step of the run, SIGKILL at a step, or SIGKILL at its n-th change to the disk."""
+    """What befalls a rank: RuntimeError at a step of the run, SIGKILL once a new file is in a folder, or at its n-th change to the disk."""
 
     raises_at: int | None = None
-    killed_at: int | None = None
+    killed_after_one_in: Path | None = None
     killed_at_change: int | None = None
+    there: frozenset[Path] = frozenset()  # the files of that folder that are not new
 
     def at_step(self, step: int) -> None:
-        if step == self.killed_at:
+        if self.killed_after_one_in and set(self.killed_after_one_in.glob("*.json")) - self.there:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == self.raises_at:
             raise RuntimeError("as the test asked for")
