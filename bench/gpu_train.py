@@ -16,7 +16,8 @@ from fastfashion import dist
 from fastfashion.bench import spread
 from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size, TrainConfig
 from fastfashion.load import Batch, Loader
-from fastfashion.model import build_classifier, objective
+from fastfashion.model.net import build_classifier
+from fastfashion.model.objective import objective
 from fastfashion.runs.files import read_metrics
 from fastfashion.shards import open_packed_set
 from fastfashion.train.job import resolve, train

@@ -216,10 +216,9 @@ class BenchRequest:
 def bench(request: BenchRequest) -> dict[str, Any]:
     """Measure all backends that run here, round by round; returns the record.
 
-    Rates are images a second. `of_ceiling` is the ratio to the decode-only rate, above 1 where a backend decodes at a smaller scale or
-    only the crop; `of_image_folder` and `of_threads` are ratios to those backends; each is the median of the rounds' ratios.
-    A backend that cannot run here has None for its figures, and a `why`. Needs room for the images in the folder for temporary files.
-    Raises ConfigError, PackedSetError, and RuntimeError if a backend loses or repeats images.
+    Rates are images a second. `of_ceiling` is the ratio to decoding alone, above 1 where a backend decodes at a smaller scale or only the
+    crop; `of_image_folder`, `of_threads`: to those backends; each the median of the rounds' ratios. A backend that cannot run here has None
+    for its figures, and a `why`. Raises ConfigError, PackedSetError, and RuntimeError where a backend loses or repeats images.
     """
     work = request.work()
     rates, missing = _measure(work, request)

@@ -47,8 +47,7 @@ class _LineFeeds:
 class CsvWriter:
     """A csv.writer for a file opened with newline=""; `raw` writes cells that begin like a formula as they are.
 
-    With lineterminator="\\n" Python before 3.13 leaves a field with a carriage return unquoted, which ends the line for most readers: it
-    quotes only what is in the terminator (found with 3.11 and 3.12).
+    Python before 3.13 quotes only what is in the line terminator; a bare carriage return would end the line for most readers.
     """
 
     def __init__(self, file: TextIO, *, raw: bool = False) -> None:

@@ -16,10 +16,7 @@ _NUMBER = re.compile(r"\(os error (\d+)\)")  # as libraries written in Rust say 
 
 @contextlib.contextmanager
 def room_for(path: Path, num_bytes: int | None = None, written: Path | None = None) -> Iterator[None]:
-    """Within it, what says that the disk of `path` is full becomes a DiskFullError with all that is known.
-
-    `num_bytes`: how many `path` needs; `written`: where it is being written, if elsewhere on that disk.
-    """
+    """Turn what says that the disk of `path` is full into a DiskFullError; `written`: where its `num_bytes` are written, if elsewhere."""
     try:
         yield
     except Exception as error:

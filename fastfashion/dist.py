@@ -43,11 +43,10 @@ def env_int(name: str, default: int) -> int:
 
 
 def start(timeout_s: float = 600.0) -> World:
-    """Read torchrun's environment, choose this rank's device and CPU share, and join the process group if there is one.
+    """Read torchrun's environment, choose this rank's device and share of the cores, and join the process group where there is one.
 
-    nccl on CUDA, gloo on CPU; `timeout_s` is how long any rank waits for the others later. Each process gets its share of the machine's
-    cores for torch's own threads. Raises LostPeerError if the other ranks do not come. For processes of our own: in somebody else's
-    program `here` gives the place and changes nothing.
+    nccl on CUDA, gloo on CPU; `timeout_s` is how long any rank waits for the others later. Raises LostPeerError where the other ranks do
+    not come. For processes of our own: in somebody else's program `here` gives the place and changes nothing.
     """
     import torch
 
@@ -129,9 +128,9 @@ def joined(timeout_s: float) -> Iterator[World]:
 def _meet(store: "torch.distributed.Store", world: World) -> str:
     """A name for this start of the group, the same on all ranks, that no earlier start has had.
 
-    torchrun's restarts share one store (torch 2.15), in which the addresses of dead processes still stand: new ones that read them get
-    "Connection refused". The count of restarts is no such name: each host has its own. So each rank takes a ticket that nobody had before,
-    rank 0 publishes a list of them until each of the others has found its own in it, and its own ticket is the name.
+    torchrun's restarts share one store (torch 2.15), which keeps the addresses of dead processes; a count of restarts is no such name: each
+    host has its own. So each rank takes a ticket that nobody had before, rank 0 publishes a list of them until each of the others has found
+    its own in it, and its own ticket is the name.
     """
     ticket = store.add("fastfashion/tickets", 1)
     store.set(f"fastfashion/ticket/{world.rank}", str(ticket))
@@ -191,16 +190,11 @@ def end_worker(world: World, status: int = 0) -> None:
     if world.size > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        _remove_temporary_folders()
+        for one in gc.get_objects():
+            if type(one) is tempfile.TemporaryDirectory:  # which os._exit leaves; wandb, which timm imports, keeps one until exit
+                with contextlib.suppress(OSError):
+                    one.cleanup()
         os._exit(status)
-
-
-def _remove_temporary_folders() -> None:
-    """What Python does at its end, and os._exit does not: libraries keep such folders from import to exit, as wandb, which timm imports."""
-    for one in gc.get_objects():
-        if type(one) is tempfile.TemporaryDirectory:
-            with contextlib.suppress(OSError):
-                one.cleanup()
 
 
 def cores_per_process(local_size: int) -> int:

@@ -63,15 +63,14 @@ def is_address(text: str) -> bool:
 def publish(path: Path, write: Callable[[Path], object], num_bytes: int | None = None) -> None:
     """Let `write` fill a file, and make it appear at `path` whole, with the umask's mode; on an exception nothing is left.
 
-    On a disk it is written beside, flushed, and renamed. On object storage it is written to a temporary file and uploaded. Raises
-    DiskFullError, with the `num_bytes` that it needs where they are known.
+    It is written beside, flushed, and renamed; for object storage, to a temporary file, and uploaded. Raises DiskFullError.
     """
     if is_remote(path):
         remote: Any = path
         with scratch() as folder:
-            with room_for(folder / path.name, num_bytes, folder / path.name):
-                write(folder / path.name)
-            remote.fs.put_file(str(folder / path.name), remote.path)
+            with room_for(here := folder / path.name, num_bytes, here):
+                write(here)
+            remote.fs.put_file(str(here), remote.path)
         return
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a process that lingers cannot disturb the one after it
     try:
@@ -86,31 +85,24 @@ def publish(path: Path, write: Callable[[Path], object], num_bytes: int | None =
 
 
 def publish_folder(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write files into an empty folder, and make it appear at `path` in place of an older one; modes are the umask's.
-
-    A reader sees the older folder or the new one. On an exception the older one stays.
-    """
+    """Let `fill` fill a folder, and make it appear at `path`, with the umask's modes; an older one stays until then, or on an error."""
     beside, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
     for leftover in (beside, old):
         shutil.rmtree(leftover, ignore_errors=True)
     beside.mkdir(parents=True)
     mode = stat.S_IMODE(beside.stat().st_mode) & 0o666  # no file of ours is a program
-    with room_for(path):
-        for file in _filled(beside, fill):
-            _settle(file, mode)
+    try:
+        with room_for(path):
+            fill(beside)
+            for file in (file for file in beside.rglob("*") if file.is_file()):
+                _settle(file, mode)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     if path.exists():
         path.rename(old)
     beside.rename(path)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _filled(folder: Path, fill: Callable[[Path], object]) -> list[Path]:
-    try:
-        fill(folder)
-        return [file for file in folder.rglob("*") if file.is_file()]
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _settle(file: Path, mode: int) -> None:
@@ -162,10 +154,7 @@ def writing_to(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold(path: Path, who: str, refuse: type[FastfashionError]) -> Iterator[None]:
-    """Hold a folder for one process through the lock file `path` in it; freed when this process ends, however.
-
-    Raises `refuse`, with the other's name, where it is held; `who` says what the other is, such as "packer".
-    """
+    """Hold a folder through the lock file `path` in it; raises `refuse` with the name of the other `who` ("packer") that holds it."""
     with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

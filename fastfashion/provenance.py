@@ -3,6 +3,7 @@
 Nothing in it names the host or a place on its disk.
 """
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
@@ -40,13 +41,11 @@ def _cpu_name() -> str:
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str | None]:
-    """Installed version by distribution name; None if it is not installed."""
-    versions: dict[str, str | None] = {}
-    for name in names:
-        try:
+    """Installed version by distribution name; None where it is not installed."""
+    versions: dict[str, str | None] = dict.fromkeys(names)
+    for name in versions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
     return versions
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urljoin
 
 from fastfashion.errors import FastfashionError, RemoteError
@@ -86,10 +86,7 @@ def most_bytes() -> int:
 
 
 def ask(path: Path, what: Callable[[], T]) -> T:
-    """What `what` returns of a remote place, asked patiently.
-
-    Raises FileNotFoundError only where the place says that there is nothing, RemoteError with the reason and what to do for all else.
-    """
+    """What `what` returns, asked patiently. Raises FileNotFoundError where the place says that nothing is there, else RemoteError."""
     try:
         return patiently(path, what)
     except (FastfashionError, NotADirectoryError):
@@ -131,13 +128,9 @@ def _fetch(path: Path, max_bytes: int) -> bytes:
 
 def open_stream(path: Path, max_bytes: int) -> BinaryIO:
     """A remote file, read from its beginning to its end, in one request where it is on a web server. Raises as `ask`."""
-
-    def opened() -> BinaryIO:
-        with at_most(max_bytes):
-            file: BinaryIO = as_remote(path).fs.open(as_remote(path).path, "rb", **({"block_size": 0} if is_web(path) else {}))
-            return file
-
-    return ask(path, opened)
+    how = {"block_size": 0} if is_web(path) else {}
+    with at_most(max_bytes):
+        return cast(BinaryIO, ask(path, lambda: as_remote(path).fs.open(as_remote(path).path, "rb", **how)))
 
 
 def is_file(path: Path) -> bool:
@@ -156,8 +149,7 @@ def size_of(path: Path) -> int:
 
 
 def _info(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = ask(path, lambda: as_remote(path).fs.info(as_remote(path).path))
-    return found
+    return cast(dict[str, Any], ask(path, lambda: as_remote(path).fs.info(as_remote(path).path)))
 
 
 def children(path: Path) -> list[Path]:
@@ -322,21 +314,19 @@ class NoAnswerError(TimeoutError):
 
 
 class LeastRate:
-    """Ends a transfer that brings fewer than `bytes_per_s` over any `over_s` seconds, which timeouts of a silent connection never do."""
+    """Ends a transfer that brings fewer than LEAST_BYTES_PER_S over RATE_OVER_S, which timeouts of a silent connection never do."""
 
-    def __init__(self, bytes_per_s: float | None = None, over_s: float | None = None) -> None:
-        self._bytes_per_s = LEAST_BYTES_PER_S if bytes_per_s is None else bytes_per_s
-        self._over_s = RATE_OVER_S if over_s is None else over_s
+    def __init__(self) -> None:
         self._since_s, self._num_bytes = time.monotonic(), 0
 
     def add(self, num_bytes: int) -> None:
         """Count bytes that have come. Raises TooSlowError, which `passes`."""
         self._num_bytes += num_bytes
         seconds = time.monotonic() - self._since_s
-        if seconds < self._over_s:
+        if seconds < RATE_OVER_S:
             return
-        if self._num_bytes < self._bytes_per_s * seconds:
-            raise TooSlowError(f"{self._num_bytes} bytes in {seconds:.0f} s, expected at least {self._bytes_per_s:g} a second")
+        if self._num_bytes < LEAST_BYTES_PER_S * seconds:
+            raise TooSlowError(f"{self._num_bytes} bytes in {seconds:.0f} s, expected at least {LEAST_BYTES_PER_S:g} a second")
         self._since_s, self._num_bytes = time.monotonic(), 0
 
 
@@ -348,10 +338,7 @@ def retrying(
     on_wait: Callable[[Exception], object] = lambda error: None,
     pause: Callable[[float], object] = time.sleep,
 ) -> T:
-    """What `ask` returns, retried after an error that `retry` accepts until `patience` is used up; then that error is raised.
-
-    `on_wait` is called before each wait, `pause` waits.
-    """
+    """What `ask` returns, retried after errors that `retry` accepts until `patience` is used up; `on_wait` is called before `pause`."""
     while True:
         try:
             return ask()
@@ -363,12 +350,12 @@ def retrying(
         pause(wait_s)
 
 
-def patiently(path: Path, ask: Callable[[], T], patience_s: float | None = None) -> T:
+def patiently(path: Path, ask: Callable[[], T]) -> T:
     """What `ask` returns, retried where a server answers 429 or 5xx, or breaks off. Every other error is raised at once.
 
     That includes a host that does not answer: at the first contact the name is more likely wrong than the host down.
     """
-    patience = Patience(PATIENCE_S if patience_s is None else patience_s)
+    patience = Patience(PATIENCE_S)
 
     def retry(error: Exception) -> bool:
         broken = any(kind.__name__ in _BROKEN for kind in type(_unwrapped(error)).__mro__)
@@ -379,9 +366,8 @@ def patiently(path: Path, ask: Callable[[], T], patience_s: float | None = None)
 
 def say_waiting(path: Path, error: Exception, patience: Patience) -> None:
     """Say so on stderr before the first wait."""
-    if patience.waits > 1:
-        return
-    print(f"{path}: cannot be fetched ({describe(error)}); retrying for {patience.patience_s:.0f} s", file=sys.stderr, flush=True)
+    if patience.waits <= 1:
+        print(f"{path}: cannot be fetched ({describe(error)}); retrying for {patience.patience_s:.0f} s", file=sys.stderr, flush=True)
 
 
 def _retry_after_s(error: BaseException | None) -> float:

@@ -88,8 +88,7 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 def signals_raise() -> Iterator[None]:
     """For commands: SIGTERM and SIGHUP end what is running with an exception, as Ctrl-C does, so that nothing is left behind.
 
-    A second one changes nothing, and under nohup SIGHUP stays ignored. In somebody else's program signal handlers are not ours to
-    change; what a signal leaves there, the next start removes.
+    A second one changes nothing, and under nohup SIGHUP stays ignored. Not for other programs: their signal handlers are not ours.
     """
 
     def stop(number: int, frame: object) -> None:

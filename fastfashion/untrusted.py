@@ -44,10 +44,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_limited(path: Path, max_bytes: int) -> bytes:
-    """All bytes of a file, here or remote.
-
-    Raises InputError if it has more than `max_bytes`, or is no regular file; OSError as `open`; of a remote one as `remote.read`.
-    """
+    """All bytes of a file. Raises InputError for more than `max_bytes` and for no regular file; OSError as `open`, or as `remote.read`."""
     if is_remote(path):
         return read(path, max_bytes)
     with open_regular(path) as file:
@@ -81,8 +78,8 @@ class Format:
 
 @dataclass(frozen=True)
 class _Head:
-    format: str = ""
-    version: Count | None = None
+    format: Any = None
+    version: Any = None
 
 
 def described(form: Format, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,14 +88,20 @@ def described(form: Format, values: Mapping[str, Any]) -> dict[str, Any]:
     return said | {SEAL: _seal(said)}
 
 
+def read_version(data: bytes, form: Format, where: str, refuse: type[FastfashionError], advice: str) -> int:
+    """The version of a description. Raises `refuse` for another format or an unknown version."""
+    head = parse_json(data, _Head, where, refuse, advice)
+    if head.format != form.name or head.version not in range(form.oldest, form.newest + 1):
+        known = " or ".join(map(str, range(form.oldest, form.newest + 1)))
+        raise refuse(f"{where}: expected {form.name} version {known}, found {head.format!r} version {head.version!r}; {advice}")
+    return int(head.version)
+
+
 def parse_description(data: bytes, form: Format, schema: type[T], where: str, refuse: type[FastfashionError], advice: str) -> T:
     """What `described` made, as an instance of `schema`. Raises `refuse` for another format, an unknown version, and a wrong checksum."""
-    head = parse_json(data, _Head, where, refuse, advice)
-    if head.format != form.name or head.version is None or not form.oldest <= head.version <= form.newest:
-        known = " or ".join(map(str, range(form.oldest, form.newest + 1)))
-        raise refuse(f"{where}: expected {form.name} version {known}, found {head.format!r} version {head.version}; {advice}")
+    version = read_version(data, form, where, refuse, advice)
     said = parse_json(data, dict[str, Any], where, refuse, advice)
-    if (SEAL in said or head.version >= form.sealed) and said.get(SEAL) != _seal(said):
+    if (SEAL in said or version >= form.sealed) and said.get(SEAL) != _seal(said):
         raise refuse(f"{where}: damaged: its checksum is not that of what it says; {advice}")
     return parse_json(data, schema, where, refuse, advice)
 

@@ -5,33 +5,23 @@ import errno
 from fastfashion.errors import FastfashionError
 from fastfashion.terminal import printable
 
-_REASONS = {
-    errno.ENOENT: "no such file or folder",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "not permitted",
-    errno.EEXIST: "a file of that name is there, where a folder is expected",
-    errno.ENOTDIR: "a part of that path is a file, where a folder is expected",
-    errno.EISDIR: "it is a folder, where a file is expected",
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file is larger than this process may write",
-    errno.EROFS: "the disk is read-only",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ELOOP: "links that lead in a circle",
-    errno.ENOTEMPTY: "the folder is not empty",
-    errno.EMFILE: "too many open files",
-}
-_CURES = {
-    errno.ENOENT: "check the path",
-    errno.EEXIST: "remove that file, or name another place",
-    errno.ENOTDIR: "name a place whose parents are folders",
-    errno.EISDIR: "name a file",
-    errno.EACCES: "check who may read and write there, or name another place",
-    errno.EPERM: "check who may read and write there, or name another place",
-    errno.EROFS: "name another place",
-    errno.ENOSPC: "free some space, or name another place",
-    errno.EDQUOT: "free some space, or name another place",
-    errno.EMFILE: "allow more with ulimit -n",
+_PERMISSION = "check who may read and write there, or name another place"
+_FULL = "free some space, or name another place"
+_FAULTS = {  # what it is, and what to do
+    errno.ENOENT: ("no such file or folder", "check the path"),
+    errno.EACCES: ("permission denied", _PERMISSION),
+    errno.EPERM: ("not permitted", _PERMISSION),
+    errno.EEXIST: ("a file of that name is there, where a folder is expected", "remove that file, or name another place"),
+    errno.ENOTDIR: ("a part of that path is a file, where a folder is expected", "name a place whose parents are folders"),
+    errno.EISDIR: ("it is a folder, where a file is expected", "name a file"),
+    errno.ENOSPC: ("the disk is full", _FULL),
+    errno.EDQUOT: ("the disk quota is used up", _FULL),
+    errno.EFBIG: ("the file is larger than this process may write", ""),
+    errno.EROFS: ("the disk is read-only", "name another place"),
+    errno.ENAMETOOLONG: ("the name is too long", ""),
+    errno.ELOOP: ("links that lead in a circle", ""),
+    errno.ENOTEMPTY: ("the folder is not empty", ""),
+    errno.EMFILE: ("too many open files", "allow more with ulimit -n"),
 }
 
 
@@ -50,7 +40,7 @@ def why(error: BaseException) -> str:
     """What went wrong with a file, without the number that the system gives it; of other errors their own text."""
     if not isinstance(error, OSError) or isinstance(error, FastfashionError) or error.errno is None:
         return str(error)
-    return _REASONS.get(error.errno) or (error.strerror or str(error)).lower()
+    return _FAULTS[error.errno][0] if error.errno in _FAULTS else (error.strerror or str(error)).lower()
 
 
 def os_error_text(error: OSError) -> str:
@@ -59,5 +49,5 @@ def os_error_text(error: OSError) -> str:
         return str(error)
     names = [printable(str(name)) for name in (error.filename, error.filename2) if name is not None]
     where = f"{' to '.join(names)}: " if names else ""
-    cure = _CURES.get(error.errno, "")
+    _, cure = _FAULTS.get(error.errno, ("", ""))
     return f"{where}{why(error)}" + (f"; {cure}" if cure else "")

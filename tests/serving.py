@@ -11,7 +11,8 @@ import workers
 
 from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size
 from fastfashion.files import publish_json
-from fastfashion.model import ModelDescription, build_classifier, save_artifact
+from fastfashion.model.artifact import ModelDescription, save_artifact
+from fastfashion.model.net import build_classifier
 from fastfashion.shards import open_packed_set
 
 TASKS = ("subCategory", "season")

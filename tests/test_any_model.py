@@ -4,7 +4,6 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,17 +13,11 @@ from torch import nn
 
 from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size
 from fastfashion.errors import ConfigError
-from fastfashion.model import (
-    Classifier,
-    FirstStep,
-    ModelDescription,
-    build_classifier,
-    check_first_step,
-    load_artifact,
-    nearest_size,
-    save_artifact,
-    use_fast_convolutions,
-)
+from fastfashion.model.artifact import ModelDescription, load_artifact, save_artifact
+from fastfashion.model.first_step import check_first_step
+from fastfashion.model.layers import use_fast_convolutions
+from fastfashion.model.net import Classifier, build_classifier
+from fastfashion.model.sizes import nearest_size
 from fastfashion.train.job import resolve
 
 CPU = torch.device("cpu")
@@ -41,8 +34,8 @@ gcvit_xxtiny mvitv2_tiny tiny_vit_5m_224 efficientvit_b0 repghostnet_050 starnet
 SIZES = ("80x64", "96x100", "224x224")
 
 
-def first_step(name: str, size: Size, **other: Any) -> FirstStep:
-    return FirstStep(**{"model": name, "size": size, "device": CPU, "precision": torch.float32, "images": 2} | other)
+def check(model: Classifier, name: str, size: Size, images: int = 2) -> None:
+    check_first_step(model, name, size, CPU, torch.float32, images)
 
 
 def built(name: str, size: Size, classes: Sequence[int] = (3,)) -> Classifier:
@@ -55,7 +48,7 @@ def refused(name: str, size: Size) -> str:
     """What training says of a size; empty if it takes it, and then an answer of the model is finite."""
     try:
         model = built(name, size)
-        check_first_step(model, first_step(name, size))
+        check(model, name, size)
     except ConfigError as error:
         return str(error)
     with torch.inference_mode():
@@ -110,9 +103,9 @@ def test_what_was_tried_leaves_no_trace(fails: bool) -> None:
     random.seed(5)
     if fails:
         with pytest.raises(ConfigError):
-            check_first_step(model, first_step("dla46_c", size))
+            check(model, "dla46_c", size)
     else:
-        check_first_step(model, first_step("dla46_c", size, images=1))
+        check(model, "dla46_c", size, images=1)
     found = torch.rand(3), np.random.rand(3), random.random()  # noqa: NPY002
     assert torch.equal(found[0], expected[0]) and (found[1] == expected[1]).all() and found[2] == expected[2]
     assert any("running_mean" in name for name in before)
@@ -141,10 +134,10 @@ def test_channels_last_is_left_where_a_model_fails_in_it() -> None:
     model = Classifier(Viewer(), {"a": 2}, (0.5,) * 3, (0.2,) * 3, ModelConfig())
     model.lay_out(channels_last=True)
     assert next(model.backbone.parameters()).is_contiguous(memory_format=torch.channels_last)
-    check_first_step(model, first_step("viewer", Size(32, 48)))
+    check(model, "viewer", Size(32, 48))
     assert not model.channels_last and next(model.backbone.parameters()).is_contiguous()
     usual = built("test_resnet", Size(32, 32))
-    check_first_step(usual, first_step("test_resnet", Size(32, 32)))
+    check(usual, "test_resnet", Size(32, 32))
     assert usual.channels_last
 
 
@@ -162,9 +155,9 @@ def test_a_kept_model_is_laid_out_as_it_was_trained(tmp_path: Path) -> None:
 def test_a_batch_of_one_is_refused_only_where_the_model_needs_two() -> None:
     resnet = built("resnet18", Size(32, 32))
     with pytest.raises(ConfigError, match=r"a batch of one image a process: resnet18 normalises .* --batch-size of two or more"):
-        check_first_step(resnet, first_step("resnet18", Size(32, 32), images=1))
-    check_first_step(resnet, first_step("resnet18", Size(80, 64), images=1))  # there its last maps have six values each
-    check_first_step(built("test_vit", Size(32, 32)), first_step("test_vit", Size(32, 32), images=1))
+        check(resnet, "resnet18", Size(32, 32), images=1)
+    check(resnet, "resnet18", Size(80, 64), images=1)  # there its last maps have six values each
+    check(built("test_vit", Size(32, 32)), "test_vit", Size(32, 32), images=1)
 
 
 def test_an_automatic_size_is_one_that_the_model_takes(packed_small: PackedSmall) -> None:

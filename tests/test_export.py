@@ -30,8 +30,7 @@ from fastfashion.export import export as exporting
 from fastfashion.export.card import hub_card, onnx_card, space_card
 from fastfashion.export.export import ExportRequest, export
 from fastfashion.export.subject import open_subject
-from fastfashion.model import load_artifact, save_artifact
-from fastfashion.model.artifact import FORMAT
+from fastfashion.model.artifact import FORMAT, load_artifact, save_artifact
 from fastfashion.scratch import LOCK, PREFIX
 from fastfashion.train.job import resolve, train
 from fastfashion.untrusted import described

@@ -14,16 +14,10 @@ from fastfashion.config import AugmentConfig, ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load import Batch, Plan
 from fastfashion.load.plan import Step
-from fastfashion.model import (
-    Classifier,
-    LossSettings,
-    ModelDescription,
-    build_classifier,
-    load_artifact,
-    objective,
-    save_artifact,
-    use_fast_convolutions,
-)
+from fastfashion.model.artifact import ModelDescription, load_artifact, save_artifact
+from fastfashion.model.layers import use_fast_convolutions
+from fastfashion.model.net import Classifier, build_classifier
+from fastfashion.model.objective import LossSettings, objective
 
 SIZE = Size(32, 32)
 CLASSES = {"subCategory": 5, "season": 3}

@@ -19,7 +19,8 @@ from fastfashion.csv_files import publish_csv
 from fastfashion.errors import FastfashionError
 from fastfashion.evaluate.plots import plot_confusion
 from fastfashion.files import publish, publish_folder, publish_json
-from fastfashion.model import ModelDescription, build_classifier, load_artifact, save_artifact
+from fastfashion.model.artifact import ModelDescription, load_artifact, save_artifact
+from fastfashion.model.net import build_classifier
 from fastfashion.runs.files import read_config, read_report
 from fastfashion.train.checkpoint import Checkpoints, Progress, read_checkpoint
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError
-from fastfashion.model import Classifier, ModelDescription, build_classifier, keep_heads, save_artifact
+from fastfashion.model.artifact import ModelDescription, keep_heads, save_artifact
+from fastfashion.model.net import Classifier, build_classifier
 
 CLASSES = {"subCategory": ["Shoes", "Topwear", "Watches"], "season": ["Fall", "Summer"], "usage": ["Casual", "Sports"]}
 SIZE = Size(32, 32)

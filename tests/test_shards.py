@@ -495,7 +495,9 @@ def test_a_shard_that_vanishes_after_opening_is_named(copy: Path) -> None:
     opened = open_packed_set(copy).open("full")
     remove_a_shard(copy)
     assert opened.encoded(0).size > 0
-    with pytest.raises(PackedSetError, match=rf"row 25, id {opened.ids[25]}: .*full/00001\.tar: cannot be .*fastfashion verify {copy}"):
+    with pytest.raises(
+        PackedSetError, match=rf"row 25, id {opened.id_column.iloc[25]}: .*full/00001\.tar: cannot be .*fastfashion verify {copy}"
+    ):
         opened.encoded(25)
 
 
@@ -519,7 +521,7 @@ def test_a_shard_is_read_from_where_a_copy_of_it_lies(copy: Path, tmp_path: Path
     asked.clear()
     cached = replace(opened, local=local, _maps={})
     with tarfile.open(tmp_path / "copy-1") as tar:
-        assert cached.encoded(26).tobytes() == tar.extractfile(f"{opened.ids[26]}.jpg").read()  # type: ignore[union-attr]
+        assert cached.encoded(26).tobytes() == tar.extractfile(f"{opened.id_column.iloc[26]}.jpg").read()  # type: ignore[union-attr]
     assert cached.encoded(25).size > 0 and asked == [1]
     view, before = cached.encoded(27), cached.encoded(27).tobytes()
     (tmp_path / "copy-1").unlink()
@@ -532,11 +534,11 @@ def test_a_shard_is_read_from_where_a_copy_of_it_lies(copy: Path, tmp_path: Path
 @pytest.mark.parametrize("row", [0, 31, 59])
 def test_a_place_says_id_shard_and_offset(packed_small: PackedSmall, row: int) -> None:
     opened = open_packed_set(packed_small.out).open("full")
-    identity = opened.ids[row]
+    identity = opened.id_column.iloc[row]
     shard = packed_small.out / "full" / f"{row // 25:05d}.tar"
     with tarfile.open(shard) as tar:
         assert opened.where(row) == f"id {identity} in {shard} at byte {tar.getmember(f'{identity}.jpg').offset_data}"
-    assert opened.ids.tolist() == open_packed_set(packed_small.out).table["id"].tolist()
+    assert opened.id_column.tolist() == open_packed_set(packed_small.out).table["id"].tolist()
 
 
 def test_what_is_no_packed_set_is_refused_with_the_command_that_makes_one(packed_small: PackedSmall, tmp_path: Path) -> None:

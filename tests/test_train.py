@@ -16,7 +16,7 @@ from workers import fastfashion
 from fastfashion import dist
 from fastfashion.config import OPTIMIZERS, DataConfig, RunConfig, Size
 from fastfashion.errors import ConfigError, TrainingError
-from fastfashion.model import build_classifier
+from fastfashion.model.net import build_classifier
 from fastfashion.runs.folder import check_run_folder
 from fastfashion.train.checkpoint import Checkpoints
 from fastfashion.train.job import resolve, run_name, train

@@ -31,7 +31,8 @@ from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run
 from fastfashion.evaluate.compare import compare
 from fastfashion.files import plain, publish_json
-from fastfashion.model import artifact, load_artifact
+from fastfashion.model import artifact
+from fastfashion.model.artifact import load_artifact
 from fastfashion.runs import open_run, read_config, trained_on
 from fastfashion.runs.files import TRAINED_ON, TRAINED_ON_ROWS, read_metrics, read_report, read_status
 from fastfashion.serve.limits import Limits

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError
-from fastfashion.model import ModelDescription, build_classifier, save_artifact
+from fastfashion.model.artifact import ModelDescription, save_artifact
+from fastfashion.model.net import build_classifier
 from fastfashion.model.weights import ambiguity, declared_model
 
 ASKED, OTHER = "efficientnet_lite0", "tf_efficientnet_lite0"

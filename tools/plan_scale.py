@@ -51,7 +51,7 @@ def measure(archive: Path, rows: int) -> dict[str, float | int]:
     """Plan the archive and publish as many made-up records, with the packer's own code."""
     import pyarrow as pa
 
-    from fastfashion.pack.commit import commit
+    from fastfashion.pack.packer import commit
     from fastfashion.pack.plan import make_plan
     from fastfashion.pack.request import PackRequest
     from fastfashion.pack.staging import IMAGES, KEPT, BlockRecord, Staging

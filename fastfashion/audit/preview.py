@@ -15,10 +15,9 @@ from fastfashion.errors import ConfigError, InputError
 from fastfashion.fields import Result
 from fastfashion.files import writing_to
 from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Group, Tile, draw_sheet, write_sheet
-from fastfashion.load.batch import Loader
 from fastfashion.load.loader import open_loader
 from fastfashion.load.plan import Plan
-from fastfashion.load.spec import LoaderSpec, choose_images
+from fastfashion.load.spec import Loader, LoaderSpec, choose_images
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 
 MAX_IMAGES = 512  # the sheet is then some 27,000 pixels high
@@ -73,17 +72,22 @@ class View:
 def preview(request: PreviewRequest) -> PreviewSummary:
     """Write the sheet as a PNG. Images, crops and mixtures come from a loader: it shows what training would see of these rows.
 
-    Raises ConfigError for settings that the set does not have, InputError for rows that it does not have and for an `out` that cannot be
-    written to, PackedSetError for damaged images.
+    Raises ConfigError for settings, InputError for rows that the set does not have and a bad `out`, PackedSetError for damaged images.
     """
+    import torch
+
     packed = open_packed_set(request.shards)
     tasks = packed.vocab.chosen(DataConfig(shards="", task=request.task).tasks)
     images, size = choose_images(packed, request.resolution, request.size)
     labels = packed.vocab.codes(packed.table, tasks)
     plan = _plan(request, images, labels.max(axis=1))
-    names = _label_texts([packed.vocab.names(task) for task in tasks], labels)
-    epochs = tuple(range(request.epoch, request.epoch + VERSIONS))
-    with closing(open_loader(_spec(request, images, plan, labels, size))) as loader:
+    classes, missing = [packed.vocab.names(task) for task in tasks], "no label" if len(tasks) == 1 else "-"
+    names = [", ".join(known[code] if code >= 0 else missing for known, code in zip(classes, row, strict=True)) for row in labels.tolist()]
+    epochs, device = tuple(range(request.epoch, request.epoch + VERSIONS)), torch.device("cpu")
+    spec = LoaderSpec(
+        images=images, plan=plan, labels=labels, size=size, device=device, backend=request.backend, workers=request.workers, prefetch=1
+    )
+    with closing(open_loader(spec)) as loader:
         views = {epoch: read_views(loader, epoch, names) for epoch in epochs}
     groups = []
     for row in plan.rows.tolist():
@@ -113,12 +117,6 @@ def view_tile(view: View, epoch: int) -> Tile:
     return Tile(pixels=view.pixels, lines=[f"epoch {epoch}", *(f"{100 * share:.0f}% {label}" for share, label in view.mixture)])
 
 
-def _label_texts(classes: Sequence[Sequence[str]], labels: np.ndarray) -> list[str]:
-    """The labels of each row, those of all tasks in one text. classes: the names of each task; labels: int64 (N, T)."""
-    missing = "no label" if len(classes) == 1 else "-"
-    return [", ".join(names[code] if code >= 0 else missing for names, code in zip(classes, row, strict=True)) for row in labels.tolist()]
-
-
 def _plan(request: PreviewRequest, images: Resolution, codes: np.ndarray) -> Plan:
     """The plan of the rows to show, all in one step."""
     if request.rows is not None:
@@ -128,31 +126,11 @@ def _plan(request: PreviewRequest, images: Resolution, codes: np.ndarray) -> Pla
     else:
         rows = np.flatnonzero(codes >= 0)
     plan = Plan(
-        rows=rows,
-        heights_px=images.height_px,
-        widths_px=images.width_px,
-        batch_size=len(rows),
-        seed=request.seed,
-        augment=request.augment,
+        rows=rows, heights_px=images.height_px, widths_px=images.width_px, batch_size=len(rows), seed=request.seed, augment=request.augment
     )
     if request.rows is None:
         plan = replace(plan, rows=np.sort(plan.order(0)[: request.count]))
     return replace(plan, batch_size=len(plan.rows))
-
-
-def _spec(request: PreviewRequest, images: Resolution, plan: Plan, labels: np.ndarray, size: Size) -> LoaderSpec:
-    import torch
-
-    return LoaderSpec(
-        images=images,
-        plan=plan,
-        labels=labels,
-        size=size,
-        device=torch.device("cpu"),
-        backend=request.backend,
-        workers=request.workers,
-        prefetch=1,
-    )
 
 
 def read_views(loader: Loader, epoch: int, names: Sequence[str]) -> Mapping[int, View]:

@@ -31,14 +31,13 @@ SHEET_GROUPS, SHEET_IMAGES = 12, 8  # of the contact sheet: groups, and images o
 def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS_SHOWN, seed: int = 0) -> dict[str, Any]:
     """Report on a packed set; with `out`, also write it there as audit.json, with a sheet of the largest duplicate groups.
 
-    `seed` is that of the stratified protocol. Raises PackedSetError if there is no complete set, InputError if `out` cannot be
-    written.
+    `seed`: of the stratified protocol. Raises PackedSetError where there is no whole set, InputError where `out` cannot be written.
     """
-    packed = open_packed_set(path)
+    packed, reasons = open_packed_set(path), read_rejected(path)
     report = {
         "set": str(path),
         "images": len(packed),
-        "rejected": _rejected(path),
+        "rejected": {"rows": len(reasons), "reasons": dict(Counter(map(unescaped, reasons)).most_common())},
         "sizes": _sizes(packed.table),
         "resolutions": {name: _bytes(packed, name) for name in packed.resolutions},
         "labels": {task: _classes(packed, task) for task in packed.vocab.classes},
@@ -49,24 +48,15 @@ def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOC
         },
     }
     if out is not None:
-        _write(out, report, packed)
+        groups = duplicate_tiles(packed)
+        with writing_to(out):
+            out.mkdir(parents=True, exist_ok=True)
+            if groups:
+                write_sheet(out / SHEET, draw_sheet(groups))
+            else:
+                (out / SHEET).unlink(missing_ok=True)  # of an earlier audit
+            publish_json(out / REPORT, report)
     return report
-
-
-def _write(out: Path, report: dict[str, Any], packed: PackedSet) -> None:
-    groups = duplicate_tiles(packed)
-    with writing_to(out):
-        out.mkdir(parents=True, exist_ok=True)
-        if groups:
-            write_sheet(out / SHEET, draw_sheet(groups))
-        else:
-            (out / SHEET).unlink(missing_ok=True)  # of an earlier audit
-        publish_json(out / REPORT, report)
-
-
-def _rejected(path: Path) -> dict[str, Any]:
-    reasons = read_rejected(path)
-    return {"rows": len(reasons), "reasons": dict(Counter(map(unescaped, reasons)).most_common())}
 
 
 def _sizes(table: pd.DataFrame) -> dict[str, Any]:
@@ -132,10 +122,7 @@ def _differing(table: pd.DataFrame, vocab: Vocab, task: str) -> np.ndarray:
 
 
 def duplicate_tiles(packed: PackedSet) -> list[Group]:
-    """The largest duplicate groups for a contact sheet, the largest first; none if no image is there twice.
-
-    A title says in which labels the images differ; under each image are its id and the first of those labels, or the finest of all.
-    """
+    """The largest duplicate groups for a sheet, with the labels that differ within each; under an image its id and the first of those."""
     members = packed.table["duplicate_group"].to_numpy()
     sizes = np.bincount(members, minlength=len(members))
     firsts = [int(first) for first in np.argsort(-sizes, kind="stable")[:SHEET_GROUPS] if sizes[first] > 1]

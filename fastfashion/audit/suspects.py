@@ -42,12 +42,10 @@ class SuspectsRequest:
 def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]:
     """Write suspects.csv with all tasks, worst first, and a sheet of images for each task.
 
-    Returns `{"out", "rows", "unseen", "suspects": {task: count}, "notes"}`.
-
-    Confident learning (Northcutt et al. 2021): a label is suspicious
-    where another class is the most probable, and at least as probable as that class is on average where it is the label; ranked by how far
-    the label's probability is below that. Raises InputError if no row was left unseen, ConfigError if runs have different packed sets
-    or tasks.
+    Confident learning (Northcutt et al. 2021): a label is suspicious where another class is the most probable, and at least as probable as
+    that class is on average where it is the label; ranked by how far the label's probability is below that. Returns `{"out", "rows",
+    "unseen", "suspects": {task: count}, "notes"}`. Raises InputError where no row was left unseen, ConfigError where runs differ in packed
+    set or tasks.
     """
     opened = [open_run(run, request.shards, writes=world.is_main) for run in request.runs]
     sums, counts = _unseen_probabilities(opened, request, world)

@@ -11,7 +11,7 @@ from fastfashion import dist
 from fastfashion.errors import InputError
 from fastfashion.evaluate import metrics
 from fastfashion.load import Batch
-from fastfashion.model import Classifier, no_numbers
+from fastfashion.model.net import Classifier, no_numbers
 
 
 @dataclass(frozen=True, kw_only=True)

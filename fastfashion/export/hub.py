@@ -13,7 +13,7 @@ from torch import nn
 
 from fastfashion.errors import ConfigError
 from fastfashion.export.subject import Subject
-from fastfashion.model import has_fixed_size
+from fastfashion.model.sizes import has_fixed_size
 
 
 def write_hub(subject: Subject, task: str, folder: Path) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from fastfashion.disk import disk_full
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.export.subject import Subject
-from fastfashion.model import Classifier
+from fastfashion.model.net import Classifier
 
 INPUT = "images"
 METADATA = "fastfashion"  # key of what the file says of itself: JSON

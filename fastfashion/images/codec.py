@@ -73,13 +73,9 @@ def kind(data: Encoded) -> Kind:
 
 
 def _kind(header: JpegHeader) -> Kind:
-    if jpeg_header.unlisted(header) or not header.orientation.usual or not metadata.is_srgb(header.icc, _mode(header)):
+    if jpeg_header.unlisted(header) or not header.orientation.usual or not metadata.is_srgb(header.icc, header.mode):
         return Kind.OTHER
-    return Kind.GRAY if len(header.components) == 1 else Kind.COLOR
-
-
-def _mode(header: JpegHeader) -> str:
-    return "L" if len(header.components) == 1 else "RGB"
+    return Kind.GRAY if header.mode == "L" else Kind.COLOR
 
 
 def unsupported(name: str) -> str | None:
@@ -90,14 +86,10 @@ def unsupported(name: str) -> str | None:
 
 
 def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """Read format, shown size and orientation from the header of an encoded image.
-
-    Raises InputError if the bytes are no image, or one of more than `max_pixels`.
-    """
+    """Read the header of an encoded image. Raises InputError for what is no image, or one of more than `max_pixels`."""
     header = _jpeg_header(data)
     if header:
-        height_px, width_px = header.height_px, header.width_px
-        name, turn = "JPEG", header.orientation.turn
+        height_px, width_px, name, turn = header.height_px, header.width_px, "JPEG", header.orientation.turn
     else:
         try:
             opened = pillow.open_image(data, None)
@@ -122,11 +114,10 @@ def check_size(data: Encoded, height_px: int, width_px: int) -> ImageInfo:
 def decode_rgb(
     data: Encoded, *, min_height_px: int = 0, min_width_px: int = 0, max_pixels: int = MAX_PIXELS, info: ImageInfo | None = None
 ) -> np.ndarray:
-    """Decode to uint8 RGB (H, W, 3), upright, in sRGB, transparency over white.
+    """Decode to uint8 RGB (H, W, 3), upright, in sRGB, transparency over white; `info`, from `probe`, saves reading the header again.
 
     A JPEG of a usual frame is decoded at a DCT scale of libjpeg (1/8 to 6/8, or 8/8) that gives at least the minimum size; 0 is full
-    size. `info` saves reading the header again after `probe`. Raises InputError if the bytes do not decode completely, or before decoding
-    if they hold more than `max_pixels`.
+    size. Raises InputError if the bytes do not decode completely, or, before decoding, hold more than `max_pixels`.
     """
     header = info.header if info else _jpeg_header(data)
     if header:
@@ -158,12 +149,11 @@ def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_
         pixels = simplejpeg.decode_jpeg(data, min_height=min_height_px, min_width=min_width_px)
     except ValueError:
         return None  # strict decoding also refuses harmless oddities: Pillow decides, and refuses truncation
-    mode = _mode(header)
-    if not metadata.is_srgb(header.icc, mode):
+    if not metadata.is_srgb(header.icc, header.mode):
         lines = max(1, pillow.BAND_PIXELS // pixels.shape[1])
         for top in range(0, len(pixels), lines):
             band = pixels[top : top + lines]
-            stored = Image.fromarray(np.ascontiguousarray(band[..., 0]) if mode == "L" else band)
+            stored = Image.fromarray(np.ascontiguousarray(band[..., 0]) if header.mode == "L" else band)
             band[...] = np.asarray(metadata.to_srgb(stored, header.icc))
     return _upright(pixels, turn)
 
@@ -219,8 +209,7 @@ def fit_short_side(height_px: int, width_px: int, short_px: int) -> tuple[int, i
 def content_box(image: np.ndarray, info: ImageInfo) -> Box:
     """(left, upper, right, lower) of the true image in a scaled decode (H, W, 3) of it, in pixels of that decode.
 
-    libjpeg rounds sizes up: 427 lines at 3/8 are 160.125, and it returns 161. Reading them as 161 shifts the image by up to a pixel, which
-    costs photographs of 640x427 shrunk to 80 lines 18 dB PSNR.
+    libjpeg rounds sizes up: 427 lines at 3/8 are 160.125, and it returns 161, which read as such shift the image by up to a pixel.
     """
     height, width = image.shape[:2]
     eighths = next((n for n in range(8, 0, -1) if (-(-info.height_px * n // 8), -(-info.width_px * n // 8)) == (height, width)), 8)

@@ -55,6 +55,11 @@ class JpegHeader(NamedTuple):
     clean: bool = True  # no stray bytes between segments
 
     @property
+    def mode(self) -> str:
+        """Pillow's mode of its pixels, if every decoder may see it."""
+        return "L" if len(self.components) == 1 else "RGB"
+
+    @property
     def sampling(self) -> tuple[tuple[int, int], ...]:
         return tuple([component[1:] for component in self.components])
 
@@ -89,10 +94,8 @@ def unlisted(header: JpegHeader) -> str | None:
         return "stray bytes or markers before its first scan"
     if header.process == BASELINE and header.first_scan != len(header.components):
         return "components in scans of their own"
-    return _unlisted_color(header) if len(header.components) == 3 else None
-
-
-def _unlisted_color(header: JpegHeader) -> str | None:
+    if len(header.components) == 1:
+        return None
     numbers = tuple([component.number for component in header.components])
     if numbers not in _NUMBERS:
         return f"components numbered {numbers} (expected 1, 2, 3)"
@@ -104,10 +107,7 @@ def _unlisted_color(header: JpegHeader) -> str | None:
 
 
 def read(data: Encoded) -> JpegHeader:
-    """Read the header of a JPEG: the part before the first scan.
-
-    Raises InputError if the bytes are no JPEG, end before the first scan, or contradict each other.
-    """
+    """Read a JPEG up to its first scan. Raises InputError if it is no JPEG, ends before that, or contradicts itself."""
     frame: JpegHeader | None = None
     jfif, adobe, clean = False, None, True
     exif: list[Orientation] = []
@@ -142,8 +142,7 @@ def read(data: Encoded) -> JpegHeader:
 def _segments(data: bytes | memoryview) -> Iterator[tuple[int, bytes, bool, bool]]:
     """Segments up to the header of the first scan, or up to bytes that make no sense.
 
-    (marker, body, whether stray bytes precede it, whether more than one 0xFF precedes its marker); the body is empty for tables, comments
-    and others that nobody reads.
+    (marker, body, empty where nobody reads it, whether stray bytes precede it, whether more than one 0xFF precedes its marker).
     """
     if data[:3] != MAGIC:
         raise InputError("not a JPEG")

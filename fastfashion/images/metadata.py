@@ -79,8 +79,8 @@ def is_srgb(profile: bytes | None, mode: str) -> bool:
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Convert an image of mode "L", "RGB" or "CMYK" to sRGB, of mode "RGB"; the same image if its profile changes nothing.
 
-    Relative colorimetric, through LittleCMS: a colour that sRGB has stays that colour, what sRGB lacks is clipped. Perceptual tables would
-    move all colours a little, each maker's in another way. A damaged profile, or one for another kind of image, counts as none.
+    Relative colorimetric, through LittleCMS: what sRGB lacks is clipped, all else stays. A damaged profile, or one for another kind of
+    image, counts as none.
     """
     transform = _transform(profile, image.mode) if profile else None
     if transform is None:
@@ -137,8 +137,7 @@ class PngFile:
 def read_png(data: bytes | memoryview) -> PngFile:
     """Keep the chunks of a PNG that its pixels depend on (W3C PNG, third edition); damaged ones stay, for Pillow to refuse.
 
-    Pillow refuses a PNG for a text that is large once unpacked or has a wrong checksum, and its limits hold for the whole process. Without
-    its ancillary chunks an animation is its first frame.
+    Pillow refuses a PNG for a text that is large once unpacked or has a wrong checksum. Without other chunks an animation is one frame.
     """
     view = memoryview(cast(bytes, data))
     kept: list[bytes | memoryview] = [view[: len(PNG_MAGIC)]]

@@ -38,10 +38,7 @@ class Opened:
 
 
 def open_image(data: Encoded, header: JpegHeader | None) -> Opened:
-    """Read the header of an image of any format; `header` is a JPEG's, if it could be read.
-
-    Raises Image.UnidentifiedImageError or NotThisKindError if it is no image.
-    """
+    """Read the header of any format; `header`: a JPEG's, if it could be read. Raises UnidentifiedImageError or NotThisKindError."""
     raw = bytes(data)
     png = read_png(raw) if raw.startswith(PNG_MAGIC) else None
     image = _identified(png.data if png else raw)
@@ -80,7 +77,9 @@ def to_rgb(opened: Opened) -> np.ndarray:
     if opened.image.format == "TIFF":
         layers = [_eight_bits_tiff(opened.image)]
     elif opened.png and key and len(key) == 3:
-        layers.append(_low_bytes(opened.png))
+        low = _identified(opened.png.data)  # Pillow keeps the high byte of a sample: in the other byte order it keeps the low one
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # type: ignore[attr-defined]
+        layers.append(low)
     for layer in layers:
         layer.load()
     width, height = layers[0].size
@@ -122,13 +121,6 @@ def _eight_bits(bands: list[Image.Image], key: tuple[int, ...] | None) -> Image.
     high_bytes, low_bytes = (np.asarray(band) for band in bands)
     differs = ((high_bytes != np.array(key) >> 8) | (low_bytes != np.array(key) & 255)).any(axis=-1)
     return Image.fromarray(np.dstack([high_bytes, np.where(differs, 255, 0).astype(np.uint8)]))
-
-
-def _low_bytes(png: PngFile) -> Image.Image:
-    """The low bytes of a PNG of 16 bits: Pillow keeps the high byte of each sample, so it reads the samples in the other byte order."""
-    low = _identified(png.data)
-    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # type: ignore[attr-defined]
-    return low
 
 
 def _eight_bits_tiff(image: Image.Image) -> Image.Image:

@@ -44,10 +44,7 @@ def draw_sheet(
     height_px: int = TILE_HEIGHT_PX,
     width_px: int = TILE_WIDTH_PX,
 ) -> "Image":
-    """Draw at least one group, `columns` of them side by side, as an RGB image.
-
-    An image is scaled to fit its tile of height_px x width_px, and centred. Text is cut at the width that it has.
-    """
+    """Draw groups, `columns` of them side by side; images are scaled to fit their tiles, and centred, text is cut where its room ends."""
     from PIL import Image, ImageDraw, ImageFont
 
     title_px = TITLE_PX if any(group.title for group in groups) else 0

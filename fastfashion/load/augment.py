@@ -52,10 +52,9 @@ def apply_torch(images: torch.Tensor, part: Part) -> None:
 
 
 def mix(images: torch.Tensor, part: Part) -> torch.Tensor:
-    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of each image of uint8 (B, H, W, 3) with its partner, on their device.
+    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of uint8 (B, H, W, 3); a new tensor, or `images` if nothing is mixed.
 
-    Mixup: the weighted mean of both, rounded; cutmix, if `pasted` is not all 0: the partner's pixels inside that box. Returns a new
-    tensor, or `images` itself if nothing is mixed.
+    Mixup: the weighted mean of both, rounded; cutmix, if `pasted` is not all 0: the partner's pixels inside that box.
     """
     if part.partners is None or (part.partners == np.arange(len(part.partners))).all():
         return images

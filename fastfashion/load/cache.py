@@ -59,11 +59,10 @@ class CacheFolder:
     def bring(
         self, entry: ShardEntry, fill: Callable[[Path], object], spared: Set[str], *, urgent: bool, on_bytes: Callable[[int], None]
     ) -> Path | None:
-        """A shard's file, which `fill` fetches if it is not here; it appears under its name complete or not at all.
+        """A shard's file, which `fill` fetches if it is not here; one that is here is hashed first, with calls of `on_bytes`.
 
-        A file that is here is hashed first, with calls of `on_bytes`, and replaced if it is another. None while another thread or process
-        fetches it, or if there is no room at present: the shards in `spared`, by sha256, are evicted only for an urgent one. What `fill`
-        raises is raised, except an OSError: that is the disk's, and becomes a ConfigError.
+        None while another thread or process fetches it, or if there is no room at present: the shards in `spared`, by sha256, are evicted
+        only for an urgent one. Raises what `fill` raises, but ConfigError for an OSError: that is the disk's.
         """
         shard = self._shard(entry)
         partial = self._path / f"{shard.stem}.{entry.num_bytes}.partial"
@@ -107,14 +106,13 @@ class CacheFolder:
     def _has_hash(self, shard: Path, version: Version, entry: ShardEntry, on_bytes: Callable[[int], None]) -> bool:
         if version[2] != entry.num_bytes:
             return False
-        if self._hashed.get(entry.sha256) != version:
-            try:
-                if hash_file(shard, on_bytes, entry.num_bytes)[1] != entry.sha256 or _version(shard) != version:
-                    return False
-            except (FileNotFoundError, InputError):  # it has just been evicted, or is no regular file
-                return False
-            self._hashed[entry.sha256] = version
-        return True
+        if self._hashed.get(entry.sha256) == version:
+            return True
+        with contextlib.suppress(FileNotFoundError, InputError):  # it has just been evicted, or is no regular file
+            if hash_file(shard, on_bytes, entry.num_bytes)[1] == entry.sha256 and _version(shard) == version:
+                self._hashed[entry.sha256] = version
+                return True
+        return False
 
     def _make_room(self, mine: Path, spared: Set[str], urgent: bool) -> bool:
         """Evict shards until the folder keeps to its limit with `mine`; if that is impossible, evict nothing and return False."""
@@ -125,8 +123,12 @@ class CacheFolder:
                 used += status.st_size
                 if urgent or shard[1] not in spared:
                     evictable.append((shard[1] in spared, status.st_atime_ns, status.st_size, file.path))
-            elif (partial := _PARTIAL.fullmatch(file.name)) and (file.name == mine.name or not _remove_if_left(Path(file.path))):
-                used += int(partial[1])
+            elif partial := _PARTIAL.fullmatch(file.name):
+                if file.name == mine.name or (left := _lock(Path(file.path))) is None:
+                    used += int(partial[1])
+                else:  # of a process that was killed
+                    Path(file.path).unlink()
+                    _unlock(left)
         if used - sum(size for _, _, size, _ in evictable) > self._limit_bytes:
             return False
         for _, _, size, path in sorted(evictable):
@@ -171,7 +173,7 @@ def _touch(path: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """Create a file if there is none, and lock it for this thread until `_unlock` or the end of the process; None if it is locked."""
+    """Lock a file, made if there is none, until `_unlock` or the end of the process; None if it is locked."""
     file = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,16 +186,6 @@ def _lock(path: Path) -> int | None:
 def _unlock(file: int) -> None:
     fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: a child of this process may have the file open, too
     os.close(file)
-
-
-def _remove_if_left(path: Path) -> bool:
-    """Remove the file of a process that was killed; False if a process is still working on it."""
-    lock = _lock(path)
-    if lock is None:
-        return False
-    path.unlink()
-    _unlock(lock)
-    return True
 
 
 class Closed(RuntimeError):
@@ -210,10 +202,9 @@ class ShardSource:
         self._check = f"check the set with fastfashion verify {folder.parent}"
 
     def fetch(self, entry: ShardEntry, to: Path) -> None:
-        """Write a shard to a file; one that is not what was packed is fetched once more.
+        """Write a shard to a file. Raises OSError if that cannot be written, PackedSetError, and Closed.
 
-        Raises PackedSetError if it is gone, unavailable for `patience_s`, or still not what was packed; OSError if the file cannot be
-        written; Closed.
+        PackedSetError: it is gone, unavailable for `patience_s`, or, when fetched for the second time, still not what was packed.
         """
         address: Any = self._folder / shard_name(entry.number)
         found: list[str] = []
@@ -240,11 +231,11 @@ class ShardSource:
         """Retry storage that does not answer, after longer and longer waits of `patience_s` in all."""
         patience = remote.Patience(self._patience_s)
 
-        def is_local(error: Exception) -> bool:
+        def is_ours(error: Exception) -> bool:
             return isinstance(error, Closed | remote.UnexpectedBodyError) or getattr(error, "errno", None) in _LOCAL
 
         def retry(error: Exception) -> bool:
-            return remote.passes(error) and not remote.is_missing(error) and not is_local(error)
+            return remote.passes(error) and not remote.is_missing(error) and not is_ours(error)
 
         def on_wait(error: Exception) -> None:
             if not self._reported:
@@ -254,7 +245,7 @@ class ShardSource:
         try:
             remote.retrying(lambda: self._transfer(address, to, num_bytes), patience, retry, on_wait=on_wait, pause=self.pause)
         except Exception as error:
-            if is_local(error):
+            if is_ours(error):
                 raise
             if remote.is_missing(error):
                 raise PackedSetError(f"{address}: the shard is gone; {self._check}") from error
@@ -263,10 +254,7 @@ class ShardSource:
         self._reported = False
 
     def _transfer(self, address: Any, to: Path, num_bytes: int) -> None:
-        """Copy a file here; with fsspec's asynchronous storages, closing the source ends it half-way.
-
-        Raises UnexpectedBodyError as soon as there are more than `num_bytes`.
-        """
+        """Copy a file here, of at most `num_bytes`; with fsspec's asynchronous storages, closing the source ends it half-way."""
         storage, counted = address.fs, _counted(address, num_bytes)
         if not storage.async_impl:
             storage.get_file(address.path, str(to), callback=counted)

@@ -40,7 +40,7 @@ def is_native() -> bool:
 @cache
 def warn_if_slow() -> None:
     """Say once, on stderr, that the fast path is missing, and how to build it."""
-    if not is_native() and dist.env_int("LOCAL_RANK", 0) == 0:
+    if _native is None and dist.env_int("LOCAL_RANK", 0) == 0:
         print(f"loading is slower than it could be: {HOW_TO_BUILD}", file=sys.stderr, flush=True)
 
 
@@ -55,14 +55,19 @@ def load_crops(
 ) -> dict[int, InputError]:
     """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded images; returns decode errors by index, whose images are black.
 
-    boxes int32 (n, 4): y0, x0, y1, x1 in pixels of the whole image, whose height and width are `sizes`, int32 (n, 2); flips bool (n,);
-    kinds int8 (n,), codec.Kind from the set's index, by default read from each image. The time for reading, decoding and resizing is
-    added to `seconds`, float64 (3,). All arrays are C-contiguous.
+    boxes int32 (n, 4): y0, x0, y1, x1 in pixels of whole images, of height and width `sizes`, int32 (n, 2); flips bool (n,); kinds int8
+    (n,), codec.Kind, by default read from each image. The time for reading, decoding and resizing is added to `seconds`, float64 (3,).
     """
-    left = np.ones(len(out), dtype=np.uint8)
+    left = np.ones(len(out), dtype=np.uint8)  # `_native` sets those that it could load to 0
     if _native is not None:
         plain = np.array([codec.kind(data) for data in encoded], dtype=np.int8) if kinds is None else kinds
-        _load_plain(encoded, np.flatnonzero(plain != codec.Kind.OTHER), (boxes, sizes, flips), out, left, seconds)
+        (height, width), some = out.shape[1:3], np.flatnonzero(plain != codec.Kind.OTHER)
+        if len(some) == len(out):
+            _native.load_crops(list(encoded), boxes, sizes, flips, out, height, width, OVERSAMPLE, left, seconds)
+        elif len(some):
+            crops, missed, data = np.empty((len(some), *out.shape[1:]), dtype=np.uint8), left[some], [encoded[i] for i in some.tolist()]
+            _native.load_crops(data, boxes[some], sizes[some], flips[some], crops, height, width, OVERSAMPLE, missed, seconds)
+            out[some], left[some] = crops, missed
     errors = {}
     for i in np.flatnonzero(left).tolist():
         try:
@@ -71,24 +76,6 @@ def load_crops(
             errors[i] = error
             out[i] = 0
     return errors
-
-
-def _load_plain(
-    encoded: Sequence[np.ndarray],
-    plain: np.ndarray,
-    how: tuple[np.ndarray, np.ndarray, np.ndarray],
-    out: np.ndarray,
-    left: np.ndarray,
-    seconds: np.ndarray,
-) -> None:
-    """Load the images at `plain`, int64 (k,), with `_native`; it sets `left`, uint8 (n,), to 0 for those that it could load."""
-    if len(plain) == len(out):
-        _native.load_crops(list(encoded), *how, out, out.shape[1], out.shape[2], OVERSAMPLE, left, seconds)
-    elif len(plain):
-        some = np.empty((len(plain), *out.shape[1:]), dtype=np.uint8), np.ones(len(plain), dtype=np.uint8)
-        boxes, sizes, flips = (values[plain] for values in how)
-        _load_plain([encoded[i] for i in plain.tolist()], np.arange(len(plain)), (boxes, sizes, flips), *some, seconds)
-        out[plain], left[plain] = some
 
 
 def resize_crops(images: np.ndarray, places: np.ndarray, boxes: np.ndarray, flips: np.ndarray, out: np.ndarray) -> None:

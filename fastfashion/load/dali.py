@@ -20,11 +20,10 @@ import torch
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.images import codec
 from fastfashion.load.augment import apply
-from fastfashion.load.batch import Batch, Profile, Skipped
 from fastfashion.load.crops import load_crop
-from fastfashion.load.life import Batches, Buffers, Life
+from fastfashion.load.life import Backend, Batches, Buffers
 from fastfashion.load.plan import Part
-from fastfashion.load.spec import LoaderSpec, Planned, undecodable
+from fastfashion.load.spec import Batch, LoaderSpec, Planned, undecodable
 
 HW_DECODER_LOAD = 0.65  # DALI's own default
 
@@ -46,7 +45,7 @@ class Row(IntEnum):
     REFUSED = 2  # not what the index says, or DALI has failed on it: it gets the crop
 
 
-class DaliLoader:
+class DaliLoader(Backend):
     """Keeps `spec.prefetch` batches in progress in a DALI pipeline that is fed from the plan."""
 
     def __init__(self, spec: LoaderSpec) -> None:
@@ -56,11 +55,7 @@ class DaliLoader:
             raise ConfigError(
                 f"the dali loader needs NVIDIA DALI ({error}): pip install nvidia-dali-cuda120, or use --set data.backend=threads"
             ) from error
-        self.num_steps = spec.plan.num_steps
-        self.skipped: dict[int, Skipped] = {}
-        self._spec = spec
-        self._profile = spec.profile or Profile()
-        self._life = Life()
+        super().__init__(spec)
         self._planned: Iterator[Planned] = iter(())
         self._fed: deque[Planned] = deque()  # in the pipeline
         self._errors: dict[int, InputError] = {}  # by row: decode errors
@@ -70,9 +65,6 @@ class DaliLoader:
         self._pipeline = build_pipeline(spec, self._feed)
         self._state = State.IDLE
 
-    def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return self._life.hand_out(self._steps(epoch, start), self._spec.num_batches(start))
-
     def _steps(self, epoch: int, start: int) -> Batches:
         self._planned = self._spec.planned(epoch, start)
         self._start()
@@ -81,7 +73,7 @@ class DaliLoader:
                 yield self._finish(output, self._fed.popleft())
         finally:
             self._planned = iter(())
-            while self._state is State.RUNNING and self._life.may_clean_up:  # left half-way: empty it, so that the next epoch starts clean
+            while self._state is State.RUNNING and self._may_clean_up:  # left half-way: empty it, so that the next epoch starts clean
                 self._run()
             self._fed.clear()
 
@@ -141,7 +133,7 @@ class DaliLoader:
         part = planned.part
         encoded = [self._spec.images.encoded(row) for row in part.fetch.tolist()]
         self._profile.add(read_s=time.perf_counter() - started)
-        self._check(part.fetch, encoded)
+        self._check_sizes(part.fetch, encoded)
         start, end, flips = part.boxes[:, :2].copy(), part.boxes[:, 2:].copy(), part.flips.astype(np.int32)
         if len(places := self._not_for_dali(part.fetch)):
             for place, crop in zip(places.tolist(), self._crops(encoded, part, places), strict=True):
@@ -149,7 +141,7 @@ class DaliLoader:
             start[places], end[places], flips[places] = 0, self._spec.images_shape[1:3], 0
         return encoded, start, end, flips
 
-    def _check(self, rows: np.ndarray, encoded: list[np.ndarray]) -> None:
+    def _check_sizes(self, rows: np.ndarray, encoded: list[np.ndarray]) -> None:
         """Refuse images that are not what the index says; DALI itself would allocate memory for any number of pixels."""
         images = self._spec.images
         errors = images.unlike(rows, encoded)
@@ -162,10 +154,8 @@ class DaliLoader:
             except InputError as error:
                 errors[place] = error
         for place, reason in errors.items():
-            self._refuse(int(rows[place]), reason)
-
-    def _refuse(self, row: int, error: InputError) -> None:
-        self._errors[row], self._rows[row] = error, Row.REFUSED
+            row = int(rows[place])
+            self._errors[row], self._rows[row] = reason, Row.REFUSED
 
     def _not_for_dali(self, rows: np.ndarray) -> np.ndarray:
         """Indices of images that DALI does not decode, or not to the right pixels."""
@@ -193,7 +183,7 @@ class DaliLoader:
         return self._pool.map(crop, places.tolist())
 
     def _find_cause(self, error: RuntimeError) -> None:
-        """Decode the images in the pipeline one by one: DALI does not say which one failed. Raises PackedSetError unless it may be skipped.
+        """Decode the images in the pipeline one by one: DALI does not say which failed. Raises PackedSetError unless it may be skipped.
 
         If each decodes, DALI gets no bytes of them from then on, but their crops: an index may call an image plain that is not.
         """
@@ -208,24 +198,21 @@ class DaliLoader:
             except InputError as reason:
                 if self._spec.on_bad != "skip":
                     raise undecodable(images, row, reason) from error
-                self._refuse(row, reason)
+                self._errors[row], self._rows[row] = reason, Row.REFUSED
         if not (self._rows[rows] == Row.REFUSED).any():
             self._rows[rows] = Row.REFUSED
 
     def close(self) -> None:
-        self._life.close()
+        super().close()
         self._state, self._pipeline = State.CLOSED, None
         self._pool.shutdown(wait=True, cancel_futures=True)
-        if self._spec.cache is not None:
-            self._spec.cache.close()
 
 
 def uses_nvjpeg(spec: LoaderSpec) -> bool:
     """Whether nvJPEG decodes, which cannot do all that libjpeg can (observed on an H200, DALI 2.4.0).
 
-    - Before version 13.2 it cannot decode a part of an image with fancy upsampling, and DALI would use the CPU. So it decodes whole images,
-      and crops are cut out of them, with the same result. A CPU decodes parts, which is faster.
-    - It decodes a gray JPEG to wrong pixels, without an error. So a gray JPEG is decoded beforehand, and DALI gets the crop.
+    Before version 13.2 it cannot decode a part of an image with fancy upsampling: it gets whole images, and crops are cut out of them.
+    It decodes a gray JPEG to wrong pixels, without an error: DALI gets the finished crop.
     """
     return spec.device.type == "cuda"
 

@@ -21,9 +21,8 @@ _CROSSED = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, 1], [0, -1, 0]] @ _YIQ  # th
 def draw_crops(uniforms: np.ndarray, heights_px: np.ndarray, widths_px: np.ndarray, augment: AugmentConfig) -> np.ndarray:
     """Boxes y0, x0, y1, x1 in pixels, int32 (L, 4), the ends exclusive; from four lines.
 
-    A crop covers a share of the image uniform in [min_area, 1], its aspect ratio changed by a factor log-uniform in
-    [1/max_stretch, max_stretch] against the image's own, at a place uniform over all that fit. (torchvision's
-    RandomResizedCrop draws an absolute ratio and retries if it does not fit; product images all share one shape.)
+    A crop covers a share of the image uniform in [min_area, 1], its aspect ratio changed by a factor log-uniform in [1/max_stretch,
+    max_stretch] against the image's own (torchvision's RandomResizedCrop draws an absolute one), at a place uniform over all that fit.
     """
     area_u, stretch_u, y_u, x_u = uniforms
     area = augment.min_area + (1 - augment.min_area) * area_u

@@ -1,37 +1,49 @@
-"""The life of a loader: who may iterate it, and memory for its batches."""
+"""What all backends share: who may iterate a loader, and memory for its batches."""
 
 import os
 import sys
 import threading
 from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from fastfashion.errors import ConfigError
-from fastfashion.load.batch import Batch
+from fastfashion.load.spec import Batch, LoaderSpec, Profile, Skipped
+
+if TYPE_CHECKING:
+    import torch
 
 Batches = Generator[Batch, None, None]
 
 
-class Life:
-    """A loader belongs to the process that opened it, and to one iteration at a time. A forked child may open another from the spec."""
+class Backend:
+    """A Loader, up to `_steps`: of the process that opened it (a forked child may open another), and of one live iterator."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: LoaderSpec) -> None:
+        self.num_steps = spec.plan.num_steps
+        self.skipped: dict[int, Skipped] = {}  # by row, under on_bad="skip"
+        self._spec, self._profile = spec, spec.profile or Profile()
         self._process, self._closed, self._live = os.getpid(), False, threading.Lock()
 
+    def _steps(self, epoch: int, start: int) -> Batches:
+        raise NotImplementedError
+
     @property
-    def may_clean_up(self) -> bool:
+    def _may_clean_up(self) -> bool:
         """Whether threads and pipelines still answer: not in a forked child, and not while the interpreter exits."""
         return os.getpid() == self._process and not sys.is_finalizing()
 
     def close(self) -> None:
+        """End all threads."""
         self._closed = True
+        if self._spec.cache is not None:
+            self._spec.cache.close()  # first: a thread may be waiting for a shard
 
-    def hand_out(self, batches: Batches, count: int) -> Iterator[Batch]:
-        """Yield `count` batches. Raises ConfigError in another process, after `close`, and during another live iteration.
+    def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start`; with the last one in hand, a consumer may iterate again at once.
 
-        `batches` has ended when the last one is yielded, so that a consumer of `count` batches may iterate again at once.
+        Raises ConfigError in a forked child, while another iterator is neither finished nor closed, and after `close`.
         """
         self._check()
         if not self._live.acquire(blocking=False):
@@ -39,9 +51,9 @@ class Life:
                 "this loader has another live iterator, and batches of the two would be mixed: finish that one, close it "
                 "(`batches.close()`), or open a second loader"
             )
-        ended = False
+        batches, ended = self._steps(epoch, start), False
         try:
-            for left in range(count - 1, -1, -1):
+            for left in range(self._spec.num_batches(start) - 1, -1, -1):
                 batch = next(batches)
                 if not left:
                     assert next(batches, None) is None, "the loader has more batches than the epoch"
@@ -62,18 +74,19 @@ class Life:
 
 
 class Buffers:
-    """uint8 tensors of one shape on the CPU, reused once nothing refers to one any more; slices and `.numpy()` refer to it, too.
+    """uint8 tensors of one shape on the CPU, at most `keep` of which are reused once nothing refers to them; for one thread.
 
-    Fresh memory costs a page fault every 4 KB: for 64 images of 224x224 as much as resizing them. At most `keep` tensors are kept for
-    reuse. For one thread.
+    Slices and `.numpy()` refer to a tensor, too. Fresh memory costs page faults: for 64 images of 224x224 as much as resizing them.
     """
 
     def __init__(self, shape: tuple[int, ...], keep: int) -> None:
         self._shape, self._keep = shape, keep
         self._arrays: list[np.ndarray] = []
 
-    def take(self) -> torch.Tensor:
+    def take(self) -> "torch.Tensor":
         """An uninitialised tensor."""
+        import torch
+
         for array in self._arrays:
             if sys.getrefcount(array) == 3:  # the list, this variable and the argument; a tensor's storage would be one more
                 return torch.from_numpy(array)

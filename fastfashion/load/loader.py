@@ -8,8 +8,7 @@ from dataclasses import replace
 from fastfashion.config import BACKENDS
 from fastfashion.errors import ConfigError
 from fastfashion.files import is_remote
-from fastfashion.load.batch import Loader
-from fastfashion.load.spec import LoaderSpec
+from fastfashion.load.spec import Loader, LoaderSpec
 
 
 def open_loader(spec: LoaderSpec) -> Loader:

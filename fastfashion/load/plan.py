@@ -6,8 +6,8 @@ another number of processes, sees the same images.
 
     rows ─► order(epoch) ─► step s: positions [s·n/S, (s+1)·n/S) ─► rank r: its even share, padded with row -1
 
-The order is a permutation of all rows. For sets larger than memory it is a permutation of the shards, cut into windows of `window_shards`,
-and one of the rows inside each window, computed when a step needs it: then only a window's shards are read at a time.
+The order is a permutation of all rows. For sets larger than memory it is one of the shards, cut into windows of `window_shards`, and one
+of the rows inside each window, computed when a step needs it: then only a window's shards are read at a time.
 """
 
 import math
@@ -61,22 +61,12 @@ class Step(Samples):
         taken[: end - first] = np.arange(first, end)
         fetch = self.rows[taken]
         real = np.arange(num_slots) < end - first
-        mixed: dict[str, np.ndarray] = {}
+        more = {name: values[taken] for name in ("colours", "erased") if (values := getattr(self, name)) is not None}
         if self.partners is not None and self.shares is not None and self.pasted is not None:
-            mixed = {
-                "partners": np.where(real, self.partners[taken] - taken[0], np.arange(num_slots)),
-                "shares": np.where(real, self.shares[taken], np.float32(1)),
-                "pasted": np.where(real[:, None], self.pasted[taken], np.float32(0)),
-            }
-        return Part(
-            rows=np.where(real, fetch, -1),
-            fetch=fetch,
-            boxes=self.boxes[taken],
-            flips=self.flips[taken],
-            colours=None if self.colours is None else self.colours[taken],
-            erased=None if self.erased is None else self.erased[taken],
-            **mixed,
-        )
+            more["partners"] = np.where(real, self.partners[taken] - taken[0], np.arange(num_slots))
+            more["shares"] = np.where(real, self.shares[taken], np.float32(1))
+            more["pasted"] = np.where(real[:, None], self.pasted[taken], np.float32(0))
+        return Part(rows=np.where(real, fetch, -1), fetch=fetch, boxes=self.boxes[taken], flips=self.flips[taken], **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +183,9 @@ class Plan:
             return Step(rows=rows, boxes=boxes.astype(np.int32), flips=np.zeros(len(rows), dtype=bool))
 
         def uniforms(stream: int, lines: int) -> np.ndarray:
-            return self._uniforms(epoch, stream, position, len(rows))[:lines]
+            """float64 in [0, 1), (lines, L)."""
+            raw = self._philox(epoch, stream, position * _UNIFORMS_PER_SAMPLE // 4).random_raw(len(rows) * _UNIFORMS_PER_SAMPLE)
+            return ((raw.reshape(len(rows), _UNIFORMS_PER_SAMPLE).T >> np.uint64(11)) * 2.0**-53)[:lines]
 
         crops = uniforms(_CROP_STREAM, 5)
         partners, shares, pasted = draw_mixing(uniforms(_MIX_STREAM, 4), self.augment) if self._mixes else (None, None, None)
@@ -207,11 +199,6 @@ class Plan:
             shares=shares,
             pasted=pasted,
         )
-
-    def _uniforms(self, epoch: int, stream: int, position: int, count: int) -> np.ndarray:
-        """float64 in [0, 1), (8, count), for `count` positions from `position`."""
-        raw = self._philox(epoch, stream, position * _UNIFORMS_PER_SAMPLE // 4).random_raw(count * _UNIFORMS_PER_SAMPLE)
-        return (raw.reshape(count, _UNIFORMS_PER_SAMPLE).T >> np.uint64(11)) * 2.0**-53
 
     def _philox(self, epoch: int, stream: int, block: int = 0, window: int = 0) -> np.random.Philox:
         counter = np.array([block, window, 0, stream], dtype=np.uint64)

@@ -27,10 +27,9 @@ MAX_ROWS_AHEAD = 1 << 18  # of the plan, kept in memory
 def open_cached(
     images: Resolution, cache_dir: str, limit_bytes: int, *, permuted: bool = False, patience_s: float = PATIENCE_S
 ) -> "tuple[Resolution, ShardCache]":
-    """The images of a remote set, read through a cache, and the cache.
+    """The images of a remote set, read through a cache, and the cache. Raises ConfigError if the limit is smaller than a shard.
 
-    `permuted` means that they will be read in one permutation over the whole set: if the cache is smaller than the set, a line on stderr
-    names the better way. Raises ConfigError if the limit is smaller than a shard, or the folder cannot be created.
+    `permuted`: they will be read in one permutation over the whole set; if the cache is smaller, a line on stderr names the better way.
     """
     sizes = [entry.num_bytes for entry in images.manifest.shards]
     if max(sizes, default=0) > limit_bytes:
@@ -49,11 +48,7 @@ def open_cached(
 
 
 class ShardCache:
-    """Yields the steps of a plan, each once its shards are here.
-
-    Shards that this process wants soon stay mapped into memory. So a file that is evicted for another shard need not be fetched again, and
-    disk space over the limit is in use only during a step that needs it.
-    """
+    """Yields the steps of a plan, each once its shards are here; those wanted soon stay mapped, even if they are evicted."""
 
     def __init__(self, images: Resolution, folder: CacheFolder, limit_bytes: int, patience_s: float = PATIENCE_S) -> None:
         self.images = replace(images, local=self.local, _maps={})
@@ -69,14 +64,16 @@ class ShardCache:
         self._failed: dict[int, Exception] = {}  # of threads that fetch ahead, to be raised when the shard is needed
 
     def ahead(self, parts: Iterator[tuple[Step, Part]], in_use: int = 5) -> Iterator[tuple[Step, Part]]:
-        """The same steps; meanwhile the shards of later ones are fetched in the order in which they are needed.
+        """The same steps, of which the consumer may still be using the last `in_use`; meanwhile the shards of later ones are fetched.
 
-        The consumer may still be using the last `in_use` steps that it took. Raises ConfigError if one step needs more than the limit,
-        PackedSetError if a shard that a step needs cannot be fetched, Closed after `close`.
+        Raises ConfigError if one step needs more than the limit, PackedSetError if its shard cannot be fetched, Closed after `close`.
         """
         coming: deque[tuple[Step, Part, list[int]]] = deque()
         taken: deque[list[int]] = deque()
-        self._start_threads()
+        while len(self._threads) < THREADS:
+            # Daemons: an interpreter that exits without `close` need not wait for a server.
+            self._threads.append(threading.Thread(target=self._work, name=f"shards-{len(self._threads)}", daemon=True))
+            self._threads[-1].start()
         try:
             while self._look_ahead(parts, coming):
                 step, part, numbers = coming[0]
@@ -152,13 +149,6 @@ class ShardCache:
             self._todo.extendleft(reversed(self._put_off))
             self._put_off.clear()
             self._changed.notify_all()
-
-    def _start_threads(self) -> None:
-        with self._changed:
-            while len(self._threads) < THREADS:
-                # Daemons: an interpreter that exits without `close` need not wait for a server.
-                self._threads.append(threading.Thread(target=self._work, name=f"shards-{len(self._threads)}", daemon=True))
-                self._threads[-1].start()
 
     def _work(self) -> None:
         while True:

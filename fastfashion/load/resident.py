@@ -20,10 +20,9 @@ import torch
 
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load.augment import apply
-from fastfashion.load.batch import Batch, Loader
 from fastfashion.load.crops import load_crops, resize_crops
 from fastfashion.load.plan import Part
-from fastfashion.load.spec import LoaderSpec, Planned
+from fastfashion.load.spec import Batch, Loader, LoaderSpec, Planned
 from fastfashion.load.threads import CHUNK, DecodeErrors, Started, ThreadsLoader
 
 SHARE_OF_MEMORY = 0.8  # of free memory; the rest is for the model and other programs
@@ -186,10 +185,7 @@ def resize_on_device(images: torch.Tensor, boxes: torch.Tensor, flips: torch.Ten
 
 
 def filter_weights(starts: torch.Tensor, ends: torch.Tensor, size: int, source: int) -> torch.Tensor:
-    """Triangle filter from [start, end) of `source` pixels to `size`: float32 (B, size, source), each row summing to 1.
-
-    As wide as an output pixel, at least as a source pixel; pixels outside of the box have no weight, as in load/_native.c.
-    """
+    """Triangle filter from [start, end) of `source` pixels to `size`, as in load/_native.c: float32 (B, size, source), rows sum to 1."""
     at = torch.arange(source, device=starts.device)
     scale = ((ends - starts) / size)[:, None, None]
     centre = starts[:, None, None] + (torch.arange(size, device=starts.device)[None, :, None] + 0.5) * scale

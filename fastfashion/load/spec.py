@@ -1,14 +1,14 @@
-"""What to load: a plan, a packed resolution, an input size, a device."""
+"""What to load: a plan, a packed resolution, an input size, a device; and what a loader is and yields."""
 
+import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from fastfashion.config import Size
 from fastfashion.errors import PackedSetError
-from fastfashion.load.batch import Batch, Profile, Skipped
 from fastfashion.load.plan import Part, Plan, Step
 from fastfashion.shards import PackedSet, Resolution
 
@@ -19,6 +19,61 @@ if TYPE_CHECKING:
 
 SIZE_STEP_PX = 16  # automatic sizes are multiples of it; the usual backbones divide by 32, padding the odd half
 MAX_AUTO_SHORT_PX = 224
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a step, on the loader's device."""
+
+    images: "torch.Tensor"  # uint8 (B, H, W, 3), RGB
+    labels: "torch.Tensor"  # int64 (B, T), -1 for padding and for a row without that label
+    rows: "torch.Tensor"  # int64 (B,), -1 for padding
+    num_labelled: tuple[int, ...]  # T: labelled rows of the whole global batch, the divisor of a mean over all ranks
+    partners: "torch.Tensor | None" = None  # int64 (B,): index in this batch of the image to mix with; None: no mixing
+    shares: "torch.Tensor | None" = None  # float32 (B,): weight of the image itself in the mixture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """An image that is left out because of a decode error."""
+
+    row: int
+    where: str  # id, shard and offset
+    reason: str
+
+
+@dataclass(kw_only=True)
+class Profile:
+    """The time of loading in seconds, by what it is spent on: summed over threads, except `wait_s`."""
+
+    read_s: float = 0.0  # bringing encoded bytes into memory
+    decode_s: float = 0.0
+    resize_s: float = 0.0  # cropping, resizing, flipping, and the other augmentations
+    copy_s: float = 0.0  # from buffers of the loader to the batch and its device
+    wait_s: float = 0.0  # of the consumer, for its next batch
+    num_images: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def reset(self) -> None:
+        self.read_s = self.decode_s = self.resize_s = self.copy_s = self.wait_s = 0.0
+        self.num_images = 0
+
+    def add(self, **values: float) -> None:
+        """Add to several of the numbers at once, from any thread."""
+        with self._lock:
+            for name, value in values.items():
+                setattr(self, name, getattr(self, name) + value)
+
+
+class Loader(Protocol):
+    """Batches of an epoch, `spec.micro_batches` of them a step, in the plan's order; life.py says who may iterate it."""
+
+    num_steps: int
+    skipped: dict[int, Skipped]  # by row, under on_bad="skip"
+
+    def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +140,7 @@ class LoaderSpec:
         return np.stack([self.images.height_px[rows], self.images.width_px[rows]], axis=1).astype(np.int32)
 
     def batch(self, images: "torch.Tensor", planned: Planned, errors: Mapping[int, Exception], skipped: dict[int, Skipped]) -> Batch:
-        """Combine images with labels and rows, and mix them as planned.
-
-        `errors` has decode errors by slot: raises PackedSetError, or masks their images and adds them to `skipped`.
-        """
+        """Combine images with labels and rows, and mix them; for `errors`, by slot, raise PackedSetError, or mask and list in `skipped`."""
         import torch
 
         from fastfashion.load.augment import mix
@@ -104,16 +156,11 @@ class LoaderSpec:
         images = mix(images, part)
 
         rows, codes = (self.to_device(torch.from_numpy(values)) for values in (part.rows, labels))
-        if part.partners is None or part.shares is None:
-            return Batch(images, codes, rows, planned.num_labelled)
-        partners, shares = (self.to_device(torch.from_numpy(values)) for values in (part.partners, part.shares))
-        return Batch(images, codes, rows, planned.num_labelled, partners, shares)
+        mixed = () if part.partners is None or part.shares is None else (part.partners, part.shares)
+        return Batch(images, codes, rows, planned.num_labelled, *(self.to_device(torch.from_numpy(values)) for values in mixed))
 
     def to_device(self, tensor: "torch.Tensor") -> "torch.Tensor":
-        """The tensor on the loader's device.
-
-        On the CPU `.to` is not even called: it releases Python's lock, and may then wait a millisecond to get it back.
-        """
+        """The tensor on the loader's device; on the CPU without `.to`, which may wait a millisecond for Python's lock."""
         return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
 
 

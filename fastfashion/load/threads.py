@@ -14,11 +14,10 @@ import torch
 
 from fastfashion.errors import InputError
 from fastfashion.load.augment import apply_one
-from fastfashion.load.batch import Batch, Profile, Skipped
 from fastfashion.load.crops import load_crops, warn_if_slow
-from fastfashion.load.life import Batches, Buffers, Life
+from fastfashion.load.life import Backend, Batches, Buffers
 from fastfashion.load.plan import Part
-from fastfashion.load.spec import LoaderSpec, Planned
+from fastfashion.load.spec import Batch, LoaderSpec, Planned
 
 CHUNK = 16  # images a task: with one a task, the overhead costs a fifth of the rate
 
@@ -36,32 +35,22 @@ class Started:
     def wait(self) -> DecodeErrors:
         return {slot: error for task in self.tasks for slot, error in task.result().items()}
 
-    def cancel(self) -> None:
-        for task in self.tasks:
+
+def _cancel_tasks(future: "Future[Started | None]") -> None:
+    if future.exception() is None and (started := future.result()) is not None:
+        for task in started.tasks:
             task.cancel()
 
 
-def _cancel_started(future: "Future[Started | None]") -> None:
-    if future.exception() is None and (started := future.result()) is not None:
-        started.cancel()
-
-
-class ThreadsLoader:
+class ThreadsLoader(Backend):
     """Works on `spec.workers` threads of this process, `spec.prefetch` batches ahead; one more thread plans."""
 
     def __init__(self, spec: LoaderSpec) -> None:
         warn_if_slow()
-        self.num_steps = spec.plan.num_steps
-        self.skipped: dict[int, Skipped] = {}
-        self._spec = spec
-        self._profile = spec.profile or Profile()
-        self._life = Life()
+        super().__init__(spec)
         self._buffers = Buffers(spec.images_shape, keep=spec.prefetch + 4)
         self._pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="loader")
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
-
-    def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return self._life.hand_out(self._steps(epoch, start), self._spec.num_batches(start))
 
     def _steps(self, epoch: int, start: int) -> Batches:
         coming = self._planned(epoch, start)
@@ -72,10 +61,10 @@ class ThreadsLoader:
                 ahead.append(self._planner.submit(self._start_next, coming))
                 yield self._finish(started)
         finally:
-            if self._life.may_clean_up:
+            if self._may_clean_up:
                 for future in ahead:
                     if not future.cancel():
-                        future.add_done_callback(_cancel_started)  # without waiting: it may itself wait for a shard
+                        future.add_done_callback(_cancel_tasks)  # without waiting: it may itself wait for a shard
 
     def _planned(self, epoch: int, start: int) -> Iterator[Planned]:
         return self._spec.planned(epoch, start)
@@ -131,8 +120,6 @@ class ThreadsLoader:
         return batch
 
     def close(self) -> None:
-        self._life.close()
-        if self._spec.cache is not None:
-            self._spec.cache.close()  # first: the planner may be waiting for a shard
+        super().close()
         self._planner.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -12,20 +12,9 @@ from fastfashion.catalog.styles import USABLE_LABEL
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import publish_folder, publish_json, unreadable
+from fastfashion.model import weights
 from fastfashion.model.net import Classifier, build_classifier
-from fastfashion.model.weights import (
-    BEST,
-    DESCRIPTION,
-    MAX_DESCRIPTION_BYTES,
-    WEIGHTS,
-    checksum,
-    misfit,
-    read_safetensors,
-    read_shapes,
-    shapes_of,
-    weights_file,
-    wrong_numbers,
-)
+from fastfashion.model.weights import DESCRIPTION, WEIGHTS
 from fastfashion.untrusted import Format, Sha256, described, file_sha256, parse_description, parse_json, read_limited
 
 FORMAT = Format("fastfashion-model", oldest=2, newest=3, sealed=3)  # 2: with temperatures and flip_average; 3: with checksums
@@ -78,10 +67,10 @@ def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
     try:
         description = read_description(folder)
         with torch.device("meta"):
-            expected = shapes_of(_build(description).state_dict())
-        if wrong := misfit(read_shapes(path), expected):
+            expected = weights.shapes_of(_build(description).state_dict())
+        if wrong := weights.misfit(weights.read_shapes(path), expected):
             raise InputError(f"{path}: does not fit {description.model} and the classes in {DESCRIPTION}: {wrong}; {WAY_OUT}")
-        tensors = read_safetensors(path)
+        tensors = weights.read_safetensors(path)
     except FileNotFoundError as error:
         raise InputError(
             f"{folder}: no trained model here ({error.filename or error} is missing); expected a run that finished an epoch"
@@ -92,7 +81,7 @@ def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
         raise
     except Exception as error:
         raise InputError(f"{folder}: not a readable model: {error}; {WAY_OUT}") from error
-    if wrong := wrong_numbers(tensors):
+    if wrong := weights.wrong_numbers(tensors):
         raise InputError(f"{path}: {wrong}, so the model has no answers; {WAY_OUT}")
     for name in ("temperatures", "std"):
         if not (tensors[name] > 0).all():
@@ -115,10 +104,10 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 def read_description(folder: Path) -> ModelDescription:
     """The description in best/. Raises InputError if it, or the weights beside it, have changed since they were written; OSError."""
-    data = read_limited(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES)
+    data = read_limited(folder / DESCRIPTION, weights.MAX_DESCRIPTION_BYTES)
     description = parse_description(data, FORMAT, ModelDescription, str(folder / DESCRIPTION), InputError, WAY_OUT)
     try:
-        found = checksum(folder / WEIGHTS) if description.sha256 else None
+        found = weights.checksum(folder / WEIGHTS) if description.sha256 else None
     except (FastfashionError, OSError):
         raise
     except Exception as error:  # safetensors has errors of its own
@@ -130,12 +119,12 @@ def read_description(folder: Path) -> ModelDescription:
 
 def weights_description(given: str) -> ModelDescription | None:
     """The description of what --weights names; None if it is no run's. Raises InputError if a run's description is damaged."""
-    folder = weights_file(given).parent
+    folder = weights.weights_file(given).parent
     if not (folder / DESCRIPTION).is_file():
         return None
-    if folder != Path(given) / BEST:  # a folder of something else may have a file of that name
+    if folder != Path(given) / weights.BEST:  # a folder of something else may have a file of that name
         try:
-            head = parse_json(read_limited(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES), dict[str, object], "", InputError, "")
+            head = parse_json(read_limited(folder / DESCRIPTION, weights.MAX_DESCRIPTION_BYTES), dict[str, object], "", InputError, "")
         except FastfashionError:
             return None
         if head.get("format") != FORMAT.name:
@@ -151,7 +140,7 @@ def keep_heads(model: Classifier, classes: Mapping[str, Sequence[str]], given: s
     description = weights_description(given)
     if description is None:
         return ""
-    tensors = read_safetensors(weights_file(given))
+    tensors = weights.read_safetensors(weights.weights_file(given))
     kept, new = [], []
     for task, names in classes.items():
         before = description.classes.get(task)
@@ -162,18 +151,13 @@ def keep_heads(model: Classifier, classes: Mapping[str, Sequence[str]], given: s
         elif sorted(before) != sorted(names):
             new.append(f"{task} (other classes)")
         else:
-            _copy_head(model, task, [before.index(name) for name in names], tensors, given)
+            order = torch.tensor([before.index(name) for name in names])
+            for name, parameter in model.head(task).named_parameters():
+                tensor = tensors.get(f"{model.head_key(task)}.{name}")
+                if tensor is None or tensor.shape != parameter.shape:
+                    raise ConfigError(f"--weights {given}: it has no head of {len(order)} classes of {task}, as {DESCRIPTION} says")
+                parameter.data.copy_(tensor[order])
             kept.append(task)
     parts = [f"heads kept: {', '.join(kept)}"] if kept else []
     parts += [f"new heads: {', '.join(new)}"] if new else []
     return f"{given}: {'; '.join(parts)}"
-
-
-def _copy_head(model: Classifier, task: str, order: list[int], tensors: Mapping[str, torch.Tensor], given: str) -> None:
-    """Copy a head; `order` has the old number of each class."""
-    with torch.no_grad():
-        for name, parameter in model.head(task).named_parameters():
-            tensor = tensors.get(f"{model.head_key(task)}.{name}")
-            if tensor is None or tensor.shape != parameter.shape:
-                raise ConfigError(f"--weights {given}: it has no head of {len(order)} classes of {task}, as {DESCRIPTION} says")
-            parameter.copy_(tensor[torch.tensor(order)])

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,39 +16,28 @@ from fastfashion.model.sizes import explain
 PROBED = 2  # images: batch norm over one value a channel fails, whatever the model is
 
 
-@dataclass(frozen=True, kw_only=True)
-class FirstStep:
-    """The first step of training."""
-
-    model: str  # timm's name
-    size: Size  # of the images
-    device: torch.device
-    precision: torch.dtype
-    images: int  # in a batch of one process
-
-
-def check_first_step(model: Classifier, step: FirstStep) -> None:
+def check_first_step(model: Classifier, name: str, size: Size, device: torch.device, precision: torch.dtype, images: int) -> None:
     """Raises ConfigError if a step of training fails, with what to choose instead.
 
-    If channels-last fails and NCHW does not, the model changes to NCHW. Nothing else of it changes, and random generators do not.
+    name: timm's; images: in a batch of one process. If channels-last fails and NCHW does not, the model changes to NCHW. Nothing else of
+    it changes, and random generators do not.
     """
-    error = _error(model, step, PROBED)
+    fails = partial(_error, model, size, device, precision)
+    error = fails(PROBED)
     if error is not None and model.channels_last and not _is_memory(error):
         model.lay_out(channels_last=False)
-        error = _error(model, step, PROBED)
+        error = fails(PROBED)
     if error is None:
-        if step.images == 1 and (error := _error(model, step, 1)) is not None:
+        if images == 1 and (error := fails(1)) is not None:
             raise ConfigError(
-                f"a batch of one image a process: {step.model} normalises over its batch and fails on one image of {step.size} "
+                f"a batch of one image a process: {name} normalises over its batch and fails on one image of {size} "
                 f"({reason(error)}); choose a --batch-size of two or more images for each process and micro-batch (train.accumulate), "
                 "or a larger --size"
             ) from error
         return
     if _is_memory(error):
-        raise ConfigError(
-            f"model {step.model}: two images of {step.size} do not fit into the memory of {step.device}; choose another"
-        ) from error
-    raise ConfigError(explain(step.model, step.size, reason(error))) from error
+        raise ConfigError(f"model {name}: two images of {size} do not fit into the memory of {device}; choose another") from error
+    raise ConfigError(explain(name, size, reason(error))) from error
 
 
 def reason(error: BaseException) -> str:
@@ -60,19 +49,19 @@ def _is_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
 
 
-def _error(model: Classifier, step: FirstStep, images: int) -> Exception | None:
+def _error(model: Classifier, size: Size, device: torch.device, precision: torch.dtype, images: int) -> Exception | None:
     """The error of a forward and a backward pass, if any."""
     drawn = torch.Generator().manual_seed(0)
-    shape = (images, step.size.height_px, step.size.width_px, 3)
-    pixels = torch.randint(0, 256, shape, generator=drawn, dtype=torch.uint8).to(step.device)
-    with _untouched(model, step.device):
+    shape = (images, size.height_px, size.width_px, 3)
+    pixels = torch.randint(0, 256, shape, generator=drawn, dtype=torch.uint8).to(device)
+    with _untouched(model, device):
         model.train()
         try:
-            with torch.autocast(step.device.type, dtype=step.precision, enabled=step.precision != torch.float32):
+            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
                 loss = torch.stack([logits_BC.float().logsumexp(dim=1).sum() for logits_BC in model(pixels).values()]).sum()
             loss.backward()
-            if step.device.type == "cuda":
-                torch.cuda.synchronize(step.device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
         except Exception as error:
             return error.with_traceback(None)
     return None

@@ -20,15 +20,16 @@ MIN_STRIDED_CHANNELS = 16
 def use_fast_convolutions(model: Classifier) -> Classifier:
     """Avoid the slow and the unsafe paths of oneDNN (3.7 in torch 2.15); the same parameters under the same names.
 
-    A convolution over few positions, as in a ResNet's last stage on small images, takes up to four times as long as a matrix product of
-    the same sums. Gradients of depthwise convolutions take up to eighty times as long in bfloat16 as in float32. Figures: bench/LOG.md,
-    "Convolutions on a CPU".
+    Slow: a convolution over few positions takes four times as long as a matrix product of the same sums, the gradient of a depthwise one
+    in bfloat16 eighty times as long as in float32 (bench/LOG.md, "Convolutions on a CPU"). Unsafe: the gradient of a channels-last 1x1
+    convolution of stride 2 over 2 to 15 channels writes outside its memory, and a later allocation crashes (RepVGG, MobileOne).
     """
     for module in model.modules():
         if type(module) is not nn.Conv2d:
             continue
         pairs = module.in_channels * module.out_channels // module.groups
-        if _is_unsafe(module):
+        pointwise = module.groups == 1 and module.kernel_size == (1, 1) and module.padding == (0, 0)
+        if pointwise and module.in_channels < MIN_STRIDED_CHANNELS and module.stride != (1, 1):
             module.__class__ = _SlicedConv2d
         elif module.padding_mode != "zeros" or isinstance(module.padding, str):
             continue
@@ -37,13 +38,6 @@ def use_fast_convolutions(model: Classifier) -> Classifier:
         elif module.groups == module.in_channels:
             module.__class__ = _DepthwiseConv2d
     return model
-
-
-def _is_unsafe(conv: nn.Conv2d) -> bool:
-    """oneDNN writes outside its memory in the gradient of channels-last 1x1 convolutions of stride 2 over 2 to 15 channels, which RepVGG,
-    MobileOne and similar models start with; the process then crashes in a later allocation."""
-    few = conv.groups == 1 and conv.in_channels < MIN_STRIDED_CHANNELS
-    return few and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.stride != (1, 1)
 
 
 class _SlicedConv2d(nn.Conv2d):
@@ -81,10 +75,7 @@ class _DepthwiseConv2d(nn.Conv2d):
 
 
 def synchronise_batch_norm(model: Classifier, device: torch.device) -> Classifier:
-    """Normalise over the batch of all processes together, so that the result does not depend on how it is divided.
-
-    The same parameters under the same names. Needs a process group.
-    """
+    """Normalise over the batch of all processes together, with the same parameters under the same names. Needs a process group."""
     if device.type == "cuda":
         from timm.layers import convert_sync_batchnorm
 
@@ -106,17 +97,13 @@ class _GlobalBatchNorm2d(nn.BatchNorm2d):
         torch.distributed.all_reduce(count)
         mean_C, square_C = all_reduce(sums) / count
         variance_C = square_C - mean_C.square()
-        self._track(mean_C.detach(), variance_C.detach() * count / (count - 1))
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean_C.detach(), momentum)
+            self.running_var.lerp_(variance_C.detach() * count / (count - 1), momentum)
         scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
         normalised = input * scale_C[:, None, None] + (self.bias - mean_C * scale_C)[:, None, None]
         # timm's BatchNormAct2d, which EfficientNets are made of, includes an activation.
         after = [getattr(self, name) for name in ("drop", "act") if hasattr(self, name)]
         return nn.Sequential(*after)(normalised)
-
-    def _track(self, mean_C: torch.Tensor, variance_C: torch.Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean_C, momentum)
-        self.running_var.lerp_(variance_C, momentum)

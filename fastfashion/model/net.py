@@ -18,7 +18,7 @@ class Classifier(nn.Module):
     """uint8 images (B, H, W, 3) to logits {task: (B, C)}; the mean and std of the backbone's training are part of it.
 
     In evaluation, logits are the mean over an image and its mirror image if `flip_average` is set, divided by the task's temperature
-    (Guo et al. 2017), so that their softmax is calibrated once `temperatures` are fitted; they start as 1.
+    (Guo et al. 2017), which is 1 until it is fitted.
     """
 
     mean: torch.Tensor

@@ -25,23 +25,16 @@ def objective(logits: Mapping[str, torch.Tensor], batch: Batch, world_size: int,
     """Weighted sum over tasks of cross-entropy, each the mean over the labelled rows of the *global* batch (scalar, float32).
 
     Rows with label -1 do not count. A mixed image counts its own label with its share and its partner's with the rest (Zhang et al.
-    2018). Both of a pair have the same share, so that a row's label weighs share + (1 - share) = 1 over the two, whether the other has one
-    or not: the weights always sum to the number of labelled rows, which is the divisor with and without mixing.
-
-    DistributedDataParallel averages gradients over ranks, hence the factor `world_size`: the gradient is that of one process with the
-    whole batch. Pairs must not be split between ranks; `Step.part` keeps them together.
+    2018): a row's label weighs share + (1 - share) = 1 over the pair, so that the divisor is the number of labelled rows with mixing, too.
+    DistributedDataParallel averages gradients over ranks, hence the factor `world_size`; `Step.part` keeps pairs on one rank.
     """
     total = batch.labels.new_zeros((), dtype=torch.float32)
     for t, (task, logits_BC) in enumerate(logits.items()):
-        losses = _losses(logits_BC.float(), batch, t, settings.label_smoothing)
-        total = total + losses * (settings.weights.get(task, 1.0) * world_size / max(1, batch.num_labelled[t]))
+        losses = partial(functional.cross_entropy, logits_BC.float(), ignore_index=-1, label_smoothing=settings.label_smoothing)
+        if batch.partners is None or batch.shares is None:
+            summed = losses(batch.labels[:, t], reduction="sum")
+        else:
+            own, partners = (losses(labels_B, reduction="none") for labels_B in (batch.labels[:, t], batch.labels[batch.partners, t]))
+            summed = (batch.shares * own + (1 - batch.shares) * partners).sum()
+        total = total + summed * (settings.weights.get(task, 1.0) * world_size / max(1, batch.num_labelled[t]))
     return total
-
-
-def _losses(logits_BC: torch.Tensor, batch: Batch, t: int, label_smoothing: float) -> torch.Tensor:
-    """The sum over the batch for one task."""
-    cross_entropy = partial(functional.cross_entropy, logits_BC, ignore_index=-1, label_smoothing=label_smoothing)
-    if batch.partners is None or batch.shares is None:
-        return cross_entropy(batch.labels[:, t], reduction="sum")
-    own, partners = (cross_entropy(labels_B, reduction="none") for labels_B in (batch.labels[:, t], batch.labels[batch.partners, t]))
-    return (batch.shares * own + (1 - batch.shares) * partners).sum()

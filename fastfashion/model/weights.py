@@ -41,10 +41,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_shapes(path: Path) -> Shapes:
-    """The shape of each tensor of a .safetensors file, and whether it holds floats, from its header, whose offsets are checked.
-
-    Raises OSError, InputError if it is no regular file, and SafetensorError if it is no safetensors file.
-    """
+    """What a .safetensors file's header says, its offsets checked. Raises OSError, InputError if it is no regular file, SafetensorError."""
     from safetensors import safe_open
 
     with open_regular(path), safe_open(path, framework="pt") as file:
@@ -138,13 +135,10 @@ def check_first_weights(config: ModelConfig) -> None:
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all"
         raise ConfigError(f"unknown model {config.name!r}: timm has none of that name; {hint}")
     if config.weights and not weights_file(config.weights).is_file():
+        wrong = "no such file; expected a .safetensors, .pth or .bin file of the timm model, or a run"
         if Path(config.weights).is_dir():
-            raise ConfigError(
-                f"--weights {config.weights}: holds no best/{WEIGHTS}; expected a run that has finished an epoch, its best/, or a file"
-            )
-        raise ConfigError(
-            f"--weights {config.weights}: no such file; expected a .safetensors, .pth or .bin file of the timm model, or a run"
-        )
+            wrong = f"holds no best/{WEIGHTS}; expected a run that has finished an epoch, its best/, or a file"
+        raise ConfigError(f"--weights {config.weights}: {wrong}")
     if config.pretrained and not config.weights:
         _check_hub(config.name, timm.models.get_pretrained_cfg(config.name))
 

@@ -108,8 +108,8 @@ def record_path(records: Path, number: int) -> Path:
     return records / f"{number:05d}.json"
 
 
-def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, rejected: None) -> None:
-    """Write the shards of one block, then its record."""
+def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, rejected: None) -> tuple[int, int, int]:
+    """Write the shards of one block, then its record; returns its images, encoded bytes and rejected images."""
     shards: dict[str, ShardEntry | None] = dict.fromkeys(job.resolutions)
     record = RecordFile(kept=KeptColumns(), images={name: ImageColumns() for name in job.resolutions}, rejected=[], shards=shards)
     ticker = _Ticker(tick)
@@ -134,6 +134,7 @@ def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, re
     shards.update({name: writer.entry for name, writer in writers.items()})
     publish(record_path(job.records, block.number), lambda beside: beside.write_bytes(msgspec.json.encode(record)))
     ticker.flush()
+    return len(block.samples), sum(sum(columns.size) for columns in record.images.values()), len(record.rejected)
 
 
 class _Ticker:

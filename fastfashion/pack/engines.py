@@ -115,10 +115,7 @@ class _Worker:
 
 
 def _serve(pipe: Connection) -> None:
-    """Pack the blocks that come through the pipe until it is closed or the parent is gone.
-
-    Answers with a tuple for each tick, and for each block with None when it is done, or the exception that it raised.
-    """
+    """Pack what comes through the pipe until it is closed; answers with a tuple a tick, and for each block with None, or its exception."""
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -141,10 +138,7 @@ def _end_with_parent() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory: an image's megabytes, returned and asked for again, cost 377 page faults, 8 % of its time at 224.
-
-    Only for processes of our own: it holds for the whole process.
-    """
+    """Let glibc keep freed memory, for processes of our own: asked for again, an image's megabytes cost 8 % of its time in page faults."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc's maximum
@@ -153,10 +147,7 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def own_process() -> Iterator[None]:
-    """For commands: keep freed memory, and let SIGTERM end packing as an exception, as Ctrl-C does, so that worker processes end with it.
-
-    In somebody else's program neither allocator nor signal handlers are ours to change; there, workers end with their parent.
-    """
+    """For commands: keep freed memory, and let SIGTERM end packing as an exception, as Ctrl-C does, so that workers end with it."""
     keep_freed_memory()
     with signals_raise():
         yield

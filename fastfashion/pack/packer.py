@@ -6,24 +6,32 @@ A resolution appears complete or not at all. What an interrupted run has packed 
 """
 
 import contextlib
+import hashlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from fastfashion.catalog import Rejected
+from fastfashion.catalog import Rejected, Styles, Vocab
+from fastfashion.catalog.duplicates import duplicate_groups
+from fastfashion.csv_files import publish_csv
 from fastfashion.disk import disk_full
 from fastfashion.errors import InputError, PackedSetError
-from fastfashion.files import clear_unpublished, is_remote
+from fastfashion.files import clear_unpublished, is_remote, publish, publish_json
 from fastfashion.pack.block import Job, make_versions
-from fastfashion.pack.commit import commit, write_rejected
 from fastfashion.pack.engines import Engine, open_engine
 from fastfashion.pack.plan import PackPlan, already_packed, make_plan
-from fastfashion.pack.request import DryRun, PackProgress, PackRequest, PackSummary, descending
+from fastfashion.pack.request import CASCADE, DryRun, PackProgress, PackRequest, PackSummary, descending, encoder_settings
 from fastfashion.pack.staging import BlockRecord, Staging, lock
+from fastfashion.remote import is_file, list_anew
 from fastfashion.shards import open_packed_set
-from fastfashion.shards.layout import CATALOG, FULL, REJECTED, SET, VOCAB
+from fastfashion.shards.layout import CATALOG, FULL, INDEX, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
+from fastfashion.shards.tables import KIND, read_catalog, read_vocab
 from fastfashion.sources.ranges import CHANGED, ChangedError, UnreachableError
 from fastfashion.words import why
 
@@ -32,10 +40,10 @@ SAMPLED = 64  # images that a dry run packs in memory to estimate sizes
 
 
 def pack(request: PackRequest, progress: PackProgress | None = None) -> PackSummary:
-    """Pack a source into a set of shards at one or several resolutions, each image decoded once.
+    """Pack a source into a set of shards at the resolutions that OUT does not have yet, each image decoded once.
 
-    Resolutions that OUT already has are left as they are. Raises InputError if the source cannot be used or more than
-    `max_rejected` rows are left out, PackedSetError if OUT holds another set, another packer holds OUT, or the disk is full.
+    Raises InputError where the source cannot be used or more than `max_rejected` rows are left out, PackedSetError where OUT holds another
+    set, another packer holds OUT, or the disk is full.
     """
     started = time.perf_counter()
     # Worker processes start first: they import while this one plans.
@@ -135,7 +143,13 @@ class _Run:
         with self._disk_full_explained():
             try:
                 with self._source_unchanged():
-                    resumed = self._resume()
+                    self._progress.on_start(len(self._plan.rows))
+                    for record in self._staging.finished():
+                        self._tick(record.num_rows, record.num_bytes, len(record.rejected))
+                        self._take(record)
+                    resumed = sum(len(record.kept) for record in self._records.values())
+                    if self._records:
+                        self._progress.on_resume(resumed)
                     todo = [number for number in range(len(self._plan)) if number not in self._records]
                     for number in engine.run(job, map(self._plan.block, todo), self._tick):
                         self._take(self._staging.read(number))
@@ -145,17 +159,6 @@ class _Run:
             records = [self._records[number] for number in sorted(self._records)]
             commit(self._request, self._staging, self._plan.styles, records, self._rejected())
         return sum(len(record.kept) for record in records) - resumed, resumed
-
-    def _resume(self) -> int:
-        """Take what an earlier run has packed; returns the number of its images."""
-        self._progress.on_start(len(self._plan.rows))
-        for record in self._staging.finished():
-            self._tick(record.num_rows, record.num_bytes, len(record.rejected))
-            self._take(record)
-        resumed = sum(len(record.kept) for record in self._records.values())
-        if self._records:
-            self._progress.on_resume(resumed)
-        return resumed
 
     def _tick(self, images: int, num_bytes: int, rejected: int) -> None:
         self._ticked = (self._ticked[0] + images, self._ticked[1] + num_bytes, self._ticked[2] + rejected)
@@ -211,3 +214,69 @@ class _Run:
                 f"{out}: {why(OSError(number, ''))}: about {left * each / 1e6:.0f} MB more are needed, {free / 1e6:.0f} MB are free; "
                 "nothing was published. Free some space and run the same command, which resumes from there, or choose another --out"
             ) from error
+
+
+def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequence[BlockRecord], rejected: Sequence[Rejected]) -> None:
+    """Write what describes the shards, manifest last; on a disk, then rename every resolution into place."""
+    out = request.out
+    list_anew(out)  # another client may have published the catalog since
+    kept = pa.concat_tables([record.kept for record in records])
+    if not len(kept):
+        write_rejected(staging.root / REJECTED, rejected)
+        raise InputError(f"{request.source}: not one image decodes; see {staging.root / REJECTED} for each and why")
+    assert len(kept) + len(rejected) == styles.num_rows, "a row was lost"
+    for name, folder in staging.folders.items():
+        _write_parquet(folder / INDEX, _index(records, name))
+    if is_file(out / SET):
+        set_files = SetFiles.read(out / SET)
+        packed = read_catalog(out, read_vocab(out, set_files), set_files)
+        if packed["id"].tolist() != kept["id"].to_pylist():
+            raise PackedSetError(f"{out}: the images of {request.source} changed since it was packed; choose another --out")
+    else:
+        catalog = _catalog(styles, kept)
+        publish_json(out / VOCAB, Vocab.of_table(catalog, styles.labels, request.columns.no_label).classes)
+        write_rejected(out / REJECTED, rejected)
+        _write_parquet(out / CATALOG, pa.Table.from_pandas(catalog, preserve_index=False))
+        SetFiles.of(out, len(kept)).write(out / SET)
+    encoder = encoder_settings(request.quality, request.subsampling) | {CASCADE: [name for name in staging.folders if name != FULL]}
+    for name, folder in staging.folders.items():
+        Manifest(
+            resolution=name,
+            num_rows=len(kept),
+            index_sha256=hashlib.sha256((folder / INDEX).read_bytes()).hexdigest(),
+            encoder=None if name == FULL else encoder,
+            shards=tuple(entry for record in records if (entry := record.shards[name])),
+        ).write(folder / MANIFEST)
+    if not is_remote(out):
+        for name, folder in staging.folders.items():
+            folder.rename(out / name)
+    staging.remove()
+
+
+def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+    publish_csv(path, ["id", "line", "reason"], ([r.id, r.line, r.reason] for r in rejected))
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    """Parquet without metadata of pandas, so that the bytes depend on the values (and pyarrow's version) alone."""
+    publish(path, lambda beside: pq.write_table(table.replace_schema_metadata(None), beside))
+
+
+def _index(records: Sequence[BlockRecord], name: str) -> pa.Table:
+    images = pa.concat_tables([record.images[name] for record in records])
+    shard = np.repeat([record.number for record in records], [len(record.kept) for record in records])
+    columns = {"row": pa.array(np.arange(len(images))), "shard": pa.array(shard)}
+    columns |= {column: images[column] for column in ("offset", "size", "width", "height", "crc32")}
+    return pa.table(columns | {KIND: images[KIND].cast(pa.int8())})
+
+
+def _catalog(styles: Styles, kept: pa.Table) -> pd.DataFrame:
+    table = styles.table[styles.table["id"].isin(kept["id"].to_pylist())].reset_index(drop=True)
+    assert table["id"].tolist() == kept["id"].to_pylist(), "rows of the records are not in the table's order"
+    table.insert(0, "row", range(len(table)))
+    table.insert(1, "id", table.pop("id"))
+    for column in ("height", "width", "fingerprint"):
+        table[column] = kept[column].to_pandas()
+    digits = "".join(kept["fingerprint"].to_pylist())
+    table["duplicate_group"] = duplicate_groups(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8).reshape(len(table), -1))
+    return table

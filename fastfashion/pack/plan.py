@@ -13,11 +13,10 @@ from fastfashion.catalog import Rejected, Styles, Vocab, read_styles
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.pack.block import Block
-from fastfashion.pack.encoder import encoder_differences, encoder_settings
-from fastfashion.pack.request import PackRequest
+from fastfashion.pack.request import PackRequest, encoder_differences, encoder_settings
 from fastfashion.pack.staging import LOCK, STAGING
 from fastfashion.remote import children, is_file, is_folder, list_anew, list_children
-from fastfashion.shards.layout import CATALOG, FORMAT_VERSION, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
+from fastfashion.shards.layout import CATALOG, FORMAT, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
 from fastfashion.shards.tables import read_catalog, read_rejected, read_vocab
 from fastfashion.sources import Member, Source, open_source
 from fastfashion.terminal import printable
@@ -63,7 +62,7 @@ class PackPlan:
         """What must be the same for staged work to be resumed."""
         table = hashlib.sha256(pd.util.hash_pandas_object(self.styles.table, index=False).to_numpy().tobytes()).hexdigest()
         return {
-            "version": FORMAT_VERSION,
+            "version": FORMAT.newest,
             "source": printable(str(self.source.path)),
             "files": self.source.fingerprint(),
             "table": table,
@@ -82,7 +81,10 @@ def make_plan(request: PackRequest) -> PackPlan:
     where = str(source.table_file) if source.table_file is not None else f"{source.path}: {source.table}"
     styles = read_styles(source.read_table(), where, request.columns)
     found = source.finder.find(styles.files())
-    missing = found.missing | _used_before(styles, found.members)
+    missing, used = dict(found.missing), dict[str, int]()  # by name of an image: the row that uses it
+    for place, member in enumerate(found.members):
+        if member is not None and (before := used.setdefault(member.name, place)) != place:  # two texts may name one file
+            missing[place] = f"its image {member.name} is that of line {int(styles.table['line'].iloc[before])} already"
     lost = list(styles.rejected)
     unreadable = source.unreadable()
     for position, reason in sorted(missing.items()):
@@ -97,16 +99,6 @@ def make_plan(request: PackRequest) -> PackPlan:
             "--id-column names the column that has them"
         )
     return PackPlan(source=source, styles=styles, members=found.members, lost=lost, rows=rows, rows_per_shard=request.rows_per_shard)
-
-
-def _used_before(styles: Styles, members: list[Member | None]) -> dict[int, str]:
-    """Rows whose image is that of an earlier row: two texts may name one file."""
-    first: dict[str, int] = {}
-    used = {}
-    for place, member in enumerate(members):
-        if member is not None and (before := first.setdefault(member.name, place)) != place:
-            used[place] = f"its image {member.name} is that of line {int(styles.table['line'].iloc[before])} already"
-    return used
 
 
 def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:

@@ -21,10 +21,7 @@ class RayEngine:
     """Blocks as Ray tasks of one core each; source and output must be reachable under the same path from every node."""
 
     def __init__(self, address: str | None) -> None:
-        """Join the cluster at `address` ("auto": the one that runs here); None starts Ray on this machine alone.
-
-        Where Ray already runs in this process, use it and leave it running.
-        """
+        """Join the cluster at `address` ("auto": the one here), or start Ray here; one that this process runs already stays."""
         try:
             import ray
         except ImportError as error:
@@ -37,13 +34,16 @@ class RayEngine:
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False if address is None else None
             )
-        except ray.exceptions.RayError as error:
-            if not _wants_token(error):
-                raise
-            raise ConfigError(_refused(address)) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ray.exceptions.RayError) as error:
             if _wants_token(error):
-                raise ConfigError(_refused(address)) from error
+                given = "this process gives none, or another one" if os.environ.get(MODE) == "token" else "this process gives none"
+                raise ConfigError(
+                    f"--address {address}: the Ray cluster refuses: it wants a token, and {given}. Set {MODE}=token, and the cluster's "
+                    "token in RAY_AUTH_TOKEN or the path of a file with it in RAY_AUTH_TOKEN_PATH (where neither is set, "
+                    "~/.ray/auth_token is read)"
+                ) from error
+            if isinstance(error, ray.exceptions.RayError):
+                raise
             raise ConfigError(f"--address {address}: no Ray cluster answers ({error}); start one with ray start --head") from error
 
     def run(self, job: Job, blocks: Iterable[Block], tick: Tick) -> Iterator[int]:
@@ -111,25 +111,10 @@ def _wants_token(error: BaseException | None) -> bool:
     return False
 
 
-def _refused(address: str | None) -> str:
-    given = "this process gives none, or another one" if os.environ.get(MODE) == "token" else "this process gives none"
-    return (
-        f"--address {address}: the Ray cluster refuses: it wants a token, and {given}. Set {MODE}=token, and the cluster's token in "
-        "RAY_AUTH_TOKEN or the path of a file with it in RAY_AUTH_TOKEN_PATH (where neither is set, ~/.ray/auth_token is read)"
-    )
-
-
 def _pack_block(job: Job, block: Block) -> tuple[int, int, int]:
     """Pack a block on a node; returns its images, encoded bytes and rejected images."""
     if not job.records.is_dir():
         raise PackedSetError(
             f"{job.records}: missing on node {socket.gethostname()}; every node must reach source and output under the same path"
         )
-    sums = (0, 0, 0)
-
-    def add(images: int, num_bytes: int, rejected: int) -> None:
-        nonlocal sums
-        sums = (sums[0] + images, sums[1] + num_bytes, sums[2] + rejected)
-
-    pack_block(job, block, add)
-    return sums
+    return pack_block(job, block)

@@ -17,10 +17,9 @@ from fastfashion.catalog import Columns, old_id
 from fastfashion.errors import PackedSetError
 from fastfashion.files import is_remote, publish
 from fastfashion.pack.block import Block, Job
-from fastfashion.pack.encoder import UNSHRUNK, encoder_differences
 from fastfashion.pack.engines import open_engine
 from fastfashion.pack.plan import PackPlan, make_plan
-from fastfashion.pack.request import PackRequest
+from fastfashion.pack.request import UNSHRUNK, PackRequest, encoder_differences
 from fastfashion.pack.staging import STAGING, lock
 from fastfashion.scratch import scratch
 from fastfashion.shards import PackedSet, open_packed_set
@@ -34,9 +33,8 @@ NEEDED = ("set.json", "catalog.parquet", MANIFEST, INDEX)  # to know which rows 
 def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, table: str = "", id_column: str = "id") -> list[str]:
     """Pack damaged shards again from the source that the set was made of; returns their names within the set.
 
-    `table` and `id_column` as they were when the set was packed. A shard is put in place only if it has the bytes that the manifest
-    says. Raises PackedSetError if the files that say which rows a shard holds are damaged themselves, or library versions or the
-    source are not those that the set was packed with.
+    `table` and `id_column` as they were then. A shard is put in place only if it has the bytes that the manifest says. Raises
+    PackedSetError where it is not known which rows a shard holds, or library versions or the source are not those of then.
     """
     shards: dict[str, set[int]] = {}
     for found in damage:
@@ -74,12 +72,11 @@ def _scratch(path: Path) -> Iterator[Path]:
         with scratch() as folder:
             yield folder
         return
-    staging = path / STAGING
-    staging.mkdir(exist_ok=True)
-    with scratch(staging) as folder:
+    (path / STAGING).mkdir(exist_ok=True)
+    with scratch(path / STAGING) as folder:
         yield folder
     with contextlib.suppress(OSError):
-        staging.rmdir()
+        (path / STAGING).rmdir()
 
 
 class _Encoder(msgspec.Struct):

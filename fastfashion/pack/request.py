@@ -1,9 +1,11 @@
 """What packing is asked for, what it reports while it runs, and what it did."""
 
-from collections.abc import Callable, Iterator
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastfashion.catalog import KAGGLE, Account, Columns
 from fastfashion.errors import ConfigError
@@ -15,6 +17,7 @@ from fastfashion.words import counted
 
 SUBSAMPLINGS = ("420", "422", "444")
 ENGINES = ("local", "ray")
+UNSHRUNK, CASCADE = "unshrunk", "cascade"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,24 @@ class PackRequest:
             raise ConfigError(f"--engine: expected {' or '.join(ENGINES)}, found {self.engine!r}")
         if self.address is not None and self.engine != "ray":
             raise ConfigError(f"--address {self.address}: only --engine ray has an address; add it, or leave --address out")
+
+
+def encoder_settings(quality: int, subsampling: str) -> dict[str, Any]:
+    """What the bytes of a numbered resolution depend on besides its images: the field `encoder` of its manifest.
+
+    `unshrunk`: plain, upright, baseline JPEGs that need not be shrunk keep their bytes. A manifest also has `cascade`: the resolutions
+    made in the same pass, each from a larger one.
+    """
+    versions = {name.lower(): importlib.metadata.version(name) for name in ("simplejpeg", "Pillow")}
+    return {"format": "jpeg", "quality": quality, "subsampling": subsampling, "resize": "bicubic", UNSHRUNK: "kept"} | versions
+
+
+def encoder_differences(found: Mapping[str, Any], quality: int, subsampling: str) -> list[str]:
+    """How a manifest's settings differ from ours. Sets of version 2 have no `unshrunk`: there every image was encoded."""
+    ours = encoder_settings(quality, subsampling)
+    theirs = {UNSHRUNK: ours[UNSHRUNK], **found}
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if name != CASCADE]
+    return [f"{name} {theirs.get(name)} (here {ours.get(name)})" for name in names if theirs.get(name) != ours.get(name)]
 
 
 def descending(resolutions: set[str]) -> tuple[str, ...]:

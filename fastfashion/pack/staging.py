@@ -18,8 +18,7 @@ from fastfashion.errors import PackedSetError
 from fastfashion.files import hold, is_remote, publish_json
 from fastfashion.pack.block import RecordFile, record_path
 from fastfashion.remote import is_file, list_anew, size_of
-from fastfashion.shards.layout import MOST_BYTES, PACK_AGAIN, STAGED_PLAN, STAGING, ShardEntry, read_file, shard_name
-from fastfashion.untrusted import parse_json
+from fastfashion.shards.layout import MOST_BYTES, STAGED_PLAN, STAGING, ShardEntry, read_json, shard_name
 
 LOCK = ".packing.lock"
 MAX_RECORD_BYTES = 1 << 28
@@ -29,10 +28,7 @@ IMAGES = pa.schema([(name, pa.int64()) for name in ("offset", "size", "height", 
 
 @contextlib.contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """Hold OUT for one packer until this process ends; raises PackedSetError with the other's name if it is held.
-
-    Object storage has no such lock; two packers with the same input write the same bytes there.
-    """
+    """Hold OUT for one packer; raises PackedSetError with the other's name. On object storage two of one input write the same bytes."""
     if is_remote(out):
         yield
         return
@@ -88,8 +84,7 @@ class Staging:
     def would_resume(self, plan: dict[str, Any]) -> bool:
         """Whether what is staged is of the same plan."""
         with contextlib.suppress(PackedSetError):
-            path = self.root / STAGED_PLAN
-            return plan == parse_json(read_file(path, MOST_BYTES[STAGED_PLAN]), dict[str, Any], str(path), PackedSetError, PACK_AGAIN)
+            return plan == read_json(self.root / STAGED_PLAN, dict[str, Any], MOST_BYTES[STAGED_PLAN])
         return False
 
     def finished(self) -> Iterator[BlockRecord]:
@@ -103,8 +98,7 @@ class Staging:
 
     def read(self, number: int) -> BlockRecord:
         """The record of a finished block."""
-        path = record_path(self.records, number)
-        record = parse_json(read_file(path, MAX_RECORD_BYTES), RecordFile, str(path), PackedSetError, PACK_AGAIN)
+        record = read_json(record_path(self.records, number), RecordFile, MAX_RECORD_BYTES)
         return BlockRecord(
             number=number,
             kept=pa.table(msgspec.structs.asdict(record.kept), schema=KEPT),

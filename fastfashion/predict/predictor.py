@@ -21,7 +21,8 @@ import torch
 from fastfashion.config import Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load import LoaderSpec, Plan, choose_images, open_loader
-from fastfashion.model import load_artifact, probabilities
+from fastfashion.model.artifact import load_artifact
+from fastfashion.model.net import probabilities
 from fastfashion.predict.decode_worker import load_encoded
 from fastfashion.predict.decoding import Decoders
 from fastfashion.predict.inputs import Input, InputImage, SetInput

@@ -13,7 +13,7 @@ import msgspec
 from fastfashion.config import Change, RunConfig, changeable
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.files import hold, is_unpublished
-from fastfashion.model import count_parameters, load_artifact
+from fastfashion.model.artifact import count_parameters, load_artifact
 from fastfashion.runs import files
 from fastfashion.runs.files import BEST, CHECKPOINTS, CONFIG, LOCK, METRICS, STATUS, State, Status, read_config, read_metrics, read_status
 

@@ -10,7 +10,8 @@ import pandas as pd
 from fastfashion.catalog import JointSplit, Vocab
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import InputError, PackedSetError
-from fastfashion.model import Classifier, load_artifact
+from fastfashion.model.artifact import load_artifact
+from fastfashion.model.net import Classifier
 from fastfashion.runs.assumed import assumed_list, named_set, own_set
 from fastfashion.runs.files import BEST, read_config
 from fastfashion.runs.trained_on import TrainedOn, check_classes, corrected, place, read_trained_on, write_trained_on

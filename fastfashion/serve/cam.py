@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from fastfashion.model import Classifier
+from fastfashion.model.net import Classifier
 
 FEW_POSITIONS = 30
 SHIFTS = (-3 / 8, -1 / 8, 1 / 8, 3 / 8)  # of the distance between two positions

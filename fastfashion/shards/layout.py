@@ -4,19 +4,19 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.files import publish, unreadable
 from fastfashion.remote import ask, is_remote, open_stream
-from fastfashion.untrusted import Count, Sha256, open_regular, parse_json, read_limited
+from fastfashion.untrusted import Count, Format, Sha256, open_regular, parse_json, read_limited, read_version
 from fastfashion.words import why
 
-FORMAT_NAME = "fastfashion-packed-set"
-FORMAT_VERSION = 3  # what is written
-READABLE_VERSIONS = (2, 3)  # 2: without the column `kind` of the index and `path` of the catalog
+T = TypeVar("T")
+# Version 2: without the column `kind` of the index and `path` of the catalog.
+FORMAT = Format("fastfashion-packed-set", oldest=2, newest=3, sealed=2)
 
 SET = "set.json"
 CATALOG = "catalog.parquet"
@@ -65,6 +65,11 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         raise PackedSetError(f"{path}: not readable ({why(error)}); {PACK_AGAIN}") from error
 
 
+def read_json(path: Path, schema: type[T], max_bytes: int) -> T:
+    """A JSON file of a set; raises PackedSetError as `read_file`, and where it does not fit the schema."""
+    return parse_json(read_file(path, max_bytes), schema, str(path), PackedSetError, PACK_AGAIN)
+
+
 def check_resolution(name: str) -> str:
     """ "full", or the shorter side in pixels; raises ConfigError for anything else."""
     if name == FULL or (name.isdecimal() and str(int(name)) == name and 16 <= int(name) <= 4096):
@@ -88,10 +93,7 @@ def index_name(number: int) -> str:
 
 
 def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None, max_bytes: int = LONGEST_BYTES) -> tuple[int, str]:
-    """Size in bytes and sha256 of a file, read in blocks; `on_bytes` gets the size of each. No block is read past `max_bytes`.
-
-    Raises InputError for what is not a regular file.
-    """
+    """Size and sha256 of a file, read in blocks, whose sizes `on_bytes` gets, up to `max_bytes`. Raises InputError for no regular file."""
 
     def read() -> tuple[int, str]:
         digest, num_bytes = hashlib.sha256(), 0
@@ -116,16 +118,11 @@ class FileEntry(_Schema, frozen=True, kw_only=True):
     sha256: Sha256
 
 
-class _Head(msgspec.Struct):
-    format: Any = None
-    version: Any = None
-
-
 class _Signed(_Schema, frozen=True, kw_only=True):
     """A JSON file whose last field, `sha256`, is that of all bytes before it: any reader can check it without our JSON writer."""
 
-    format: str = FORMAT_NAME
-    version: int = FORMAT_VERSION
+    format: str = FORMAT.name
+    version: int = FORMAT.newest
 
     def write(self, path: Path) -> None:
         signed = json.dumps(msgspec.to_builtins(self), indent=2, ensure_ascii=False).removesuffix("\n}").encode()
@@ -135,13 +132,7 @@ class _Signed(_Schema, frozen=True, kw_only=True):
     def read(cls, path: Path) -> Self:
         """Raises PackedSetError if the file is missing, damaged, not as FORMAT.md asks, or of another format version."""
         data = read_file(path, MOST_BYTES[path.name])
-        head = parse_json(data, _Head, str(path), PackedSetError, PACK_AGAIN)
-        if head.format != FORMAT_NAME or head.version not in READABLE_VERSIONS:
-            readable = " or ".join(map(str, READABLE_VERSIONS))
-            raise PackedSetError(
-                f"{path}: expected {FORMAT_NAME} version {readable}, found {head.format!r} version {head.version!r}; "
-                f"{PACK_AGAIN}, or use the fastfashion that wrote it"
-            )
+        read_version(data, FORMAT, str(path), PackedSetError, f"{PACK_AGAIN}, or use the fastfashion that wrote it")
         signed = data[: -len(_signature(b""))]
         if data[len(signed) :] != _signature(signed):
             raise PackedSetError(f"{path}: damaged: its bytes differ from the checksum at its end; {PACK_AGAIN}")

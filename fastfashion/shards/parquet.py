@@ -49,9 +49,8 @@ def parse_table(
 ) -> "pa.Table":
     """The `needed` columns of a Parquet file's bytes, and those of `more` that it has; `unread` columns must be there, and are not read.
 
-    Raises UnfitError if that is no table, has not `num_rows`, the number in the file `counted_in`, or columns of other types.
-    In this thread alone: a thread of pyarrow that still holds Python's bytes while the interpreter ends aborts the process
-    (bench/LOG.md).
+    Raises UnfitError where that is no table, has not `num_rows`, the number in the file `counted_in`, or columns of other types. In this
+    thread alone: one of pyarrow's that still holds Python's bytes while the interpreter ends aborts the process (bench/LOG.md).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -17,24 +17,10 @@ from fastfashion.files import is_remote
 from fastfashion.images import codec
 from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Tile, fit
 from fastfashion.remote import children, is_file, is_folder, list_anew, read_range, size_of
-from fastfashion.shards.layout import (
-    CATALOG,
-    FULL,
-    MANIFEST,
-    MOST_BYTES,
-    PACK_AGAIN,
-    SET,
-    STAGED_PLAN,
-    STAGING,
-    VOCAB,
-    Manifest,
-    SetFiles,
-    is_resolution,
-    read_file,
-    shard_name,
-)
+from fastfashion.shards import layout
+from fastfashion.shards.layout import CATALOG, FULL, MANIFEST, VOCAB, Manifest, SetFiles
 from fastfashion.shards.tables import KIND, read_catalog, read_index, read_vocab
-from fastfashion.untrusted import open_regular, parse_json
+from fastfashion.untrusted import open_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,28 +67,17 @@ class Resolution:
         return wrong
 
     def kinds_of(self, rows: np.ndarray) -> np.ndarray:
-        """fastfashion.images.codec.Kind of rows, int64 (n,), as int8 (n,). Raises PackedSetError as `encoded`.
-
-        Looks at the images of which the index does not say it (format version 2, or another writer), each once: 15 us an image.
-        """
+        """codec.Kind of rows, int64 (n,), as int8 (n,); looks once at an image of which the index does not say it. Raises as `encoded`."""
         for row in np.unique(rows[self.kind[rows] == UNKNOWN]).tolist():
             self.kind[row] = codec.kind(self.encoded(row))
         return self.kind[rows]
-
-    @cached_property
-    def ids(self) -> np.ndarray:
-        """str (N,), by row."""
-        return self.id_column.to_numpy(dtype=object)
 
     @cached_property
     def _tar_bytes(self) -> dict[int, int]:
         return {entry.number: entry.num_bytes for entry in self.manifest.shards}
 
     def encoded(self, row: int) -> np.ndarray:
-        """The encoded image of a row: uint8 (bytes,), a view of the memory-mapped shard.
-
-        Raises PackedSetError if the shard is missing or cut, or on object storage (which has no memory maps) without `local`.
-        """
+        """A row's encoded image: uint8 (bytes,), a view of the mapped shard. Raises PackedSetError where that is gone, cut, or remote."""
         try:
             shard = self.map_shard(int(self.shard[row]))
         except PackedSetError as error:
@@ -112,7 +87,7 @@ class Resolution:
 
     def read(self, row: int) -> np.ndarray:
         """The encoded image of a row, from object storage too, with a request for each call: for a few images."""
-        source = self.folder / shard_name(int(self.shard[row]))
+        source = self.folder / layout.shard_name(int(self.shard[row]))
         if self.local is not None or not is_remote(source):
             return self.encoded(row)
         start = int(self.offset[row])
@@ -134,7 +109,7 @@ class Resolution:
         """Map a shard into memory, and keep it mapped: uint8 (bytes,). Raises PackedSetError as `encoded`."""
         if (shard := self._maps.get(number)) is not None:
             return shard
-        source = self.folder / shard_name(number)
+        source = self.folder / layout.shard_name(number)
         if self.local is None and is_remote(source):
             raise PackedSetError(f"{source}: images are read from disks only; copy the set to a disk first: {self.folder.parent}")
         expected = self._tar_bytes[number]
@@ -160,7 +135,7 @@ class Resolution:
 
     def where(self, row: int) -> str:
         """Id, shard and offset of a row, for messages."""
-        return f"id {self.id_column.iloc[row]} in {self.folder / shard_name(int(self.shard[row]))} at byte {int(self.offset[row])}"
+        return f"id {self.id_column.iloc[row]} in {self.folder / layout.shard_name(int(self.shard[row]))} at byte {int(self.offset[row])}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +153,8 @@ class PackedSet:
     def open(self, name: str, max_pixels: int | None = None) -> Resolution:
         """Open one resolution: check its index against its checksum, and every shard's presence and size against the manifest.
 
-        A tar cut short would otherwise kill the process that reads it through a memory map. Images of more than `max_pixels` are refused;
-        the default is 100 million, or FASTFASHION_MAX_PIXELS. Raises ConfigError for a resolution that is not packed, PackedSetError for
-        a damaged one.
+        A tar cut short would kill the process that reads it through a memory map. Raises ConfigError for a resolution that is not packed,
+        PackedSetError for a damaged one, and for images of more than `max_pixels`: 100 million, or FASTFASHION_MAX_PIXELS.
         """
         if name not in self.resolutions:
             raise ConfigError(
@@ -213,27 +187,24 @@ class PackedSet:
         there = {path.name: path for path in children(folder)}
         # The listing of object storage holds the sizes; that of a web server does not, and each of its answers takes a while.
         with ThreadPoolExecutor(STATS_AT_ONCE) as pool:
-            sizes = list(pool.map(lambda entry: _size(there.get(shard_name(entry.number))), manifest.shards))
+            sizes = list(pool.map(lambda entry: _size(there.get(layout.shard_name(entry.number))), manifest.shards))
         for entry, found in zip(manifest.shards, sizes, strict=True):
             if found != entry.num_bytes:
                 state = "the shard is missing" if found is None else f"found {found} bytes"
                 raise PackedSetError(
-                    f"{folder / shard_name(entry.number)}: expected {entry.num_bytes} bytes, {state}; pack the set again, or only "
+                    f"{folder / layout.shard_name(entry.number)}: expected {entry.num_bytes} bytes, {state}; pack the set again, or only "
                     f"what is damaged with fastfashion verify {self.path} --repair --source SOURCE"
                 )
 
 
 def open_packed_set(path: Path) -> PackedSet:
-    """Open a packed set; raises PackedSetError if there is none or it is incomplete.
-
-    The catalog's own checksum is left to `verify`: a label corrected by hand is no reason not to train.
-    """
+    """Open a packed set; raises PackedSetError where there is no whole one. Labels may be corrected: `verify` checks the catalog's hash."""
     how_to_make = f"make one with fastfashion shard --res 224 --out {path}"
     list_anew(path)
     if not is_folder(path):
         raise PackedSetError(f"{path}: no such folder; expected a packed set, {how_to_make}")
-    names = [folder.name for folder in children(path) if is_resolution(folder.name) and is_file(folder / MANIFEST)]
-    resolutions = tuple(sorted(names, key=resolution_order))
+    names = [folder.name for folder in children(path) if layout.is_resolution(folder.name) and is_file(folder / MANIFEST)]
+    resolutions = tuple(sorted(names, key=lambda name: (name == FULL, len(name), name)))  # ascending, "full" last
     if not resolutions or not is_file(path / CATALOG) or not is_file(path / VOCAB):
         refuse_interrupted(path)
         raise PackedSetError(
@@ -241,7 +212,7 @@ def open_packed_set(path: Path) -> PackedSet:
         )
     for name in resolutions:
         Manifest.read(path / name / MANIFEST)
-    set_files = SetFiles.read(path / SET)
+    set_files = SetFiles.read(path / layout.SET)
     vocab = read_vocab(path, set_files)
     return PackedSet(path=path, table=read_catalog(path, vocab, set_files), vocab=vocab, resolutions=resolutions)
 
@@ -255,8 +226,7 @@ class _StagedPlan:
 def refuse_interrupted(path: Path) -> None:
     """Raise PackedSetError, with the command that resumes it, where a packing run into this folder has not finished."""
     try:
-        staged = path / STAGING / STAGED_PLAN
-        plan = parse_json(read_file(staged, MOST_BYTES[STAGED_PLAN]), _StagedPlan, str(staged), PackedSetError, PACK_AGAIN)
+        plan = layout.read_json(path / layout.STAGING / layout.STAGED_PLAN, _StagedPlan, layout.MOST_BYTES[layout.STAGED_PLAN])
     except PackedSetError:
         return
     resolutions = " ".join(f"--res {shlex.quote(name)}" for name in plan.resolutions)
@@ -271,8 +241,3 @@ def _size(path: Path | None) -> int | None:
         return size_of(path) if path is not None else None
     except FileNotFoundError:  # such as a link to nowhere
         return None
-
-
-def resolution_order(name: str) -> tuple[bool, int, str]:
-    """Sorts ascending, "full" last."""
-    return name == FULL, len(name), name

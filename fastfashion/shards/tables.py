@@ -20,24 +20,8 @@ from fastfashion.catalog import Vocab
 from fastfashion.catalog.ids import MAX_ID_BYTES
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.images.codec import MAX_PIXELS
-from fastfashion.shards.layout import (
-    CATALOG,
-    INDEX,
-    MANIFEST,
-    MOST_BYTES,
-    PACK_AGAIN,
-    REJECTED,
-    SET,
-    VOCAB,
-    Manifest,
-    SetFiles,
-    ShardEntry,
-    index_name,
-    most_catalog_bytes,
-    most_idx_bytes,
-    most_index_bytes,
-    read_file,
-)
+from fastfashion.shards import layout
+from fastfashion.shards.layout import CATALOG, INDEX, MANIFEST, PACK_AGAIN, REJECTED, VOCAB, Manifest, SetFiles, ShardEntry, read_file
 from fastfashion.shards.parquet import FINGERPRINT, NUMBER, TEXT, TRUTH, WHOLE, UnfitError, parse_table
 from fastfashion.words import why
 
@@ -55,8 +39,8 @@ MAX_PIXELS_VARIABLE = "FASTFASHION_MAX_PIXELS"
 
 
 def read_vocab(path: Path, set_files: SetFiles) -> Vocab:
-    """The vocabulary of a set; raises PackedSetError if it is not as FORMAT.md asks."""
-    vocab = Vocab.of_json(read_file(path / VOCAB, MOST_BYTES[VOCAB]), str(path / VOCAB))
+    """The vocabulary of a set; raises PackedSetError where it is not as FORMAT.md asks."""
+    vocab = Vocab.of_json(read_file(path / VOCAB, layout.MOST_BYTES[VOCAB]), str(path / VOCAB))
     for task, names in vocab.classes.items():
         if len(names) > set_files.num_rows:
             raise PackedSetError(f"{path / VOCAB}: {len(names)} classes of {task} in {set_files.num_rows} rows; {PACK_AGAIN}")
@@ -64,14 +48,11 @@ def read_vocab(path: Path, set_files: SetFiles) -> Vocab:
 
 
 def read_catalog(path: Path, vocab: Vocab, set_files: SetFiles) -> "pd.DataFrame":
-    """The catalog of a set, without fingerprints; raises PackedSetError if it is not as FORMAT.md asks.
-
-    Ids and texts are left to `wrong_in_catalog`: they are only shown.
-    """
+    """The catalog, without fingerprints; raises PackedSetError where it is not as FORMAT.md asks. Texts are left to `wrong_in_catalog`."""
     file, num_rows = path / CATALOG, set_files.num_rows
-    data = read_file(file, most_catalog_bytes(set_files.files[CATALOG].num_bytes))
+    data = read_file(file, layout.most_catalog_bytes(set_files.files[CATALOG].num_bytes))
     needed = CATALOG_COLUMNS | dict.fromkeys(vocab.classes, TEXT)
-    table = _parse(file, data, needed, num_rows=num_rows, counted_in=SET, more=MORE_COLUMNS, unread={FINGERPRINT: TEXT})
+    table = _parse(file, data, needed, num_rows=num_rows, counted_in=layout.SET, more=MORE_COLUMNS, unread={FINGERPRINT: TEXT})
     images = table.to_pandas(use_threads=False)
     groups = images["duplicate_group"].to_numpy()
     _refuse_first(file, (groups < 0) | (groups > np.arange(num_rows)), "duplicate_group is neither the row nor one before it", images)
@@ -85,9 +66,9 @@ def wrong_in_catalog(path: Path, vocab: Vocab, set_files: SetFiles) -> str | Non
     import pyarrow.compute as pc
 
     num_rows = set_files.num_rows
-    data = read_file(path / CATALOG, most_catalog_bytes(set_files.files[CATALOG].num_bytes))
+    data = read_file(path / CATALOG, layout.most_catalog_bytes(set_files.files[CATALOG].num_bytes))
     needed = CATALOG_COLUMNS | dict.fromkeys((*vocab.classes, FINGERPRINT), TEXT)
-    table = _parse(path / CATALOG, data, needed, num_rows=num_rows, counted_in=SET, more=MORE_COLUMNS)
+    table = _parse(path / CATALOG, data, needed, num_rows=num_rows, counted_in=layout.SET, more=MORE_COLUMNS)
     ids, fingerprints = table["id"], table[FINGERPRINT]
     lengths = pc.binary_length(fingerprints)
     groups = table["duplicate_group"].to_numpy()
@@ -118,7 +99,7 @@ def read_index(folder: Path, manifest: Manifest, num_rows: int | None = None, ma
     if reason := manifest.contradiction(folder.name, num_rows):
         raise PackedSetError(f"{folder / MANIFEST}: {reason}; {PACK_AGAIN}")
     path = folder / INDEX
-    data = read_file(path, most_index_bytes(manifest.num_rows))
+    data = read_file(path, layout.most_index_bytes(manifest.num_rows))
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
         raise PackedSetError(f"{path}: damaged: its checksum is not the one in {MANIFEST}; {PACK_AGAIN}")
     table = _parse(path, data, INDEX_COLUMNS, num_rows=manifest.num_rows, counted_in=MANIFEST, more={KIND: WHOLE})
@@ -164,12 +145,9 @@ def _refuse_first(path: Path, wrong: np.ndarray, reason: str, columns: "Mapping[
 
 
 def check_idx(folder: Path, entry: ShardEntry, offset: np.ndarray, size: np.ndarray) -> None:
-    """Raise PackedSetError if the index of a shard for other readers has other places than index.parquet, or one outside of it.
-
-    offset, size: int64 (n,), of the shard's rows.
-    """
-    path = folder / index_name(entry.number)
-    header, *lines = read_file(path, most_idx_bytes(entry.num_rows)).decode("utf-8", errors="replace").split("\n")
+    """Raise PackedSetError where the index of a shard for other readers has other places than `offset` and `size`, int64 (n,), say."""
+    path = folder / layout.index_name(entry.number)
+    header, *lines = read_file(path, layout.most_idx_bytes(entry.num_rows)).decode("utf-8", errors="replace").split("\n")
     if header != f"v1.2 {entry.num_rows}" or len(lines) != entry.num_rows + 1 or lines[-1]:
         raise PackedSetError(f"{path}: expected v1.2 and {entry.num_rows} lines, found {header[:40]!r} and {len(lines) - 1}; {PACK_AGAIN}")
     for number, (line, at, long) in enumerate(zip(lines, offset.tolist(), size.tolist(), strict=False)):
@@ -182,7 +160,7 @@ def read_rejected(path: Path) -> "pd.Series":
     """The reasons of rejected.csv, in its order; raises PackedSetError if it is not as FORMAT.md asks."""
     import pandas as pd
 
-    data = read_file(path / REJECTED, MOST_BYTES[REJECTED])
+    data = read_file(path / REJECTED, layout.MOST_BYTES[REJECTED])
     try:
         return pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, index_col=False)["reason"]
     except (KeyError, ValueError) as error:

@@ -4,6 +4,7 @@ set.json ─► catalog, vocab, rejected     ┐
 manifest ─► index, tars, their indices   ┴─► read, hash, compare ─► whole, but as FORMAT.md asks? ─► Damage, Damage, …
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -18,25 +19,8 @@ from msgspec.structs import asdict
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.remote import children, is_folder, list_anew, list_children, size_of
-from fastfashion.shards.layout import (
-    CATALOG,
-    INDEX,
-    LONGEST_BYTES,
-    MANIFEST,
-    MOST_BYTES,
-    PACK_AGAIN,
-    REJECTED,
-    SET,
-    VOCAB,
-    Manifest,
-    SetFiles,
-    hash_file,
-    index_name,
-    is_resolution,
-    most_idx_bytes,
-    most_index_bytes,
-    shard_name,
-)
+from fastfashion.shards import layout
+from fastfashion.shards.layout import CATALOG, INDEX, MANIFEST, PACK_AGAIN, REJECTED, SET, VOCAB, Manifest, SetFiles
 from fastfashion.shards.reader import refuse_interrupted
 from fastfashion.shards.tables import check_idx, read_catalog, read_index, read_rejected, read_vocab, wrong_in_catalog
 from fastfashion.shards.verify_images import image_places, images_hit, wrong_images
@@ -105,7 +89,7 @@ class _Check:
     where: str
     sha256: str | None = None
     num_bytes: int | None = None
-    most_bytes: int = LONGEST_BYTES  # where nothing says how many there are
+    most_bytes: int = layout.LONGEST_BYTES  # where nothing says how many there are
 
 
 class _Verification:
@@ -128,30 +112,36 @@ class _Verification:
         self.damage.append(Damage(where=where, resolution=folder or None, shard=shard, reason=reason))
         self._damaged.add(where)
 
-    def _read_signed(self, read: Callable[[Path], T], where: str) -> T | None:
+    @contextlib.contextmanager
+    def _reporting(self, where: str) -> Iterator[None]:
+        """Within it, a PackedSetError is damage of that file."""
         try:
-            return read(self.path / where)
+            yield
         except PackedSetError as error:
             self.report(where, error)
-            return None
+
+    def _read_signed(self, read: Callable[[Path], T], where: str) -> T | None:
+        with self._reporting(where):
+            return read(self.path / where)
+        return None
 
     def checks(self) -> list[_Check]:
         """The files that set.json and the manifests name, and themselves, but for those that are damaged already."""
         return [check for check in self._all_checks() if check.where not in self._damaged]
 
     def _all_checks(self) -> Iterator[_Check]:
-        yield _Check(where=SET, most_bytes=MOST_BYTES[SET])
+        yield _Check(where=SET, most_bytes=layout.MOST_BYTES[SET])
         for name in (CATALOG, VOCAB, REJECTED):
             yield _Check(where=name, **(asdict(self.set_files.files[name]) if self.set_files else {}))
         for name, manifest in self.manifests.items():
             if manifest is None:
                 continue
-            yield _Check(where=f"{name}/{MANIFEST}", most_bytes=MOST_BYTES[MANIFEST])
-            yield _Check(where=f"{name}/{INDEX}", sha256=manifest.index_sha256, most_bytes=most_index_bytes(manifest.num_rows))
+            yield _Check(where=f"{name}/{MANIFEST}", most_bytes=layout.MOST_BYTES[MANIFEST])
+            yield _Check(where=f"{name}/{INDEX}", sha256=manifest.index_sha256, most_bytes=layout.most_index_bytes(manifest.num_rows))
             for shard in manifest.shards:
-                yield _Check(where=f"{name}/{shard_name(shard.number)}", sha256=shard.sha256, num_bytes=shard.num_bytes)
-                idx_bytes = most_idx_bytes(shard.num_rows)
-                yield _Check(where=f"{name}/{index_name(shard.number)}", sha256=shard.idx_sha256, most_bytes=idx_bytes)
+                yield _Check(where=f"{name}/{layout.shard_name(shard.number)}", sha256=shard.sha256, num_bytes=shard.num_bytes)
+                idx_bytes = layout.most_idx_bytes(shard.num_rows)
+                yield _Check(where=f"{name}/{layout.index_name(shard.number)}", sha256=shard.idx_sha256, most_bytes=idx_bytes)
 
     def report_differences(self, reasons: dict[str, str]) -> None:
         """Report the files whose bytes differ; of a tar also which images, where an index that is whole says their places."""
@@ -180,39 +170,33 @@ class _Verification:
                 self._report_index(name, manifest)
 
     def _report_beside(self, set_files: SetFiles) -> None:
-        where = VOCAB
-        try:
-            if VOCAB not in self._damaged:
+        vocab = None
+        if VOCAB not in self._damaged:
+            with self._reporting(VOCAB):
                 vocab = read_vocab(self.path, set_files)
-                where = CATALOG
-                if CATALOG not in self._damaged:
-                    read_catalog(self.path, vocab, set_files)
-                    if reason := wrong_in_catalog(self.path, vocab, set_files):
-                        self.report(CATALOG, reason)
-            where = REJECTED
-            if REJECTED not in self._damaged:
+        if vocab is not None and CATALOG not in self._damaged:
+            with self._reporting(CATALOG):
+                read_catalog(self.path, vocab, set_files)
+                if reason := wrong_in_catalog(self.path, vocab, set_files):
+                    self.report(CATALOG, reason)
+        if REJECTED not in self._damaged:
+            with self._reporting(REJECTED):
                 read_rejected(self.path)
-        except PackedSetError as error:
-            self.report(where, error)
 
     def _report_index(self, name: str, manifest: Manifest) -> None:
-        try:
+        index = None
+        with self._reporting(f"{name}/{INDEX}"):
             index = read_index(self.path / name, manifest)
-        except PackedSetError as error:
-            self.report(f"{name}/{INDEX}", error)
-            return
-        if is_remote(self.path):
+        if index is None or is_remote(self.path):
             return
         for reason in wrong_images(self.path, name, index, self._damaged):
             self.report(f"{name}/{INDEX}", reason)
         for entry in manifest.shards:
-            where = f"{name}/{index_name(entry.number)}"
+            where = f"{name}/{layout.index_name(entry.number)}"
             if where not in self._damaged:
                 rows = slice(*np.searchsorted(index["shard"], [entry.number, entry.number + 1]))
-                try:
+                with self._reporting(where):
                     check_idx(self.path / name, entry, index["offset"][rows], index["size"][rows])
-                except PackedSetError as error:
-                    self.report(where, error)
 
     def report_foreign(self, known: set[str]) -> None:
         """Report files that are no part of the set, but for those of a resolution whose manifest is damaged."""
@@ -232,7 +216,7 @@ def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
     for entry, is_dir in list_children(path).items():
         if is_dir and not children(entry):
             continue  # an empty object that only marks a folder
-        if is_resolution(entry.name) and (is_folder(entry) if is_dir is None else is_dir):
+        if layout.is_resolution(entry.name) and (is_folder(entry) if is_dir is None else is_dir):
             resolutions.append(entry.name)
             listing |= {f"{entry.name}/{file.name}": file for file in children(entry)}
         elif not entry.name.startswith("."):
@@ -254,7 +238,7 @@ def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tupl
     """The number of bytes read, and what is wrong with them."""
     most_bytes = check.most_bytes if check.num_bytes is None else check.num_bytes
     try:
-        num_bytes, sha256 = hash_file(path / check.where, on_bytes, most_bytes)
+        num_bytes, sha256 = layout.hash_file(path / check.where, on_bytes, most_bytes)
     except FileNotFoundError:
         return 0, "missing"
     except InputError as error:

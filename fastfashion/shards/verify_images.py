@@ -29,13 +29,13 @@ def wrong_images(path: Path, name: str, index: Mapping[str, np.ndarray], damaged
         wrong: dict[str, list[str]] = {"crc32": [], "height and width": [], KIND: []}
         for row in np.flatnonzero(np.isin(images.shard, whole)).tolist():
             for column in _wrong_columns(images.encoded(row), {column: int(values[row]) for column, values in index.items()}):
-                wrong[column].append(str(images.ids[row]))
+                wrong[column].append(str(images.id_column.iloc[row]))
     except PackedSetError:  # damaged in another way, which is reported of its own file
         return
     for column, ids in wrong.items():
         if ids:
             says = f"its column {column} says" if " " not in column else f"its columns {column} say"
-            yield f"{len(ids)} of {len(images.ids)} images are not what {says}: {_ids_text(ids)}"
+            yield f"{len(ids)} of {len(images.shard)} images are not what {says}: {_ids_text(ids)}"
 
 
 def _wrong_columns(data: np.ndarray, said: Mapping[str, int]) -> Iterator[str]:

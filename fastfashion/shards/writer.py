@@ -42,11 +42,8 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, number: int) -> None:
-        self._folder = folder
-        self._number = number
-        self._hash = hashlib.sha256()
-        self._offset = 0
-        self._written = 0
+        self._folder, self._number = folder, number
+        self._hash, self._offset, self._written = hashlib.sha256(), 0, 0
         self._pieces: list[bytes] = []  # the bytes between _written and _offset
         self._index: list[str] = []
         self.entry: ShardEntry | None = None

@@ -46,7 +46,7 @@ def train(request: TrainRequest) -> Answer | None:
 
 def settled(request: TrainRequest) -> tuple[RunConfig, Path]:
     """The settings of a run, with nothing left to "auto", and its folder."""
-    from fastfashion.model import weights_description
+    from fastfashion.model.artifact import weights_description
     from fastfashion.train.job import resolve, run_name
 
     known = {}

@@ -11,7 +11,7 @@ from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import location
 from fastfashion.load import LoaderSpec, Plan, choose_images
-from fastfashion.model import LossSettings
+from fastfashion.model.objective import LossSettings
 from fastfashion.runs.assumed import assumed_list
 from fastfashion.runs.folder import is_untrained
 from fastfashion.runs.trained_on import RowsOfSet, TrainedOn, check_classes, corrected, list_rows, read_trained_on

@@ -15,8 +15,9 @@ from fastfashion.disk import room_for
 from fastfashion.errors import TrainingError
 from fastfashion.files import clear_unpublished, location, publish_json
 from fastfashion.load import choose_images, open_loader
-from fastfashion.model import ModelDescription, check_first_weights, count_parameters, nearest_size, save_artifact
-from fastfashion.model.weights import ambiguity, check_declared
+from fastfashion.model.artifact import ModelDescription, count_parameters, save_artifact
+from fastfashion.model.sizes import nearest_size
+from fastfashion.model.weights import ambiguity, check_declared, check_first_weights
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.runs.files import BEST, CHECKPOINTS, CONFIG, METRICS, SKIPPED, STATUS, State, read_config, write_status
 from fastfashion.runs.folder import Held, TrainSummary, changes, finished_summary, training_in

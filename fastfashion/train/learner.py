@@ -13,15 +13,10 @@ from fastfashion.config import OptimConfig, RunConfig
 from fastfashion.dist import World
 from fastfashion.errors import ConfigError
 from fastfashion.load import LoaderSpec
-from fastfashion.model import (
-    Classifier,
-    FirstStep,
-    build_classifier,
-    check_first_step,
-    keep_heads,
-    synchronise_batch_norm,
-    use_fast_convolutions,
-)
+from fastfashion.model.artifact import keep_heads
+from fastfashion.model.first_step import check_first_step
+from fastfashion.model.layers import synchronise_batch_norm, use_fast_convolutions
+from fastfashion.model.net import Classifier, build_classifier
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -37,14 +32,9 @@ def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: Lo
     if world.device.type == "cpu":
         use_fast_convolutions(model)
     synchronised = config.train.sync_bn and world.size > 1
-    step = FirstStep(
-        model=config.model.name,
-        size=spec.size,
-        device=world.device,
-        precision=torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
-        images=spec.images_shape[0] * (world.size if synchronised else 1),
-    )
-    check_first_step(model, step)
+    precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    images = spec.images_shape[0] * (world.size if synchronised else 1)
+    check_first_step(model, config.model.name, spec.size, world.device, precision, images)
     return model, heads
 
 

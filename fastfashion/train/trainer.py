@@ -20,8 +20,8 @@ from fastfashion.csv_files import publish_csv
 from fastfashion.errors import FastfashionError, FirstStepError, TrainingError
 from fastfashion.evaluate import fit_temperatures, predict, score
 from fastfashion.load import Batch, Loader
-from fastfashion.model import objective
 from fastfashion.model.first_step import reason
+from fastfashion.model.objective import objective
 from fastfashion.runs.files import SKIPPED
 from fastfashion.runs.folder import Held
 from fastfashion.train.checkpoint import Checkpoints, Progress
