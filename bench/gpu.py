@@ -61,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/gpu_check.sh", description="Check and measure everything that needs a GPU.")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the records, one JSON file a stage")
-    parser.add_argument("--sets", type=Path, help="folder where the packed sets are made and kept; a temporary one by default")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the records, one JSON file per stage")
+    parser.add_argument("--sets", type=Path, help="folder to make and keep the packed sets in; default: a temporary one")
     parser.add_argument("--only", default=",".join(STAGES), help=f"stages, separated by commas: {', '.join(STAGES)}")
-    parser.add_argument("--seconds", type=float, default=570, help="for everything; 570 by default")
+    parser.add_argument("--seconds", type=float, default=570, help="time limit for everything; default: 570")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a few dozen images: to try the check itself, not to measure")
+    parser.add_argument("--tiny", action="store_true", help="use a few dozen images: try the check itself, measure nothing")
     parser.add_argument("--without-dali", action="store_true", help="measure the other backends where DALI is not installed")
     options = parser.parse_args(arguments)
     options.only = options.only.split(",")
@@ -142,10 +142,10 @@ def _run_stage(context: ForkServerContext, record: Record) -> None:
         assert process.pid is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, and nothing that it started is left
             os.killpg(process.pid, signal.SIGKILL)
-        process.kill()  # where it has not come to lead a group
+        process.kill()  # if it has not come to lead a group
         process.join()
     if late:
-        record.cut_short("its time was over: killed, with all it had started")
+        record.cut_short("time limit reached: killed, with all its processes")
     elif process.exitcode:
         record.cut_short(f"the process ended with status {process.exitcode}")
 

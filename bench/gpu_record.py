@@ -151,7 +151,7 @@ class Record:
         self.publish()
 
     def attempt(self, name: str, needs_s: float, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """Measure, where about `needs_s` are left, and publish; None if that was skipped or failed, which the record then says.
+        """Measure, if about `needs_s` are left, and publish; None if that was skipped or failed, which the record then says.
 
         A ConfigError means that something cannot run here, and counts as skipped.
         """

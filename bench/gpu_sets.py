@@ -1,4 +1,4 @@
-"""The packed sets of the GPU check: real ones where they are available, else stand-ins, drawn within a time limit.
+"""The packed sets of the GPU check: real ones if they are available, else stand-ins, drawn within a time limit.
 
 small    the real archive, or drawn 60x80          full and 40
 224      drawn 600x800, shrunk                     224

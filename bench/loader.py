@@ -18,7 +18,7 @@ from fastfashion.load import Loader, open_loader
 from loader_peers import PEERS
 
 BACKENDS = bench.BACKENDS | PEERS
-BUSY = 0.8  # of a step's time is what the loader takes for a batch, where the main thread is measured
+BUSY = 0.8  # of a step's time is what the loader takes for a batch, if the main thread is measured
 
 
 def measure(request: BenchRequest) -> dict[str, Any]:
@@ -62,14 +62,14 @@ def table_text(result: dict[str, Any]) -> str:
 
 def main(
     shards: Annotated[Path, typer.Option(help="Folder of a packed set.")],
-    size: Annotated[str, typer.Option(help="Input of a model, HxW in pixels; the images' own shape by default.")] = "auto",
-    res: Annotated[str, typer.Option(help="Packed resolution; the smallest that is enough by default.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Threads, or worker processes of some peers; the cores by default.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images a batch.")] = 64,
-    images: Annotated[int, typer.Option(help="Images a measurement, the same for every backend.")] = 4096,
+    size: Annotated[str, typer.Option(help="Input size of a model, HxW in pixels; default: the images' shape.")] = "auto",
+    res: Annotated[str, typer.Option(help="Packed resolution; default: the smallest that is large enough.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Threads, or worker processes of some peers; default: one per core.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 64,
+    images: Annotated[int, typer.Option(help="Images per measurement, the same for every backend.")] = 4096,
     rounds: Annotated[int, typer.Option(help="Interleaved measurements of each backend.")] = 5,
-    backend: Annotated[list[str] | None, typer.Option(help="Measure this one, by the start of its name; repeatable.")] = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Show where the time of a batch goes, too.")] = False,
+    backend: Annotated[list[str] | None, typer.Option(help="Backend to measure, by the start of its name; repeatable.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Also print where the time of a batch goes.")] = False,
     out: Out = None,
 ) -> None:
     """Compare our loaders with what other people use, and with decoding alone."""

@@ -208,7 +208,7 @@ def _ffcv(work: Work, folder: Path, *, raw: bool) -> Iterator[Epochs]:
     def answer() -> str:
         assert child.stdout is not None and child.stderr is not None
         if not select.select([child.stdout], [], [], STALLED_S)[0]:
-            raise ConfigError(f"FFCV has said nothing for {STALLED_S} s")
+            raise ConfigError(f"FFCV printed nothing for {STALLED_S} s")
         if not (line := child.stdout.readline()):
             raise ConfigError(f"FFCV ended: {child.stderr.read().strip().splitlines()[-1:]}")
         return line

@@ -45,7 +45,7 @@ def measure_memory(photos: Sequence[Path], rows: int, workers: int, folder: Path
 def peak_mb(command: Sequence[str]) -> tuple[float, float]:
     """Run a command; peak resident memory of its process and of its largest child, in MB (10^6 bytes). 0 if it has no child.
 
-    Children are looked at every POLL_S; the peak itself is the kernel's (VmHWM). Raises RuntimeError if the command fails.
+    Children are sampled every POLL_S; the peak itself is the kernel's (VmHWM). Raises RuntimeError if the command fails.
     """
     peaks: dict[int, int] = {}
     with tempfile.TemporaryFile() as said:

@@ -6,7 +6,7 @@ Natural images have the same contrast in every octave of spatial frequency: thei
 between the statistics of natural images and the response properties of cortical cells). The texture is one noise field an octave, all
 equally strong; the noise grows with the square root of the light, as that of photons does. At 1800x2400 pixels the 64 images of
 seed 0 take 144 to 898 KB, 686 in the mean. Decoded at a quarter of the scale (one thread) they take 8.3 ns a byte; the two photographs
-that come with scikit-learn, repeated to the same size and saved to the same bytes, take 8.3 and 8.8, and 7.7 where half is blank.
+that come with scikit-learn, repeated to the same size and saved to the same bytes, take 8.3 and 8.8, and 7.7 if half is blank.
 """
 
 import json

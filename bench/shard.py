@@ -125,7 +125,7 @@ def ratios(workers: int) -> list[Ratio]:
 
 
 def bench(request: BenchShardRequest) -> dict[str, Any]:
-    """Measure all contestants that run here, round by round, and write the record where `request.out` says.
+    """Measure all contestants that run here, round by round, and write the record to `request.out`.
 
     A contestant that cannot run here has None for its figures, and a `why`. Needs room for three copies of the images in the folder
     for temporary files, or in `request.photos`. Raises ConfigError, InputError, and RuntimeError if a contestant loses images.
@@ -332,12 +332,12 @@ def _between(found: dict[str, Any], form: str) -> str:
 
 
 def main(
-    photos: Annotated[Path | None, typer.Option(help="Folder where the stand-ins are made once and kept.")] = None,
-    source: Annotated[Path | None, typer.Option(help="A real zip or folder to pack as well.")] = None,
-    images: Annotated[int, typer.Option(help="Images a measurement, the same for every contestant.")] = 1024,
-    workers: Annotated[int, typer.Option(help="Processes; the cores by default.")] = 0,
+    photos: Annotated[Path | None, typer.Option(help="Folder to make the stand-ins in, once, and keep them.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Also pack this real zip or folder.")] = None,
+    images: Annotated[int, typer.Option(help="Images per measurement, the same for every contestant.")] = 1024,
+    workers: Annotated[int, typer.Option(help="Worker processes; default: one per core.")] = 0,
     rounds: Annotated[int, typer.Option(help="Interleaved measurements of every contestant.")] = 5,
-    memory: Annotated[bool, typer.Option("--memory", help="Measure peak memory too, with few and with 8 times as many rows.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Also measure peak memory, with few and with 8 times as many rows.")] = False,
     out: Out = None,
 ) -> None:
     """Compare packing with Pillow, with img2dataset's resizer, and with decoding alone, on stand-ins for photographs."""

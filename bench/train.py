@@ -1,4 +1,4 @@
-"""Whether training waits: the loop of `fastfashion train` fed by its loader against the same loop on one batch that is there already.
+"""Whether training waits: the loop of `fastfashion train` fed by its loader against the same loop on one batch in memory.
 
     round: one batch repeated, then the loader, then one batch with a checkpoint in the middle ─► ratios of the same round ─► median
 
@@ -84,7 +84,7 @@ class SameBatch:
 
 
 def bench(request: BenchTrainRequest) -> dict[str, Any]:
-    """Measure, and write the record where `request.out` says.
+    """Measure, and write the record to `request.out`.
 
     Rates are images a second. `of_same_batch`: the loader's rate as a share of that on one batch. `checkpoint_s`: by how much a
     checkpoint lengthens training, its writing beside training included; `checkpoint_share`: of the time, at one every 10 minutes.
@@ -229,16 +229,18 @@ def shares(phases_s: Mapping[str, float]) -> dict[str, float]:
 
 def main(
     shards: Annotated[Path, typer.Option(help="Folder of a packed set.")],
-    size: Annotated[str, typer.Option(help="Input of the model, HxW in pixels; the images' own shape by default.")] = "auto",
+    size: Annotated[str, typer.Option(help="Input size of the model, HxW in pixels; default: the images' shape.")] = "auto",
     model: Annotated[str, typer.Option(help="Any timm model, from random weights.")] = "resnet18",
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
-    steps: Annotated[int, typer.Option(help="Steps a measurement.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
+    steps: Annotated[int, typer.Option(help="Steps per measurement.")] = 20,
     rounds: Annotated[int, typer.Option(help="Interleaved measurements.")] = 5,
-    workers: Annotated[int, typer.Option(help="Threads of the loader; as in training by default.")] = 0,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="As in training: train.compile=true; repeatable.")] = None,
+    workers: Annotated[int, typer.Option(help="Loader threads; default: as in training.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting of training, such as train.compile=true; repeatable.")
+    ] = None,
     out: Out = None,
 ) -> None:
-    """Compare training with the same loop on one batch that is already there, and measure what a checkpoint costs."""
+    """Compare training with the same loop on one batch in memory, and measure what a checkpoint costs."""
     chosen = {"model.name": model, "data.size": size, "train.batch_size": batch_size, "data.workers": workers}
     request = BenchTrainRequest(shards=shards, settings=chosen | parse_settings(settings or []), steps=steps, rounds=rounds, out=out)
     print(table_text(bench(request)))

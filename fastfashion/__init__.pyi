@@ -28,13 +28,13 @@ def audit(
     raw: bool = ...,
     workers: int = ...,
 ) -> Report:
-    """Report what a packed set holds: sizes, bytes, classes, duplicates, and what each split would leak from training into its test."""
+    """Report what a packed set holds: sizes, bytes, classes, and duplicates, including those that splits leak into tests."""
 
 def compare(
     first: Run,
     second: Run,
 ) -> Report:
-    """Say whether one run is better than another: McNemar's exact test, and intervals of the differences, on rows both were tested on."""
+    """Test whether one run is better than another: McNemar's exact test and intervals of the differences, on rows both were tested on."""
 
 def download(
     which: str,
@@ -42,7 +42,7 @@ def download(
     *,
     timeout: float = ...,
 ) -> Downloaded:
-    """Get Fashion Product Images from Kaggle: one zip, checked, which the other commands read as it is."""
+    """Download Fashion Product Images from Kaggle: one zip, checked, which the other commands read as it is."""
 
 def evaluate_run(
     run: Run,
@@ -64,7 +64,7 @@ def export(
     task: str | Sequence[str] = ...,
     shards: Set | None = ...,
 ) -> ExportSummary:
-    """Write a run's best model for others: ONNX, a timm folder with a model card, or a page for a Hugging Face Space."""
+    """Export a run's best model: ONNX, a timm folder with a model card, or a page for a Hugging Face Space."""
 
 def predict(
     run: Run,
@@ -76,7 +76,7 @@ def predict(
     workers: int | None = ...,
     device: str | torch.device | None = ...,
 ) -> Iterator[Report]:
-    """Say what images show: paths, addresses, folders, zips, packed sets; in Python also PIL images, uint8 arrays and encoded bytes."""
+    """Predict what images show: paths, addresses, folders, zips, packed sets; in Python also PIL images, uint8 arrays and encoded bytes."""
 
 def preview(
     shards: Set | None = ...,
@@ -91,7 +91,7 @@ def preview(
     settings: Mapping[str, Any] | None = ...,
     workers: int | None = ...,
 ) -> PreviewSummary:
-    """Draw a sheet of what the model will see: packed images, and what augmentation makes of them in three epochs."""
+    """Draw a sheet of packed images, each beside what the model sees of it in three epochs of augmentation."""
 
 def serve(
     run: Run,
@@ -139,7 +139,7 @@ def splits(
     out: Place = ...,
     raw: bool = ...,
 ) -> Splits:
-    """Write which row is in which part of a split: the one that training uses for these tasks."""
+    """Write which rows are in which part of the split that training uses for these tasks."""
 
 def synth(
     out: Place = ...,

@@ -2,7 +2,7 @@
 
 Arguments: see command_options.py. Functions that make something return a frozen dataclass with `to_dict()`; reports (evaluate_run,
 compare, audit) are the dicts that the JSON files hold. Training and testing are train_run and evaluate_run, because `fastfashion.train` and
-`fastfashion.evaluate` are packages. Errors that can be cured are `FastfashionError`s, and name arguments. No function changes the
+`fastfashion.evaluate` are packages. Errors that the caller can fix are `FastfashionError`s, and name arguments. No function changes the
 program that calls it (docs/embedding.md).
 """
 
@@ -89,10 +89,10 @@ class Splits(Result):
 
 @call(DownloadRequest, computes=False)
 def download(request: DownloadRequest) -> "Downloaded":
-    """Get Fashion Product Images from Kaggle: one zip, checked, which the other commands read as it is.
+    """Download Fashion Product Images from Kaggle: one zip, checked, which the other commands read as it is.
 
     Credentials are those of Kaggle's own tool ($KAGGLE_API_TOKEN, ~/.kaggle/access_token, kaggle.json and so on); without any, Kaggle is
-    asked without. The same command resumes after a cut or Ctrl-C.
+    asked without. The same command resumes after a broken connection or Ctrl-C.
     """
     from fastfashion.sources.download import bar_progress
     from fastfashion.sources.download import download as fetch
@@ -122,7 +122,7 @@ def synth(request: SynthRequest) -> "SynthSummary":
 
 
 def pack_request(request: ShardRequest) -> "PackRequest":
-    """What pack/ is asked for."""
+    """The request to pack/ that a `shard` request means."""
     from fastfashion.catalog import Columns
     from fastfashion.pack import PackRequest
 
@@ -145,7 +145,7 @@ def pack_request(request: ShardRequest) -> "PackRequest":
 def shard(request: ShardRequest) -> "PackSummary":
     """Pack images and their table into shards, at one or several resolutions, on disk or object storage.
 
-    Resumes an interrupted run. Images that are left out are listed in rejected.csv, with the reason.
+    Resumes an interrupted run. Images that are left out are listed in rejected.csv with the reason.
     """
     from fastfashion.pack import bar_progress, pack
 
@@ -169,7 +169,7 @@ def verify(request: VerifyRequest) -> Verified:
 
 @call(AuditRequest)
 def audit(request: AuditRequest) -> Report:
-    """Report what a packed set holds: sizes, bytes, classes, duplicates, and what each split would leak from training into its test.
+    """Report what a packed set holds: sizes, bytes, classes, and duplicates, including those that splits leak into tests.
 
     With a run, also which labels are probably wrong: suspects.csv and sheets of images in the folder `out`, audit by default.
     """
@@ -200,9 +200,9 @@ def audited(request: AuditRequest, world: Any) -> Report:
 
 @call(SplitsRequest, computes=False)
 def splits(request: SplitsRequest) -> Splits:
-    """Write which row is in which part of a split: the one that training uses for these tasks.
+    """Write which rows are in which part of the split that training uses for these tasks.
 
-    Several tasks are split as the first one or subCategory is, or as split_by says; where their test rows then differ, the CSV has a
+    Several tasks are split as the first one or subCategory is, or as split_by says; if their test rows then differ, the CSV has a
     line for each row and task.
     """
     from fastfashion.catalog import joint_split
@@ -224,7 +224,7 @@ def splits(request: SplitsRequest) -> Splits:
 
 @call(PreviewRequest, computes=False)
 def preview(request: PreviewRequest) -> "PreviewSummary":
-    """Draw a sheet of what the model will see: packed images, and what augmentation makes of them in three epochs."""
+    """Draw a sheet of packed images, each beside what the model sees of it in three epochs of augmentation."""
     from fastfashion.audit.preview import PreviewRequest as SheetRequest
     from fastfashion.audit.preview import preview as draw
 
@@ -247,7 +247,7 @@ def preview(request: PreviewRequest) -> "PreviewSummary":
 
 @embedded
 def open_packed_set(shards: "Set | None" = None) -> "PackedSet":
-    """A packed set to look into: its `table` (pandas), `vocab`, and images by `open(resolution)`."""
+    """A packed set to inspect: its `table` (pandas), `vocab`, and images by `open(resolution)`."""
     from fastfashion.shards import open_packed_set as open_set
 
     return open_set(find_shards(shards))
@@ -268,7 +268,7 @@ def open_loader(
 
     A batch has `images`, uint8 (B, H, W, 3); `labels`, int64 (B, T), -1 if there is none; `rows`, int64 (B,), -1 for padding.
     `task`: a label, several with commas between, or "all". `settings`: such as {"augment.mixup": 0.2} (docs/settings.md).
-    `batch_size` counts the images of all ranks of `torch.distributed`, where your program has initialised it; each rank gets its share.
+    `batch_size` counts the images of all ranks of `torch.distributed`, if your program has initialised it; each rank gets its share.
     Nothing of your program is changed. Batches are on `device`, by default the current one. One iterator at a time.
     """
     import torch
@@ -296,7 +296,7 @@ def open_loader(
 def train_run(request: TrainRequest) -> "TrainSummary":
     """Train a classifier on a packed set; the same call resumes a run that was interrupted.
 
-    With `nproc` above 1 in processes of their own, otherwise here: in the process group of your program, where it has initialised one and
+    With `nproc` above 1 in processes of their own, otherwise here: in the process group of your program, if it has initialised one and
     all its ranks call this. The result is taken in place of a run's folder. Ctrl-C raises KeyboardInterrupt, as everywhere.
     """
     from fastfashion import dist
@@ -352,7 +352,7 @@ def evaluate_run(request: EvaluateRequest) -> Report:
 
 @call(CompareRequest, computes=False)
 def compare(request: CompareRequest) -> Report:
-    """Say whether one run is better than another: McNemar's exact test, and intervals of the differences, on rows both were tested on."""
+    """Test whether one run is better than another: McNemar's exact test and intervals of the differences, on rows both were tested on."""
     from fastfashion.evaluate.compare import compare as compare_runs
 
     return compare_runs(request.first, request.second)
@@ -360,7 +360,7 @@ def compare(request: CompareRequest) -> Report:
 
 @embedded
 def open_run(run: Run, shards: "Set | None" = None) -> "OpenRun":
-    """A run to look into: its `model` (a torch module, uint8 images to logits), `config`, `packed` set, `codes` and `split`."""
+    """A run to inspect: its `model` (a torch module, uint8 images to logits), `config`, `packed` set, `codes` and `split`."""
     from fastfashion.runs import open_run as open_folder
 
     known = getattr(run, "packed", None) if shards is None else shards
@@ -369,10 +369,10 @@ def open_run(run: Run, shards: "Set | None" = None) -> "OpenRun":
 
 @call(PredictRequest)
 def predict(request: PredictRequest) -> Iterator[Report]:
-    """Say what images show: paths, addresses, folders, zips, packed sets; in Python also PIL images, uint8 arrays and encoded bytes.
+    """Predict what images show: paths, addresses, folders, zips, packed sets; in Python also PIL images, uint8 arrays and encoded bytes.
 
     Yields an answer for each image, `{"path", "answers": {task: [{"label", "probability"}, …]}, "error": None}`, the most probable
-    first. Where an image cannot be read, `answers` is None and `error` says why; one that has no path is "image 0", by its position.
+    first. If an image cannot be read, `answers` is None and `error` says why; one without a path is "image 0", by its position.
     """
     from fastfashion import dist
     from fastfashion.predict.outputs import records
@@ -417,9 +417,9 @@ def _as_png(image: "Image.Image | np.ndarray") -> bytes:
 
 @call(ExportRequest)
 def export(request: ExportRequest) -> "ExportSummary":
-    """Write a run's best model for others: ONNX, a timm folder with a model card, or a page for a Hugging Face Space.
+    """Export a run's best model: ONNX, a timm folder with a model card, or a page for a Hugging Face Space.
 
-    It is compared with the run on test images, and published only where it answers the same. A timm model has one head: a run
+    It is compared with the run on test images, and published only if it answers the same. A timm model has one head: a run
     with several becomes a folder a head.
     """
     from fastfashion.export.export import export as export_run
@@ -431,7 +431,7 @@ def export(request: ExportRequest) -> "ExportSummary":
 def serve(request: ServeRequest) -> None:
     """Show a run on a page: answers as bars, where the model looked, the nearest products, batches, test results, an HTTP API.
 
-    Nothing on the page comes from elsewhere. The first start looks at the training set once, for the nearest products. Returns when
+    The page loads nothing from other sites. The first start reads the training set once, for the nearest products. Returns when
     the process is stopped.
     """
     import os
@@ -440,7 +440,7 @@ def serve(request: ServeRequest) -> None:
 
 
 def serve_with(request: ServeRequest, environment: MutableMapping[str, str]) -> None:
-    """Serve with the password in `environment`, where the request has none; it is taken out of there."""
+    """Serve, with the password in `environment` if the request has none; the variable is removed from there."""
     from fastfashion.serve.auth import find_auth
     from fastfashion.serve.limits import Limits
     from fastfashion.serve.server import ServeRequest as ServerRequest

@@ -1,4 +1,4 @@
-"""How fast our loaders are, beside ImageFolder with a DataLoader and decoding alone. `python bench/loader.py` adds other peers.
+"""How fast our loaders are, compared with ImageFolder and a DataLoader, and with decoding alone. `python bench/loader.py` adds other peers.
 
     packed set ─► first rows, one plan ─► round: decode only, then each backend once ─► median, spread, share of the same round's decoding
 
@@ -62,7 +62,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """A way to load images. `open` gets the work and an empty folder; raises ImportError or ConfigError if it cannot run here."""
+    """One way to load images. `open` gets the work and an empty folder; raises ImportError or ConfigError if it cannot run here."""
 
     open: Callable[[Work, Path], AbstractContextManager[Epochs]]
     decodes: bool = True  # False: it keeps decoded images, so that an epoch decodes no JPEG
@@ -216,9 +216,9 @@ class BenchRequest:
 def bench(request: BenchRequest) -> dict[str, Any]:
     """Measure all backends that run here, round by round; returns the record.
 
-    Rates are images a second. `of_ceiling` is the ratio to decoding alone, above 1 where a backend decodes at a smaller scale or only the
+    Rates are images a second. `of_ceiling` is the ratio to decoding alone, above 1 if a backend decodes at a smaller scale or only the
     crop; `of_image_folder`, `of_threads`: to those backends; each the median of the rounds' ratios. A backend that cannot run here has None
-    for its figures, and a `why`. Raises ConfigError, PackedSetError, and RuntimeError where a backend loses or repeats images.
+    for its figures, and a `why`. Raises ConfigError, PackedSetError, and RuntimeError if a backend loses or repeats images.
     """
     work = request.work()
     rates, missing = _measure(work, request)
@@ -247,7 +247,7 @@ def bench(request: BenchRequest) -> dict[str, Any]:
 
 
 def write_record(out: Path | None, result: Mapping[str, Any]) -> None:
-    """Publish a record where `out` says; None: nowhere."""
+    """Publish a record at `out`, if any."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         publish_json(out, result)

@@ -25,7 +25,7 @@ from fastfashion.fields import Option, name_of, options_of
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Flags of `train` that are settings, where a function does not have them as arguments.
+# Flags of `train` that are settings, if a function does not have them as arguments.
 SETTINGS = {name.replace("_", "-"): about.setting for name, (_, about) in options_of(TrainRequest).items() if about.setting}
 SETTINGS["workers"] = "data.workers"
 _CHOICES = {"auto", "folds", "hub", "must", "never", "no", "onnx", "reference", "skip", "space", "stop", "stratified", "unseen"}
@@ -127,7 +127,7 @@ class EmbeddedLoader:
 
 @contextmanager
 def errors_say_arguments(names: Collection[str]) -> Iterator[None]:
-    """Within it, FastfashionErrors name the arguments `names` of a function, and settings, where they were written with flags."""
+    """Inside this context, FastfashionErrors name the arguments `names` of a function, and settings, if they were written with flags."""
     try:
         yield
     except FastfashionError as error:
@@ -153,7 +153,7 @@ def _outside_commands(text: str, names: Collection[str]) -> str:
 
 
 def _said(found: re.Match[str], names: Collection[str]) -> str:
-    """One flag, with its value where it has one."""
+    """One flag, with its value if it has one."""
     if found["key"]:
         return _setting(found["key"], found["set"], names)
     flag, value, tail = found["flag"], found["value"], ""

@@ -24,7 +24,7 @@ from fastfashion.words import os_error_text
 
 R = TypeVar("R", bound=Request)
 PANELS = (IN, MODEL, OUT, LIMITS, RUN)
-STORAGE = ("botocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "huggingface_hub")  # whose errors are the user's to cure
+STORAGE = ("botocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "huggingface_hub")  # whose errors are the user's to fix
 COMMANDS: dict[str, tuple[type[Request], Callable[..., Any], str]] = {}  # request, function and example of each, for docs/cli.md
 _debug = False
 
@@ -130,7 +130,7 @@ def is_debug() -> bool:
 
 
 def run_command(app: typer.Typer) -> None:
-    """Run a typer app: errors that users can cure (the disk's among them) print as text and exit with 2, Ctrl-C exits with 130."""
+    """Run a typer app: errors that users can fix (also those of the disk) print as text and exit with 2, Ctrl-C exits with 130."""
     make_safe()
     try:
         app()

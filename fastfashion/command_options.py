@@ -24,7 +24,7 @@ SETTINGS = {key: (each, about) for key, each, about in settings()}
 class Request:
     """Options that every command has."""
 
-    as_json: bool = option("Print one JSON document on stdout, and all text on stderr.", False, name="json", panel=RUN, only="cli")
+    as_json: bool = option("Print one JSON document on stdout and all text on stderr.", False, name="json", panel=RUN, only="cli")
     debug: bool = option("Show the traceback of an error.", False, panel=RUN, only="cli")
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class Request:
 def ask(kind: type[R], given: Mapping[str, Any], warn: Callable[[str], object]) -> R:
     """The request that values by field name make. Raises ConfigError if one is missing, ill-typed or out of its limits.
 
-    Places to write are looked at first: before anything is searched for or read. `warn` gets a sentence for each old form.
+    Places to write are checked first, before anything is searched for or read. `warn` gets a sentence for each old form.
     """
     values: dict[str, Any] = {}
     for name, (each, about) in sorted(options_of(kind).items(), key=lambda item: item[1][1].writes is None):
@@ -95,11 +95,11 @@ def _refused(message: str) -> Callable[[Any], None]:
 
 
 def set_argument() -> Any:
-    what = "Packed set: its folder, s3:// or https:// address; the one under shards/ by default."
+    what = "Packed set: its folder, s3:// or https:// address; default: the one under shards/."
     return option(what, argument=True, find=find_shards, accepts="Set | None", metavar="SET")
 
 
-def moved_set(what: str = "Packed set, if it was moved since the training.") -> Any:
+def moved_set(what: str = "Packed set, if it was moved since training.") -> Any:
     return option(what, panel=IN, find=_path, accepts="Set | None", metavar="SET")
 
 
@@ -112,11 +112,11 @@ def source_option(what: str, find: Callable[[Any], Path | None]) -> Any:
 
 
 def table_option() -> Any:
-    return option("The CSV, in --source or anywhere; styles.csv, or the only one, by default.", "", panel=IN)
+    return option("CSV table, in --source or elsewhere; default: styles.csv or the only CSV.", "", panel=IN)
 
 
 def id_column_option() -> Any:
-    return option("Its column with paths or names of the images.", "id", panel=IN)
+    return option("Column with the paths or names of the images.", "id", panel=IN)
 
 
 def out_option(what: str, writes: Writes, default: Path | None = None, **about: Any) -> Any:
@@ -127,12 +127,12 @@ def out_option(what: str, writes: Writes, default: Path | None = None, **about: 
 
 def heads_option(what: str, panel: str) -> Any:
     about: dict[str, Any] = {"accepts": "str | Sequence[str]", "find": _tasks, "name": "task", "many": True, "metavar": "TASK"}
-    return option(f"{what}, with commas or several times; all by default.", (), panel=panel, **about)
+    return option(f"{what}, separated by commas or repeated; default: all.", (), panel=panel, **about)
 
 
 def labels_option() -> Any:
     about: dict[str, Any] = {"find": lambda given: ",".join(names_of(given)), "accepts": "str | Sequence[str]", "metavar": "TASK"}
-    return option("Label to predict, several with commas, or all.", "subCategory", panel=IN, many=True, **about)
+    return option("Label to predict, or several separated by commas, or all.", "subCategory", panel=IN, many=True, **about)
 
 
 def settings_option(what: str = "Any other setting, section.key=value (docs/settings.md); repeatable.") -> Any:
@@ -145,19 +145,19 @@ def recipe_option(panel: str = RUN) -> Any:
 
 
 def processes_option() -> Any:
-    return option("Processes; all cores by default.", panel=RUN, find=_cores, least=1, accepts="int | None", most=1024)
+    return option("Worker processes; default: one per core.", panel=RUN, find=_cores, least=1, accepts="int | None", most=1024)
 
 
 def workers_option() -> Any:
-    return option("Loader threads a process; 0: its share of the cores.", 0, panel=RUN, least=0)
+    return option("Loader threads per process; 0: its share of the cores.", 0, panel=RUN, least=0)
 
 
 def raw_option(**about: Any) -> Any:
-    return option("In CSV, leave cells such as =1+1 as they are, for programs.", False, panel=OUT, **about)
+    return option("Write CSV cells such as =1+1 unescaped, for programs.", False, panel=OUT, **about)
 
 
 def device_option() -> Any:
-    return option("Device, such as cuda:1; the current one by default.", only="api", accepts="str | torch.device | None")
+    return option("Device, such as cuda:1; default: the current one.", only="api", accepts="str | torch.device | None")
 
 
 def short(key: str, panel: str, **about: Any) -> Any:
@@ -182,20 +182,20 @@ class DownloadRequest(Request):
         metavar="small|full",
     )
     out: Path = out_option("Folder for the zip.", Writes.FOLDER, Path("data"), positional=True)
-    timeout: float = option("Seconds without a byte after which a connection counts as cut.", 60.0, panel=RUN, above=0)
+    timeout: float = option("Retry after this many seconds without a byte.", 60.0, panel=RUN, above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorRequest(Request):
-    disk: Path = option("Folder whose disk is measured.", Path(), panel=RUN, find=_path, metavar="FOLDER")
+    disk: Path = option("Measure the disk of this folder.", Path(), panel=RUN, find=_path, metavar="FOLDER")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthRequest(Request):
-    out: Path = out_option("Folder to make; must not exist or be empty.", Writes.FOLDER, Path("data/synth"), positional=True)
-    rows: int = option("Lines of the table.", 1200, panel=OUT, least=1, most=10**8)
+    out: Path = out_option("Folder to write; must be empty or not exist.", Writes.FOLDER, Path("data/synth"), positional=True)
+    rows: int = option("Rows of the table.", 1200, panel=OUT, least=1, most=10**8)
     size: str = option("Size of the images, HxW in pixels, 80x60 to 2400x1800.", "800x600", panel=OUT)
-    seed: int = option("Same seed, same bytes.", 0, panel=OUT, least=0, below=2**63)
+    seed: int = option("Seed: the same seed gives the same bytes.", 0, panel=OUT, least=0, below=2**63)
     workers: int = processes_option()
     res: str | None = option(
         "Refused: was width x height.",
@@ -213,23 +213,23 @@ class SynthRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRequest(Request):
-    source: Path = source_option("Zip or folder of images and a table, or its address; the one under data/ by default.", find_source)
+    source: Path = source_option("Zip or folder of images and a table, or its address; default: the one under data/.", find_source)
     table: str = table_option()
     id_column: str = id_column_option()
     label_columns: str = option(
-        "Columns to learn, with commas; those of styles.csv by default.",
+        "Columns to learn, separated by commas; default: those of styles.csv.",
         "",
         panel=IN,
         find=lambda given: ",".join(names_of(given)),
         accepts="str | Sequence[str] | None",
     )
     na_values: str | None = option(
-        "Cells without a label, with commas: NA,- (default: docs/tables.md).",
+        "Spellings of a missing label, separated by commas, such as NA,- (default: docs/tables.md).",
         panel=IN,
         find=lambda given: None if given is None else ",".join(names_of(given)),
         accepts="str | Sequence[str] | None",
     )
-    out: Path | None = out_option("Folder of the packed set; shards/NAME by default.", Writes.FOLDER, positional=True)
+    out: Path | None = out_option("Folder of the packed set; default: shards/NAME.", Writes.FOLDER, positional=True)
     res: tuple[str, ...] = option(
         "Shorter side in pixels, or full; repeatable.",
         ("224",),
@@ -239,19 +239,19 @@ class ShardRequest(Request):
         accepts="int | str | Sequence[int | str]",
     )
     quality: int = option("JPEG quality of resized images.", 90, panel=OUT, least=1, most=100)
-    max_rejected: int = option("Stop when more rows than this cannot be packed.", 1000, panel=IN, least=0)
-    max_pixels: int = option("Reject images of more pixels, unread.", 100_000_000, panel=IN, least=1, most=2**40)
+    max_rejected: int = option("Stop if more than this many rows cannot be packed.", 1000, panel=IN, least=0)
+    max_pixels: int = option("Reject images with more pixels than this.", 100_000_000, panel=IN, least=1, most=2**40)
     workers: int = processes_option()
-    engine: str = option("local, or ray: the same blocks on a Ray cluster.", "local", panel=RUN, choices=("local", "ray"))
-    address: str | None = option("Ray cluster, such as auto.", panel=RUN)
-    dry_run: bool = option("Print the plan and an estimate of sizes.", False, panel=RUN, only="cli")
+    engine: str = option("Pack here (local) or on a Ray cluster (ray).", "local", panel=RUN, choices=("local", "ray"))
+    address: str | None = option("Address of the Ray cluster, such as auto.", panel=RUN)
+    dry_run: bool = option("Print the plan and estimated sizes, and pack nothing.", False, panel=RUN, only="cli")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyRequest(Request):
     shards: Path = set_argument()
     repair: bool = option("Pack damaged shards again from --source.", False, panel=RUN)
-    source: Path | None = source_option("With --repair: the source of the set; the one under data/ by default.", _path)
+    source: Path | None = source_option("With --repair: source of the set; default: the one under data/.", _path)
     table: str = table_option()
     id_column: str = id_column_option()
     workers: int = processes_option()
@@ -261,7 +261,7 @@ class VerifyRequest(Request):
 class AuditRequest(Request):
     shards: Path = set_argument()
     runs: tuple[Path, ...] = option(
-        "Judge labels by this run, too; repeatable.",
+        "Also judge labels by this run; repeatable.",
         (),
         name="run",
         panel=IN,
@@ -318,10 +318,10 @@ class TrainRequest(Request):
     epochs: int | None = short("train.epochs", MODEL)
     batch_size: int | None = short("train.batch_size", MODEL)
     settings: dict[str, Any] = settings_option()
-    nproc: int | None = option("Processes on this machine, one a GPU.", panel=RUN, least=1)
+    nproc: int | None = option("Processes on this machine, one per GPU.", panel=RUN, least=1)
     runs: Path = out_option("Folder of all runs.", Writes.FOLDER, Path("runs"))
-    name: str | None = option("Name of the run; made of the settings by default.", panel=OUT)
-    resume: str = option("A run of this name: auto, never or must be resumed.", "auto", panel=RUN, choices=("auto", "never", "must"))
+    name: str | None = option("Name of the run; default: made from the settings.", panel=OUT)
+    resume: str = option("Resume a run of this name: auto, never or must.", "auto", panel=RUN, choices=("auto", "never", "must"))
     seed: int | None = short("train.seed", RUN, hidden=True)
     allow_config_change: tuple[str, ...] = option(
         "Resume with another value of this setting, section.key; repeatable.",
@@ -363,7 +363,7 @@ class EvaluateRequest(Request):
     run: Path = run_argument()
     shards: Path | None = moved_set("Packed set, if it was moved; another one with --rows unseen.")
     rows: str = option("test, or unseen: ids of --shards that the run never saw.", "test", panel=IN, choices=("test", "unseen"))
-    batch_size: int = option("Images a step, over all processes.", 256, panel=RUN, least=1)
+    batch_size: int = option("Images per step, over all processes.", 256, panel=RUN, least=1)
     workers: int = workers_option()
     device: Any = device_option()
 
@@ -378,7 +378,7 @@ class CompareRequest(Request):
 class ReproduceRequest(Request):
     published: str | None = option("Published results, such as fashion-product-images.", argument=True, metavar="NAME")
     shards: tuple[Path, ...] = option(
-        "Packed set of their data; one for each size of its images.",
+        "Packed set of their data, one for each image size.",
         (),
         argument=True,
         many=True,
@@ -388,16 +388,16 @@ class ReproduceRequest(Request):
     )
     small: Path | None = option("Packed set of the small images.", find=_path, hidden=True, old="fashion-product-images SET")
     full: Path | None = option("Packed set of the full images.", find=_path, hidden=True, old="fashion-product-images SET")
-    any_set: bool = option("Run other data than the published values are of.", False, panel=IN)
+    any_set: bool = option("Accept data other than that of the published values.", False, panel=IN)
     tasks: tuple[str, ...] = heads_option("Only the cells of these", IN)
     model: tuple[str, ...] = option("Only this model's cells; repeatable.", (), panel=IN, many=True, find=names_of)
-    protocol: tuple[str, ...] = option("Only on this split; both by default.", (), panel=IN, many=True, find=names_of)
+    protocol: tuple[str, ...] = option("Only on this split; default: both.", (), panel=IN, many=True, find=names_of)
     recipe: str = recipe_option()
-    all_heads: bool = option("Every model learns all labels.", True, panel=RUN, flag="--all-heads/--no-all-heads")
-    seeds: int = option("Runs a cell.", 1, panel=RUN)
+    all_heads: bool = option("Train every model on all labels.", True, panel=RUN, flag="--all-heads/--no-all-heads")
+    seeds: int = option("Runs per cell.", 1, panel=RUN)
     pretrained: bool = option("Start from ImageNet weights.", True, panel=RUN, flag="--pretrained/--no-pretrained")
-    epochs: int | None = option("Passes over the training rows; those of the recipe by default.", panel=RUN)
-    nproc: int | None = option("Processes on this machine, one a GPU.", panel=RUN)
+    epochs: int | None = option("Epochs to train; default: those of the recipe.", panel=RUN)
+    nproc: int | None = option("Processes on this machine, one per GPU.", panel=RUN)
     settings: dict[str, Any] = settings_option()
     out: Path = out_option("Folder for runs and tables.", Writes.FOLDER, Path("runs/reproduce"))
 
@@ -414,12 +414,12 @@ class PredictRequest(Request):
         metavar="PATH",
         accepts="Images | Iterable[Images]",
     )
-    top: int = option("Classes a label, the most probable first.", 3, panel=OUT, least=1)
+    top: int = option("Classes per label, the most probable first.", 3, panel=OUT, least=1)
     tasks: tuple[str, ...] = heads_option("Only these labels", OUT)
-    form: str = option("table, csv, jsonl or parquet; by --out's name.", "auto", name="format", panel=OUT, only="cli")
-    out: Path | None = out_option("File to write; stdout by default.", Writes.FILE, only="cli")
+    form: str = option("table, csv, jsonl or parquet; default: by --out's suffix.", "auto", name="format", panel=OUT, only="cli")
+    out: Path | None = out_option("File to write; default: stdout.", Writes.FILE, only="cli")
     raw: bool = raw_option(only="cli")
-    batch_size: int = option("Images a step of the model.", 256, panel=RUN, least=1)
+    batch_size: int = option("Images per batch.", 256, panel=RUN, least=1)
     workers: int = processes_option()
     device: Any = device_option()
 
@@ -428,9 +428,9 @@ class PredictRequest(Request):
 class ServeRequest(Request):
     run: Path = run_argument()
     shards: Path | None = moved_set()
-    host: str = option("Address to listen on; 0.0.0.0 is every one of this machine.", "127.0.0.1", panel=RUN)
-    port: int = option("Port to listen on; 0 is any free one.", 7860, panel=RUN, least=0, most=65535)
-    auth: str | None = option("user:password to ask for. The process list shows it: prefer --auth-file.", panel=RUN)
+    host: str = option("Address to listen on; 0.0.0.0: all addresses of this machine.", "127.0.0.1", panel=RUN)
+    port: int = option("Port to listen on; 0: any free one.", 7860, panel=RUN, least=0, most=65535)
+    auth: str | None = option("Require user:password. It shows in the process list: prefer --auth-file.", panel=RUN)
     auth_file: Path | None = option(
         "File whose first line is user:password; or set FASTFASHION_AUTH to it.",
         panel=RUN,
@@ -447,9 +447,9 @@ class ServeRequest(Request):
         accepts="str | Sequence[str]",
     )
     max_mb: int = option("Largest image, in MB.", 20, panel=LIMITS, least=1)
-    max_pixels: int = option("Most pixels of an image; decoding may take 20 bytes for each.", 40_000_000, panel=LIMITS, least=1)
+    max_pixels: int = option("Most pixels of an image; decoding may take 20 bytes per pixel.", 40_000_000, panel=LIMITS, least=1)
     max_files: int = option("Most images in a batch.", 200, panel=LIMITS, least=1)
-    max_queue: int = option("Most requests that wait, of large images and of others each.", 64, panel=LIMITS, least=1)
+    max_queue: int = option("Most waiting requests, for large images and for others each.", 64, panel=LIMITS, least=1)
     workers: int = processes_option()
 
 
@@ -457,14 +457,14 @@ class ServeRequest(Request):
 class ExportRequest(Request):
     run: Path = run_argument()
     to: str = option(
-        "onnx: one file. hub: for timm and the Hub. space: a page to put online.",
+        "onnx: one file; hub: for timm and the Hub; space: a page to put online.",
         required=True,
         panel=OUT,
         choices=("onnx", "hub", "space"),
         positional=True,
     )
-    out: Path | None = out_option("Folder to write; RUN/export/FORMAT by default.", Writes.FOLDER)
-    int8: bool = option("With 8-bit weights too, and what they cost; only onnx.", False, panel=OUT)
+    out: Path | None = out_option("Folder to write; default: RUN/export/FORMAT.", Writes.FOLDER)
+    int8: bool = option("Also export 8-bit weights and report the accuracy they cost; only onnx.", False, panel=OUT)
     tasks: tuple[str, ...] = heads_option("Only these heads", IN)
     shards: Path | None = moved_set()
 
@@ -478,11 +478,11 @@ class ExportRequest(Request):
 class BenchLoaderRequest(Request):
     shards: Path = set_argument()
     size: str = option(SETTINGS["data.size"][1].help, "auto", panel=IN)
-    res: str = option("Packed resolution; the smallest that is enough by default.", "auto", panel=IN)
+    res: str = option("Packed resolution; default: the smallest that is large enough.", "auto", panel=IN)
     out: Path | None = out_option("JSON file for the record, with machine and versions.", Writes.FILE)
     workers: int = processes_option()
-    batch_size: int = option("Images a batch.", 64, panel=RUN, least=1)
-    images: int = option("Images a measurement, the same for every backend.", 4096, panel=RUN, least=1)
+    batch_size: int = option("Images per batch.", 64, panel=RUN, least=1)
+    images: int = option("Images per measurement, the same for every backend.", 4096, panel=RUN, least=1)
     rounds: int = option("Interleaved measurements of each backend.", 5, panel=RUN, least=1)
-    backend: tuple[str, ...] = option("Measure this one, by the start of its name; repeatable.", (), panel=RUN, many=True, find=names_of)
-    profile: bool = option("Say where the time of a batch goes, too.", False, panel=RUN)
+    backend: tuple[str, ...] = option("Backend to measure, by the start of its name; repeatable.", (), panel=RUN, many=True, find=names_of)
+    profile: bool = option("Also print where the time of a batch goes.", False, panel=RUN)

@@ -70,24 +70,24 @@ class DataConfig(_Section):
     """Which images, in which shape, split how, loaded how."""
 
     shards: str = setting("", "Folder or address of the packed set.", FREE)
-    resolution: str = setting("auto", "Packed resolution to read; auto: the smallest that is enough for the size.")
-    size: str = setting("auto", "Input of the model, HxW in pixels, such as 80x64; auto: the images' own shape.")
-    task: str = setting("subCategory", "Label to predict, several with commas, or all.")
-    split_by: str = setting("", "Tasks whose own splits to keep, with commas; subCategory or the first task by default.")
-    fold: int = setting(0, "Part to test, with the folds protocol.", least=0, below=FOLDS)
+    resolution: str = setting("auto", "Packed resolution to read; auto: the smallest that is large enough.")
+    size: str = setting("auto", "Input size of the model, HxW in pixels, such as 80x64; auto: from the images' shape.")
+    task: str = setting("subCategory", "Label to predict, or several separated by commas, or all.")
+    split_by: str = setting("", "Tasks that keep their own splits, separated by commas; default: subCategory or the first task.")
+    fold: int = setting(0, "Part to test with the folds protocol.", least=0, below=FOLDS)
     oversample: float = setting(
-        0.0, "Repeat rows of classes rarer than this share sqrt(this / share) times an epoch; 0: off.", least=0, below=1
+        0.0, "Oversample: repeat rows of classes below this share sqrt(this / share) times per epoch; 0: off.", least=0, below=1
     )
     corrections: str = setting("", "CSV of id, task, label with labels to correct.", ALLOWED)
     protocol: str = setting("stratified", "How to split: stratified (default), reference or folds.", choices=PROTOCOLS)
     split_seed: int = setting(0, "Seed of the stratified protocol; several train.seed can share one split.")
     backend: str = setting("auto", "Loader; auto: resident or dali on a GPU, threads on the CPU.", FREE, choices=BACKENDS)
-    workers: int = setting(0, "Loader threads a process; 0: its share of the cores.", FREE, least=0, most=1024)
+    workers: int = setting(0, "Loader threads per process; 0: its share of the cores.", FREE, least=0, most=1024)
     shuffle: str = setting("epoch", "epoch: permute all rows; window: permute shards, then rows in a window.", choices=("epoch", "window"))
     window_shards: int = setting(16, "Shards in a window.", least=1)
-    on_bad: str = setting("stop", "At an image that does not decode: stop, or skip, count and list it.", FREE, choices=("stop", "skip"))
-    cache_dir: str = setting("", "Folder where shards from object storage are kept; one in the user's cache by default.", FREE)
-    cache_gb: float = setting(100.0, "Limit of that folder, in 10^9 bytes, for all sets together.", FREE, above=0)
+    on_bad: str = setting("stop", "On a decode error: stop, or skip (count and list the image).", FREE, choices=("stop", "skip"))
+    cache_dir: str = setting("", "Folder for shards from object storage; default: a folder in the user's cache.", FREE)
+    cache_gb: float = setting(100.0, "Size limit of data.cache_dir in 10^9 bytes, for all sets together.", FREE, above=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,14 +117,14 @@ class AugmentConfig(_Section):
     min_area: float = setting(0.6, "Smallest crop, as a share of the image.", ALLOWED, above=0, most=1)
     max_stretch: float = setting(1.2, "Largest change of the crop's aspect ratio.", ALLOWED, least=1, most=4)
     flip: float = setting(0.5, "Probability of a horizontal flip.", ALLOWED, least=0, most=1)
-    brightness: float = setting(0.0, "Multiply by a factor in 1 ± this.", ALLOWED, least=0, most=1)
+    brightness: float = setting(0.0, "Change brightness by a factor in 1 ± this.", ALLOWED, least=0, most=1)
     contrast: float = setting(0.0, "Change contrast by a factor in 1 ± this.", ALLOWED, least=0, most=1)
     saturation: float = setting(0.0, "Change saturation by a factor in 1 ± this.", ALLOWED, least=0, most=1)
     hue: float = setting(0.0, "Turn the hue by up to this share of the circle.", ALLOWED, least=0, most=0.5)
     grayscale: float = setting(0.0, "Probability of a grayscale image.", ALLOWED, least=0, most=1)
-    erase: float = setting(0.0, "Probability that a box is painted over.", ALLOWED, least=0, most=1)
-    mixup: float = setting(0.0, "alpha of Beta(alpha, alpha), the share of the own image; 0: off.", ALLOWED, least=0, most=10)
-    cutmix: float = setting(0.0, "The same for CutMix; with both, each pair of images draws one.", ALLOWED, least=0, most=10)
+    erase: float = setting(0.0, "Probability of erasing a random box.", ALLOWED, least=0, most=1)
+    mixup: float = setting(0.0, "Mix images in pairs, in shares from Beta(this, this); 0: off.", ALLOWED, least=0, most=10)
+    cutmix: float = setting(0.0, "The same for CutMix; if both are on, each pair draws one of them.", ALLOWED, least=0, most=10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +133,9 @@ class ModelConfig(_Section):
 
     name: str = setting("resnet18", "Any timm model.")
     pretrained: bool = setting(True, "Start from ImageNet weights.")
-    weights: str = setting("", "Start from this .safetensors, .pth or .bin file, or a run's folder, instead.")
+    weights: str = setting("", "Start from this .safetensors, .pth or .bin file or run's folder instead.")
     dropout: float = setting(0.0, "Dropout before the heads.", ALLOWED, least=0, below=1)
-    flip_average: bool = setting(True, "Answer with the mean over an image and its mirror image; training is unchanged.", ALLOWED)
+    flip_average: bool = setting(True, "Average the answers for an image and its mirror image; training is unchanged.", ALLOWED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +143,14 @@ class OptimConfig(_Section):
     """Optimizer, schedule with linear warm-up, gradient clipping, and an average of the weights."""
 
     optimizer: str = setting("adamw", "adamw, adam, or sgd with Nesterov momentum 0.9.", choices=OPTIMIZERS)
-    lr: float = setting(1e-3, "Learning rate at its highest.", ALLOWED, above=0)
+    lr: float = setting(1e-3, "Peak learning rate.", ALLOWED, above=0)
     weight_decay: float = setting(0.05, "Weight decay.", ALLOWED, least=0)
     schedule: str = setting("cosine", "After the warm-up: cosine decay to zero, or constant.", ALLOWED, choices=("cosine", "constant"))
-    warmup_share: float = setting(0.05, "Share of all steps that warms up.", ALLOWED, least=0, below=1)
-    clip_norm: float = setting(1.0, "Largest norm of the gradient; 0: no clipping.", ALLOWED, least=0)
-    ema_decay: float = setting(0.999, "Decay of the average of the weights; 0: no average.", least=0, below=1)
+    warmup_share: float = setting(0.05, "Share of all steps used for warm-up.", ALLOWED, least=0, below=1)
+    clip_norm: float = setting(1.0, "Clip the gradient to this norm; 0: no clipping.", ALLOWED, least=0)
+    ema_decay: float = setting(0.999, "Decay of the moving average of the weights; 0: no average.", least=0, below=1)
     label_smoothing: float = setting(0.0, "Label smoothing.", ALLOWED, least=0, below=1)
-    task_weights: str = setting("", "Weights of tasks in the loss, such as season=0.5,gender=0.5; others have 1.", ALLOWED)
+    task_weights: str = setting("", "Weights of tasks in the loss, such as season=0.5,gender=0.5; default: 1 each.", ALLOWED)
     fused: bool = setting(True, "Update all weights in one kernel.", ALLOWED)
 
     def __post_init__(self) -> None:
@@ -171,13 +171,13 @@ class OptimConfig(_Section):
 class TrainConfig(_Section):
     """How long, in which batches, what is kept, and when to stop early."""
 
-    epochs: int = setting(10, "Passes over the training rows.", ALLOWED, least=1)
-    batch_size: int = setting(128, "Images a step, over all processes.", least=1)
-    accumulate: int = setting(1, "Micro-batches a step, one after the other, for less memory.", ALLOWED, least=1)
-    seed: int = setting(0, "Seed of first weights, order and augmentation.", least=0, below=2**63)
+    epochs: int = setting(10, "Epochs to train.", ALLOWED, least=1)
+    batch_size: int = setting(128, "Images per step, over all processes.", least=1)
+    accumulate: int = setting(1, "Micro-batches per step, run one after the other to save memory.", ALLOWED, least=1)
+    seed: int = setting(0, "Seed of initial weights, order and augmentation.", least=0, below=2**63)
     precision: str = setting("auto", "auto: bf16 autocast on CUDA, fp32 on the CPU.", ALLOWED, choices=PRECISIONS)
-    deterministic: bool = setting(False, "Same bits on the same machine and number of processes; slower on a GPU.", ALLOWED)
-    sync_bn: bool = setting(False, "Batch norm over the batches of all processes.", ALLOWED)
+    deterministic: bool = setting(False, "Compute the same bits on the same machine and number of processes; slower on a GPU.", ALLOWED)
+    sync_bn: bool = setting(False, "Synchronise batch norm over all processes.", ALLOWED)
     compile: bool = setting(False, "Use torch.compile.", ALLOWED)
     cuda_graphs: bool = setting(False, "Record the GPU's work once and replay it (torch.compile); needs CUDA.", ALLOWED)
     log_every_steps: int = setting(20, "Steps between log lines.", FREE, least=1)
@@ -189,15 +189,15 @@ class TrainConfig(_Section):
         choices=("accuracy", "macro_f1", "last"),
     )
     early_stop_epochs: int = setting(0, "Stop after this many epochs without a new best; 0: never.", ALLOWED, least=0)
-    loss_spike: float = setting(3.0, "Stop at a loss this many times its running mean and that of guessing; 0: never.", ALLOWED, least=0)
+    loss_spike: float = setting(3.0, "Stop if the loss is this many times its mean and that of guessing; 0: never.", ALLOWED, least=0)
     max_time: str = setting("", "Save a checkpoint and stop after this time: 30s, 90m, 1h30m.", FREE)
-    checkpoint_every_steps: int = setting(0, "Steps between checkpoints, besides the ends of epochs; 0: by time alone.", FREE, least=0)
+    checkpoint_every_steps: int = setting(0, "Steps between checkpoints within an epoch; 0: by time alone.", FREE, least=0)
     checkpoint_every_minutes: float = setting(10.0, "Minutes between checkpoints; 0: not by time.", FREE, least=0)
-    keep_checkpoints: int = setting(2, "Last checkpoints to keep while training; the best one is always kept.", FREE, least=1)
-    keep_optimizer: bool = setting(True, "Keep the last checkpoint of a finished run, with which it can train further.", FREE)
-    max_restarts: int = setting(3, "Restarts of all processes after one has died, with --nproc.", FREE, least=0)
-    timeout_s: float = setting(600.0, "Seconds that a process waits for the others.", FREE, least=1)
-    track: str = setting("", "wandb, mlflow, or both with a comma.", FREE)
+    keep_checkpoints: int = setting(2, "Checkpoints to keep while training; the best one is always kept.", FREE, least=1)
+    keep_optimizer: bool = setting(True, "Keep the last checkpoint of a finished run, so that it can train further.", FREE)
+    max_restarts: int = setting(3, "Restart all processes up to this many times after one has died, with --nproc.", FREE, least=0)
+    timeout_s: float = setting(600.0, "Seconds to wait for the other processes.", FREE, least=1)
+    track: str = setting("", "Also log to wandb, mlflow, or both separated by a comma.", FREE)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# Zero or more apostrophes, so that a cell which has one already gets a second and is told apart when it is read back.
+# Zero or more apostrophes, so that a cell which has one already gets a second and reads back as it was.
 _FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20\x00-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"'*[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
@@ -71,7 +71,7 @@ def publish_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
 
 
 def csv_rows(table: "pd.DataFrame", digits: int) -> Iterator[tuple[object, ...]]:
-    """The rows of a table as they are written: numbers with a point in so many digits after it, nothing for None and NaN."""
+    """The rows of a table as they are written: numbers with this many digits after the point, nothing for None and NaN."""
     import pandas as pd
 
     columns: list[list[object]] = []

@@ -1,4 +1,4 @@
-"""A disk that takes no more: which file did not fit, how much it needs, and how much there is."""
+"""Full disks: which file did not fit, how much it needs, and how much is free."""
 
 import contextlib
 import errno
@@ -23,12 +23,12 @@ def room_for(path: Path, num_bytes: int | None = None, written: Path | None = No
         number = disk_full(error)
         if number is None or isinstance(error, FastfashionError):
             raise
-        told = f"{path}: {why(OSError(number, ''))}: {_amounts(path, num_bytes, written)}; {_CURES[number]}"
+        told = f"{path}: {why(OSError(number, ''))}: {_amounts(path, num_bytes, written)}; {_ADVICE[number]}"
         raise DiskFullError(told, number) from error
 
 
 def disk_full(error: BaseException | None) -> int | None:
-    """The number of the error, or of what caused it, that says that a disk is full."""
+    """The errno of an error, or of its cause, if it means that a disk is full."""
     while error is not None:
         number = getattr(error, "errno", None)
         if number not in FULL and (found := _NUMBER.search(str(error))):
@@ -43,7 +43,7 @@ def _amounts(path: Path, num_bytes: int | None, written: Path | None) -> str:
     try:
         free = f"{_size(shutil.disk_usage(path if path.is_dir() else path.parent).free)} are free"
     except OSError:
-        return "how much is free is not known"
+        return "the free space is unknown"
     if num_bytes is not None:
         return f"{_size(num_bytes)} are needed, {free}"
     if written is not None and written.is_file():
@@ -56,7 +56,7 @@ def _size(num_bytes: int) -> str:
 
 
 _AGAIN = "and run the same command again, or name another place"
-_CURES = {
+_ADVICE = {
     errno.ENOSPC: f"free some space {_AGAIN}",
     errno.EDQUOT: f"free some of the quota {_AGAIN}",
     errno.EFBIG: f"raise the limit (ulimit -f) {_AGAIN}",

@@ -1,4 +1,4 @@
-"""Ranks and worlds: who am I, how many are we, and the few collectives that the rest of the package needs."""
+"""Ranks and worlds: this process's rank, the number of processes, and the few collectives that the package needs."""
 
 import contextlib
 import gc
@@ -43,9 +43,9 @@ def env_int(name: str, default: int) -> int:
 
 
 def start(timeout_s: float = 600.0) -> World:
-    """Read torchrun's environment, choose this rank's device and share of the cores, and join the process group where there is one.
+    """Read torchrun's environment, choose this rank's device and share of the cores, and join the process group if there is one.
 
-    nccl on CUDA, gloo on CPU; `timeout_s` is how long any rank waits for the others later. Raises LostPeerError where the other ranks do
+    nccl on CUDA, gloo on CPU; `timeout_s` is how long any rank waits for the others later. Raises LostPeerError if the other ranks do
     not come. For processes of our own: in somebody else's program `here` gives the place and changes nothing.
     """
     import torch
@@ -109,7 +109,7 @@ def alone(device: "str | torch.device | None" = None) -> World:
 
 @contextlib.contextmanager
 def joined(timeout_s: float) -> Iterator[World]:
-    """The group that the program has formed, or else the one that `start` forms for the time being; afterwards all is as it was."""
+    """The group that the program has formed, or else a temporary one that `start` forms; afterwards the state is as before."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -151,7 +151,7 @@ def _meet(store: "torch.distributed.Store", world: World) -> str:
                 return name
         time.sleep(POLL_S)
     raise LostPeerError(
-        f"waited {MEET_S:.0f} s for all {world.size} processes to start; see what the others say, and whether they reach this host"
+        f"waited {MEET_S:.0f} s for all {world.size} processes to start; check what the others print, and whether they can reach this host"
     )
 
 
@@ -165,7 +165,7 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def lost_peer_explained(world: World) -> Iterator[None]:
-    """What breaks because another process has ended, or does not answer, becomes a LostPeerError that says so."""
+    """Inside this context, an error caused by another process that has ended or does not answer becomes a LostPeerError."""
     try:
         yield
     except RuntimeError as error:
@@ -173,8 +173,8 @@ def lost_peer_explained(world: World) -> Iterator[None]:
             raise
         if found := re.search(r"[Tt]imed out[^.]*|[Tt]imeout[^.]*", str(error)):
             raise LostPeerError(
-                f"another process of this run did not answer in time: its host is cut off, or it hangs ({found[0].strip()}). "
-                "How long to wait is train.timeout_s"
+                f"another process of this run did not answer in time: its host is unreachable, or it hangs ({found[0].strip()}).  "
+                "Raise train.timeout_s to wait longer"
             ) from error
         if found := re.search(r"[Cc]onnection (?:closed|reset|refused)[^\[\n]*|Broken pipe|NCCL[^\n]*|ncclRemoteError", str(error)):
             raise LostPeerError(f"another process of this run has ended; its own error says why ({found[0].strip()})") from error
@@ -182,7 +182,7 @@ def lost_peer_explained(world: World) -> Iterator[None]:
 
 
 def end_worker(world: World, status: int = 0) -> None:
-    """End this process, by default successfully, and at once, where it is one of several; call it when all is written and closed.
+    """End this process immediately, by default successfully, if it is one of several; call it when all is written and closed.
 
     gloo's threads outlive destroy_process_group (torch 2.15). One that asks for Python's lock while the interpreter ends aborts the
     process, and the launcher then takes finished work for failed: "terminate called without an active exception", exit code -6.
@@ -204,7 +204,7 @@ def cores_per_process(local_size: int) -> int:
 
 
 def num_threads(local_size: int) -> int:
-    """Threads for one process's computing: its share of the cores, fewer where $OMP_NUM_THREADS says so."""
+    """Threads for one process's computing: its share of the cores, fewer if $OMP_NUM_THREADS asks for fewer."""
     wished = re.match(r"\s*(\d+)", os.environ.get("OMP_NUM_THREADS", ""))  # it may be a list, one number a level of nesting
     share = cores_per_process(local_size)
     return min(share, max(1, int(wished[1]))) if wished else share

@@ -8,7 +8,7 @@ MAX_CHARACTERS = 8000  # of a message: a value in it may be as long as the file 
 
 
 class FastfashionError(ValueError):
-    """Base of all errors that a user can cause and cure."""
+    """Base of all errors that a user can cause and fix."""
 
     def __init__(self, message: str) -> None:
         if len(message) > MAX_CHARACTERS:

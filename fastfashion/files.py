@@ -40,7 +40,7 @@ def location(text: str) -> Path:
         found: Any = UPath(text, get_client=session) if text.startswith(("http://", "https://")) else UPath(text)
         assert found.fs  # imports the package behind the scheme
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{text}: cannot be reached ({error}); pip install 'fastfashion[remote]' brings s3:// and https://") from error
+        raise ConfigError(f"{text}: cannot be reached ({error}); pip install 'fastfashion[remote]' adds s3:// and https://") from error
     return cast(Path, found)
 
 
@@ -164,7 +164,7 @@ def hold(path: Path, who: str, refuse: type[FastfashionError]) -> Iterator[None]
                 f"{path.parent}: another {who} holds it: {file.read().strip() or 'it has just started'}; wait for it to end, or stop it"
             ) from None
         if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-            raise refuse(f"{path.parent}: another {who} ended there just now; run the same command again")
+            raise refuse(f"{path.parent}: another {who} has just finished there; run the same command again")
         try:
             with room_for(path):
                 file.truncate(0)

@@ -64,7 +64,7 @@ def find_source(given: Any = None, home: Path = Path("data")) -> Path:
 
 
 def check_place(path: Path, option: str, *, is_folder: bool) -> None:
-    """Raises ConfigError if a file, or a folder, could not be written at `path`; a remote folder is not looked at."""
+    """Raises ConfigError if a file, or a folder, could not be written at `path`; a remote folder is not checked."""
     if is_folder and is_remote(path):
         return
     expected = "folder" if is_folder else "file"

@@ -41,7 +41,7 @@ def _cpu_name() -> str:
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str | None]:
-    """Installed version by distribution name; None where it is not installed."""
+    """Installed version by distribution name; None if it is not installed."""
     versions: dict[str, str | None] = dict.fromkeys(names)
     for name in versions:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -50,7 +50,7 @@ def package_versions(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """Short commit of the checkout that this package runs from, with "-dirty" where tracked files differ; None outside of one."""
+    """Short commit of the checkout that this package runs from, with "-dirty" if tracked files differ; None outside of one."""
     home = str(Path(__file__).parent)
     if _said("git", "-C", home, "ls-files", "--error-unmatch", "provenance.py") is None:  # installed below somebody else's checkout
         return None

@@ -6,7 +6,7 @@ from fastfashion.errors import ConfigError
 
 RECIPES: dict[str, dict[str, Any]] = {
     # Good accuracy a minute. Batches of 64: twice as many steps as 128 take nearly the same time, and after so few epochs more
-    # steps matter most. Hardly any crop, since the product fills the image, and rare classes more often. Where several labels are
+    # steps matter most. Hardly any crop, since the product fills the image, and rare classes more often. If several labels are
     # learned, most weight is on what a product is, and little on baseColour and usage, which weighted alike make up nearly half of the
     # loss; optim.task_weights= weighs all alike.
     "fast": {

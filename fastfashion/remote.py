@@ -1,4 +1,4 @@
-"""Remote places: reading and listing them, what an error of theirs says, and how long to wait for them."""
+"""Remote places: reading and listing them, what their errors mean, and how long to wait for them."""
 
 import contextlib
 import errno
@@ -36,7 +36,7 @@ _BROKEN = {  # in mid-answer
 _PASSING_CODES = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.ENETUNREACH, errno.EHOSTUNREACH}
 _PASSING_STATUS = {408, 429}  # and 500 to 599
 _STATUS_ADVICE = {
-    401: "it asks for a login: download the file and name that, or use an address that carries its own access (a signed URL)",
+    401: "it requires a login: download the file and use that, or use a signed URL",
     403: "access is denied: check the credentials, and whether a signed URL has expired",
     404: "there is nothing at this address",
     429: "it answers too many requests at once: wait a while and run the same command again",
@@ -52,7 +52,7 @@ def is_remote(path: Path) -> bool:
 
 
 def as_remote(path: Path) -> Any:
-    """The same as UPath, whose `.fs` and `.path` pathlib does not have."""
+    """The location as a UPath, whose `.fs` and `.path` pathlib does not have."""
     return path
 
 
@@ -62,7 +62,7 @@ def is_web(path: Path) -> bool:
 
 
 def list_anew(path: Path) -> None:
-    """Forget what fsspec remembers of a storage's listings: other processes may have written there since."""
+    """Clear fsspec's cache of a storage's listings: other processes may have written there since."""
     if is_remote(path):
         as_remote(path).fs.invalidate_cache()
 
@@ -72,7 +72,7 @@ _most: ContextVar[int] = ContextVar("most bytes of a body", default=MOST_BYTES)
 
 @contextlib.contextmanager
 def at_most(num_bytes: int) -> Iterator[None]:
-    """How many bytes the whole files may have that this thread asks a web server for within it; of parts, as many as were asked for."""
+    """Inside this context, the most bytes of a whole file that this thread accepts from a web server; a part has its own length."""
     token = _most.set(num_bytes)
     try:
         yield
@@ -86,7 +86,7 @@ def most_bytes() -> int:
 
 
 def ask(path: Path, what: Callable[[], T]) -> T:
-    """What `what` returns, asked patiently. Raises FileNotFoundError where the place says that nothing is there, else RemoteError."""
+    """What `what` returns, asked patiently. Raises FileNotFoundError if the place says that nothing is there, else RemoteError."""
     try:
         return patiently(path, what)
     except (FastfashionError, NotADirectoryError):
@@ -101,7 +101,7 @@ def read(path: Path, max_bytes: int) -> bytes:
     """All bytes of a remote file. Raises RemoteError if it has more than `max_bytes`, about as many of which are read; and as `ask`."""
     data = ask(path, lambda: _fetch(path, max_bytes))
     if len(data) > max_bytes:
-        raise RemoteError(f"{path}: more than {max_bytes} bytes, the most that such a file may have")
+        raise RemoteError(f"{path}: larger than {max_bytes} bytes, the limit for such a file")
     return data
 
 
@@ -109,7 +109,7 @@ def read_range(path: Path, start: int, num_bytes: int) -> bytes:
     """A part of a remote file; fewer bytes if the file ends before. Raises as `ask`, and RemoteError if a server knows no ranges."""
     data = ask(path, lambda: bytes(as_remote(path).fs.cat_file(as_remote(path).path, start=start, end=start + num_bytes)))
     if len(data) > num_bytes:
-        raise RemoteError(f"{path}: the server sends more than the part that was asked for (no range requests); copy it to a disk")
+        raise RemoteError(f"{path}: the server sends more than the requested part (no range requests); copy it to a disk")
     return data
 
 
@@ -127,7 +127,7 @@ def _fetch(path: Path, max_bytes: int) -> bytes:
 
 
 def open_stream(path: Path, max_bytes: int) -> BinaryIO:
-    """A remote file, read from its beginning to its end, in one request where it is on a web server. Raises as `ask`."""
+    """A remote file, read from start to end, in one request if it is on a web server. Raises as `ask`."""
     how = {"block_size": 0} if is_web(path) else {}
     with at_most(max_bytes):
         return cast(BinaryIO, ask(path, lambda: as_remote(path).fs.open(as_remote(path).path, "rb", **how)))
@@ -203,7 +203,7 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def _linked(path: Path) -> dict[Path, bool | None]:
-    """What the index page of a folder on a web server links to directly below it; a folder where the link ends in a slash.
+    """What the index page of a folder on a web server links to directly below it; a folder if the link ends in a slash.
 
     fsspec reads all of the page, and with patterns that take forever on some pages; this one looks at each byte a few times at most.
     """
@@ -237,7 +237,7 @@ def status_of(error: BaseException | None) -> int | None:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether a place says that there is nothing. fsspec says so of a web server that does not answer, or answers 503, too."""
+    """Whether an error means that a place has nothing. fsspec also reports that for a web server that does not answer, or answers 503."""
     status, cause = status_of(error), error.__cause__
     if status is not None or not isinstance(cause, Exception):
         return isinstance(error, FileNotFoundError) and status in (None, 404, 410)
@@ -245,13 +245,13 @@ def is_missing(error: BaseException) -> bool:
 
 
 def _unwrapped(error: Exception) -> Exception:
-    """What fsspec made a FileNotFoundError or a timeout of its own of."""
+    """The error that fsspec replaced by its own FileNotFoundError or timeout."""
     wraps = type(error).__name__ == "FSTimeoutError" or (isinstance(error, FileNotFoundError) and not is_missing(error))
     return error.__cause__ if wraps and isinstance(error.__cause__, Exception) else error
 
 
 def describe(error: Exception) -> str:
-    """What an error says, with the status and what to do about it where it has one."""
+    """What an error says; for an HTTP status also what to do about it."""
     status = status_of(error)
     error = _unwrapped(error)
     if isinstance(error, UnexpectedBodyError):
@@ -261,14 +261,14 @@ def describe(error: Exception) -> str:
     said = one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     if status is None:
         return said
-    advice = _STATUS_ADVICE.get(status, "the server is in trouble: run the same command again later" if status >= 500 else "")
+    advice = _STATUS_ADVICE.get(status, "the server has a problem: run the same command again later" if status >= 500 else "")
     message = getattr(error, "message", "") or getattr(error.__cause__, "message", "")
     words = f"the server answers {status}{f' {one_line(message)}' if message else ''}"
     return f"{words}; {advice}" if advice else f"{words} ({said})"
 
 
 def passes(error: Exception) -> bool:
-    """Whether a failure is of a kind that passes: no connection, a broken one, no answer, a server in trouble."""
+    """Whether a failure is temporary: no connection, a broken one, no answer, a server in trouble."""
     status = status_of(error)
     if status is not None:
         return status >= 500 or status in _PASSING_STATUS
@@ -351,7 +351,7 @@ def retrying(
 
 
 def patiently(path: Path, ask: Callable[[], T]) -> T:
-    """What `ask` returns, retried where a server answers 429 or 5xx, or breaks off. Every other error is raised at once.
+    """What `ask` returns, retried if a server answers 429 or 5xx, or breaks off. Every other error is raised at once.
 
     That includes a host that does not answer: at the first contact the name is more likely wrong than the host down.
     """
@@ -365,7 +365,7 @@ def patiently(path: Path, ask: Callable[[], T]) -> T:
 
 
 def say_waiting(path: Path, error: Exception, patience: Patience) -> None:
-    """Say so on stderr before the first wait."""
+    """Print the reason on stderr before the first wait."""
     if patience.waits <= 1:
         print(f"{path}: cannot be fetched ({describe(error)}); retrying for {patience.patience_s:.0f} s", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""A private folder to work in, which goes away with its owner: at its end, or, where that was killed, when the next one starts there."""
+"""A private folder to work in, removed with its owner: when that ends or, if it was killed, when the next one starts there."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""The one way to print a table."""
+"""Text tables, the same for all commands."""
 
 from collections.abc import Collection, Iterable, Sequence
 from io import StringIO

@@ -1,4 +1,4 @@
-"""What a command prints is text: names of other people's files, ids and labels cannot steer the terminal that shows them.
+"""What a command prints is text: file names, ids and labels from elsewhere cannot control the terminal that shows them.
 
     print, a progress bar, logging, a traceback ─► SafeStream, in place of sys.stdout and sys.stderr ─► ESC as \\u001b and the like
 
@@ -49,7 +49,7 @@ class SafeStream:
 
 
 def make_safe() -> None:
-    """From here on, this process prints through SafeStream. For the entry of a command alone."""
+    """Make this process print through SafeStream from now on. Only for the entry of a command."""
     os.environ.setdefault("PYTHON_COLORS", "0")  # Python 3.13 and later colour a traceback
     for name in ("stdout", "stderr"):
         if not isinstance(stream := getattr(sys, name), SafeStream):

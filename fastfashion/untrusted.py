@@ -1,4 +1,4 @@
-"""Files that somebody else may have written: opened only where they are files, read only as far as they may be long, checked by a schema.
+"""Files that somebody else may have written: opened only if they are files, read only as far as they may be long, checked by a schema.
 
 A schema is a dataclass whose annotations say types and ranges: `num_rows: Count`, `sha256: Sha256`. docs/security.md says what is promised.
 """
@@ -51,7 +51,7 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         data = file.read(min(max_bytes, max(size, _SMALL)) + 1)  # Python reserves as many bytes at once
     if len(data) > max_bytes:
-        raise InputError(f"{path}: more than {max_bytes} bytes, the most that such a file may have")
+        raise InputError(f"{path}: larger than {max_bytes} bytes, the limit for such a file")
     return data
 
 

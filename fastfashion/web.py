@@ -41,7 +41,7 @@ async def _bounded(request: Any, send: Any) -> Any:
     if encoding not in ("", "identity"):
         answer.close()
         raise UnexpectedBodyError(
-            f"the server sends it compressed (Content-Encoding: {encoding[:20]!r}), which was not asked for; "
+            f"the server sends it compressed (Content-Encoding: {encoding[:20]!r}), which was not requested; "
             "switch that off there, or download the file"
         )
     answer.content = _Body(answer.content, _range_bytes(request.headers.get("Range", "")))
@@ -49,7 +49,7 @@ async def _bounded(request: Any, send: Any) -> Any:
 
 
 def _range_bytes(header: str) -> int | None:
-    """How many bytes "bytes=5-9" asks for; None if it is no such range."""
+    """How many bytes "bytes=5-9" asks for; None if it is not such a range."""
     first, dash, last = header.removeprefix("bytes=").partition("-")
     return int(last) - int(first) + 1 if dash and first.isdecimal() and last.isdecimal() else None
 
@@ -80,8 +80,8 @@ class _Body:
         self._num_bytes += len(data)
         if self._num_bytes > self._limit:
             if self._asked is not None:
-                raise UnexpectedBodyError(f"the server sends more than the {self._asked} bytes that were asked for (no range requests)")
-            raise UnexpectedBodyError(f"the server sends more than {self._limit} bytes, the most that such a file may have")
+                raise UnexpectedBodyError(f"the server sends more than the {self._asked} bytes requested (no range requests)")
+            raise UnexpectedBodyError(f"the server sends more than {self._limit} bytes, the limit for such a file")
         if data:
             self._rate.add(len(data))
         return data

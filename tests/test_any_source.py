@@ -79,7 +79,7 @@ def test_links_in_a_circle_end_and_each_folder_is_looked_into_once(tmp_path: Pat
 
 
 def test_a_link_to_a_folder_above_the_source_is_passed_over(tmp_path: Path) -> None:
-    """Else all of the disk would be looked into."""
+    """Otherwise all of the disk would be listed."""
     folder = make_source(tmp_path / "above" / "set", rows=4)
     (tmp_path / "above" / "other").mkdir()
     shutil.copy(folder / "images" / "996.jpg", tmp_path / "above" / "other" / "996.jpg")
@@ -489,7 +489,7 @@ def test_other_label_columns_into_one_set_are_refused_by_name(tmp_path: Path) ->
         with pytest.raises(PackedSetError) as caught:
             packed(folder, tmp_path / "out", columns=Columns.parse("id", other))
         said = str(caught.value)
-        assert f"holds a set with the label columns gender, season, and {other.replace(',', ', ')} are asked for" in said
+        assert f"holds a set with the label columns gender, season, but {other.replace(',', ', ')} were requested" in said
         assert "damaged" not in said and "--label-columns gender,season" in said
     assert packed(folder, tmp_path / "out", columns=Columns.parse("id", "gender,season")).kept == 6
 

@@ -150,7 +150,7 @@ def test_every_backend_delivers_the_same_images(request_small: BenchRequest, tmp
     difference = np.abs(found.astype(float) - expected.astype(float)).mean(axis=(1, 2, 3))
     mirrored = np.abs(expected[:, :, ::-1].astype(float) - expected.astype(float)).mean(axis=(1, 2, 3))
     shifted = np.abs(np.roll(expected, 1, axis=1).astype(float) - expected.astype(float)).mean(axis=(1, 2, 3))
-    if name == "SPDL":  # FFmpeg does not interpolate chroma, of which these images are full: only the flip and the place can be told
+    if name == "SPDL":  # FFmpeg does not interpolate chroma, of which these images are full: only the flip and the place can be checked
         assert (difference < 0.6 * mirrored).all()
         return
     assert difference.max() < 1.0

@@ -190,7 +190,7 @@ def test_verify_reads_no_further_than_a_shard_should_go(server: Server) -> None:
         ("no length", r"set\.json: cannot be read \(the server answers 400 [^\n]{1,700}$"),
         ("403", r"set\.json: cannot be read \(the server answers 403 Forbidden; access is denied"),
         ("401", r"set\.json: cannot be read \(the server answers 401 Unauthorized; it asks for a login"),
-        ("503", r"set\.json: cannot be read \(the server answers 503 Service Unavailable; the server is in trouble"),
+        ("503", r"set\.json: cannot be read \(the server answers 503 Service Unavailable; the server has a problem"),
         ("cut", r"set\.json: cannot be read \(ClientPayloadError"),
     ],
 )
@@ -282,7 +282,7 @@ def test_predict_waits_for_a_set_and_an_image_at_an_address(server: Server, monk
 def test_what_predict_cannot_have_is_one_row_that_says_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.trouble = lambda name, nth: "endless" if name == "large.jpg" else "503" if name in ("", "late.jpg") else ""
     for name, reason in (
-        ("", "cannot be read (the server answers 503 Service Unavailable; the server is in trouble: run the same command again later)"),
+        ("", "cannot be read (the server answers 503 Service Unavailable; the server has a problem: run the same command again later)"),
         ("late.jpg", "cannot be read (the server answers 503"),
     ):
         [refused] = find_inputs([str(server.at(name))])
@@ -391,7 +391,7 @@ def test_object_storage_in_trouble_is_waited_for_and_403_is_no_missing_file(
             assert max(storage.asked.values()) >= 4
             assert verify(location("s3://shop/trouble")).damage == ()
             monkeypatch.setattr(remote, "PATIENCE_S", 0.02)
-            for status, message in ((503, "the server is in trouble"), (403, "access is denied")):
+            for status, message in ((503, "the server has a problem"), (403, "access is denied")):
                 storage.refused, storage.status = 10**9, status
                 with pytest.raises(RemoteError, match=message):
                     open_packed_set(location("s3://shop/trouble"))

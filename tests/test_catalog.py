@@ -1,4 +1,4 @@
-"""styles.csv: what becomes a row, what is left out and said so, and the codes of labels."""
+"""styles.csv: what becomes a row, what is left out with its reason, and the codes of labels."""
 
 import io
 

@@ -142,11 +142,11 @@ def test_what_comes_wrong_once_is_fetched_again(change: Any, at: int, home: Path
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (cut, UnreachableError, "the server sends 'bytes .*' where bytes .* were asked for, 4 times; download it first"),
+        (cut, UnreachableError, "the server sends 'bytes .*' instead of bytes .*, 4 times; download it first"),
         (cut_untold, UnreachableError, "the server sends .* bytes instead of .*, 4 times"),
-        (elsewhere, UnreachableError, "where bytes .* were asked for, 4 times"),
-        (all_of_it, UnreachableError, r"all of it where a part was asked for \(no range requests\), 4 times"),
-        (other_garbage, UnreachableError, "comes with other bytes each time"),
+        (elsewhere, UnreachableError, "instead of bytes .*, 4 times"),
+        (all_of_it, UnreachableError, r"the whole file instead of the requested part \(no range requests\), 4 times"),
+        (other_garbage, UnreachableError, "returns different bytes each time"),
         (
             total_of_5000_digits,
             UnreachableError,

@@ -140,7 +140,7 @@ def test_several_tasks_are_named_with_commas_or_again_and_again(packed_small: Pa
 
 
 def refused(cwd: Path, *arguments: str) -> str:
-    """The error of a command that a user can cure: exit status 2, one screen, no traceback."""
+    """The error of a command that a user can fix: exit status 2, one screen, no traceback."""
     done = fastfashion(*arguments, cwd=cwd)
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Labels put right by a file, and labels that a model finds suspicious."""
+"""Labels corrected by a file, and labels that a model finds suspicious."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_a_wrong_line_is_named(line: str, said: str, catalog: tuple[pd.DataFrame
         ("id,task,label\n10,season\n", "line 2: expected 3 fields .*, found 2"),
         ("id,task,label,why\n10,season,Winter,seen, twice\n", "line 2: expected 4 fields .*, found 5"),
         ("a title\nid,task,label\n10,season,Winter\n", "line 1: expected the header .*found 'a title'; the header is in line 2"),
-        ('id,task,label\n10,season,"Winter\n9,season,Summer\n8,season,"Summer"\n', "line 2: a quoted field runs on to line 4, and line 3"),
+        ('id,task,label\n10,season,"Winter\n9,season,Summer\n8,season,"Summer"\n', "line 2: a quoted field extends to line 4, and line 3"),
         ("id,task,label\n10,season,Win\x00ter\n", "a NUL byte in line 2"),
     ],
 )

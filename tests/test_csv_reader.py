@@ -123,7 +123,7 @@ def test_a_table_that_is_no_csv_is_named_for_what_it_is(data: bytes, what: str) 
 )
 def test_a_quoted_field_that_swallows_rows_is_named(text: str) -> None:
     with pytest.raises(
-        InputError, match=r"shop\.csv, line 2: a quoted field runs on to line [34], and line 3 in it looks like a row itself"
+        InputError, match=r"shop\.csv, line 2: a quoted field extends to line [34], and line 3 in it looks like a row itself"
     ):
         own(text)
 
@@ -137,7 +137,7 @@ def test_a_quoted_field_that_swallows_rows_is_named(text: str) -> None:
     ],
 )
 def test_a_quote_that_was_forgotten_shows_where_the_next_one_opens(text: str) -> None:
-    with pytest.raises(InputError, match=r"shop\.csv, line 2: a quoted field runs on to line [34].*close the quote in line 2"):
+    with pytest.raises(InputError, match=r"shop\.csv, line 2: a quoted field extends to line [34].*close the quote in line 2"):
         list(read_csv(text.encode(), "shop.csv", ["file", "kind"]))
 
 

@@ -183,7 +183,7 @@ def test_a_worker_holds_to_the_cost_and_the_others_are_intact(monkeypatch: pytes
     with closing(Decoders(1)) as decoders:
         for _ in range(2):
             errors = decoders.fit(images, there)
-            assert list(errors) == [1] and "takes more memory than there is for it" in errors[1]
+            assert list(errors) == [1] and "not enough memory for it" in errors[1]
             np.testing.assert_array_equal(there, here)
         monkeypatch.undo()
         assert decoders.fit(images, there) == {}

@@ -62,7 +62,7 @@ if "fastfashion.predict.decode_worker" in " ".join(sys.orig_argv):
 
 @pytest.fixture(scope="module")
 def sabotaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """An environment in which decoding processes, and no others, end at a word."""
+    """An environment in which only decoding processes end at the text of their input."""
     folder = tmp_path_factory.mktemp("sabotage")
     (folder / "sitecustomize.py").write_text(SABOTAGE)
     with pytest.MonkeyPatch.context() as patch:

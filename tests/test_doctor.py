@@ -53,7 +53,7 @@ def test_a_machine_without_a_fault_gets_no_advice() -> None:
     assert [finding.name for finding in findings] == NAMES
     assert {finding.state for finding in findings} == {"ok"} and not any(finding.advice for finding in findings)
     text = report_text(Report(findings=findings, facts={}))
-    assert "NVIDIA H100 (85.9 GB, sm 9.0)" in text and text.endswith("all that fastfashion does works here")
+    assert "NVIDIA H100 (85.9 GB, sm 9.0)" in text and text.endswith("everything works here")
 
 
 NO_GPU = {"gpu.gpus": [], "gpu.driver": None, "gpu.driver_cuda": None, "gpu.driver_gpus": [], "dali.device": "cpu"}

@@ -254,7 +254,7 @@ def test_kaggle_out_of_order_or_out_of_reach_is_tried_again(place: Place, monkey
 def test_a_truncated_archive_of_unknown_size_is_found_and_removed(place: Place, archive: bytes) -> None:
     place.kaggle.archive, place.kaggle.length, place.kaggle.etag = archive[:-5000], 0, None
     said = place.refuses()
-    assert "they are damaged" in said and "removed" in said
+    assert "is damaged" in said and "was removed" in said
     assert place.files() == []
 
 
@@ -316,7 +316,7 @@ def test_a_body_of_unknown_length_leaves_the_disk_its_reserve(place: Place, arch
     monkeypatch.setattr("fastfashion.sources.download.shutil.disk_usage", lambda path: usage._replace(free=SPARE_BYTES + room))
     place.kaggle.length, place.kaggle.faults = 0, [without_end(100_000_000)]
     came: list[int] = []
-    with pytest.raises(InputError, match=r"does not say how long .*67\.1 MB were to stay free, and what came is removed; make room"):
+    with pytest.raises(InputError, match=r"does not say how long .*67\.1 MB must stay free, so the download was removed; make room"):
         download("small", place.data, progress=DownloadProgress(on_bytes=came.append))
     assert room < sum(came) <= room + CHUNK_BYTES and place.files() == []
     assert place.fetch()[0].images == 60  # one that ends within the room comes whole
@@ -361,7 +361,7 @@ def test_a_rest_of_another_archive_is_not_appended(place: Place, archive: bytes,
     monkeypatch.setattr("fastfashion.sources.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
     place.kaggle.faults = [cut_after(400_000)]
     place.kaggle.content_range = f"bytes 400000-{len(archive) + 6}/{len(archive) + 7}"
-    assert "where the rest was asked for" in place.refuses()
+    assert "instead of the rest" in place.refuses()
 
 
 def test_a_zip_whose_files_overlap_is_not_read_through(place: Place) -> None:

@@ -342,7 +342,7 @@ def test_values_are_written_as_python() -> None:
 
 
 def test_every_flag_that_a_message_names_is_an_argument_or_a_setting() -> None:
-    """What a new message says is told in the API's words, too: or else it names something that the API does not have."""
+    """What a new message says is in the API's words, too; otherwise it would name something that the API does not have."""
     known = {name.replace("_", "-") for function in ff.__all__[2:] for name in inspect.signature(getattr(ff, function)).parameters}
     known |= SETTINGS.keys() | COMMANDS_ONLY | {"debug", "set"}
     unknown = {(where, flag) for where, flag in flags_in_messages() if flag.removeprefix("no-") not in known}

@@ -50,7 +50,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> PackedSet:
 
 @dataclass(frozen=True)
 class Corrected:
-    """A run that trains and is tested with a label put right, of a test row, and its report."""
+    """A run that trains and is tested with a corrected label of a test row, and its report."""
 
     run: Path
     identity: str

@@ -249,7 +249,7 @@ def test_what_answers_differently_is_not_published(run: Path, tmp_path: Path, mo
 
 def test_a_folder_of_something_else_is_not_written_to_and_an_export_can_be_renewed(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep me")
-    with pytest.raises(InputError, match="no export"):
+    with pytest.raises(InputError, match="not an export"):
         export(ExportRequest(run=run, to="hub", out=tmp_path))
     with pytest.raises(InputError, match="a file is there"):
         export(ExportRequest(run=run, to="hub", out=tmp_path / "mine.txt"))

@@ -377,7 +377,7 @@ def test_a_crafted_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, monkey
         known = path.with_suffix(".json")
         values = {"num_bytes": len(bomb), "sha256": hashlib.sha256(bomb).hexdigest(), "progress": {}}
         known.write_text(json.dumps(described(FORMAT, values)))
-        with pytest.raises(TrainingError, match=r"not a safetensors file .*run code are refused"):
+        with pytest.raises(TrainingError, match=r"not a safetensors file .*run code when they are loaded are refused"):
             read_checkpoint(known)
     assert not (tmp_path / "exploded").exists()
 

@@ -221,7 +221,7 @@ def crash(record: Record) -> None:
 
 
 @LINUX
-@pytest.mark.parametrize(("stage", "at", "why"), [(hang, "third", "its time was over"), (crash, "second", "status -9")])
+@pytest.mark.parametrize(("stage", "at", "why"), [(hang, "third", "time limit reached"), (crash, "second", "status -9")])
 def test_a_stage_that_hangs_or_crashes_keeps_what_it_measured_and_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, at: str, why: str
 ) -> None:
@@ -237,4 +237,4 @@ def test_a_stage_that_hangs_or_crashes_keeps_what_it_measured_and_leaves_no_proc
     for row in found["measured"]:
         if "pid" in row:
             state = Path(f"/proc/{row['pid']}/stat")
-            assert not state.exists() or state.read_text().split()[2] == "Z"  # whoever takes orphans in may not have looked yet
+            assert not state.exists() or state.read_text().split()[2] == "Z"  # the process that adopts orphans may not have waited yet

@@ -121,7 +121,7 @@ def test_mcnemar_golden() -> None:
 
 
 def rare_classes() -> tuple[np.ndarray, np.ndarray]:
-    """As usage of the real set: one class with most rows, and three of one or two, none of which is told."""
+    """As usage of the real set: one class with most rows, and three of one or two, none of which is predicted."""
     labels = np.repeat(np.arange(8), [770, 90, 70, 40, 6, 2, 1, 1])
     predictions = np.where(np.arange(len(labels)) % 11 == 0, 0, labels)
     predictions[labels >= 5] = 0

@@ -79,7 +79,7 @@ def test_a_set_that_does_not_say_it_loads_the_same_and_each_image_is_looked_at_o
     np.testing.assert_array_equal(images, expected)
     known = open_packed_set(packed_small.out).open("full").kind
     np.testing.assert_array_equal(originals.kind, known)
-    monkeypatch.setattr(codec, "kind", lambda data: pytest.fail("looked at again"))
+    monkeypatch.setattr(codec, "kind", lambda data: pytest.fail("read again"))
     np.testing.assert_array_equal(originals.kinds_of(all_rows), known)
 
 

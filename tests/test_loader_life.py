@@ -147,7 +147,7 @@ def test_a_spec_from_before_a_fork_opens_a_loader_in_the_child(packed_small: Pac
 
 
 def test_a_second_live_iterator_is_refused_and_harms_nothing(loader: Loader) -> None:
-    """Two of one DALI loader handed each other's images out, without a word."""
+    """Two of one DALI loader handed out each other's images, without an error."""
     whole = [batch.images.clone() for batch in loader.steps(0)]
     first = loader.steps(0)
     seen = [next(first).images.clone()]
@@ -280,7 +280,7 @@ def test_processes_train_around_damaged_images_on_request(processes: int, packed
     assert "Traceback" not in stopped.stderr.replace('Traceback (most recent call last):\n  File "<frozen', "")
     done = train("--set", "data.on_bad=skip")
     assert done.returncode == 0, done.stderr
-    assert "do not decode and were skipped" in done.stderr
+    assert "were skipped because of decode errors" in done.stderr
     listed = (tmp_path / "run" / "skipped.csv").read_text().splitlines()
     assert listed[0] == "row,where,reason" and 10 < len(listed) <= 21
 

@@ -135,7 +135,7 @@ def test_copies_in_a_zip_that_are_the_same_are_no_clash(tmp_path: Path) -> None:
 def test_images_that_no_row_has_are_counted() -> None:
     names = ["images/1.jpg", "images/2.jpg", "thumbs/1.jpg", "thumbs/2.jpg"]
     files = Files(Path("/shop"), {name: Member(name) for name in names}, "shop.csv", None, {})
-    assert files.without_row(files.find(["1"]).members) == 1  # thumbs/ is not looked at
+    assert files.without_row(files.find(["1"]).members) == 1  # thumbs/ is not searched
     assert files.without_row(files.find(["images/1.jpg", "thumbs/1.jpg"]).members) == 2
 
 

@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_filled_leaves_the_older_one(tmp_path: Path) -> 
 
 
 def said_to_another(what: str, path: Path) -> str:
-    """What another user, in a process of its own, is told of a file or folder; "" if all is well."""
+    """What another user, in a process of its own, gets as an error for a file or folder; "" if there is none."""
     answers, asked = workers.context.Pipe(duplex=False)
     process = workers.context.Process(target=as_another, args=(what, path, asked))
     process.start()

@@ -1,4 +1,4 @@
-"""Every kind of image that is accepted has the pixels that were drawn, and is told apart from plain ones."""
+"""Every kind of image that is accepted has the pixels that were drawn, and is distinguished from plain ones."""
 
 import io
 import struct

@@ -255,7 +255,7 @@ def test_either_check_of_named_files_refuses_alone(page: Any, outside: Path, off
     good, bad, address = asyncio.run(talk())
     assert good == "answered"
     assert ("was not uploaded by a user" if off == "ours" else "expected an upload") in bad, bad
-    assert ("an address is not fetched" if off == "ours" else "expected an upload") in address, address
+    assert ("the server fetches no addresses" if off == "ours" else "expected an upload") in address, address
 
 
 UNUSED = """
@@ -348,7 +348,7 @@ def test_many_slow_clients_shut_nobody_out_and_are_cut(server: ServedRun) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_leaves_nothing(run: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the midst of an upload, with another one kept."""
+    """In the middle of an upload, with another one kept."""
     if signal.getsignal(number) == signal.SIG_IGN:
         pytest.skip("the signal is ignored in these tests")
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -14,7 +14,7 @@ from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import open_packed_set
 
 LONG = "x" * 300
-FOLDERS = {  # commands that write a folder; their other arguments name nothing that is there: the place is looked at first
+FOLDERS = {  # commands that write a folder; their other arguments name nothing that is there: the place is checked first
     "synth": ["synth"],
     "shard": ["shard", "--source", "nowhere"],
     "audit": ["audit", "nowhere"],

@@ -152,7 +152,7 @@ def test_what_cannot_be_read_is_a_line_with_an_error(predictor: Predictor, odd_f
     assert errors[f"{tmp_path}/evil.zip/b.jpg"] is None and "leads out" in errors[f"{tmp_path}/evil.zip/../../b.jpg"]
     assert "not a readable zip" in errors[f"{tmp_path}/broken.zip"]
     assert "version 9.9 of the zip format" in errors[f"{tmp_path}/newer.zip/../../b.jpg"] and errors[f"{tmp_path}/newer.zip/b.jpg"] is None
-    assert "no image in it" in errors[f"{tmp_path}/nothing"]
+    assert "no images in it" in errors[f"{tmp_path}/nothing"]
     assert errors[f"{tmp_path}/nowhere.jpg"] == "no such file"
     assert len(errors) == 12
 

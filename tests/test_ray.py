@@ -116,12 +116,12 @@ def test_a_cluster_that_wants_a_token_says_so_and_how_to_give_it(closed_cluster:
     without = bare | {"RAY_AUTH_MODE": "token"}
     for environment, reason in (
         (bare, "this process gives none. Set"),
-        (wrong, "this process gives none, or another one. Set"),
-        (without, "this process gives none, or another one. Set"),
+        (wrong, "this process has none, or a wrong one. Set"),
+        (without, "this process has none, or a wrong one. Set"),
     ):
         done = fastfashion("shard", *options, cwd=HOME, env=environment, timeout_s=120)
         assert done.returncode == 2, done.stderr
-        assert f"--address {closed_cluster}: the Ray cluster refuses: it wants a token, and {reason}" in done.stderr
+        assert f"--address {closed_cluster}: the Ray cluster refuses: it requires a token, and {reason}" in done.stderr
         assert "RAY_AUTH_MODE=token" in done.stderr and "RAY_AUTH_TOKEN_PATH" in done.stderr
         assert done.stderr.count("Failed to get cluster ID") <= 1, "it was tried for long"
     right = bare | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}

@@ -189,7 +189,7 @@ def test_a_tracker_that_fails_is_told_of_once_and_left_out(
     mlflow.set_tracking_uri((tmp_path / "file").as_uri())
     record(tmp_path / "run", [step_line(1), step_line(2)], config(track="mlflow"))
     told = capsys.readouterr().err
-    assert told.count("warning: mlflow is left out from here on") == 1
+    assert told.count("warning: mlflow is switched off for the rest of the run") == 1
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
 
 

@@ -53,7 +53,7 @@ def test_every_file_of_published_results_can_be_read_and_another_name_is_refused
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"shards": []}, "Name a packed set of Fashion Product Images"),
+        ({"shards": []}, "no packed set given: name one of Fashion Product Images"),
         ({"name": "nothing"}, "no published results"),
         ({"tasks": ["gender"]}, "--task gender: expected one of subCategory"),
         ({"models": ["vit"]}, "--model vit"),
@@ -162,7 +162,7 @@ def test_a_cell_is_trained_and_tested_once_and_is_one_of_the_twelve(packed_small
     ]
     options += ["--epochs", "1", "--out", "out", "--json", "--set"]
     refused = fastfashion("reproduce", *options, "data.size=32x32", cwd=tmp_path)
-    assert refused.returncode == 2 and "not the data that the published values are of" in refused.stderr and "--any-set" in refused.stderr
+    assert refused.returncode == 2 and "not the data behind the published values" in refused.stderr and "--any-set" in refused.stderr
     assert not (tmp_path / "out").exists()
     options = ["--any-set", *options]
 

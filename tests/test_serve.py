@@ -194,7 +194,7 @@ def test_a_password_stands_before_everything(run: Path, tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken_and_a_folder_that_is_no_run_are_refused(server: ServedRun, run: Path, tmp_path: Path) -> None:
     port = server.url.rstrip("/").rpartition(":")[2]
-    for arguments, said in (([str(run), "--port", port], "cannot listen there"), ([str(tmp_path), "--port", "0"], "no trained model")):
+    for arguments, said in (([str(run), "--port", port], "cannot listen"), ([str(tmp_path), "--port", "0"], "no trained model")):
         done = fastfashion("serve", *arguments)
         assert done.returncode == 2 and said in done.stderr, done.stderr
 
@@ -303,7 +303,7 @@ def test_nearest_products_are_the_image_itself_first_and_made_once(
     again = open_state(run, CPU, Limits())
     assert again.products is not None
     again.products.start(lambda work: pytest.fail("made again")).join()
-    assert again.products.ready and "made, once" not in capsys.readouterr().err
+    assert again.products.ready and "computed, once" not in capsys.readouterr().err
     again.close()
 
 

@@ -463,7 +463,7 @@ def catalog_without_ids(out: Path) -> None:
             r"full/index\.parquet: line 0: not in the shard that manifest\.json has for it .*shard 10,",
         ),
         (index_of_flat_images, r"full/index\.parquet: line 7: an image without pixels .*width \d+, height 0.*; pack the set again"),
-        (index_in_another_order, r"full/index\.parquet: line 0: rows are 0, 1, 2, .*row 59,.*; pack the set again"),
+        (index_in_another_order, r"full/index\.parquet: line 0: expected rows 0, 1, 2, .*row 59,.*; pack the set again"),
         (catalog_without_ids, r"catalog\.parquet: .*id.*; pack the set again"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -517,9 +517,9 @@ def test_a_web_server_that_knows_no_ranges_and_a_folder_on_one_are_refused(
         open_source(location(f"{web.url}/listing"))
     source = open_source(location(f"{web.url}/set.zip"))
     web.ranges = False
-    with pytest.raises(UnreachableError, match=r"set\.zip: the server sends all of it .*download it first"):
+    with pytest.raises(UnreachableError, match=r"set\.zip: the server sends the whole file .*download it first"):
         source.read("10000")
-    with pytest.raises(InputError, match=r"again\.zip: the server sends all of it .*no range requests.*download it first"):
+    with pytest.raises(InputError, match=r"again\.zip: the server sends the whole file .*no range requests.*download it first"):
         (tmp_path / "again.zip").write_bytes(bytes(200_000) + (tmp_path / "set.zip").read_bytes())
         open_source(location(f"{web.url}/again.zip"))
 

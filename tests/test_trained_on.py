@@ -68,7 +68,7 @@ class Shop:
     whole: Path  # 60 rows
     shuffled: Path  # the same ids in another order, in other shards
     fewer: Path  # two products removed
-    grown: Path  # ten appended, in the midst of the others after sorting
+    grown: Path  # ten appended, in the middle of the others after sorting
     other: Path  # another shop's ids with the same classes
 
 
@@ -116,7 +116,7 @@ def tensors_of(run: Path) -> dict[str, bytes]:
 
 
 def stopped(shards: Path, run: Path, steps: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Path:
-    """A run that was killed after a step, in the midst of an epoch; its last checkpoint is of that step."""
+    """A run that was killed after a step, in the middle of an epoch; its last checkpoint is of that step."""
     from fastfashion.train import trainer
 
     seed = trainer.seed_step

@@ -21,7 +21,7 @@ def shop(folder: Path, texts: list[str], files: list[str]) -> Path:
     with (folder / "styles.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *([text, *table_row(1)[1:]] for text in texts)])
     for name in files:
-        (folder / "images" / name).write_bytes(JPEG if name.lower().endswith(SUFFIXES) else b"not looked into")
+        (folder / "images" / name).write_bytes(JPEG if name.lower().endswith(SUFFIXES) else b"not read")
     return folder
 
 

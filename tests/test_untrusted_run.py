@@ -547,7 +547,7 @@ def compressed(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "said"),
     [
-        ("code.pth", lambda path: torch.save(Aliased(), path), "files that would have to run code"),
+        ("code.pth", lambda path: torch.save(Aliased(), path), "files that run code when they are loaded"),
         ("list.pth", lambda path: torch.save([1, 2], path), "expected a state dict of tensors by name, found list"),
         ("packed.pth", compressed, "its tensors are compressed"),
         ("nan.pth", lambda path: torch.save({"conv1.weight": torch.full((3,), float("nan"))}, path), r"conv1\.weight holds NaN"),

@@ -234,7 +234,7 @@ CASES: dict[str, tuple[Damage, str, str]] = {
         INDEX,
         "line 31: before the end of the image before it",
     ),
-    "a row twice": (index(row=at(31, 30)), INDEX, "line 31: rows are 0, 1, 2"),
+    "a row twice": (index(row=at(31, 30)), INDEX, "line 31: expected rows 0, 1, 2"),
     "a shard that is not there": (index(shard=at(31, 9)), INDEX, "line 31: not in the shard that manifest.json has for it"),
     "a row in the shard before": (index(shard=at(25, 0)), INDEX, "line 25: not in the shard that manifest.json has for it"),
     "crc32 below 0": (index(crc32=at(31, -1)), INDEX, "line 31: crc32 is no number of 32 bits"),
@@ -367,15 +367,15 @@ def test_a_higher_limit_of_pixels_is_the_readers_to_set(copy: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (column("id", first("a/b")), "line 0: an id has no"),
-        (column("id", first("a\x1b[2J")), "line 0: an id has no"),
-        (column("id", first("")), "line 0: an id has 1 to 90 bytes"),
-        (column("id", first("é" * 46)), "line 0: an id has 1 to 90 bytes"),
+        (column("id", first("a/b")), "line 0: expected an id without"),
+        (column("id", first("a\x1b[2J")), "line 0: expected an id without"),
+        (column("id", first("")), "line 0: expected an id of 1 to 90 bytes"),
+        (column("id", first("é" * 46)), "line 0: expected an id of 1 to 90 bytes"),
         (column("id", lambda ids: [ids[1], *ids[1:]]), "the id .* occurs 2 times"),
-        (column("fingerprint", first("G" * 114)), "line 0: a fingerprint is lower-case hex"),
-        (column("fingerprint", lambda all_: [*all_[:-1], "0"]), "line 59: fingerprints have one length"),
-        (column("row", first(9)), "line 0: rows are 0, 1, 2"),
-        (column("duplicate_group", lambda groups: [0, 0, 1, *groups[3:]]), "line 2: duplicate_group is the first row of a group"),
+        (column("fingerprint", first("G" * 114)), "line 0: expected a fingerprint in lower-case hex"),
+        (column("fingerprint", lambda all_: [*all_[:-1], "0"]), "line 59: expected fingerprints of one length"),
+        (column("row", first(9)), "line 0: expected rows 0, 1, 2"),
+        (column("duplicate_group", lambda groups: [0, 0, 1, *groups[3:]]), "line 2: expected duplicate_group to be the first row"),
     ],
 )
 def test_verify_looks_at_values_that_opening_does_not_need(change: Damage, said: str, copy: Path) -> None:

@@ -205,7 +205,7 @@ def test_files_that_are_no_part_of_the_set_are_named_and_hidden_ones_of_the_pack
     (copy / "32" / ".00001.tar.77.partial").write_bytes(b"half")
     foreign = ["backup", "notes.txt", "32/.00001.tar.77.partial", "full/00003.tar"]
     assert verify(copy).damage == tuple(
-        Damage(where=w, resolution=None, shard=None, reason="no part of the set; remove it") for w in foreign
+        Damage(where=w, resolution=None, shard=None, reason="not part of the set; remove it") for w in foreign
     )
 
 
@@ -228,8 +228,8 @@ def test_files_of_different_sets_do_not_pass_for_one(copy: Path) -> None:
     ]
     change("full/manifest.json", num_rows=60, shards=json.loads(before)["shards"][:2])
     assert [(f.where, f.reason) for f in verify(copy).damage] == [
-        ("full/00002.idx", "no part of the set; remove it"),
-        ("full/00002.tar", "no part of the set; remove it"),
+        ("full/00002.idx", "not part of the set; remove it"),
+        ("full/00002.tar", "not part of the set; remove it"),
         ("full/manifest.json", "expected 60 rows in its shards, found 50"),
     ]
     (copy / "full/manifest.json").write_bytes(before)
@@ -290,7 +290,7 @@ def test_a_remote_set_is_verified_in_place(packed_small: PackedSmall, remote: An
 
 @pytest.fixture
 def website(packed_small: PackedSmall) -> Iterator[Any]:
-    """The set on a plain web server, which cannot start in the midst of a file."""
+    """The set on a plain web server, which cannot start in the middle of a file."""
     upath = pytest.importorskip("upath")
     command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(packed_small.out)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

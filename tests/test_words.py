@@ -115,7 +115,7 @@ def test_what_the_system_says_of_a_file_has_place_reason_and_cure(tmp_path: Path
     (tmp_path / "file").touch()
     for place, said in (
         (tmp_path / "a/b", "no such file or folder"),
-        (tmp_path / "file/b", "a part of that path is a file"),
+        (tmp_path / "file/b", "part of that path is a file"),
         (tmp_path, "folder"),
     ):
         with pytest.raises(OSError) as caught:

@@ -3,7 +3,7 @@
     seeds by our own encoder ─► mutate: bits, bytes, lengths, cuts, segments ─► _native.c, built with -fsanitize ─► a report, or none
 
 What runs in a batch depends on (--seed, number of the batch) alone: a report names both, and --seed S --first N --batches 1 repeats it.
-libjpeg-turbo is the system's, not instrumented: what it does with memory of its own is not looked at. A crash inside it should be reported
+libjpeg-turbo is the system's, not instrumented: what it does with memory of its own is not checked. A crash inside it should be reported
 to its maintainers in words, and its input is not to be committed.
 """
 
@@ -118,7 +118,7 @@ def watch(asked: argparse.Namespace, module: Path, home: Path) -> int:
     batch = asked.first + counted(home / "counter")[0]
     print(f"\nfailed (status {process.returncode}) in batch {batch}: repeat with --seed {asked.seed} --first {batch} --batches 1")
     if asked.native.name.encode() not in said and b"_native" not in said and b"ERROR: AddressSanitizer" in said:
-        print("no line of ours in the report: a fault of another library, which is told to its maintainers in words")
+        print("no line of ours in the report: a fault of another library: report it to its maintainers")
     return 1
 
 
@@ -197,7 +197,7 @@ def mutate(data: bytes, others: list[bytes], draw: np.random.Generator) -> bytes
             theirs = segments(other)
             begin, size = theirs[int(draw.integers(len(theirs)))]
             new[place:place] = other[begin : begin + size]
-        elif how == 6:  # a segment cut short, whose length says so; none of it is left where that is too little
+        elif how == 6:  # a segment cut short, with its length; nothing of it is left if that is too short
             kept = int(draw.integers(0, length + 1))
             body = bytes(new[place + 4 : place + kept])
             new[place : place + length] = bytes(new[place : place + 2]) + (kept - 2).to_bytes(2, "big") + body if kept >= 4 else b""

@@ -1,6 +1,6 @@
 """Make a virtual environment and install this checkout into it: `python tools/install.py .venv serve` or `… .venv dev`.
 
-uv installs where pip can get it, because it is several times as fast; pip installs where not. uv gets the indexes, certificates and proxy
+uv installs if pip can get it, because it is several times as fast; pip installs if not. uv gets the indexes, certificates and proxy
 that pip is configured with, and the versions of constraints.txt. Standard library only: it runs before anything is installed.
 """
 

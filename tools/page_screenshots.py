@@ -75,7 +75,7 @@ def shoot(url: str, image: Path, out: Path, width_px: int, height_px: int) -> No
                 ask(browser, url, image)
                 if browser.find_elements(By.CSS_SELECTOR, "#nearest img"):
                     break
-                time.sleep(5)  # the training set is still being looked at
+                time.sleep(5)  # the training set is still being read
             time.sleep(1)
             tall = browser.execute_script("return document.documentElement.scrollHeight")
             set_screen(browser, width_px, min(MOST_HEIGHT_PX, max(height_px, tall)))

@@ -67,7 +67,7 @@ def settings_page() -> str:
 
 
 def describe(about: Option) -> str:
-    """Help, and the limits where the help does not say them."""
+    """Help, and the limits if the help does not say them."""
     limits = about.expected
     return about.help if not limits or all(name in about.help for name in about.choices or ("\0",)) else f"{about.help} ({limits})"
 

@@ -1,4 +1,4 @@
-"""Load on a page that `fastfashion serve` shows: so many clients, each asking again as soon as it is answered.
+"""Load on a page that `fastfashion serve` shows: many clients, each asking again as soon as it is answered.
 
     fastfashion serve runs/NAME --port 7860 &
     python tools/serve_load.py http://127.0.0.1:7860/ image.jpg --clients 50 --seconds 60 --out bench/results/serve.json

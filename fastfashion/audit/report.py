@@ -31,7 +31,7 @@ SHEET_GROUPS, SHEET_IMAGES = 12, 8  # of the contact sheet: groups, and images o
 def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS_SHOWN, seed: int = 0) -> dict[str, Any]:
     """Report on a packed set; with `out`, also write it there as audit.json, with a sheet of the largest duplicate groups.
 
-    `seed`: of the stratified protocol. Raises PackedSetError where there is no whole set, InputError where `out` cannot be written.
+    `seed`: of the stratified protocol. Raises PackedSetError if there is no whole set, InputError if `out` cannot be written.
     """
     packed, reasons = open_packed_set(path), read_rejected(path)
     report = {
@@ -178,7 +178,7 @@ def audit_text(report: dict[str, Any]) -> str:
 def _duplicates_text(duplicates: dict[str, Any]) -> list[str]:
     groups = duplicates["groups"]
     if not groups:
-        return ["duplicates: none; no image is near another"]
+        return ["duplicates: none; no two images are near-duplicates"]
     return [
         f"duplicates: {counted(groups, 'group')} of {counted(duplicates['images'], 'image')}, the largest of {duplicates['largest']}",
         "  groups whose labels differ: " + ", ".join(f"{task} {n}" for task, n in duplicates["groups_with_different_labels"].items()),

@@ -42,9 +42,9 @@ class SuspectsRequest:
 def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]:
     """Write suspects.csv with all tasks, worst first, and a sheet of images for each task.
 
-    Confident learning (Northcutt et al. 2021): a label is suspicious where another class is the most probable, and at least as probable as
+    Confident learning (Northcutt et al. 2021): a label is suspicious if another class is the most probable, and at least as probable as
     that class is on average where it is the label; ranked by how far the label's probability is below that. Returns `{"out", "rows",
-    "unseen", "suspects": {task: count}, "notes"}`. Raises InputError where no row was left unseen, ConfigError where runs differ in packed
+    "unseen", "suspects": {task: count}, "notes"}`. Raises InputError if no row was left unseen, ConfigError if runs differ in packed
     set or tasks.
     """
     opened = [open_run(run, request.shards, writes=world.is_main) for run in request.runs]
@@ -86,7 +86,7 @@ def _unseen_probabilities(
     counts = np.zeros(len(groups), dtype=np.int64)
     for run in opened:
         if run.tasks != first.tasks or not run.packed.table["id"].equals(first.packed.table["id"]):
-            raise ConfigError(f"{run.path} and {first.path}: expected runs of the same packed set and tasks, found others")
+            raise ConfigError(f"{run.path} and {first.path}: expected runs of the same packed set and tasks, found different ones")
         rows = np.flatnonzero(~np.isin(groups, groups[run.split.train]))
         if not len(rows):
             continue
@@ -95,7 +95,7 @@ def _unseen_probabilities(
         for task, probabilities in predictions.probabilities.items():
             sums[task][predictions.rows] += probabilities
     if not counts.any():
-        raise InputError("every row was trained on by every run: nothing to judge its label by; train with --protocol folds")
+        raise InputError("every run was trained on every row, so no label can be judged; train with --protocol folds")
     return sums, counts
 
 
@@ -123,5 +123,5 @@ def suspects_text(result: dict[str, Any]) -> str:
         lines[-1] += f"; for all, train with --protocol folds --set data.fold=0 to {FOLDS - 1} and name the {FOLDS} runs"
     lines.append(table_text(["", ""], [[task, counted(number, "suspicious label")] for task, number in result["suspects"].items()]))
     lines += [f"written: {result['out']}/{SUSPECTS}, worst first, and a sheet of images for each task"]
-    lines += ["to put labels right, make a CSV with the columns id, task, label and name it with --corrections"]
+    lines += ["to correct labels, make a CSV with the columns id, task, label and name it with --corrections"]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The one reader of CSV files that people make: RFC 4180, forgiving where nothing is in doubt, exact about lines.
+"""Reading hand-made CSV files: RFC 4180, tolerant where nothing is ambiguous, exact about line numbers.
 
     bytes ─► text (no NUL, UTF-8) ─► header: the separator under which it has the wanted columns ─► records with their line numbers
 
@@ -80,14 +80,14 @@ class CsvFile:
         first, *others = record.lines
         shapes = shapes | set(map(_shape, first.split(self.separator)[self.key : self.key + 1]))
         last = record.line + len(others)
-        said = f"{self.where}, line {record.line}: a quoted field runs on to line {last}, "
-        cure = f"close the quote in line {record.line}, or write it twice within quotes"
+        said = f"{self.where}, line {record.line}: a quoted field extends to line {last}, "
+        advice = f"close the quote in line {record.line}, or write it twice within quotes"
         for number, line in enumerate(others, start=record.line + 1):
             readings = (line.split(self.separator), (_parse(line, 0, self.separator) or ([], "", 0))[0])
             if any(len(read) == len(self.header) and _looks_like_key(read[self.key].strip(), shapes) for read in readings):
-                raise InputError(f"{said}and line {number} in it looks like a row itself: {line.strip()[:60]!r}; {cure}")
+                raise InputError(f"{said}and line {number} in it looks like a row itself: {line.strip()[:60]!r}; {advice}")
         if record.after_quote:  # a quote was forgotten, and the one that closes the field was meant to open the next
-            raise InputError(f"{said}where {record.after_quote[:40]!r} follows its quote; {cure}")
+            raise InputError(f"{said}where {record.after_quote[:40]!r} follows its quote; {advice}")
 
 
 def read_csv(data: bytes, where: str, wanted: Sequence[str], advice: str = "") -> CsvFile:
@@ -98,7 +98,7 @@ def read_csv(data: bytes, where: str, wanted: Sequence[str], advice: str = "") -
     if what := not_csv(data):
         raise InputError(f"{where}: expected a CSV file, found {what}")
     try:
-        text = data.decode("utf-8").lstrip("\ufeff")  # a byte order mark, or two where two programs wrote one
+        text = data.decode("utf-8").lstrip("\ufeff")  # a byte order mark, or two if two programs wrote one
     except UnicodeDecodeError as error:
         at = error.start
         raise InputError(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Family(Enum):
-    """Files for which the same advice holds; the value is that advice where a CSV table was expected."""
+    """Files for which the same advice holds; the value is that advice if a CSV table was expected."""
 
     ARCHIVE = "unpack it first"
     TABLE = "write the table as CSV, such as with pandas' to_csv"
@@ -50,7 +50,7 @@ _IMAGE = Foreign(b"", "a single image", Family.IMAGE)
 
 
 def foreign(head: bytes) -> Foreign | None:
-    """What a file is by its first bytes, where they identify a binary format that is not read here."""
+    """What a file is by its first bytes, if they identify a binary format that is not read here."""
     if (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] in (b"ftypavif", b"ftypheic", b"ftypmif1"):
         return _IMAGE
     return next((kind for kind in _FOREIGN if head.startswith(kind.start)), None)

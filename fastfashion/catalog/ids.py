@@ -1,6 +1,6 @@
 """From the text of the id column to ids that can be names of files, and back.
 
-An id is the text where that is unique and can be a file's name; else the text with _ for what cannot be in a name, such as / and ., and
+An id is the text if that is unique and can be a file's name; else the text with _ for what cannot be in a name, such as / and ., and
 made unique by a hash of the text. The text itself stays in the column `path` of the catalog.
 """
 
@@ -51,7 +51,7 @@ def old_id(text: str) -> str:
 
 
 def make_ids(texts: Sequence[str], *, by_stem: bool) -> list[str]:
-    """The id of each row; `texts` differ from each other. `by_stem`: 12.jpg is 12, as in Kaggle's layout, where that is unique."""
+    """The id of each row; `texts` differ from each other. `by_stem`: 12.jpg is 12, as in Kaggle's layout, if that is unique."""
     wanted = [stem(text) if by_stem else text for text in texts]
     counts = Counter(wanted)
     ids = [want if counts[want] == 1 and is_usable(want) else "" for want in wanted]

@@ -203,7 +203,7 @@ def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
 
 
 def write_split(path: Path, table: "pd.DataFrame", split: JointSplit, *, raw: bool = False) -> dict[str, dict[str, dict[str, int | str]]]:
-    """Write `id,split` in the order of the split, or `id,split,task` where tasks are tested on different rows.
+    """Write `id,split` in the order of the split, or `id,split,task` if tasks are tested on different rows.
 
     Returns, by task and part, the count and `ids_hash` of the rows. Raises InputError if the file cannot be written.
     """
@@ -222,7 +222,7 @@ def write_split(path: Path, table: "pd.DataFrame", split: JointSplit, *, raw: bo
 
 
 def splits_text(summary: Mapping[str, Mapping[str, Mapping[str, int | str]]]) -> str:
-    """The result of `write_split` for a terminal: one line, or one for each task where they differ."""
+    """The result of `write_split` for a terminal: one line, or one for each task if they differ."""
     texts = {task: ", ".join(f"{part} {values['num_rows']}" for part, values in parts.items()) for task, parts in summary.items()}
     if len({str(parts) for parts in summary.values()}) == 1:
         return next(iter(texts.values()))

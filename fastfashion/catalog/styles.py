@@ -96,7 +96,7 @@ class Styles:
     """The usable lines of a styles.csv, or of a table with other columns.
 
     `table` has one row a line, in the file's order: line (int64), id (str), path (str: the text of the id column as it was), the label
-    columns as written (str), year (Int16, missing where it is no whole number), productDisplayName (str), recovered (bool: the name held an
+    columns as written (str), year (Int16, missing if it is no whole number), productDisplayName (str), recovered (bool: the name held an
     unquoted comma and was put together again).
     """
 
@@ -110,7 +110,7 @@ class Styles:
         return len(self.table) + len(self.rejected)
 
     def files(self) -> list[str]:
-        """What names the image of each row: `path`, or the id where all ids went through a column of floats."""
+        """What names the image of each row: `path`, or the id if all ids went through a column of floats."""
         column: list[str] = self.table["id" if self.account.float_ids else "path"].tolist()
         return column
 
@@ -146,7 +146,7 @@ def read_styles(data: bytes, where: str, wanted: Columns = KAGGLE) -> Styles:
 def _columns(file: CsvFile, wanted: Columns, check: SurplusCheck | None) -> tuple[dict[str, list[Any]], list[Rejected]]:
     """Usable lines by column, and rejected ones; without `check` every row with surplus fields is usable.
 
-    Lists, and each label held once: a dict a line costs 1.4 KB a line, where this costs 0.5, and four times as long.
+    Lists, and each label held once: a dict per line costs 1.4 KB per line and four times as long; this costs 0.5 KB.
     """
     header = file.header
     name_at, year_at = (header.index(name) if name in header else None for name in (NAME_COLUMN, YEAR))

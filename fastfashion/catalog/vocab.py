@@ -54,7 +54,7 @@ class Vocab:
         return tuple(map(self.check, tasks))
 
     def check(self, task: str) -> str:
-        """The task, if it can be learned; raises ConfigError for an unknown one, and where no row has a label for it."""
+        """The task, if it can be learned; raises ConfigError for an unknown one, and if no row has a label for it."""
         if not self.names(task):
             others = ", ".join(self._labelled()) or "none: pack the set again with other --label-columns"
             raise ConfigError(f"{task!r} has no label in this packed set, so it cannot be learned; choose among {others}")

@@ -71,7 +71,7 @@ def command(kind: type[R], name: str, example: str, doc: str | None = None) -> C
 
 @contextmanager
 def _resumable(what: str) -> Iterator[None]:
-    """Say that the same command resumes, where it is interrupted."""
+    """Print that the same command resumes, if it is interrupted."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -81,9 +81,9 @@ def _resumable(what: str) -> Iterator[None]:
 
 @command(DoctorRequest, "doctor", "fastfashion doctor")
 def doctor(request: DoctorRequest) -> Answer:
-    """Say what this machine has (GPU, driver, CUDA, DALI, cores, memory, disk, loader, Kaggle, Hub), and what to do about each gap.
+    """Report what this machine has (GPU, driver, CUDA, DALI, cores, memory, disk, loader, Kaggle, Hub), and what to do about each gap.
 
-    Exits with 1 where something that was promised cannot work here, such as a GPU that torch or DALI cannot use. A gap costs speed, or
+    Exits with 1 if something that was promised cannot work here, such as a GPU that torch or DALI cannot use. A gap costs speed, or
     leaves another way: that exits with 0.
     """
     from fastfashion.doctor.doctor import examine, report_text
@@ -200,9 +200,9 @@ def compare(request: CompareRequest) -> Answer:
 
 @command(ReproduceRequest, "reproduce", "fastfashion reproduce fashion-product-images shards/small --no-pretrained")
 def reproduce(request: ReproduceRequest) -> Answer:
-    """Train and test the runs that published results are of, or some, beside them: one table, one image.
+    """Train and test the runs behind published results, all or some; write one table and one image with both.
 
-    The same command resumes: what is done is not done again.
+    The same command resumes and skips the runs that are done.
     """
     from fastfashion.config import ALL
     from fastfashion.evaluate.reproduce import ReproduceRequest as CellsRequest
@@ -231,9 +231,9 @@ def reproduce(request: ReproduceRequest) -> Answer:
 
 @command(PredictRequest, "predict", "fastfashion predict runs/NAME photos/ more.zip --out answers.csv")
 def predict(request: PredictRequest) -> Answer:
-    """Say what images show, with calibrated probabilities. A file that cannot be read is a line with an error.
+    """Predict what images show, with calibrated probabilities. A file that cannot be read becomes a line with its error.
 
-    Exits with 1 where not one could be read. With --json and without --out, the document holds the answers.
+    Exits with 1 if no file could be read. With --json and without --out, the document holds the answers.
     """
     from fastfashion import dist
     from fastfashion.predict.inputs import find_inputs

@@ -159,5 +159,5 @@ def report_text(report: Report) -> str:
     if counts[State.BROKEN]:
         end = f"{counted(counts[State.BROKEN], 'fault')} above must be fixed before everything works here"
     else:
-        end = "all that fastfashion does works here" + (f", with {counted(counts[State.GAP], 'gap')}" if counts[State.GAP] else "")
+        end = "everything works here" + (f", with {counted(counts[State.GAP], 'gap')}" if counts[State.GAP] else "")
     return "\n".join([table_text(["", "", ""], rows, left=(0, 1, 2)), "", end])

@@ -22,7 +22,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was examined."""
 
     name: str
     state: str  # a State
@@ -165,7 +165,7 @@ def _disk(disk: Facts) -> Verdict:
 def _data(data: Facts) -> Verdict:
     if found := ", ".join([*data["sources"], *data["packed"]]):
         return State.OK, found, None
-    advice = "fastfashion download small, or fastfashion synth for a drawn stand-in"
+    advice = "fastfashion download small, or fastfashion synth for a synthetic data set"
     return State.NOTE, "no data set under data/, no packed set under shards/", advice
 
 

@@ -120,7 +120,7 @@ def hub() -> dict[str, Any]:
 
 
 def _attempt(what: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What it returns, or {"error": why it failed}."""
+    """What the probe returns, or {"error": why it failed}."""
     try:
         return what()
     except Exception as error:

@@ -67,14 +67,14 @@ def _common(runs: tuple[Path, Path], reports: list[dict[str, Any]], both: pd.Dat
 
 
 def _set_of(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The set that a run was tested on; None for a report from before they said so."""
+    """The set that a run was tested on; None for a report from before reports named it."""
     return report.get("set")
 
 
 def _tested(run: Path) -> dict[str, Any]:
     report = read_report(run)
     if report is None:
-        read_config(run)  # raises where it is no run
+        read_config(run)  # raises if it is no run
         raise InputError(f"{run}: {REPORT} is missing; test the run first: fastfashion evaluate {run}")
     return report
 
@@ -118,7 +118,7 @@ def _compare_task(both: pd.DataFrame, tables: list[pd.DataFrame], task: str) -> 
 
 
 def _difference_of_sets(result: Mapping[str, Any]) -> list[str]:
-    """What is said where the two were not tested on the same rows."""
+    """Notes, if the two runs were not tested on the same rows."""
     lines = []
     one, other = result["sets"]
     if one and other and one["ids_sha256"] != other["ids_sha256"]:

@@ -29,7 +29,7 @@ def plot_confusion(path: Path, confusion: np.ndarray, class_names: Sequence[str]
     """Draw a confusion matrix, each row coloured by its shares and, up to 60 classes, each cell with its count.
 
     confusion: int (C, C), rows true, columns predicted; class_names: C names. Classes in neither rows nor columns are left out; the
-    row of a class that was only predicted is grey. Returns `path`, whose folder is made where it is missing.
+    row of a class that was only predicted is grey. Returns `path`, whose folder is made if it is missing.
     Raises ValueError if names and matrix do not match, or the matrix is empty or holds no counts.
     """
     confusion = np.asarray(confusion)

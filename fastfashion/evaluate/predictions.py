@@ -67,7 +67,7 @@ def predict(
 ) -> Predictions:
     """Run the model over a loader's batches and gather all ranks' rows; padding is dropped.
 
-    Raises InputError, which names `who` and the task, where a probability is not a number.
+    Raises InputError, which names `who` and the task, if a probability is not a number.
     """
     rows, labels = [], []
     probabilities: dict[str, list[torch.Tensor]] = {task: [] for task in model.tasks}

@@ -1,4 +1,4 @@
-"""Published results, one TOML file each in published/: their cells, scores, and the splits that they are of."""
+"""Published results, one TOML file each in published/: their cells and scores, and the splits they were measured on."""
 
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -82,8 +82,8 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         for name, reason in differ.items():
             if not any_set:
                 raise ConfigError(
-                    f"{sets[name].path}: not the data that the published values are of ({reason}); they are of {self.data}: "
-                    f"{self.images[name].download}. With --any-set it runs all the same, and the table says so"
+                    f"{sets[name].path}: not the data behind the published values ({reason}); expected {self.data}:  "
+                    f"{self.images[name].download}. --any-set runs it anyway and marks the table"
                 )
         return frozenset(differ)
 

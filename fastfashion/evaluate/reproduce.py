@@ -40,7 +40,7 @@ OTHER = "other"  # data that the published values are not of
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceRequest:
-    """Which published results, with what. Raises ConfigError if there is no such thing."""
+    """Which published results to reproduce, and how. Raises ConfigError if there is no such thing."""
 
     name: str  # of the published results
     shards: Sequence[Path]  # packed sets of the data that they are of: one, or one for each size of its images
@@ -62,7 +62,7 @@ class ReproduceRequest:
             if unknown := [value for value in values if value not in known[what]]:
                 raise ConfigError(f"--{what} {unknown[0]}: expected one of {', '.join(known[what])}")
         if not self.shards:
-            raise ConfigError(f"which images? Name a packed set of {self.published.data}")
+            raise ConfigError(f"no packed set given: name one of {self.published.data}")
         if self.seeds < 1:
             raise ConfigError(f"--seeds: expected 1 or more, found {self.seeds}")
 
@@ -85,7 +85,7 @@ class ReproduceRequest:
             packed = open_packed_set(path)
             images = self.published.images_of(packed)
             if images in sets:
-                raise ConfigError(f"{path}: has {images} images, as {sets[images].path} has; expected one set of each size")
+                raise ConfigError(f"{path}: holds {images} images, as {sets[images].path} does; expected one set of each size")
             sets[images] = packed
         return sets
 
@@ -132,7 +132,7 @@ def check_folder(path: Path, heads: str, config: RunConfig, sets: Mapping[str, P
         known = before["ids_sha256"]
         for name, ids in images.items():
             if known.get(name, ids) != ids:
-                raise ConfigError(f"{path.parent}: started with other {name} images than {sets[name].path} has; name another --out")
+                raise ConfigError(f"{path.parent}: started with other {name} images than {sets[name].path}; name another --out")
         images = known | images
     path.parent.mkdir(parents=True, exist_ok=True)
     publish_json(path, {"heads": heads, "config": config.to_dict(), "ids_sha256": images})
@@ -198,7 +198,7 @@ def _call(arguments: Sequence[str]) -> None:
     print(f"fastfashion {shlex.join(arguments)}", file=sys.stderr)
     status = subprocess.run([sys.executable, "-m", "fastfashion", *arguments], stdout=subprocess.DEVNULL, check=False).returncode
     if status:
-        raise TrainingError(f"fastfashion {shlex.join(arguments)}: ended with {status}; cure that, and the same reproduce command resumes")
+        raise TrainingError(f"fastfashion {shlex.join(arguments)}: ended with {status}; fix that and run the same command to resume")
 
 
 def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
     reports = [json.loads((run / REPORT).read_text(encoding="utf-8")) for run in runs]
     metrics = [read_metrics(run) for run in runs]
     if not all(metrics):
-        raise TrainingError(f"{runs[metrics.index([])]}: its metrics are missing; remove that folder, and the same command trains it again")
+        raise TrainingError(f"{runs[metrics.index([])]}: its metrics are missing; remove that folder and run the same command")
     values = [report["tasks"][task] for report in reports]
     minutes = [sum(line["time"]["seconds"] for line in lines if line["kind"] in ("step", "epoch")) / 60 for lines in metrics]
     starts = [next(line for line in lines if line["kind"] == "start") for lines in metrics]

@@ -2,7 +2,7 @@
 
     run ─► open_subject ─► model.onnx | timm folder a head | Space ─► compared with the run on its test images ─► published
 
-Nothing is published that does not answer as the run does.
+An export that answers differently from the run is not published.
 """
 
 from collections.abc import Callable, Iterable
@@ -170,7 +170,7 @@ def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file is there; choose another --out")
     if out.is_dir() and not all(path.name.startswith(PREFIX) for path in out.iterdir()) and not (out / EXPORT).is_file():
-        raise InputError(f"{out}: holds something that is no export ({EXPORT} is missing); choose another --out, or empty it")
+        raise InputError(f"{out}: not an export ({EXPORT} is missing); choose another --out, or empty it")
 
 
 def _publish(beside: Path, out: Path, files: list[str], about: dict[str, Any]) -> None:

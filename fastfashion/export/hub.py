@@ -28,13 +28,13 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
     model: Any = timm.create_model(name, pretrained=False, num_classes=len(classes), **settings).eval()
     layer, head = model.get_classifier(), run.model.head(task)
     if not isinstance(layer, nn.Linear) or not isinstance(head, nn.Linear) or layer.weight.shape != head.weight.shape:
-        raise ConfigError(f"{name}: timm's own head is {type(layer).__name__}, not a linear layer as the run's: use --to onnx")
+        raise ConfigError(f"{name}: timm's own head is {type(layer).__name__}, not a linear layer like the run's: use --to onnx")
     names = {id(layer.weight): "weight", id(layer.bias): "bias"}
     own = {key for key, value in model.named_parameters() if id(value) in names}
     missing, unexpected = model.load_state_dict(run.model.backbone.state_dict(), strict=False)
     if set(missing) != own or unexpected:
         raise ConfigError(
-            f"{name}: with a head, timm builds another model than without ({sorted({*missing, *unexpected} - own)[:3]}): use --to onnx"
+            f"{name}: timm builds another model with a head than without ({sorted({*missing, *unexpected} - own)[:3]}): use --to onnx"
         )
     with torch.no_grad():
         temperature = run.model.temperatures[run.model.tasks.index(task)]
@@ -57,7 +57,7 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
 
 
 def _origin(subject: Subject) -> dict[str, Any]:
-    """Replaces what timm says of the backbone's published weights where the run did not start from them."""
+    """Replaces what timm says of the backbone's published weights if the run did not start from them."""
     unknown = {} if subject.config.model.pretrained else dict.fromkeys(("license", "origin_url", "paper_ids"), "")
     return {"tag": subject.name} | unknown
 

@@ -3,7 +3,7 @@
     images: uint8 (batch, H, W, 3) ─► normalise ─► backbone, image and mirror image ─► heads / temperature ─► softmax: an output a task
 
 All of the preprocessing is inside but the resize: ONNX runtimes agree neither on how nor on whether to antialias, and an image that is
-shrunk without loses accuracy. The resize of training is Pillow's `resize((W, H), BILINEAR)` of the whole image; the file says so itself.
+shrunk without loses accuracy. The resize of training is Pillow's `resize((W, H), BILINEAR)` of the whole image; the file records this.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ def write_onnx(subject: Subject, path: Path) -> None:
         raise ConfigError(f"export to ONNX needs {error.name}: {HOW_TO_INSTALL}") from error
     if INPUT in subject.tasks:
         raise ConfigError(
-            f"a task of the name {INPUT!r} cannot be exported to ONNX: that is what the input is called; leave it out with --task"
+            f"a task of the name {INPUT!r} cannot be exported to ONNX: the input has that name; leave the task out with --task"
         )
     run = subject.predictor
     example = torch.zeros((2, run.size.height_px, run.size.width_px, 3), dtype=torch.uint8)

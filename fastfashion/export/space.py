@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastfashion.export import space_app
 
-# What app.py was tested with, where this machine has no other version of it.
+# What app.py was tested with, if this machine has no other version of it.
 NEEDS = {"gradio": "6.0", "onnxruntime": "1.20", "numpy": "1.26", "pillow": "11.0"}
 
 

@@ -1,4 +1,4 @@
-"""What is exported: a run's best model, what its report says of it, and images to check the result with.
+"""The input of an export: a run's best model, its report, and images to check the result with.
 
 Reading a run runs no code from it: weights are safetensors, everything else is JSON.
 """

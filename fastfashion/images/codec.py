@@ -190,7 +190,7 @@ def _unreadable(data: Encoded, error: Exception) -> str:
     if len(data) == 0:
         return "empty file"
     if isinstance(error, MemoryError):
-        return "does not decode: it takes more memory than there is for it"
+        return "does not decode: not enough memory for it"
     if bytes(data[:200]).lstrip()[:1] == b"<":
         return "not an image: begins like an HTML or XML page"
     if isinstance(error, Image.UnidentifiedImageError):

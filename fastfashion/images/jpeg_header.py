@@ -118,7 +118,7 @@ def read(data: Encoded) -> JpegHeader:
             jfif |= len(body) >= 14 and body[:5] == b"JFIF\0"
         elif marker in _FRAMES:
             if frame:
-                raise InputError("a JPEG of two frame headers")
+                raise InputError("a JPEG with two frame headers")
             frame = _frame(marker, body)
         elif marker == _SOS:
             break
@@ -167,7 +167,7 @@ def _segments(data: bytes | memoryview) -> Iterator[tuple[int, bytes, bool, bool
             return
         yield marker, bytes(data[at + 4 : at + 2 + length]) if marker in _READ else b"", stray, filled
         at, stray, filled = at + 2 + length, False, False
-    raise InputError(f"a JPEG of more than {MAX_MARKERS} markers before its first scan")
+    raise InputError(f"a JPEG with more than {MAX_MARKERS} markers before its first scan")
 
 
 @lru_cache(maxsize=256)  # a shop's images have few sizes

@@ -191,7 +191,7 @@ class DaliLoader(Backend):
         rows = np.unique(np.concatenate([planned.part.fetch for planned in self._fed])) if self._fed else np.zeros(0, np.int64)
         rows = rows[self._rows[rows] != Row.REFUSED]
         if not len(rows):
-            raise PackedSetError(f"DALI fails on images of {images.folder} that it need not even decode: {error}") from error
+            raise PackedSetError(f"DALI fails on images of {images.folder} that it does not have to decode: {error}") from error
         for row in rows.tolist():
             try:
                 codec.decode_rgb(images.encoded(row), max_pixels=int(images.height_px[row]) * int(images.width_px[row]))

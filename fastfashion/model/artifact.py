@@ -82,10 +82,10 @@ def load_artifact(folder: Path) -> tuple[Classifier, ModelDescription]:
     except Exception as error:
         raise InputError(f"{folder}: not a readable model: {error}; {WAY_OUT}") from error
     if wrong := weights.wrong_numbers(tensors):
-        raise InputError(f"{path}: {wrong}, so the model has no answers; {WAY_OUT}")
+        raise InputError(f"{path}: {wrong}, so the model cannot answer; {WAY_OUT}")
     for name in ("temperatures", "std"):
         if not (tensors[name] > 0).all():
-            raise InputError(f"{path}: the tensor {name} holds a number that is not above 0, so the model has no answers; {WAY_OUT}")
+            raise InputError(f"{path}: the tensor {name} holds a number that is not above 0, so the model cannot answer; {WAY_OUT}")
     model = _build(description)
     model.load_state_dict(tensors)
     if not description.channels_last:

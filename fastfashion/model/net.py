@@ -88,7 +88,7 @@ def probabilities(logits: Mapping[str, torch.Tensor], tasks: Iterable[str], who:
 
 
 def no_numbers(who: str, task: str) -> str:
-    return f"{who}: the model answers NaN for {task}, so its weights cannot be used; put best/ back from a copy, or train again"
+    return f"{who}: the model outputs NaN for {task}, so its weights cannot be used; put best/ back from a copy, or train again"
 
 
 def _key(task: str) -> str:

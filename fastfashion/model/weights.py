@@ -101,7 +101,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:
         raise ConfigError(
             f"--weights {path}: not readable as a state dict of tensors ({type(error).__name__}); "
-            "files that would have to run code to be loaded are refused"
+            "files that run code when they are loaded are refused"
         ) from error
     if path.suffix != ".safetensors":
         for key in ("state_dict", "model"):
@@ -111,7 +111,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not tensors or not all(isinstance(name, str) for name in tensors):
         raise ConfigError(f"--weights {path}: expected a state dict of tensors by name, found {type(weights).__name__}")
     if wrong := wrong_numbers(tensors):
-        raise ConfigError(f"--weights {path}: {wrong}; nothing can be trained from it")
+        raise ConfigError(f"--weights {path}: {wrong}; it cannot be used for training")
     return tensors
 
 
@@ -133,7 +133,7 @@ def check_first_weights(config: ModelConfig) -> None:
     if not timm.is_model(config.name.split(".")[0]):
         near = difflib.get_close_matches(config.name, timm.list_models(), n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all"
-        raise ConfigError(f"unknown model {config.name!r}: timm has none of that name; {hint}")
+        raise ConfigError(f"unknown model {config.name!r}: timm has no model of that name; {hint}")
     if config.weights and not weights_file(config.weights).is_file():
         wrong = "no such file; expected a .safetensors, .pth or .bin file of the timm model, or a run"
         if Path(config.weights).is_dir():
@@ -200,7 +200,7 @@ def check_declared(config: ModelConfig) -> None:
     if declared and _plain(declared) != name:
         raise ConfigError(
             f"--weights {config.weights}: these are weights of {declared}, expected {config.name}; tensors of one may fit the other "
-            f"by name and shape and still answer otherwise. Train that model (--model {_plain(declared)}), or give weights of {config.name}"
+            f"by name and shape and still answer differently. Train it (--model {_plain(declared)}), or give weights of {config.name}"
         )
 
 

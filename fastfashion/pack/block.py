@@ -28,7 +28,7 @@ from fastfashion.untrusted import Count
 
 # Decoding to twice the target before the bicubic step keeps 48 dB PSNR against decoding in full; to the target itself, only 33 dB.
 OVERSAMPLE = 2
-# Enough for a fingerprint. For `full` alone no more is decoded: a smaller scale reads every byte all the same.
+# Enough for a fingerprint. For `full` alone no more is decoded: a smaller scale reads every byte anyway.
 LOOK_SHORT_PX = 128
 TICK_S = 0.25
 
@@ -168,7 +168,7 @@ class Version(NamedTuple):
 def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str, Version]]:
     """Decode once, and make every resolution from the smallest image made so far that is at least twice as large.
 
-    Returns the image's height and width as shown and its fingerprint (hex), and its version at each resolution. Raises InputError where
+    Returns the image's height and width as shown and its fingerprint (hex), and its version at each resolution. Raises InputError if
     the image does not decode completely.
     """
     shown = codec.probe(data, max_pixels=job.max_pixels)

@@ -28,7 +28,7 @@ class Engine(Protocol):
 
 
 def open_engine(name: str, workers: int, address: str | None) -> Engine:
-    """ "local": worker processes, or this process alone where `workers` is 1; "ray": a cluster's, at `address`."""
+    """ "local": worker processes, or this process alone if `workers` is 1; "ray": a cluster's, at `address`."""
     if name == "ray":
         from fastfashion.pack.ray import RayEngine
 
@@ -83,7 +83,7 @@ class Processes:
             shard = job.folders[job.resolutions[0]] / f"{block.number:05d}.tar"
             raise PackedSetError(
                 f"{shard}: the process that packs it died {deaths} times (exit code {dead.process.exitcode}), with the images of "
-                f"{block.ids_text}; what is packed so far stays: run the same command again, with fewer --workers if memory was short"
+                f"{block.ids_text}; what is packed so far is kept: run the same command again, with fewer --workers if memory was short"
             )
         dead.pipe.close()
         self._workers[self._workers.index(dead)] = worker = _Worker()

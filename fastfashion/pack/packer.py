@@ -42,7 +42,7 @@ SAMPLED = 64  # images that a dry run packs in memory to estimate sizes
 def pack(request: PackRequest, progress: PackProgress | None = None) -> PackSummary:
     """Pack a source into a set of shards at the resolutions that OUT does not have yet, each image decoded once.
 
-    Raises InputError where the source cannot be used or more than `max_rejected` rows are left out, PackedSetError where OUT holds another
+    Raises InputError if the source cannot be used or more than `max_rejected` rows are left out, PackedSetError if OUT holds another
     set, another packer holds OUT, or the disk is full.
     """
     started = time.perf_counter()
@@ -50,7 +50,7 @@ def pack(request: PackRequest, progress: PackProgress | None = None) -> PackSumm
     with contextlib.closing(open_engine(request.engine, request.workers, request.address)) as engine:
         plan = make_plan(request)
         with lock(request.out):
-            if not is_remote(request.out):  # a run may have been killed in the midst of publishing one
+            if not is_remote(request.out):  # a run may have been killed while publishing one
                 for name in (VOCAB, REJECTED, CATALOG, SET):
                     clear_unpublished(request.out / name)
             missing = descending(set(request.resolutions) - set(already_packed(request, plan.styles)))
@@ -134,7 +134,7 @@ class _Run:
         self._request, self._plan, self._staging, self._progress = request, plan, staging, progress
         self._records: dict[int, BlockRecord] = {}
         self._left_out = len(plan.lost)  # rejected rows, those of the records included
-        self._ticked = (0, 0, len(plan.lost))  # images, bytes, rejected images: what `progress` was told
+        self._ticked = (0, 0, len(plan.lost))  # images, bytes, rejected images: already reported to `progress`
 
     def pack_missing(self, engine: Engine) -> tuple[int, int]:
         """Pack what is not staged yet, and publish; returns the number of images packed now, and of those packed before."""
@@ -172,7 +172,7 @@ class _Run:
             write_rejected(listed, self._rejected())
             raise InputError(
                 f"{self._left_out} rows cannot be packed, more than --max-rejected {self._request.max_rejected}; nothing was "
-                f"published. See {listed} for each and why, then repair the source or run again with a higher --max-rejected"
+                f"published. {listed} lists the reasons: fix the source, or run again with a higher --max-rejected"
             )
 
     def _rejected(self) -> list[Rejected]:
@@ -184,7 +184,7 @@ class _Run:
 
     @contextlib.contextmanager
     def _source_unchanged(self) -> Iterator[None]:
-        """Raises ChangedError, and removes what was packed, where the source is not what it was when the table was read."""
+        """Raises ChangedError, and removes what was packed, if the source is not what it was when the table was read."""
         try:
             try:
                 yield
@@ -223,7 +223,7 @@ def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequ
     kept = pa.concat_tables([record.kept for record in records])
     if not len(kept):
         write_rejected(staging.root / REJECTED, rejected)
-        raise InputError(f"{request.source}: not one image decodes; see {staging.root / REJECTED} for each and why")
+        raise InputError(f"{request.source}: no image decodes; {staging.root / REJECTED} lists the reasons")
     assert len(kept) + len(rejected) == styles.num_rows, "a row was lost"
     for name, folder in staging.folders.items():
         _write_parquet(folder / INDEX, _index(records, name))

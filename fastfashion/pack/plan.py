@@ -1,4 +1,4 @@
-"""What there is to pack: rows to blocks, and what OUT already has of them."""
+"""What to pack: rows to blocks, and what OUT already has of them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class PackPlan:
         }
 
     def fingerprint(self, request: PackRequest, resolutions: Sequence[str]) -> dict[str, Any]:
-        """What must be the same for staged work to be resumed."""
+        """What must be equal for staged work to be resumed."""
         table = hashlib.sha256(pd.util.hash_pandas_object(self.styles.table, index=False).to_numpy().tobytes()).hexdigest()
         return {
             "version": FORMAT.newest,
@@ -84,7 +84,7 @@ def make_plan(request: PackRequest) -> PackPlan:
     missing, used = dict(found.missing), dict[str, int]()  # by name of an image: the row that uses it
     for place, member in enumerate(found.members):
         if member is not None and (before := used.setdefault(member.name, place)) != place:  # two texts may name one file
-            missing[place] = f"its image {member.name} is that of line {int(styles.table['line'].iloc[before])} already"
+            missing[place] = f"its image {member.name} already belongs to line {int(styles.table['line'].iloc[before])}"
     lost = list(styles.rejected)
     unreadable = source.unreadable()
     for position, reason in sorted(missing.items()):
@@ -102,7 +102,7 @@ def make_plan(request: PackRequest) -> PackPlan:
 
 
 def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
-    """The resolutions that OUT has of this very table; raises PackedSetError if it holds something else."""
+    """The resolutions that OUT has of this table; raises PackedSetError if it holds something else."""
     out = request.out
     list_anew(out)  # another client may have packed there since this process looked
     if not is_file(out / SET):
@@ -143,13 +143,13 @@ def _check_same_rows(request: PackRequest, styles: Styles, vocab: Vocab, packed:
     out, found = request.out, list(vocab.classes)
     if found != list(styles.labels):
         raise PackedSetError(
-            f"{out}: holds a set with the label columns {', '.join(found)}, and {', '.join(styles.labels)} are asked for; "
+            f"{out}: holds a set with the label columns {', '.join(found)}, but {', '.join(styles.labels)} were requested; "
             f"choose another --out or --label-columns {','.join(found)}"
         )
     if "path" not in packed and not packed["id"].isin(styles.table["id"]).all():
         raise PackedSetError(
-            f"{out}: holds a set of format version 2, in which ids are names of images without folder and suffix, and now they are "
-            "not (docs/tables.md); choose another --out or remove it"
+            f"{out}: holds a set of format version 2, in which ids are names of images without folder and suffix, which they no longer are "
+            "(docs/tables.md); choose another --out or remove it"
         )
     columns = ["id", *styles.labels]
     expected = styles.table.set_index("id").reindex(packed["id"]).reset_index()

@@ -36,9 +36,9 @@ class RayEngine:
             )
         except (OSError, ValueError, ray.exceptions.RayError) as error:
             if _wants_token(error):
-                given = "this process gives none, or another one" if os.environ.get(MODE) == "token" else "this process gives none"
+                given = "this process has none, or a wrong one" if os.environ.get(MODE) == "token" else "this process has none"
                 raise ConfigError(
-                    f"--address {address}: the Ray cluster refuses: it wants a token, and {given}. Set {MODE}=token, and the cluster's "
+                    f"--address {address}: the Ray cluster refuses: it requires a token, and {given}. Set {MODE}=token, and the cluster's "
                     "token in RAY_AUTH_TOKEN or the path of a file with it in RAY_AUTH_TOKEN_PATH (where neither is set, "
                     "~/.ray/auth_token is read)"
                 ) from error
@@ -69,7 +69,7 @@ class RayEngine:
             except ray.exceptions.RayError as error:
                 shard = job.folders[job.resolutions[0]] / f"{block.number:05d}.tar"
                 raise PackedSetError(
-                    f"{shard}: the block of {block.ids_text} was lost {RETRIES + 1} times ({error}); what is packed so far stays: "
+                    f"{shard}: the block of {block.ids_text} was lost {RETRIES + 1} times ({error}); what is packed so far is kept: "
                     "run the same command again"
                 ) from error
             yield block.number
@@ -82,7 +82,7 @@ class RayEngine:
 
 
 def _knock(address: str | None) -> None:
-    """Raise where nothing listens at host:port, or the cluster there needs another token: Ray itself would try for minutes."""
+    """Raise if nothing listens at host:port, or the cluster there needs another token: Ray itself would try for minutes."""
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdecimal() or "//" in host:
         return

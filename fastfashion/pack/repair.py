@@ -34,7 +34,7 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, tab
     """Pack damaged shards again from the source that the set was made of; returns their names within the set.
 
     `table` and `id_column` as they were then. A shard is put in place only if it has the bytes that the manifest says. Raises
-    PackedSetError where it is not known which rows a shard holds, or library versions or the source are not those of then.
+    PackedSetError if it is not known which rows a shard holds, or library versions or the source are not those of then.
     """
     shards: dict[str, set[int]] = {}
     for found in damage:
@@ -67,7 +67,7 @@ def repair(path: Path, source: Path, damage: Iterable[Damage], workers: int, tab
 
 @contextlib.contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
-    """A folder on the set's own disk if it is on one; the next run removes it where this one is killed."""
+    """A folder on the set's own disk if it is on one; the next run removes it if this one is killed."""
     if is_remote(path):
         with scratch() as folder:
             yield folder
@@ -128,7 +128,7 @@ def _blocks(packed: PackedSet, plan: PackPlan, folder: Path, manifest: Manifest,
     for number in sorted(numbers):
         ids = packed.table["id"].to_numpy()[shard == number]
         if gone := [identity for identity in ids if identity not in position]:
-            raise PackedSetError(f"{folder / shard_name(number)}: its image {gone[0]} is not in {plan.source.path}; is that its source?")
+            raise PackedSetError(f"{folder / shard_name(number)}: {plan.source.path} lacks its image {gone[0]}; is that its source?")
         blocks.append(Block(number=number, samples=plan.samples(np.array([position[identity] for identity in ids]))))
     return blocks
 
@@ -142,7 +142,7 @@ def _replace(folder: Path, made: Path, manifest: Manifest, number: int) -> None:
         is_version_2 = manifest.encoder is not None and UNSHRUNK not in manifest.encoder
         profiles = ", or it has images with a colour profile, which fastfashion did not convert when it packed this set"
         raise PackedSetError(
-            f"{folder / shard_name(number)}: packed again from this source it has other bytes: expected sha256 {entry.sha256}, found "
+            f"{folder / shard_name(number)}: packing it again from this source gives other bytes: expected sha256 {entry.sha256}, found "
             f"{found[0]}; the source's images or labels have changed since{profiles if is_version_2 else ''}"
         )
     for file in (index, tar):

@@ -1,4 +1,4 @@
-"""What packing is asked for, what it reports while it runs, and what it did."""
+"""The request to pack, the progress that packing reports, and its result."""
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ class PackRequest:
 
     source: Path
     out: Path
-    table: str = ""  # its name within the source; "" finds it where there is only one
+    table: str = ""  # its name within the source; "" finds it if there is only one
     columns: Columns = KAGGLE
     resolutions: tuple[str, ...] = ("224",)
     workers: int = 1

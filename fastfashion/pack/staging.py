@@ -1,4 +1,4 @@
-"""Unfinished work: who does it, what is done, and whether the next run may resume it.
+"""Unfinished work: which process holds it, what is done, and whether the next run may resume it.
 
 On a disk, shards wait in OUT/.staging/<res> until a resolution is complete. On object storage, which has no rename, they get their
 final names at once, and only the manifest makes a resolution of them.
@@ -70,7 +70,7 @@ class Staging:
         self._out = out
 
     def prepare(self, plan: dict[str, Any]) -> None:
-        """Keep what is staged if it is of the same plan, and remove it otherwise."""
+        """Keep the staged work if it belongs to the same plan, and remove it otherwise."""
         if not self.would_resume(plan):
             self.remove()
             if is_remote(self._out):  # what another plan left there without a manifest
@@ -82,7 +82,7 @@ class Staging:
         self.remove_partials()
 
     def would_resume(self, plan: dict[str, Any]) -> bool:
-        """Whether what is staged is of the same plan."""
+        """Whether the staged work belongs to the same plan."""
         with contextlib.suppress(PackedSetError):
             return plan == read_json(self.root / STAGED_PLAN, dict[str, Any], MOST_BYTES[STAGED_PLAN])
         return False

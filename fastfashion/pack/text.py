@@ -86,5 +86,5 @@ def verify_text(path: Path, result: VerifyResult) -> str:
     lines += [f"  {found.where}: {found.reason}" for found in result.damage]
     if any(found.shard is not None for found in result.damage):
         command = f"fastfashion verify {path} --repair --source ZIP_OR_FOLDER"
-        lines.append(f"to pack damaged shards again: {command} (and --table, --id-column as then)")
+        lines.append(f"to pack damaged shards again: {command} (with the same --table and --id-column as then)")
     return "\n".join(lines)

@@ -28,7 +28,7 @@ WEBP = 19.0  # two canvases, the frame, Pillow's image, the array
 AVIF = 19.0  # planes of up to 12 bits, with alpha, at full chroma
 TIFF, TIFF_WIDE, TIFF_FLOAT = 8.0, 10.0, 19.0  # beside the largest strip or tile; one sample of 16 bits, of more
 MOST_A_PIXEL = 20  # of all formats; an odd TIFF needs more
-MAX_PARTS = 10_000  # boxes, blocks or tags that are looked at
+MAX_PARTS = 10_000  # boxes, blocks or tags that are examined
 
 
 class Cost(NamedTuple):
@@ -63,7 +63,7 @@ def cost(data: bytes, height_px: int = 0, width_px: int = 0) -> Cost:
 
 
 def _jpeg(header: JpegHeader, height_px: int, width_px: int) -> _Size:
-    """Of a JPEG with more than one scan all coefficients are kept, however small it is decoded."""
+    """Cost of a JPEG: with more than one scan all coefficients are kept, at any scale."""
     parts = header.sampling
     most = max((across for across, _ in parts), default=1) * max((down for _, down in parts), default=1) or 1
     samples = sum(across * down for across, down in parts) / most
@@ -84,7 +84,7 @@ def _png(data: bytes) -> _Size:
 
 
 def _gif(data: bytes) -> _Size:
-    """The size of the screen, which a first frame beyond it makes larger."""
+    """Cost of a GIF, by its screen, or by a first frame that exceeds it."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     inside = False  # of an extension, whose blocks begin with their lengths; the last is empty
@@ -120,7 +120,7 @@ def _webp(data: bytes) -> _Size:
 
 
 def _tiff(data: bytes) -> _Size:
-    """The first image of a TIFF or BigTIFF; a strip is unpacked whole, and may be the whole image."""
+    """Cost of the first image of a TIFF or BigTIFF; a strip, which may be all of it, is unpacked whole."""
     order, big = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]
     tags: dict[int, int] = {}
     (start,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
@@ -142,7 +142,7 @@ def _tiff(data: bytes) -> _Size:
 
 
 def _avif(data: bytes) -> _Size:
-    """The largest item or track; parts of a grid are smaller than the grid."""
+    """Cost of an AVIF, by its largest item or track; parts of a grid are smaller than the grid."""
     sizes = [(0, 0)]
     for name, begin, end in _boxes(data):
         if name == b"ispe":

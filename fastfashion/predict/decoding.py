@@ -128,7 +128,7 @@ class Decoders:
                     lane.idle.pop().stop()
 
     def _too_much(self, one: Cost, max_pixels: int) -> str:
-        """Why an image is refused before a decoder sees it; "" if it is not."""
+        """Why an image is refused before it reaches a decoder; "" if it is not."""
         if one.pixels > max_pixels:
             return too_many_pixels(one.height_px, one.width_px, max_pixels)
         if one.num_bytes <= self.memory.one_bytes:
@@ -148,7 +148,7 @@ class Decoders:
 
     @contextmanager
     def _worker(self, lane: _Lane) -> "Iterator[_Worker]":
-        """A free worker, which ends where anything goes wrong: the next request could not start in the middle of an answer."""
+        """A free worker, which ends if anything goes wrong: the next request could not start in the middle of an answer."""
         with lane.places.take():
             with self._lock:
                 if self._closed:
@@ -218,7 +218,7 @@ class _Worker:
             if code == -signal.SIGALRM:
                 raise Died(self._too_long(asked)) from error
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise Died(f"decoding it ended the process that tried ({how}): save the image again with another program") from error
+            raise Died(f"decoding it crashed the decoding process ({how}): save the image again with another program") from error
         return {int(place): text for place, text in answer["errors"].items()}, pixels
 
     def _wait_until_ready(self) -> None:

@@ -92,7 +92,7 @@ def _in_folder(folder: Path) -> Iterator[InputImage]:
     for error in unread:
         yield refused(str(error.filename), f"cannot be read: {error.strerror}")
     if not found and not unread:
-        yield refused(str(folder), f"no image in it: expected files that end in {', '.join(SUFFIXES)}, or a packed set")
+        yield refused(str(folder), f"no images in it: expected files that end in {', '.join(SUFFIXES)}, or a packed set")
 
 
 def _walk(folder: Path, onerror: Callable[[OSError], object]) -> Iterator[tuple[str, list[str]]]:
@@ -121,7 +121,7 @@ def in_zip(path: Path, shown: str, max_bytes: int = MAX_IMAGE_BYTES) -> Iterator
         yield refused(shown, f"not a readable zip ({why(error)})")
         return
     if not entries:
-        yield refused(shown, f"no image in it: expected files that end in {', '.join(SUFFIXES)}")
+        yield refused(shown, f"no images in it: expected files that end in {', '.join(SUFFIXES)}")
     reader = Reader(path, is_zip=True, version=version)
     for entry in sorted(entries):
         name = f"{shown}/{entry.name}"
@@ -162,7 +162,7 @@ def is_image(name: str) -> bool:
 
 
 def is_unread(name: str) -> bool:
-    """Whether it is an image of an unsupported format by its name; it gets a line that says so."""
+    """Whether it is an image of an unsupported format by its name; it gets a line with that error."""
     return unsupported(name) is not None and not _is_hidden(name)
 
 
@@ -177,7 +177,7 @@ def leads_out(name: str) -> bool:
 
 
 def named(name: str, read: Callable[[], bytes]) -> InputImage:
-    """An image, refused by its name where the format is not supported, as in packing."""
+    """An image, refused by its name if the format is not supported, as in packing."""
     reason = unsupported(name)
     return InputImage(name, read) if reason is None else refused(name, reason)
 

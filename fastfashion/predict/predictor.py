@@ -128,7 +128,7 @@ class Predictor:
                 yield self.answers(names, self.probabilities(batch.images[: len(rows)]), errors, top)
 
     def spec(self, packed: PackedSet, rows: np.ndarray, batch_size: int) -> LoaderSpec:
-        """How to load rows of a set, int64 (n,), whole and in order: at the resolution of the training where the set has it."""
+        """How to load rows of a set, int64 (n,), whole and in order: at the resolution of the training if the set has it."""
         trained = read_config(self.run).data.resolution
         images = choose_images(packed, trained if trained in packed.resolutions else "auto", str(self.size))[0]
         return LoaderSpec(

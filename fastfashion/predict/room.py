@@ -1,4 +1,4 @@
-"""An amount that many share, such as bytes of memory or places in a queue: who asks for some waits until it is free.
+"""An amount that many share, such as bytes of memory or places in a queue: a request for some waits until that much is free.
 
 One class for all of the server's sharing. A thread waits in `take`, an event loop in `taking`; both may share one room.
 """
@@ -27,7 +27,7 @@ class _Asked:
 
 
 class Room:
-    """First come, first served, so that nobody waits forever; who asks for more than there is gets all of it, alone.
+    """First come, first served, so that nobody waits forever; a request for more than the whole gets all of it, alone.
 
     With `share`, one address holds no more than that: its further requests wait, and those of others pass them. At most `max_waiting`
     requests of an address wait; 0 means that nobody does.
@@ -68,7 +68,7 @@ class Room:
             if asked in self._line and sum(one.address == address for one in self._line) > self._max_waiting:
                 self._line.remove(asked)
                 count, whose = (self._max_waiting, " of this address") if self._max_waiting else (self._total, "")
-                raise BusyError(f"{count} requests{whose} are waiting already: ask again in a moment")
+                raise BusyError(f"{count} requests{whose} are waiting already: try again in a moment")
         return asked
 
     def _leave(self, asked: _Asked) -> None:

@@ -1,4 +1,4 @@
-"""Runs from before there were lists of ids: which set they were trained on is assumed, and checked against what they say of themselves."""
+"""Runs from before lists of ids existed: their set is assumed, and checked against their own files."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from fastfashion.shards import PackedSet, open_packed_set
 
 
 def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.DataFrame) -> TrainedOn:
-    """A list for a run from before there were lists of ids: that of a set, which the run's own files must not contradict.
+    """The list of a set, for a run from before lists of ids existed; the run's own files must not contradict it.
 
     Raises InputError if its report names other training ids, or its epochs had another number of steps than this set gives.
     """
@@ -61,17 +61,17 @@ def own_set(run: Path, config: RunConfig, tested: PackedSet) -> PackedSet:
         return tested if config.data.shards == str(tested.path) else open_packed_set(named_set(run, config))
     except (PackedSetError, InputError) as error:
         raise InputError(
-            f"{run}: it is from before runs kept the ids that they were trained on, and its own set cannot be opened ({error}), so nobody "
-            f"knows what it never saw of {tested.path}; test it on its own set first, wherever that is: "
+            f"{run}: it is from before runs kept the ids that they were trained on, and its own set cannot be opened ({error}). "
+            f"So it is unknown which rows of {tested.path} it never saw: test it on its own set first, "
             f"fastfashion evaluate {run} --shards SET"
         ) from error
 
 
 def named_set(run: Path, config: RunConfig) -> Path:
-    """Where on this machine a run's settings say that its set is. Raises InputError if that is an address."""
+    """The path of a run's set on this machine, from its settings. Raises InputError if that is an address."""
     if is_address(config.data.shards):
         raise InputError(
             f"{run}: its settings name the packed set {config.data.shards}, which was not contacted: a run's own address is opened only "
-            f"where you name it. If you trust it: --shards {config.data.shards}"
+            f"if you name it. If you trust it:  --shards {config.data.shards}"
         )
     return location(config.data.shards)

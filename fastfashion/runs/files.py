@@ -159,9 +159,9 @@ def read_metrics(run: Path, notes: list[str] | None = None) -> list[Mapping[str,
 
 
 def metrics_lines(run: Path, notes: list[str]) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
-    """Each line as it is, and what it says. A last line without its end, as a killed run leaves, is skipped, and `notes` say so.
+    """Each line as it is, and what it says. A last line without its end, as a killed run leaves, is skipped, with a line in `notes`.
 
-    Raises InputError, with the line's number, where one is damaged.
+    Raises InputError, with the line's number, if one is damaged.
     """
     path, advice = run / METRICS, "correct or remove that line"
     try:

@@ -99,7 +99,7 @@ def is_finished(run: Path) -> bool:
 
 
 def is_untrained(run: Path) -> bool:
-    """Whether a folder is missing, empty, or holds only what a start leaves that was killed before its first step."""
+    """Whether a folder is missing, empty, or holds only the files of a start that was killed before its first step."""
     if not run.is_dir():
         return not run.exists()
     for path in run.iterdir():
@@ -132,7 +132,7 @@ class Held:
 
 @contextmanager
 def training_in(run: Path) -> Iterator[Held]:
-    """Make the folder and hold it. Where no step was ever trained, an exception leaves nothing behind.
+    """Make the folder and hold it. If no step was ever trained, an exception leaves nothing behind.
 
     Raises TrainingError if another process holds it.
     """
@@ -157,7 +157,7 @@ def training_in(run: Path) -> Iterator[Held]:
 
 
 def discard_untrained(run: Path, made: Collection[Path]) -> None:
-    """Remove what processes that were killed before the first step have left, and the folders `made` for them."""
+    """Remove the files that processes killed before the first step left, and the folders `made` for them."""
     with suppress(TrainingError, OSError):  # another process may train there by now
         if is_untrained(run):
             with hold(run / LOCK, "training", TrainingError):
@@ -211,7 +211,7 @@ class TrainSummary:
 
 
 def finished_summary(run: Path, config: RunConfig) -> TrainSummary | None:
-    """How a run ended that has nothing left to do with these settings; None if there may be something left."""
+    """The summary of a run that has nothing left to do with these settings; None if something may be left."""
     if not is_finished(run) or changes_that_count(changes(read_config(run), config)):
         return None
     status = read_status(run)

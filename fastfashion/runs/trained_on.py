@@ -92,7 +92,7 @@ class TrainedOn:
     ids: np.ndarray  # str (N,)
     split: JointSplit
     times: np.ndarray  # int64 (n,): how often an epoch has each row of split.train
-    shard_starts: np.ndarray  # int64 (S,): first row of each shard, where the order of an epoch depends on them; else (0,)
+    shard_starts: np.ndarray  # int64 (S,): first row of each shard, if the order of an epoch depends on them; else (0,)
     classes: dict[str, tuple[str, ...]]
     train_counts: dict[str, tuple[int, ...]]  # training rows of each class
     assumed: bool = False  # made after training, from the set that was found then: the run is from before there were such lists
@@ -173,7 +173,7 @@ def _first(texts: Sequence[str]) -> str:
 
 
 def corrected(packed: PackedSet, corrections: str, *, of_another_set: bool = False) -> "pd.DataFrame":
-    """The set's table with the labels of a corrections file, where one is named; of a file for another set the ids that it has."""
+    """The set's table with the labels of a corrections file, if one is named; of a file for another set the ids that it has."""
     return correct(packed.table, packed.vocab, Path(corrections), of_another_set=of_another_set) if corrections else packed.table
 
 

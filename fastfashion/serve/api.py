@@ -71,7 +71,7 @@ class Api:
                 async with asyncio.timeout(READ_S):
                     found = await read_image(request, self._state.limits.image_bytes)
             except TimeoutError:
-                raise RefusedError(408, f"the image did not come within {READ_S:.0f} s") from None
+                raise RefusedError(408, f"the image did not arrive within {READ_S:.0f} s") from None
             wanted = _parse_top(top or found.top or TOP)
             answers = await self._state.answer(found.image, wanted, place)
         return _json({"answers": answers, "milliseconds": round(1000 * (time.perf_counter() - started), 1)})

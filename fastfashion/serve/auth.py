@@ -1,4 +1,4 @@
-"""Name and password of those who may ask: where they are set, and how guessing is slowed down."""
+"""Name and password of permitted users: where they are set, and how guessing is slowed down."""
 
 import base64
 import hmac
@@ -84,7 +84,7 @@ def find_auth(auth: str | None, file: Path | None, environment: MutableMapping[s
     """
     variable = environment.pop(VARIABLE, None)
     if auth is not None and file is not None:
-        raise ConfigError("--auth and --auth-file: give one of them")
+        raise ConfigError("--auth and --auth-file: use only one of them")
     if file is not None:
         return _read_auth(file, say)
     for where, found in (("--auth", auth), (VARIABLE, variable)):

@@ -49,7 +49,7 @@ class Paced:
             async with asyncio.timeout(max(0.0, min(self._window_s, self._left_s))):
                 message = await self._receive()
         except TimeoutError:
-            text = f"the request came too slowly: expected {LEAST_BYTES / 1000:.0f} kB in {WINDOW_S:.0f} s"
+            text = f"the request arrived too slowly: expected {LEAST_BYTES / 1000:.0f} kB in {WINDOW_S:.0f} s"
             raise RefusedError(408, text) from None
         took_s = time.monotonic() - began_s
         if message["type"] != "http.request":

@@ -2,7 +2,7 @@
 
     image ─► forward_features ─► (C, h, w) ─► each position alone through pooling and head ─► what it says for the class ─► overlay
 
-Pooling is a mean, so a class's logit is the mean of what the positions say; where a backbone has more between its map and its head (a
+Pooling is a mean, so a class's logit is the mean of what the positions say; if a backbone has more between its map and its head (a
 norm, a hidden layer), the positions take that way one by one. Maps of few positions, which small inputs have, are averaged over shifted
 copies of the image.
 """

@@ -1,4 +1,4 @@
-"""Connections: closed where a request's head does not arrive or its answer is not taken; a limited number for each address."""
+"""Connections: closed if a request's head does not arrive or its answer is not taken; a limited number for each address."""
 
 import time
 from asyncio import Transport

@@ -1,4 +1,4 @@
-"""What every request passes before the page or the HTTP API sees it.
+"""The layers that every request passes before the page or the HTTP API sees it.
 
 request ─► Linger ─► Responses ─► Checks (names, password, addresses) ─► Bodies ─► Api │ Uploads │ Questions ─► the page framework
 """

@@ -1,7 +1,7 @@
-"""Which requests are answered: those of programs and of the server's own page, by one of the server's names.
+"""Which requests are answered: those of programs and of the server's own page, sent to one of the server's names.
 
 A page of another site can have a visitor's browser ask any address that the browser reaches, this server's too, and with DNS rebinding
-under a name of its own. It cannot change the headers Host, Origin and Sec-Fetch-Site, which say so.
+under a name of its own. It cannot change the headers Host, Origin and Sec-Fetch-Site, which reveal it.
 """
 
 import ipaddress
@@ -68,13 +68,13 @@ class HostRules:
             return f"Host: expected one name or address, found {host[:100]!r}"
         name = found[0]
         if name and not self.knows_host(name):
-            return f"this server is not called {name[:100]!r}: --allow-host {name[:100]} has it answer to that name, for a proxy in front"
+            return f"this server is not called {name[:100]!r}: --allow-host {name[:100]} makes it answer to that name, for a proxy in front"
         for origin in origins:
             if not self._is_own(origin.lower(), found):
-                return f"a page of {origin[:100]!r} asks, another site than this server: --allow-host NAME allows pages of that name"
+                return f"a page of {origin[:100]!r} sent this request, which is another site: --allow-host NAME allows pages of that name"
         site, mode = (values.get(name, [""])[0] for name in (b"sec-fetch-site", b"sec-fetch-mode"))
         if not origins and site in ("cross-site", "same-site") and not (scope.get("method") in _READS and mode == "navigate"):
-            return "a page of another site asks (Sec-Fetch-Site): only links to this server and frames of it are answered"
+            return "the request comes from a page of another site (Sec-Fetch-Site): only links to this server and frames of it are answered"
         return ""
 
     def _is_own(self, origin: str, host: tuple[str, str]) -> bool:

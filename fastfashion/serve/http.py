@@ -43,7 +43,7 @@ def content_length(scope: Scope) -> int:
 
 
 def client(scope: Scope) -> str:
-    """Whose share a request takes; a proxy on this machine says it in X-Forwarded-For, which is believed from there alone."""
+    """The address whose share a request takes; a proxy on this machine says it in X-Forwarded-For, which is believed from there alone."""
     return network(_host(scope))
 
 
@@ -65,7 +65,7 @@ def network(host: str) -> str:
 
 
 def is_local(host: str) -> bool:
-    """Whether an address is this machine's, or nobody's."""
+    """Whether an address is this machine's, or unknown."""
     address = parse_address(host)
     return not host if address is None else address.is_loopback
 
@@ -90,6 +90,6 @@ def event(value: Any) -> bytes:
 
 
 async def respond(send: Send, body: bytes, *headers: Header, status: int = 200) -> None:
-    """Answer with a body that is all known. Who sends no `connection: close` has the server read the rest of the request first."""
+    """Answer with a body that is all known. Without `connection: close` the server reads the rest of the request first."""
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
     await send({"type": "http.response.body", "body": body})

@@ -27,7 +27,7 @@ _ONE_AT_A_TIME = threading.Lock()  # base64 takes three times its size while it 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The image in a body, and `top` where the body has it."""
+    """The image in a body, and `top` if the body has it."""
 
     image: bytes
     top: str | None = None
@@ -87,7 +87,7 @@ def _from_base64(text: str, max_bytes: int, call: str) -> bytes:
         if not head.lower().endswith(";base64"):
             raise RefusedError(415, f"image: a data: URL that is not base64: {call}")
     elif "://" in text[:16]:
-        raise RefusedError(415, f"image: an address is not fetched from here: {call}")
+        raise RefusedError(415, f"image: the server fetches no addresses: {call}")
     plain = text.encode("ascii", "replace").translate(URL_SAFE, b" \t\r\n=")
     try:
         image = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)

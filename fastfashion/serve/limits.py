@@ -45,7 +45,7 @@ def check_image(data: bytes, limits: Limits) -> None:
     if len(data) > limits.image_bytes:
         raise InputError(f"{len(data) / 1e6:.1f} MB, more than the {limits.image_bytes / 1e6:.0f} MB that an image may have here")
     if data[:2] == b"\xff\xd8" and data.count(_SCAN) > MAX_SCANS:
-        raise InputError(f"a JPEG of more than {MAX_SCANS} scans: save it again, as a baseline JPEG")
+        raise InputError(f"a JPEG with more than {MAX_SCANS} scans: save it again, as a baseline JPEG")
 
 
 def check_zip(path: Path, limits: Limits) -> None:
@@ -62,11 +62,11 @@ def check_zip(path: Path, limits: Limits) -> None:
         raise InputError("a zip64 archive, which only very large ones need: split it")
     # Folders and other files are entries too, and names take some bytes; a directory far longer than that is a bomb itself.
     if count > 2 * limits.batch_files or directory_bytes > 2 * limits.batch_files * (_ENTRY_BYTES + 512):
-        raise InputError(f"a zip of {count} files; at most {limits.batch_files} images are answered at once: split it")
+        raise InputError(f"a zip of {count} files; at most {limits.batch_files} images are answered in one request: split it")
 
 
 class Gate:
-    """Counts requests that wait, those of large images apart, and turns the next away where they are too many."""
+    """Counts waiting requests, those of large images separately, and refuses the next if there are too many."""
 
     def __init__(self, limit: int) -> None:
         self._queues = {is_large: Room(limit, max_waiting=0) for is_large in (False, True)}

@@ -29,7 +29,7 @@ MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
 SHOW_ADDRESS = (
     "for (const code of element.querySelectorAll('pre')) code.textContent = code.textContent.replaceAll({}, new URL('.', location).href)"
 )
-WAITING = "Drop an image here, paste one, take one, or choose an example: the answer comes at once."
+WAITING = "Drop an image here, paste one, take one, or choose an example: the answer appears immediately."
 
 
 def theme() -> Any:
@@ -68,7 +68,7 @@ def limits_text(limits: Limits) -> str:
     return (
         f"An image may have {limits.image_bytes / 1e6:.0f} MB and {limits.image_pixels / 1e6:.0f} million pixels, a batch "
         f"{limits.batch_files} images, a request {limits.request_bytes / 1e6:.0f} MB; {limits.queue} requests may wait. "
-        f"Uploads are thrown away after {AGE_S // 60} minutes."
+        f"Uploads are deleted after {AGE_S // 60} minutes."
     )
 
 
@@ -179,7 +179,7 @@ def _only_uploads(component: Any) -> None:
 
     async def move_uploaded(path: Any) -> str:
         if "://" in str(path)[:16]:
-            raise gr.Error("an address is not fetched from here: upload the file")
+            raise gr.Error("the server fetches no addresses: upload the file")
         return str(path)
 
     component.async_move_resource_to_block_cache = move_uploaded

@@ -62,7 +62,7 @@ class Products:
         return thread
 
     def nearest(self, feature: torch.Tensor, count: int) -> list[tuple[int, float]]:
-        """Rows of the set and their cosine to a feature of unit length, float32 (F,); nothing where they are not ready."""
+        """Rows of the set and their cosine to a feature of unit length, float32 (F,); nothing if they are not ready."""
         if self._features is None:
             return []
         cosines = torch.cat([part.float() @ feature.cpu() for part in self._features.split(1 << 16)])
@@ -103,13 +103,13 @@ class Products:
                 self._keep(path, key, *kept)
             self.rows, self._features = kept
         except CancelledError:
-            self.problem = "the server ends"
+            self.problem = "the server is stopping"
         except (FastfashionError, OSError, RuntimeError) as error:
             self.problem = str(error)
             print(f"no nearest products: {error}", file=sys.stderr, flush=True)
 
     def _make(self, run_model: Runner) -> Kept:
-        print(f"features of {counted(len(self.rows), 'product')} are made, once; the page answers meanwhile", file=sys.stderr, flush=True)
+        print(f"features of {counted(len(self.rows), 'product')} are computed, once; the page works meanwhile", file=sys.stderr, flush=True)
         parts, kept = [], []
         with closing(open_loader(self._spec)) as loader:
             for batch in loader.steps(0):
@@ -126,7 +126,7 @@ class Products:
         try:
             publish(path, lambda beside: save_file(tensors, beside, metadata={"key": key}))
         except OSError as error:
-            print(f"{path}: cannot be kept ({why(error)}); it will be made again the next time", file=sys.stderr, flush=True)
+            print(f"{path}: cannot be saved ({why(error)}); it will be computed again next time", file=sys.stderr, flush=True)
 
     def _key(self) -> str:
         """A hash of the weights, the rows and the images."""

@@ -1,4 +1,4 @@
-"""What a browser asks the page: it may name files that the store gave out, and nothing else on this machine."""
+"""What a browser may ask the page: it may name only files that the store gave out."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -72,7 +72,7 @@ class Questions:
         if path in (JOIN, RUN):
             asked = self._check(await _whole(receive))
             if path == JOIN and self._waiting(client(scope)) >= self._max_waiting:
-                raise BusyError(f"{self._max_waiting} questions of this address are waiting: ask again in a moment")
+                raise BusyError(f"{self._max_waiting} questions of this address are waiting: try again in a moment")
             drop_unread(self._page, UNREAD_BYTES)
             scope, receive = _with_body(scope, msgspec.json.encode(asked), receive)
         await self._app(scope, receive, send)

@@ -43,16 +43,16 @@ def note(text: str) -> str:
 
 def overlays(look: Look) -> str:
     """Where the model looked, an image a head, or why that is not shown."""
-    return note(f"Where the model looked cannot be shown: {look.no_overlay}.") if look.no_overlay else html("overlays", look=look)
+    return note(f"Cannot show where the model looked: {look.no_overlay}.") if look.no_overlay else html("overlays", look=look)
 
 
 def nearest(look: Look, products: Products | None, why_not: str) -> str:
     """The training set's products that are most like the image, or why they are not shown."""
     if products is None or products.problem:
-        return note(f"The nearest products cannot be shown: {why_not if products is None else products.problem}")
+        return note(f"Cannot show the nearest products: {why_not if products is None else products.problem}")
     if not products.ready:
         share = 100 * products.done / max(1, len(products.rows))
-        return note(f"The nearest products come later: the training set is being looked at, once, {share:.0f} % are done. Ask again then.")
+        return note(f"The nearest products are not ready: reading the training set, once, {share:.0f} % done. Try again later.")
     return html("nearest", products=[_product(products, row, cosine) for row, cosine in look.nearest])
 
 
@@ -76,7 +76,7 @@ def batch_table(lines: Sequence[BatchLine], tasks: Sequence[str], seconds: float
 def results(report: Mapping[str, Any] | None, run: str, plots: Mapping[str, Sequence[str]]) -> str:
     """The run's test numbers, and its plots: group -> file names, which the server has under /run/plots/."""
     if report is None:
-        return note(f"This run was not tested yet. Test it with: fastfashion evaluate {run}")
+        return note(f"This run has not been tested yet. Test it with: fastfashion evaluate {run}")
     return html("results", report=report, plots=plots)
 
 

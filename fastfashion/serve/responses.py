@@ -1,4 +1,4 @@
-"""What every response has: one shape of error, `{"error": "what is wrong, and what to do"}`, and what browsers may do with our page.
+"""What all responses have in common: one shape of error, `{"error": "what is wrong, and what to do"}`, and what browsers may do with them.
 
 docs/http.md lists the statuses.
 """
@@ -13,7 +13,7 @@ from fastfashion.predict.room import BusyError
 from fastfashion.serve.http import JSON, App, GoneError, Header, Message, Receive, RefusedError, Scope, Send, json_body, respond
 
 MAX_BYTES = 65_536  # of an error's body that are read
-OWN = "an error of the server itself, which its log describes: report it with the request that led to it"
+OWN = "an internal error of the server, described in its log: report it with the request that caused it"
 RETRY_AFTER = (b"retry-after", b"2")
 _REPLACED = (b"content-type", b"content-length", b"content-encoding")
 # Only notebooks show it in a frame of theirs: Jupyter's on this machine, and Colab's, whose cells are pages of googleusercontent.com.
@@ -86,7 +86,7 @@ def as_refused(error: Exception) -> RefusedError | None:
         case BusyError():
             return RefusedError(503, str(error), RETRY_AFTER)
         case CancelledError():
-            return RefusedError(503, "the server is ending", RETRY_AFTER)
+            return RefusedError(503, "the server is stopping", RETRY_AFTER)
         case InputError():
             return RefusedError(400, str(error))
         case FastfashionError():

@@ -88,7 +88,7 @@ def _run(request: ServeRequest, state: "State", store: Store, listening: socket.
     if is_main() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # uvicorn handles SIGTERM and SIGINT itself
         signal.signal(signal.SIGHUP, lambda number, frame: server.handle_exit(signal.SIGTERM, frame))
     if (request.host in EVERYWHERE or not is_loopback(address)) and not request.auth:
-        print("anyone who reaches this machine can ask: --auth-file FILE keeps others out", file=sys.stderr)
+        print("anyone who can reach this machine can use the page: --auth-file FILE requires a password", file=sys.stderr)
     print(f"{url} answers; Ctrl-C ends it", file=sys.stderr, flush=True)
     if state.products is not None:
         state.products.start(state.run_model)
@@ -132,9 +132,7 @@ def _listen(request: ServeRequest) -> Iterator[socket.socket]:
             listening.bind((request.host, request.port))
             listening.listen(BACKLOG)
         except OSError as error:
-            raise ConfigError(
-                f"{request.host}:{request.port}: cannot listen there ({why(error)}); choose another --host or --port"
-            ) from error
+            raise ConfigError(f"{request.host}:{request.port}: cannot listen ({why(error)}); choose another --host or --port") from error
         yield listening
 
 

@@ -161,7 +161,7 @@ class State:
 
     def _images(self, paths: Sequence[Path]) -> list[InputImage]:
         if len(paths) > self.limits.batch_files:
-            raise InputError(f"{len(paths)} files; at most {self.limits.batch_files} images are answered at once: send fewer")
+            raise InputError(f"{len(paths)} files; at most {self.limits.batch_files} images are answered in one request: send fewer")
         found: list[InputImage] = []
         for path in paths:
             if path.suffix.lower() != ".zip":
@@ -200,7 +200,7 @@ def _submit(pool: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T]:
 
 
 def open_state(run: Path, device: torch.device, limits: Limits, *, shards: Path | None = None, workers: int = 1) -> State:
-    """Open a run for asking; without its packed set there are no nearest products, and the page says so.
+    """Open a run for asking; without its packed set there are no nearest products, with a note on the page.
 
     Raises InputError if there is no model, or one that answers NaN.
     """

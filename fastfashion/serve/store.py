@@ -62,7 +62,7 @@ class Store:
         return kept
 
     def put(self, name: str, write: Callable[[Path], object]) -> Path:
-        """Keep a small file that `write` makes; nothing stays of it where that fails. Raises BusyError."""
+        """Keep a small file that `write` makes; nothing stays of it if that fails. Raises BusyError."""
         kept = self.add(name)
         try:
             write(kept.path)

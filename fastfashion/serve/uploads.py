@@ -13,7 +13,7 @@ from fastfashion.serve.addresses import PROGRESS, UPLOAD
 from fastfashion.serve.http import EVENTS, JSON, NOT_STORED, App, Receive, Scope, Send, client, event, header, json_body, respond
 from fastfashion.serve.store import Kept, Store
 
-MAX_FILES = 1000  # of one upload; a batch has its own limit, and says so on the page
+MAX_FILES = 1000  # of one upload; a batch has its own limit, which the page shows
 TICK_S, APPEARS_S = 0.2, 1.0
 
 
@@ -50,11 +50,11 @@ class Uploads:
                 await asyncio.to_thread(parser.write, message["body"])
                 more = message["more_body"]
             if not parts.ended:
-                raise InputError("an upload that ends in its middle: send it again")
+                raise InputError("the upload is incomplete: send it again")
             kept, parts.kept = parts.kept, []
             return [str(self._store.finish(one)) for one in kept]
         except FormParserError as error:
-            raise InputError(f"an upload that is not as expected: {error}") from error
+            raise InputError(f"the upload is malformed: {error}") from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise BusyError(f"no room for uploads on the server's disk: {error.strerror}") from error

@@ -28,7 +28,7 @@ FULL = "full"
 STAGING, STAGED_PLAN = ".staging", "plan.json"  # of an unfinished packing run, beside the resolutions
 
 LONGEST_BYTES = 1 << 40  # of a file whose size nothing limits
-READ_BYTES = 1 << 20  # at once, where a file may be larger than memory
+READ_BYTES = 1 << 20  # at once, if a file may be larger than memory
 # A manifest of 40 million images has 11 MB.
 MOST_BYTES = {SET: 1 << 20, MANIFEST: 64 << 20, VOCAB: 16 << 20, REJECTED: 256 << 20, STAGED_PLAN: 1 << 20}
 PACK_AGAIN = "pack the set again"
@@ -56,7 +56,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     try:
         return read_limited(path, max_bytes)
     except FileNotFoundError:
-        raise PackedSetError(f"{path}: missing; the set was not packed to its end, run fastfashion shard again") from None
+        raise PackedSetError(f"{path}: missing: packing the set did not finish; run fastfashion shard again") from None
     except InputError as error:
         raise PackedSetError(str(error)) from error
     except PermissionError as error:

@@ -1,4 +1,4 @@
-"""Parquet tables read as untrusted data: the footer first, by code of ours, and values only where the footer is as expected.
+"""Parquet tables read as untrusted data: the footer first, by code of ours, and values only if the footer is as expected.
 
 pyarrow (26.0.1) ends the process when it reads the columns of a damaged footer. Thrift's compact protocol:
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md, fields: parquet.thrift of apache/parquet-format.
@@ -31,7 +31,7 @@ class Footer:
     num_rows: int
     group_rows: tuple[int, ...]  # of each row group
     names: tuple[str, ...]  # of columns and of fields within columns
-    compressions: dict[str, str]  # by column, where a group has another than none and SNAPPY
+    compressions: dict[str, str]  # by column, if a group has another than none and SNAPPY
 
 
 class UnfitError(ValueError):
@@ -49,7 +49,7 @@ def parse_table(
 ) -> "pa.Table":
     """The `needed` columns of a Parquet file's bytes, and those of `more` that it has; `unread` columns must be there, and are not read.
 
-    Raises UnfitError where that is no table, has not `num_rows`, the number in the file `counted_in`, or columns of other types. In this
+    Raises UnfitError if that is no table, has not `num_rows`, the number in the file `counted_in`, or columns of other types. In this
     thread alone: one of pyarrow's that still holds Python's bytes while the interpreter ends aborts the process (bench/LOG.md).
     """
     import pyarrow as pa
@@ -82,7 +82,7 @@ def _check_footer(footer: Footer, types: Mapping[str, str], num_bytes: int, num_
     if {footer.num_rows, sum(footer.group_rows)} != {num_rows} or min(footer.group_rows, default=0) < 0:
         raise UnfitError(f"expected {num_rows} rows as in {counted_in}, found {footer.num_rows}")
     if num_rows > num_bytes:
-        raise UnfitError(f"{num_rows} rows in {num_bytes} bytes: expected at least a byte a row, as rows differ")
+        raise UnfitError(f"{num_rows} rows in {num_bytes} bytes: expected at least one byte per row")
     for name, compression in footer.compressions.items():
         if name in types:
             raise UnfitError(f"column {name} is compressed by {compression}; expected SNAPPY or none")

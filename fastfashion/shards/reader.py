@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MAP_TRIES = 5  # another process may remove a file from a cache between two calls here
 STATS_AT_ONCE = 16
-UNKNOWN = -1  # the kind of an image that nobody has looked at yet
+UNKNOWN = -1  # the kind of an image that no process has examined yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,9 @@ class Resolution:
     height_px: np.ndarray  # int32
     width_px: np.ndarray  # int32
     crc32: np.ndarray  # uint32, of the encoded image
-    kind: np.ndarray  # int8, fastfashion.images.codec.Kind; UNKNOWN where the index does not say and nobody has looked yet: see kinds_of
+    kind: (
+        np.ndarray
+    )  # int8, fastfashion.images.codec.Kind; UNKNOWN if the index does not say and no process has examined it yet: see kinds_of
     local: Callable[[int], Path] | None = None  # a shard's file on a disk of this machine, by number; None: the set is on one
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
@@ -77,7 +79,7 @@ class Resolution:
         return {entry.number: entry.num_bytes for entry in self.manifest.shards}
 
     def encoded(self, row: int) -> np.ndarray:
-        """A row's encoded image: uint8 (bytes,), a view of the mapped shard. Raises PackedSetError where that is gone, cut, or remote."""
+        """A row's encoded image: uint8 (bytes,), a view of the mapped shard. Raises PackedSetError if that is gone, cut, or remote."""
         try:
             shard = self.map_shard(int(self.shard[row]))
         except PackedSetError as error:
@@ -198,7 +200,7 @@ class PackedSet:
 
 
 def open_packed_set(path: Path) -> PackedSet:
-    """Open a packed set; raises PackedSetError where there is no whole one. Labels may be corrected: `verify` checks the catalog's hash."""
+    """Open a packed set; raises PackedSetError if there is no whole one. Labels may be corrected: `verify` checks the catalog's hash."""
     how_to_make = f"make one with fastfashion shard --res 224 --out {path}"
     list_anew(path)
     if not is_folder(path):
@@ -224,7 +226,7 @@ class _StagedPlan:
 
 
 def refuse_interrupted(path: Path) -> None:
-    """Raise PackedSetError, with the command that resumes it, where a packing run into this folder has not finished."""
+    """Raise PackedSetError, with the command that resumes it, if a packing run into this folder has not finished."""
     try:
         plan = layout.read_json(path / layout.STAGING / layout.STAGED_PLAN, _StagedPlan, layout.MOST_BYTES[layout.STAGED_PLAN])
     except PackedSetError:

@@ -1,4 +1,4 @@
-"""The tables of a packed set, read as untrusted data: the footer first, and values only where the footer is as expected.
+"""The tables of a packed set, read as untrusted data: the footer first, and values only if the footer is as expected.
 
     footer ─► rows as expected, columns and types as in FORMAT.md ─► read, texts bounded ─► values in range
 
@@ -39,7 +39,7 @@ MAX_PIXELS_VARIABLE = "FASTFASHION_MAX_PIXELS"
 
 
 def read_vocab(path: Path, set_files: SetFiles) -> Vocab:
-    """The vocabulary of a set; raises PackedSetError where it is not as FORMAT.md asks."""
+    """The vocabulary of a set; raises PackedSetError if it is not as FORMAT.md asks."""
     vocab = Vocab.of_json(read_file(path / VOCAB, layout.MOST_BYTES[VOCAB]), str(path / VOCAB))
     for task, names in vocab.classes.items():
         if len(names) > set_files.num_rows:
@@ -48,7 +48,7 @@ def read_vocab(path: Path, set_files: SetFiles) -> Vocab:
 
 
 def read_catalog(path: Path, vocab: Vocab, set_files: SetFiles) -> "pd.DataFrame":
-    """The catalog, without fingerprints; raises PackedSetError where it is not as FORMAT.md asks. Texts are left to `wrong_in_catalog`."""
+    """The catalog, without fingerprints; raises PackedSetError if it is not as FORMAT.md asks. Texts are left to `wrong_in_catalog`."""
     file, num_rows = path / CATALOG, set_files.num_rows
     data = read_file(file, layout.most_catalog_bytes(set_files.files[CATALOG].num_bytes))
     needed = CATALOG_COLUMNS | dict.fromkeys(vocab.classes, TEXT)
@@ -70,18 +70,18 @@ def wrong_in_catalog(path: Path, vocab: Vocab, set_files: SetFiles) -> str | Non
     needed = CATALOG_COLUMNS | dict.fromkeys((*vocab.classes, FINGERPRINT), TEXT)
     table = _parse(path / CATALOG, data, needed, num_rows=num_rows, counted_in=layout.SET, more=MORE_COLUMNS)
     ids, fingerprints = table["id"], table[FINGERPRINT]
-    lengths = pc.binary_length(fingerprints)
+    id_lengths, lengths = pc.binary_length(ids), pc.binary_length(fingerprints)
     groups = table["duplicate_group"].to_numpy()
     checks = {
-        f"an id has 1 to {MAX_ID_BYTES} bytes": pc.or_(pc.equal(pc.binary_length(ids), 0), pc.greater(pc.binary_length(ids), MAX_ID_BYTES)),
-        "a fingerprint is lower-case hex": pc.invert(pc.match_substring_regex(fingerprints, "^[0-9a-f]*$")),
-        "fingerprints have one length": pc.not_equal(lengths, lengths[0]),
-        "duplicate_group is the first row of a group": groups[groups] != groups,
+        f"expected an id of 1 to {MAX_ID_BYTES} bytes": pc.or_(pc.equal(id_lengths, 0), pc.greater(id_lengths, MAX_ID_BYTES)),
+        "expected a fingerprint in lower-case hex": pc.invert(pc.match_substring_regex(fingerprints, "^[0-9a-f]*$")),
+        "expected fingerprints of one length": pc.not_equal(lengths, lengths[0]),
+        "expected duplicate_group to be the first row of a group": groups[groups] != groups,
     }
     if set_files.version > 2:
-        checks["an id has no . / \\ or control character"] = pc.match_substring_regex(ids, r"[./\\\x00-\x1f\x7f]")
+        checks["expected an id without . / \\ or control characters"] = pc.match_substring_regex(ids, r"[./\\\x00-\x1f\x7f]")
     if "row" in table.column_names:
-        checks["rows are 0, 1, 2, …"] = table["row"].to_numpy() != np.arange(num_rows)
+        checks["expected rows 0, 1, 2, …"] = table["row"].to_numpy() != np.arange(num_rows)
     for reason, wrong in checks.items():
         if (found := np.asarray(wrong)).any():
             return f"line {int(np.argmax(found))}: {reason}"
@@ -91,7 +91,7 @@ def wrong_in_catalog(path: Path, vocab: Vocab, set_files: SetFiles) -> str | Non
 
 
 def read_index(folder: Path, manifest: Manifest, num_rows: int | None = None, max_pixels: int | None = None) -> dict[str, np.ndarray]:
-    """The columns of a resolution's index, int64 (N,) each, `kind` only where it has that. Training and `verify` refuse the same.
+    """The columns of a resolution's index, int64 (N,) each, `kind` only if it has that. Training and `verify` refuse the same.
 
     Raises PackedSetError if the manifest is not that of this folder in a set of `num_rows`, or the index is not as FORMAT.md
     asks, has another checksum, or an image of more than `max_pixels`.
@@ -120,11 +120,11 @@ def _most_pixels() -> int:
 
 
 def _wrong_places(columns: Mapping[str, np.ndarray], manifest: Manifest) -> Iterator[tuple[str, np.ndarray]]:
-    """What may be wrong with a row, and with which rows it is, bool (N,). A later check is valid where the earlier ones found nothing."""
+    """What may be wrong with a row, and with which rows it is, bool (N,). A later check is valid if the earlier ones found nothing."""
     entries = sorted(manifest.shards, key=lambda entry: entry.number)
     numbers, tar_bytes, tar_rows = np.array([(entry.number, entry.num_bytes, entry.num_rows) for entry in entries], dtype=np.int64).T
     shard, offset, size = (columns[name] for name in ("shard", "offset", "size"))
-    yield "rows are 0, 1, 2, …, each once", columns["row"] != np.arange(len(shard))
+    yield "expected rows 0, 1, 2, …, each once", columns["row"] != np.arange(len(shard))
     yield f"not in the shard that {MANIFEST} has for it", shard != np.repeat(numbers, tar_rows)
     end = np.repeat(tar_bytes, tar_rows)
     yield "outside of its shard", (offset < 0) | (size < 1) | (offset > end - size)
@@ -145,7 +145,7 @@ def _refuse_first(path: Path, wrong: np.ndarray, reason: str, columns: "Mapping[
 
 
 def check_idx(folder: Path, entry: ShardEntry, offset: np.ndarray, size: np.ndarray) -> None:
-    """Raise PackedSetError where the index of a shard for other readers has other places than `offset` and `size`, int64 (n,), say."""
+    """Raise PackedSetError if the index of a shard for other readers has other places than `offset` and `size`, int64 (n,), say."""
     path = folder / layout.index_name(entry.number)
     header, *lines = read_file(path, layout.most_idx_bytes(entry.num_rows)).decode("utf-8", errors="replace").split("\n")
     if header != f"v1.2 {entry.num_rows}" or len(lines) != entry.num_rows + 1 or lines[-1]:

@@ -57,7 +57,7 @@ def verify(
 ) -> VerifyResult:
     """Read every byte of a set, on a disk or on object storage, and name each file that differs from what was packed.
 
-    `on_total` is called once with the number of bytes to read, `on_bytes` with that of each piece read. Raises PackedSetError where
+    `on_total` is called once with the number of bytes to read, `on_bytes` with that of each piece read. Raises PackedSetError if
     there is no packed set; whatever is wrong within one is in the result.
     """
     found = _Verification(path)
@@ -84,12 +84,12 @@ def verify(
 
 @dataclass(frozen=True, kw_only=True)
 class _Check:
-    """A file to read. It has no checksum where it contains its own, or where the file that says it is damaged."""
+    """A file to read. It has no checksum if it contains its own, or if the file that says it is damaged."""
 
     where: str
     sha256: str | None = None
     num_bytes: int | None = None
-    most_bytes: int = layout.LONGEST_BYTES  # where nothing says how many there are
+    most_bytes: int = layout.LONGEST_BYTES  # if nothing says how many there are
 
 
 class _Verification:
@@ -114,7 +114,7 @@ class _Verification:
 
     @contextlib.contextmanager
     def _reporting(self, where: str) -> Iterator[None]:
-        """Within it, a PackedSetError is damage of that file."""
+        """Inside this context a PackedSetError is damage of that file."""
         try:
             yield
         except PackedSetError as error:
@@ -144,7 +144,7 @@ class _Verification:
                 yield _Check(where=f"{name}/{layout.index_name(shard.number)}", sha256=shard.idx_sha256, most_bytes=idx_bytes)
 
     def report_differences(self, reasons: dict[str, str]) -> None:
-        """Report the files whose bytes differ; of a tar also which images, where an index that is whole says their places."""
+        """Report the files whose bytes differ; of a tar also which images, if an index that is whole says their places."""
         damaged = self._damaged | set(reasons)
         tars = {where for where, reason in reasons.items() if where.endswith(".tar") and reason != "missing"}
         places = {}
@@ -203,7 +203,7 @@ class _Verification:
         known = known | self._damaged
         for where in self.listing:
             if where not in known and self.manifests.get(where.split("/")[0], True):
-                self.damage.append(Damage(where=where, resolution=None, shard=None, reason="no part of the set; remove it"))
+                self.damage.append(Damage(where=where, resolution=None, shard=None, reason="not part of the set; remove it"))
 
 
 def _list_files(path: Path) -> tuple[dict[str, Path], list[str]]:
@@ -248,7 +248,7 @@ def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tupl
     if check.num_bytes not in (None, num_bytes):
         return num_bytes, f"expected {check.num_bytes} bytes, found {num_bytes}"
     if num_bytes > most_bytes:
-        return num_bytes, f"more than {most_bytes} bytes, the most that such a file may have"
+        return num_bytes, f"larger than {most_bytes} bytes, the limit for such a file"
     if check.sha256 not in (None, sha256):
         return num_bytes, f"its bytes are not those that were packed: expected sha256 {check.sha256[:12]}…, found {sha256[:12]}…"
     return num_bytes, None

@@ -41,7 +41,7 @@ def wrong_images(path: Path, name: str, index: Mapping[str, np.ndarray], damaged
 def _wrong_columns(data: np.ndarray, said: Mapping[str, int]) -> Iterator[str]:
     """The columns of an index that an image contradicts.
 
-    A plain image that the index calls something else (0) only costs time, and where it says nothing readers look themselves.
+    A plain image that the index calls something else (0) only costs time, and if it says nothing readers look themselves.
     """
     if zlib.crc32(data.data) != said["crc32"]:
         yield "crc32"
@@ -57,7 +57,7 @@ def _wrong_columns(data: np.ndarray, said: Mapping[str, int]) -> Iterator[str]:
 
 
 def image_places(path: Path, resolution: str, set_files: SetFiles) -> pd.DataFrame | None:
-    """The index of a resolution with the images' ids; None where index or catalog are not as the format asks."""
+    """The index of a resolution with the images' ids; None if index or catalog are not as the format asks."""
     try:
         index = read_index(path / resolution, Manifest.read(path / resolution / MANIFEST), set_files.num_rows)
         return pd.DataFrame(index).assign(id=read_catalog(path, read_vocab(path, set_files), set_files)["id"])

@@ -2,7 +2,7 @@
 
     open_archive ─► .NAME.zip.part, which survives a cut, a kill or a reboot ─► every CRC-32 checked ─► NAME.zip
 
-Beside the part is .NAME.zip.part.json: size and version of its archive. A download resumes only where both are still the same.
+Beside the part is .NAME.zip.part.json: size and version of its archive. A download resumes only if both are still the same.
 """
 
 import contextlib
@@ -57,10 +57,10 @@ class Downloaded(Result):
 
 
 def download(which: str, folder: Path, *, timeout_s: float = TIMEOUT_S, progress: DownloadProgress | None = None) -> Downloaded:
-    """Fetch the "small" or the "full" set to `folder`, as NAME.zip; nothing is fetched where that exists.
+    """Fetch the "small" or the "full" set to `folder`, as NAME.zip; nothing is fetched if that exists.
 
     A connection that is silent for `timeout_s` counts as cut. Raises InputError if Kaggle does not give it, the disk has no room,
-    or where the file is damaged; ConfigError for another name.
+    or if the file is damaged; ConfigError for another name.
     """
     started = time.monotonic()
     if which not in SETS:
@@ -79,7 +79,7 @@ def download(which: str, folder: Path, *, timeout_s: float = TIMEOUT_S, progress
         try:
             images = len(open_source(out).images)
         except InputError as error:
-            raise InputError(f"{error}\n  {out} is already there, and not what Kaggle has: remove it, and run this again") from error
+            raise InputError(f"{error}\n  {out} already exists and differs from Kaggle's file: remove it and run this again") from error
     return Downloaded(
         data_set=wanted.slug,
         out=str(out),
@@ -92,7 +92,7 @@ def download(which: str, folder: Path, *, timeout_s: float = TIMEOUT_S, progress
 
 
 class _Part:
-    """The file that a download is put together in, beside its target."""
+    """The partial file of a download, beside its target."""
 
     def __init__(self, wanted: KaggleSet, out: Path, timeout_s: float, progress: DownloadProgress) -> None:
         self._wanted, self._out, self._timeout_s, self._progress = wanted, out, timeout_s, progress
@@ -137,7 +137,7 @@ class _Part:
         )
 
     def _start(self, archive: Archive) -> int:
-        """The byte to resume from: 0, with an empty part, where the part is of another archive. Raises InputError without room."""
+        """The byte to resume from: 0, with an empty part, if the part is of another archive. Raises InputError without room."""
         label = {"data_set": self._wanted.slug, "size": archive.size, "version": archive.version}
         found: Any = None
         with contextlib.suppress(OSError, ValueError):
@@ -145,7 +145,7 @@ class _Part:
         start = self._num_bytes
         if found != label or archive.version is None or start > (archive.size or 0):
             if start:
-                self._progress.on_note(f"starting from the beginning: the {_size(start)} here are of another version of the archive")
+                self._progress.on_note(f"starting from the beginning: the {_size(start)} on disk are from another version of the archive")
             self._clear()
             start = 0
         free = shutil.disk_usage(self._out.parent).free
@@ -192,7 +192,7 @@ class _Part:
             raise CutError(f"the server sent {num_bytes} of {archive.size} bytes")
 
     def _receive(self, body: Any, file: BinaryIO, expected: int | None) -> None:
-        """Write a body as it arrives, until it has more bytes than `expected`, or, where that is not known, than the disk has room for."""
+        """Write a body as it arrives, until it has more bytes than `expected`, or, if that is not known, than the disk has room for."""
         read, rate = getattr(body, "read1", body.read), LeastRate()  # urllib3 before 2 has no read1, and waits for whole chunks
         left = shutil.disk_usage(self._out.parent).free - SPARE_BYTES if expected is None else expected
         while left >= 0 and (data := read(CHUNK_BYTES, decode_content=False)):
@@ -204,7 +204,7 @@ class _Part:
             self._clear()
             raise InputError(
                 f"{self._out.parent}: the server does not say how long {self._out.name} is, and it is longer than the disk has room for: "
-                f"{_size(SPARE_BYTES)} were to stay free, and what came is removed; make room, or name a folder on another disk with --out"
+                f"{_size(SPARE_BYTES)} must stay free, so the download was removed; make room, or name a folder on another disk with --out"
             )
 
     def finish(self) -> None:
@@ -216,7 +216,7 @@ class _Part:
             num_bytes = self._num_bytes
             self._clear()
             raise InputError(
-                f"{self._out.name}: {_size(num_bytes)} came, and they are damaged ({error}); they are removed. Run this again; where that "
+                f"{self._out.name}: the download ({_size(num_bytes)}) is damaged ({error}) and was removed. Run this again; if that "
                 f"does not help, download {self._wanted.url} in a browser"
             ) from error
         with self._path.open("rb") as file:
@@ -225,7 +225,7 @@ class _Part:
         self._label.unlink(missing_ok=True)
 
     def _check_members(self) -> None:
-        """Read every member, which compares its CRC-32. Raises InputError with the first that differs."""
+        """Read every member, which checks its CRC-32. Raises InputError with the first that differs."""
         name = "the list of its files"
         try:
             with zipfile.ZipFile(self._path) as archive:
@@ -251,7 +251,7 @@ def _granted_start(response: Any, asked: int, size: int | None) -> int:
     if response.status_code == 200:
         return 0
     response.close()
-    raise CutError(f"HTTP {response.status_code} where the rest was asked for")
+    raise CutError(f"HTTP {response.status_code} instead of the rest")
 
 
 def _size(num_bytes: float) -> str:

@@ -12,7 +12,7 @@ from fastfashion.sources.skipped import SET
 
 TABLE_NAME = "styles.csv"
 WANTED = f"expected a folder or a zip with image files and a CSV table, such as {TABLE_NAME} beside images/"
-TAR_NAMES = 40  # looked at
+TAR_NAMES = 40  # examined
 _NO_FOLDER = "a folder on a web server cannot be listed: name a zip, on a server that answers range requests, or download it"
 _UNPACK = "unpack it and name the folder with --source"
 _AS_FILES = "write its images into a folder and its labels into a CSV beside them, and name that folder with --source"
@@ -123,7 +123,7 @@ def _to_unpack(listing: Listing, files: list[str]) -> str:
 
 
 def _tar_names(path: Path) -> list[str]:
-    """The first names in a tar; fewer, or none, where it is damaged."""
+    """The first names in a tar; fewer, or none, if it is damaged."""
     names: list[str] = []
     try:
         with tarfile.open(path, "r:") as archive:
@@ -134,7 +134,7 @@ def _tar_names(path: Path) -> list[str]:
 
 
 def _webdataset(names: list[str]) -> str:
-    """A phrase for the tar of these names where neighbours share a name up to the first dot and differ after it; "" otherwise."""
+    """A phrase for the tar of these names if neighbours share a name up to the first dot and differ after it; "" otherwise."""
     split = [(name.rpartition("/")[0], *name.rpartition("/")[2].partition(".")[::2]) for name in names]
     if any(a[:2] == b[:2] and a[2] != b[2] for a, b in itertools.pairwise(split)):
         return f"a WebDataset tar (samples such as {', '.join(names[:2])})"

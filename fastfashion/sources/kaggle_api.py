@@ -55,7 +55,7 @@ class Archive:
     version: str | None  # ETag or time of change; None if the server gives neither
 
     def rest(self, start: int, timeout_s: float) -> Any:
-        """A response with the bytes from `start`, or with all of them (status 200) where the archive has changed."""
+        """A response with the bytes from `start`, or with all of them (status 200) if the archive has changed."""
         import requests
 
         self.response.close()
@@ -146,7 +146,7 @@ def _short(path: Path) -> str:
 
 
 def network_reason(error: Exception) -> str:
-    """What failed, without the address asked for: that of the storage is a key to the file."""
+    """What failed, without the address, since a storage address gives access to the file."""
     inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
     return f"{type(error).__name__}: {one_line(getattr(inner, 'reason', None) or inner)}"
 
@@ -167,7 +167,7 @@ def _unusable(wanted: KaggleSet, what: str) -> InputError:
 
 
 def _explain(error: Any, wanted: KaggleSet) -> Exception:
-    """What an answer with an error status means to the user."""
+    """The error for an answer with an error status, with what to do."""
     response = error.response
     status, said = response.status_code, one_line(error)
     from_storage = bool(response.history)  # Kaggle gave an address, which has expired
@@ -185,7 +185,7 @@ def _explain(error: Any, wanted: KaggleSet) -> Exception:
 
 
 def _refusal(wanted: KaggleSet, response: Any, why: str) -> InputError:
-    """Kaggle wants other credentials, or some."""
+    """The error for credentials that Kaggle refuses, or that are missing."""
     shown = (response.history or [response])[0].request.headers.get("Authorization")
     if shown is None:
         said = f"without an account ({why})\n  make a token at {SETTINGS_URL}, put it into $KAGGLE_API_TOKEN or ~/.kaggle/access_token"
@@ -200,7 +200,7 @@ def _refusal(wanted: KaggleSet, response: Any, why: str) -> InputError:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Hides what the package prints."""
+    """Discard what the package prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 

@@ -37,7 +37,7 @@ class Member(NamedTuple):
     name: str  # file relative to the folder, or name within the zip, with / between folders
     offset: int = -1  # of the local header, zip only
     packed: int = -1  # bytes in the zip
-    size: int = -1  # bytes of the image, -1 where unknown
+    size: int = -1  # bytes of the image, -1 if unknown
     method: int = zipfile.ZIP_STORED
     crc32: int = 0  # of the image, zip only
     problem: str = ""  # why it cannot be read, such as "a link to nowhere": a row that needs it is rejected with this reason
@@ -98,7 +98,7 @@ def list_zip(path: Path, entries: Iterable[Member], version: RemoteVersion | Non
 
 
 def _take(listing: Listing, members: dict[str, Member]) -> None:
-    """Keep those of a flat list of names that may be part of the source."""
+    """Add those of a flat list of names that may be part of the source."""
     rules = SkipRules(members)
     _refuse_set(listing.path, rules.top)
     reasons: set[tuple[str, str]] = set()
@@ -127,7 +127,7 @@ def kind_of_file(mode: int) -> str:
 
 
 def identities(folders: Iterable[Path]) -> Iterator[tuple[int, int]]:
-    """Device and inode of each folder that can be read: a folder has the same under any name."""
+    """Device and inode of each folder that can be read: they are the same under every name of a folder."""
     for folder in folders:
         with contextlib.suppress(OSError):
             found = folder.stat()
@@ -161,11 +161,11 @@ class _Walk:
                 self._listing.aliases[folder] = self._seen[key]
             else:
                 self._seen[key] = folder
-                # the last is read first: `images`, where a link of this name leads to a folder with another name
+                # the last is read first: `images`, if a link of this name leads to a folder with another name
                 todo += sorted(self._entries(folder), key=lambda below: (below[0].endswith("images"), below[0]))
 
     def _entries(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-        """Take the files of one folder, and yield its folders."""
+        """Add the files of one folder, and yield its folders."""
         listing = self._listing
         try:
             with os.scandir(os.path.join(listing.path, folder)) as found:  # noqa: PTH118 (a Path costs 5 µs, and there are millions)
@@ -189,7 +189,7 @@ class _Walk:
                 yield name, below
 
     def _entry(self, entry: os.DirEntry[str], name: str) -> os.stat_result | None:
-        """Take a file, or return the status of a folder."""
+        """Add a file, or return the status of a folder."""
         problem = ""
         try:
             if not entry.is_file(follow_symlinks=False):  # known of most files without another call

@@ -5,9 +5,9 @@ which most of them are files, the earlier one of equals:
 
     1. the folder of the table    2. the folder of the source    3. the folder `images`, beside the table or the only one there is
 
-A text without a folder is searched for besides: by name where it has a suffix, by name without suffix where it has none. The search covers
-all folders below `images` beside the table; where that has no image, those below all folders of that name; if there are none, all. An
-image that is found twice is an error where a row needs it. Names match in composed and in decomposed letters (NFC, NFD), and suffixes in
+A text without a folder is also searched for: by name if it has a suffix, by name without suffix if it has none. The search covers
+all folders below `images` beside the table; if that has no image, those below all folders of that name; if there are none, all. An
+image that is found twice is an error if a row needs it. Names match in composed and in decomposed letters (NFC, NFD), and suffixes in
 upper and lower case; a backslash in a table is a slash.
 """
 
@@ -43,7 +43,7 @@ class Matches:
 class Files:
     """The images of a source by name, and how they are found.
 
-    `table` is the name of the table in the source, or a relative path that leads out of it. `root` is the folder itself where it is on a
+    `table` is the name of the table in the source, or a relative path that leads out of it. `root` is the folder itself if it is on a
     disk, so that absolute paths below it are found. `aliases`: other names of folders, by links. `unread`: images of a format that is not
     read, for the reason of a row that has no other image.
     """
@@ -178,7 +178,7 @@ class Files:
         return path if alias is None else posixpath.normpath(posixpath.join(self._aliases[alias], path[len(alias) + 1 :]))
 
     def _one_of(self, text: str, names: Sequence[str]) -> str:
-        """Of several files that a text matches: the one nearest the top where all have the same size and checksum in a zip."""
+        """Of several files that a text matches: the one nearest the top if all have the same size and checksum in a zip."""
         if len({(self._files[name].size, self._files[name].crc32) for name in names}) == 1 and self._files[names[0]].crc32:
             return min(names, key=lambda name: (name.count("/"), name))
         shown = " and ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

@@ -66,7 +66,7 @@ def read_part(path: Path, start: int, end: int | None, known: RemoteVersion | No
 
 
 def tried_again(ask: Callable[[], T], wrong: type[Exception]) -> T:
-    """What `ask` returns, retried three times where it raises `wrong`."""
+    """What `ask` returns, retried three times if it raises `wrong`."""
     left = iter(range(TRIES - 1))
     return retrying(ask, Patience(), lambda error: isinstance(error, wrong) and next(left, None) is not None)
 
@@ -115,9 +115,9 @@ async def _checked(path: Path, answer: _Answer, start: int, end: int | None, kno
     if expected is None:
         raise WrongAnswerError("the server does not say how long it is (no Content-Length)")
     if answer.whole and end is not None and (start or (known is not None and end < known.size)):
-        raise WrongAnswerError("the server sends all of it where a part was asked for (no range requests)")
+        raise WrongAnswerError("the server sends the whole file instead of the requested part (no range requests)")
     if last is not None and (first, last + 1) != (start, expected):
-        raise WrongAnswerError(f"the server sends {answer.content_range[:60]!r} where bytes {start} to {expected} were asked for")
+        raise WrongAnswerError(f"the server sends {answer.content_range[:60]!r} instead of bytes {start} to {expected}")
     data = await _body(answer, expected - start + (not answer.whole or end is None))
     if len(data) != expected - start and not (answer.whole and size is None):
         more = len(data) > expected - start
@@ -126,7 +126,7 @@ async def _checked(path: Path, answer: _Answer, start: int, end: int | None, kno
 
 
 async def _body(answer: _Answer, most: int) -> bytes:
-    """Its first `most` bytes."""
+    """The first `most` bytes of a body."""
     pieces, left, rate = [], most, LeastRate()
     while left > 0 and (piece := await answer.read(min(_CHUNK_BYTES, left))):
         rate.add(len(piece))

@@ -98,7 +98,7 @@ class Reader:
             if len(received) == 1:
                 raise  # the zip itself is damaged
             raise UnreachableError(
-                f"{self.path}: {member.name} comes with other bytes each time ({error}); download the zip first, or run the same command "
+                f"{self.path}: {member.name} returns different bytes each time ({error}); download the zip first, or run the same command "
                 "again later"
             ) from error
 
@@ -134,9 +134,7 @@ class Reader:
         except Exception as error:  # every file system has its own: aiohttp's and botocore's are no OSError
             if isinstance(error, FileNotFoundError) and end is None:  # one image of a folder, not the zip that holds all
                 raise
-            raise UnreachableError(
-                f"{path}: cannot be read any more ({describe(error)}); run the same command again when it can"
-            ) from error
+            raise UnreachableError(f"{path}: cannot be read any more ({describe(error)}); run the same command again later") from error
         self._said.clear()
         return data
 

@@ -1,4 +1,4 @@
-"""What is below a source and not part of it: hidden files, leftovers of operating systems, packed sets and runs of our own."""
+"""What is below a source but is not part of it: hidden files, leftovers of operating systems, packed sets and runs of our own."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable

@@ -114,7 +114,7 @@ class Source:
 def open_source(path: Path, table: str = "") -> Source:
     """Find the table and all images in a folder or zip, here or remote; sources/match.py says which image belongs to which row.
 
-    The table is the CSV that `table` names, in the source or by any other path, else styles.csv, else the only CSV there is. Where an
+    The table is the CSV that `table` names, in the source or by any other path, else styles.csv, else the only CSV there is. If an
     archive holds several copies of the table (Kaggle's do), the one nearest the top counts. Names that lead out of the zip (`../x`, `/x`,
     `C:\\x`) are ignored. Raises InputError if there is no table, or no image.
     """
@@ -139,7 +139,7 @@ def open_source(path: Path, table: str = "") -> Source:
 
 
 def list_source(path: Path) -> Listing:
-    """The files of a folder or a zip, here or remote. Raises InputError that says what `path` is, where it is neither."""
+    """The files of a folder or a zip, here or remote. Raises InputError that says what `path` is, if it is neither."""
     if is_remote(path):
         return _list_remote(path)
     try:

@@ -95,7 +95,7 @@ def _drawing_lines() -> dict[str, list[str]]:
 
 
 def _parse_stroke(line: str) -> list[Stroke]:
-    """One line of a drawing: several strokes where it describes circles or a pair."""
+    """One line of a drawing: several strokes if it describes circles or a pair."""
     tone, shape, *words = line.split()
     points = np.array([word.split(",") for word in words if "," in word], float) / 100
     settings = dict(word.split("=") for word in words if "=" in word)

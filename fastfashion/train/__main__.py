@@ -81,7 +81,7 @@ def write_resolved(folder: Path, config: RunConfig, run: Path, command_line: str
 
 
 def _say_left_out(request: TrainRequest) -> None:
-    """On rank 0 alone: columns without a label that "all" does not train."""
+    """Print, on rank 0 alone, the columns without a label that "all" does not train."""
     from fastfashion.dist import env_int
     from fastfashion.shards import open_packed_set
 
@@ -92,7 +92,7 @@ def _say_left_out(request: TrainRequest) -> None:
 
 
 def _check_run(run: Path, config: RunConfig, request: TrainRequest) -> None:
-    """On rank 0 alone, since it starts writing while others still look; a restart by torchrun resumes its own run."""
+    """Check the run's folder, on rank 0 alone, which starts writing while others still read; a restart by torchrun resumes its own run."""
     from fastfashion.dist import env_int
     from fastfashion.runs.folder import check_run_folder
 
@@ -102,7 +102,7 @@ def _check_run(run: Path, config: RunConfig, request: TrainRequest) -> None:
 
 
 def work(config: RunConfig, run: Path, command_line: str) -> Answer | None:
-    """Be one worker, of however many. One that fails ends at once, whatever its threads and connections still wait for."""
+    """Work as one process of the run. A process that fails ends immediately, even if threads and connections still wait."""
     from fastfashion import dist
     from fastfashion.train.job import train
 

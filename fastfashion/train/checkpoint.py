@@ -36,7 +36,7 @@ class Progress:
     """Where training is. Epoch and step are the whole state of the data, since the plan of an epoch follows from its number."""
 
     epoch: Count = 0  # the next step's
-    step: Count = 0  # the next step's, within the epoch; the number of steps where only the validation is left
+    step: Count = 0  # the next step's, within the epoch; the number of steps if only the validation is left
     best_metric: float = -1.0
     best_epoch: Epoch = -1  # the later of equal ones
     better_epoch: Epoch = -1  # the last one that was better than all before it; -1 in older checkpoints
@@ -237,7 +237,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         return Checkpoint(path=path, progress=known.progress, tensors=read_safetensors(data))
     except Exception as error:
-        raise TrainingError(f"{data}: not a safetensors file ({error}); files that would have to run code are refused") from error
+        raise TrainingError(f"{data}: not a safetensors file ({error}); files that run code when they are loaded are refused") from error
 
 
 def read_description(path: Path) -> Description:

@@ -1,4 +1,4 @@
-"""When all processes save or stop together: signals, time limits and the clock of checkpoints, agreed on by all at the same step."""
+"""When to save or stop: signals, time limits and the interval of checkpoints, agreed on by all processes at the same step."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ TWICE_S = 2.0  # a terminal and torchrun both send Ctrl-C's signal; a second one
 
 @dataclass(frozen=True)
 class Asked:
-    """What all processes do now."""
+    """What all processes should do now."""
 
     stop: str | None  # why: "SIGTERM", "max_time", …
     save: bool
@@ -41,7 +41,7 @@ class Stopped(Exception):  # it is no error
 
 
 class Control:
-    """Ask it after every step, on every process. While it is open, SIGTERM, SIGUSR1 and Ctrl-C stop training at the end of a step, if
+    """Call `ask` after every step, on every process. While it is open, SIGTERM, SIGUSR1 and Ctrl-C stop training at the end of a step, if
     `signals`: in somebody else's program their handlers are not ours to change.
 
     With several processes a wish of one becomes known to all a step later: wishes are exchanged while a step is computed, on the
@@ -80,7 +80,7 @@ class Control:
         return Asked(reason, bool(save))
 
     def check(self) -> None:
-        """Raises Stopped where training must end."""
+        """Raises Stopped if training must end."""
         if (reason := self.ask().stop) is not None:
             raise Stopped(reason)
 
@@ -134,6 +134,6 @@ class Control:
 
 
 def _give_up(number: int) -> None:
-    """The other processes do not answer, and this one may wait for them in a call that no signal ends."""
+    """End the process: the others do not answer, and this one may wait for them in a call that no signal ends."""
     print(f"the other processes did not agree to stop within {AGREE_S:.0f} s: ending without a checkpoint", file=sys.stderr, flush=True)
     os._exit(128 + number)

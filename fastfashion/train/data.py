@@ -35,7 +35,7 @@ class Data:
 def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) -> Data:
     """Rows of a new run are those of the set's split; a run that has trained keeps its own, in their order.
 
-    Raises ConfigError if a batch is too small for so many processes, InputError if the set is not the one that `run` was trained on.
+    Raises ConfigError if a batch is too small for the number of processes, InputError if the set is not the one that `run` was trained on.
     """
     # Images are mixed in pairs, which stay together.
     each = (2 if config.augment.mixup or config.augment.cutmix else 1) * config.train.accumulate
@@ -89,7 +89,7 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
 
 
 def _rows_to_train(config: RunConfig, packed: PackedSet, run: Path | None) -> tuple[RowsOfSet, TrainedOn | None]:
-    """The rows, and their list where the run does not have one in its folder yet."""
+    """The rows, and their list if the run does not have one in its folder yet."""
     if run is None or is_untrained(run):
         kept = list_rows(packed, config.data, corrected(packed, config.data.corrections))
         return kept.on(run or packed.path, packed), kept

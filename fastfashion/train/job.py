@@ -128,7 +128,7 @@ def train(config: RunConfig, run: Path, world: dist.World, command: str = "", *,
 
 @contextmanager
 def _failure_noted(run: Path) -> Iterator[None]:
-    """Within it status.json says "running", after an exception "failed"."""
+    """While this context is open status.json says "running", after an exception "failed"."""
     for name in (CONFIG, METRICS, SKIPPED, STATUS):
         clear_unpublished(run / name)
     write_status(run, State.RUNNING)

@@ -47,7 +47,7 @@ def must_launch(nproc: int | None) -> bool:
 def launch(nproc: int, arguments: Sequence[str], max_restarts: int) -> int:
     """Run `python -m fastfashion.train ARGUMENTS` in a world of `nproc` processes and wait; returns the exit status.
 
-    Where a process dies, all are restarted, up to `max_restarts` times, and resume from the last checkpoint; but not after an error
+    If a process dies, all are restarted, up to `max_restarts` times, and resume from the last checkpoint; but not after an error
     that the user must correct.
     """
     # The variables of an outer torchrun must not reach the inner one.

@@ -51,7 +51,7 @@ class Phases:
         self._last = self._now()
 
     def mark(self, phase: str) -> None:
-        """All since the mark before was `phase`."""
+        """The time since the last mark was spent in `phase`."""
         now = self._now()
         if isinstance(now, float):
             assert isinstance(self._last, float)
@@ -79,9 +79,9 @@ class Phases:
 
 
 class Recorder:
-    """Takes lines of metrics: `{"kind": "start" | "step" | "epoch", "epoch", "step", …, "time": {…}}`. This one drops them.
+    """Takes lines of metrics: `{"kind": "start" | "step" | "epoch", "epoch", "step", …, "time": {…}}`. This class drops them.
 
-    `step` counts over all epochs. All that a clock says is under `time`: two runs of the same settings differ in nothing else.
+    `step` counts over all epochs. All measured times are under `time`: two runs of the same settings differ in nothing else.
     """
 
     def write(self, line: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What training says: five lines before it starts, one for each epoch, where it resumes. Lines have at most 100 columns."""
+"""What training prints: five lines before it starts, one per epoch, and where it resumes. Lines have at most 100 columns."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def epoch_text(progress: Progress, epochs: int, scores: Mapping[str, Mapping[str
 
 
 def weighted_mean(scores: Mapping[str, Mapping[str, float | int]], weights: Mapping[str, float], name: str) -> float:
-    """Of one metric over labels; a label without a weight counts 1, and all count alike where all weights are 0."""
+    """The weighted mean of one metric over labels; a label without a weight counts 1, and all count alike if all weights are 0."""
     shares = {task: weights.get(task, 1.0) for task in scores}
     if not sum(shares.values()):
         shares = dict.fromkeys(scores, 1.0)
@@ -55,7 +55,7 @@ def resumed_text(run: Path, progress: Progress, num_steps: int, epochs: int) -> 
 
 
 def intro_text(run: Path, config: RunConfig, world: World, data: Data, num_parameters: int) -> str:
-    """Set, rows, labels, model and run, a line each; and a warning where no step can fill a batch."""
+    """Set, rows, labels, model and run, a line each; and a warning if no step can fill a batch."""
     spec, train, plan = data.spec, config.train, data.spec.plan
     images = f"{len(spec.images.height_px):,} images, resolution {spec.images.name}"
     distinct = len(np.unique(plan.rows))
@@ -80,7 +80,7 @@ def intro_text(run: Path, config: RunConfig, world: World, data: Data, num_param
 
 
 def _labels(classes: dict[str, int]) -> str:
-    """Labels with their numbers of classes; where they do not fit a line, without the word, and without the last labels."""
+    """Labels with their numbers of classes, shortened to fit a line."""
     in_words = "labels " + ", ".join(f"{task} {counted(num, 'class', 'classes')}" for task, num in classes.items())
     if len(in_words) <= COLUMNS:
         return in_words

@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow beside TensorBoard, where train.track names them."""
+"""Weights & Biases and MLflow beside TensorBoard, if train.track names them."""
 
 import uuid
 from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ class Trackers:
             what()
         except Exception as error:  # whatever a service, its client or the network comes up with
             self._open.pop(name, None)
-            self._say(f"warning: {name} is left out from here on: {type(error).__name__}: {error}")
+            self._say(f"warning: {name} is switched off for the rest of the run: {type(error).__name__}: {error}")
 
 
 class _Wandb:

@@ -101,7 +101,7 @@ class Trainer:
         return ended
 
     def train_epoch(self) -> None:
-        """Train the rest of an epoch's steps; raises Stopped where training must end, after a checkpoint."""
+        """Train the rest of an epoch's steps; raises Stopped if training must end, after a checkpoint."""
         self._learner.wrapped.train()
         self._phases, self._num_images = Phases(self._world.device), 0
         batches = self._parts.loader.steps(self.progress.epoch, self.progress.step)
@@ -110,7 +110,7 @@ class Trainer:
         assert next(batches, None) is None, "the loader has more batches than the epoch has steps"  # and so the loader ends its epoch
 
     def train_step(self, batches: Iterator[Batch]) -> None:
-        """Data, forward, loss and backward of each micro-batch; then clip, update, log, and save where it is due."""
+        """Data, forward, loss and backward of each micro-batch; then clip, update, log, and save if it is due."""
         step = self.num_done
         seed_step(self._config.seed, step, self._world.rank)
         num_images = self._backward(batches)
@@ -130,7 +130,7 @@ class Trainer:
             raise Stopped(asked.stop)
 
     def validate(self) -> Scores:
-        """Fit the temperatures of the averaged model and score it; raises Stopped where training must end."""
+        """Fit the temperatures of the averaged model and score it; raises Stopped if training must end."""
         averaged, parts = self._learner.averaged, self._parts
         dist.broadcast_buffers(self._world, averaged)
         averaged.temperatures.fill_(1)
@@ -142,7 +142,7 @@ class Trainer:
         return scores
 
     def save(self) -> None:
-        """Write a checkpoint beside training; and best/, where the weights are the best so far."""
+        """Write a checkpoint beside training; and best/, if the weights are the best so far."""
         self._settle()
         if self._parts.checkpoints is not None:
             started = time.monotonic()
@@ -159,7 +159,7 @@ class Trainer:
         return None
 
     def _end_epoch(self) -> None:
-        """Validate where it is due, and save."""
+        """Validate if it is due, and save."""
         epoch, config = self.progress.epoch, self._config
         ended = replace(self.progress, epoch=epoch + 1, step=0)
         if (epoch + 1) % config.validate_every and epoch + 1 < config.epochs:
@@ -207,7 +207,7 @@ class Trainer:
         return max(batch.num_labelled)
 
     def _report(self, norm: torch.Tensor, num_images: int) -> None:
-        """A log line where it is due; before the first one a glance after the second step, the third, the fifth, the ninth, …
+        """A log line if it is due; before the first one a glance after the second step, the third, the fifth, the ninth, …
 
         No clock decides, so that all ranks look at the losses of the same steps.
         """
@@ -253,7 +253,7 @@ class Trainer:
         self._recorder.show_live(line | {"time": {"images_per_s": self._num_images / (time.perf_counter() - self._first_step_ended_at)}})
 
     def _settle(self) -> None:
-        """Take in the losses and rows of all ranks since the last time; raises TrainingError if a loss is out of hand.
+        """Add the losses and rows of all ranks since the last time; raises TrainingError if a loss is out of hand.
 
         The rows of a bad step are known from the plan, so looking late loses nothing. Every checkpoint is made after this, so it is good.
         """
@@ -302,7 +302,7 @@ class Trainer:
         if by_row and self._world.is_main:
             path, lines = self._parts.run / SKIPPED, [(row, one.where, one.reason) for row, one in sorted(by_row.items())]
             publish_csv(path, ("row", "where", "reason"), lines)
-            self._recorder.say(f"{len(lines)} images do not decode and were skipped: {path}")
+            self._recorder.say(f"{len(lines)} images were skipped because of decode errors: {path}")
 
 
 def loss_limit(loss_spike: float, mean: float, guessing: float, batch_size: int) -> float:

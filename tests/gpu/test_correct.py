@@ -76,7 +76,7 @@ class Images:
 def epoch_of(
     check: Check, stock: Stock, augment: AugmentConfig | None, rows: np.ndarray, backend: str, device: str, load: float | None = None
 ) -> Images:
-    """Looked at when the last batch is made, so that a buffer that is used again too early is seen."""
+    """Read when the last batch is made, so that a buffer that is used again too early is seen."""
     where = check.torch_device if device == "cuda" else torch.device("cpu")
     spec = make_spec(check, stock, device=where, augment=augment, rows=rows, backend=backend, hw_decoder_load=load, batch_size=32)
     with closing(open_loader(spec)) as loader:
