@@ -18,7 +18,6 @@ from fastfashion.images.metadata import EXIF_PREFIX, UPRIGHT, Orientation, read_
 
 Encoded = bytes | memoryview | np.ndarray  # an array: uint8 (n,)
 
-RULES = 1  # version of the list below: raise it with every change, so that cached kinds of older sets are computed again
 MAGIC = b"\xff\xd8\xff"
 BASELINE, PROGRESSIVE = 0xC0, 0xC2
 MAX_MARKERS = 10_000  # a phone's image with its depth map in XMP has a thousand

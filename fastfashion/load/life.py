@@ -18,7 +18,7 @@ Batches = Generator[Batch, None, None]
 
 
 class Backend:
-    """A Loader, up to `_steps`: of the process that opened it (a forked child may open another), and of one live iterator."""
+    """What all Loaders share but `_steps`: one belongs to the process that opened it, and has one live iterator at a time."""
 
     def __init__(self, spec: LoaderSpec) -> None:
         self.num_steps = spec.plan.num_steps

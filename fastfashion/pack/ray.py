@@ -21,7 +21,7 @@ class RayEngine:
     """Blocks as Ray tasks of one core each; source and output must be reachable under the same path from every node."""
 
     def __init__(self, address: str | None) -> None:
-        """Join the cluster at `address` ("auto": the one here), or start Ray here; one that this process runs already stays."""
+        """Join the cluster at `address` ("auto": the one here); None starts Ray here. One that this process has already is left running."""
         try:
             import ray
         except ImportError as error:
