@@ -101,7 +101,7 @@ def read(path: Path, max_bytes: int) -> bytes:
     """All bytes of a remote file. Raises RemoteError if it has more than `max_bytes`, about as many of which are read; and as `ask`."""
     data = ask(path, lambda: _fetch(path, max_bytes))
     if len(data) > max_bytes:
-        raise RemoteError(f"{path}: larger than {max_bytes} bytes, the limit for such a file")
+        raise RemoteError(f"{path}: more than {max_bytes} bytes, the limit for such a file")
     return data
 
 

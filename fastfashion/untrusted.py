@@ -51,7 +51,7 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         data = file.read(min(max_bytes, max(size, _SMALL)) + 1)  # Python reserves as many bytes at once
     if len(data) > max_bytes:
-        raise InputError(f"{path}: larger than {max_bytes} bytes, the limit for such a file")
+        raise InputError(f"{path}: more than {max_bytes} bytes, the limit for such a file")
     return data
 
 

@@ -189,7 +189,7 @@ def test_verify_reads_no_further_than_a_shard_should_go(server: Server) -> None:
         ("long header", r"set\.json: cannot be read \(the server answers 400"),
         ("no length", r"set\.json: cannot be read \(the server answers 400 [^\n]{1,700}$"),
         ("403", r"set\.json: cannot be read \(the server answers 403 Forbidden; access is denied"),
-        ("401", r"set\.json: cannot be read \(the server answers 401 Unauthorized; it asks for a login"),
+        ("401", r"set\.json: cannot be read \(the server answers 401 Unauthorized; it requires a login"),
         ("503", r"set\.json: cannot be read \(the server answers 503 Service Unavailable; the server has a problem"),
         ("cut", r"set\.json: cannot be read \(ClientPayloadError"),
     ],

@@ -115,7 +115,7 @@ def test_a_cluster_that_wants_a_token_says_so_and_how_to_give_it(closed_cluster:
     wrong = bare | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 48}
     without = bare | {"RAY_AUTH_MODE": "token"}
     for environment, reason in (
-        (bare, "this process gives none. Set"),
+        (bare, "this process has none. Set"),
         (wrong, "this process has none, or a wrong one. Set"),
         (without, "this process has none, or a wrong one. Set"),
     ):

@@ -78,7 +78,7 @@ def test_a_source_that_has_changed_is_refused_and_the_damaged_shard_left_alone(
     shutil.copytree(whole[0], other)
     table = (other / "styles.csv").read_text()
     (other / "styles.csv").write_text(table.replace("Casual", "Everyday"))
-    with pytest.raises(PackedSetError, match=r"full/00001\.tar: packed again from this source it has other bytes"):
+    with pytest.raises(PackedSetError, match=r"full/00001\.tar: packing it again from this source gives other bytes"):
         repair(copy, other, verify(copy).damage, 1)
     (other / "styles.csv").write_text("\n".join(table.splitlines()[:15]) + "\n")
     with pytest.raises(PackedSetError, match=r"full/00001\.tar: .*other lacks its image \d+; is that its source\?"):

@@ -534,7 +534,7 @@ def test_a_zip_on_a_web_server_that_was_cut_is_called_so(web: WebServer, tmp_pat
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(401, "the server answers 401 Unauthorized; it asks for a login"), (403, "the server answers 403 Forbidden; access is denied")],
+    [(401, "the server answers 401 Unauthorized; it requires a login"), (403, "the server answers 403 Forbidden; access is denied")],
 )
 def test_a_server_that_refuses_is_asked_once_and_its_status_is_said(web: WebServer, status: int, said: str, tmp_path: Path) -> None:
     zip_folder(make_source(tmp_path / "set", rows=2), tmp_path / "set.zip")

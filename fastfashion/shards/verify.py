@@ -248,7 +248,7 @@ def _compare(path: Path, check: _Check, on_bytes: Callable[[int], None]) -> tupl
     if check.num_bytes not in (None, num_bytes):
         return num_bytes, f"expected {check.num_bytes} bytes, found {num_bytes}"
     if num_bytes > most_bytes:
-        return num_bytes, f"larger than {most_bytes} bytes, the limit for such a file"
+        return num_bytes, f"more than {most_bytes} bytes, the limit for such a file"
     if check.sha256 not in (None, sha256):
         return num_bytes, f"its bytes are not those that were packed: expected sha256 {check.sha256[:12]}…, found {sha256[:12]}…"
     return num_bytes, None
