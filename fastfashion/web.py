@@ -6,7 +6,8 @@ fsspec's file system for http(s) asks through this session, so that every answer
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from fastfashion.remote import LeastRate, NoAnswerError, UnexpectedBodyError, most_bytes
+from fastfashion.remote import most_bytes
+from fastfashion.retry import LeastRate, NoAnswerError, UnexpectedBodyError
 
 if TYPE_CHECKING:
     import aiohttp

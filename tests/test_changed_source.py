@@ -49,7 +49,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastfashion.remote.FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("fastfashion.retry.FIRST_WAIT_S", 0.001)
 
 
 def packed(source: Path, out: Path, meanwhile: Callable[[], object] | None = None, **more: Any) -> PackSummary:
@@ -215,7 +215,7 @@ def test_a_zip_that_was_swapped_is_found_out_where_the_server_does_not_tell(tag:
 def test_a_server_that_is_gone_at_the_end_is_no_change_and_what_is_packed_stays(
     home: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastfashion.remote.PATIENCE_S", 0.01)
+    monkeypatch.setattr("fastfashion.retry.PATIENCE_S", 0.01)
     served = server.serve((home / "set.zip").read_bytes())
     served.fault = lambda number, reply: setattr(reply, "status", 503) if number >= 3 + ROWS else None
     refused(location(server.url), tmp_path / "out", RemoteError, "the server answers 503 .*run the same command again")

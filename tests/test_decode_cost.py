@@ -27,7 +27,7 @@ from fastfashion.predict import decoding
 from fastfashion.predict.decode_cost import FIXED, cost
 from fastfashion.predict.decode_worker import load_encoded
 from fastfashion.predict.decoding import Decoders, Memory
-from fastfashion.predict.room import BusyError, Room
+from fastfashion.predict.semaphore import BusyError, FairSemaphore
 from fastfashion.serve.limits import Gate, Limits
 
 HEIGHT, WIDTH = 1500, 2000
@@ -190,7 +190,7 @@ def test_a_worker_holds_to_the_cost_and_the_others_are_intact(monkeypatch: pytes
 
 
 def test_room_is_given_in_turn_and_never_more_than_there_is() -> None:
-    room, inside, most, order = Room(10), [0], [0], []
+    room, inside, most, order = FairSemaphore(10), [0], [0], []
 
     def ask(number: int, amount: int) -> None:
         with room.take(amount):
@@ -213,7 +213,7 @@ def test_room_is_given_in_turn_and_never_more_than_there_is() -> None:
 
 
 def test_who_stops_waiting_for_room_leaves_it_to_others() -> None:
-    room = Room(10)
+    room = FairSemaphore(10)
 
     async def hold(amount: int) -> None:
         async with room.taking(amount):

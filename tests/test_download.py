@@ -325,7 +325,7 @@ def test_a_body_of_unknown_length_leaves_the_disk_its_reserve(place: Place, arch
 
 def test_a_byte_now_and_then_is_no_download(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastfashion.sources.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr("fastfashion.remote.RATE_OVER_S", 0.3)
+    monkeypatch.setattr("fastfashion.retry.RATE_OVER_S", 0.3)
     place.kaggle.faults = [drip] * 20
     said = place.refuses()
     assert "makes no progress" in said and "expected at least 1000 a second" in said and len(said.splitlines()) == 3

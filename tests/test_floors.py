@@ -134,7 +134,7 @@ def test_no_file_imports_itself_through_others() -> None:
         ("train/trainer.py", "from ..bench import bench"),
         ("load/spec.py", "from .. import train"),
         ("catalog/__init__.py", "from ..pack import pack"),
-        ("evaluate/run.py", "from fastfashion.train.job import train"),
+        ("evaluate/report.py", "from fastfashion.train.job import train"),
         ("load/threads.py", "import nvidia.dali"),
         ("train/__main__.py", "from fastfashion.cli import app"),
     ],

@@ -26,10 +26,10 @@ from workers import fastfashion
 from fastfashion.cli import app as cli
 from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.serve.api import Api
+from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, content_length
 from fastfashion.serve.auth import FORGET_S, MAX_ADDRESSES, Auth, Failures, find_auth
 from fastfashion.serve.guard import Checks
 from fastfashion.serve.hosts import HostRules, Others, host_rules, parse_allowed
-from fastfashion.serve.http import App, Message, Receive, Scope, Send, content_length
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.responses import Responses
 from fastfashion.serve.state import open_state

@@ -27,7 +27,7 @@ from fastfashion.load import Batch, LoaderSpec, Plan, open_loader
 from fastfashion.load.cache import Closed, cache_path
 from fastfashion.load.prefetch import ShardCache, open_cached
 from fastfashion.pack import PackRequest, pack
-from fastfashion.remote import passes
+from fastfashion.retry import passes
 from fastfashion.shards import Resolution, open_packed_set
 from fastfashion.shards.layout import shard_name
 

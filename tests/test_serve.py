@@ -29,7 +29,7 @@ from workers import fastfashion
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.model.net import Classifier, build_classifier
-from fastfashion.predict.room import BusyError
+from fastfashion.predict.semaphore import BusyError
 from fastfashion.runs import open_run
 from fastfashion.runs.files import REPORT
 from fastfashion.serve import render

@@ -20,7 +20,7 @@ from PIL import features
 from fastfashion.errors import InputError, RemoteError
 from fastfashion.files import location
 from fastfashion.images.codec import SUFFIXES, decode_rgb
-from fastfashion.remote import Patience
+from fastfashion.retry import Patience
 from fastfashion.sources import Source, open_source
 from fastfashion.sources.ranges import UnreachableError
 
@@ -490,7 +490,7 @@ def test_a_zip_on_a_web_server_is_read_by_one_range_request_a_image(web: WebServ
 def test_a_web_server_that_stumbles_is_asked_again_and_one_that_is_gone_stops_the_run(
     web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastfashion.remote.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("fastfashion.retry.FIRST_WAIT_S", 0.01)
     monkeypatch.setattr("fastfashion.sources.reader.PATIENCE_S", 0.05)
     local = open_source(zip_folder(make_source(tmp_path / "set", rows=5), tmp_path / "set.zip"))
     source = open_source(location(f"{web.url}/set.zip"))
@@ -508,7 +508,7 @@ def test_a_web_server_that_stumbles_is_asked_again_and_one_that_is_gone_stops_th
 def test_a_web_server_that_knows_no_ranges_and_a_folder_on_one_are_refused(
     web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastfashion.remote.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("fastfashion.retry.FIRST_WAIT_S", 0.01)
     zip_folder(make_source(tmp_path / "set", rows=5), tmp_path / "set.zip")
     with pytest.raises(InputError, match=r"set: no such file on this server \(404\)"):
         open_source(location(f"{web.url}/set"))
@@ -525,7 +525,7 @@ def test_a_web_server_that_knows_no_ranges_and_a_folder_on_one_are_refused(
 
 
 def test_a_zip_on_a_web_server_that_was_cut_is_called_so(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastfashion.remote.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("fastfashion.retry.FIRST_WAIT_S", 0.01)
     whole = zip_folder(make_source(tmp_path / "set", rows=5), tmp_path / "set.zip")
     (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"cut\.zip: not a readable zip .*it begins as a zip, and was cut or is on a server without range"):
@@ -554,7 +554,7 @@ def test_a_server_that_refuses_is_asked_once_and_its_status_is_said(web: WebServ
 def test_a_server_in_trouble_is_waited_for(
     web: WebServer, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fastfashion.remote.FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("fastfashion.retry.FIRST_WAIT_S", 0.001)
     zip_folder(make_source(tmp_path / "set", rows=2), tmp_path / "set.zip")
     web.statuses = [*[status] * 3, 200]
     source = open_source(location(f"{web.url}/set.zip"))
@@ -563,7 +563,7 @@ def test_a_server_in_trouble_is_waited_for(
     web.statuses = [*[status] * 3, 200]
     assert source.read("996") == (tmp_path / "set" / "images" / "996.jpg").read_bytes()
     assert len(re.findall(said, capsys.readouterr().err)) == 1
-    monkeypatch.setattr("fastfashion.remote.PATIENCE_S", 0.01)
+    monkeypatch.setattr("fastfashion.retry.PATIENCE_S", 0.01)
     web.statuses = [status]
     with pytest.raises(RemoteError, match=rf"set\.zip: cannot be read \(the server answers {status} "):
         open_source(location(f"{web.url}/set.zip"))

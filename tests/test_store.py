@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fastfashion.predict.room import BusyError, Room
+from fastfashion.predict.semaphore import BusyError, FairSemaphore
 from fastfashion.scratch import LOCK, PREFIX
 from fastfashion.serve.addresses import ANSWER, UPLOAD
+from fastfashion.serve.asgi import Message, Receive, Scope, Send
 from fastfashion.serve.bodies import Bodies
-from fastfashion.serve.http import Message, Receive, Scope, Send
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.responses import Responses
 from fastfashion.serve.store import AGE_S, EXAMPLES, FILE_BYTES, Store, open_store
@@ -115,7 +115,7 @@ def test_a_store_ends_with_its_server_and_one_of_a_killed_server_at_the_next_sta
 
 def test_a_share_leaves_room_for_others_and_whoever_waits_is_served_in_turn() -> None:
     async def talk() -> list[str]:
-        room, order = Room(4, share=2, max_waiting=2), []
+        room, order = FairSemaphore(4, share=2, max_waiting=2), []
 
         async def hold(name: str, amount: int, over: asyncio.Event) -> None:
             async with room.taking(amount, name[0]):

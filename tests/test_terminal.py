@@ -21,7 +21,7 @@ from serving import make_run
 from fastfashion import terminal
 from fastfashion.catalog import correct
 from fastfashion.cli import main
-from fastfashion.serve.http import json_body
+from fastfashion.serve.asgi import json_body
 from fastfashion.shards import open_packed_set
 
 ODD = CONTROLS.replace("\n", "").replace("\r", "")  # a path may hold them, a table's cell is one line here

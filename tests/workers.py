@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 context = multiprocessing.get_context("forkserver")
-IMPORTED = ["cli", "train.job", "train.__main__", "evaluate.run", "predict.predictor", "serve.server", "serve.page"]
+IMPORTED = ["cli", "train.job", "train.__main__", "evaluate.report", "predict.predictor", "serve.server", "serve.page"]
 PRELOADED = [*(f"fastfashion.{name}" for name in IMPORTED), "timm", "timm.optim", "timm.utils", "cv2", "uvicorn", "workers"]
 context.set_forkserver_preload(PRELOADED)
 

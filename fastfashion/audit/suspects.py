@@ -13,10 +13,11 @@ import pandas as pd
 
 from fastfashion import dist
 from fastfashion.catalog import correct
+from fastfashion.command_options import EvaluateRequest
 from fastfashion.config import FOLDS
 from fastfashion.csv_files import csv_rows, publish_csv
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.evaluate.run import EvaluateRequest, predict_rows
+from fastfashion.evaluate.report import predict_rows
 from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.runs.opened import OpenRun, open_run
 from fastfashion.tables import table_text

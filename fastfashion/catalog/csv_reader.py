@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from fastfashion.catalog.foreign import line_of, markup, not_csv
+from fastfashion.catalog.file_types import line_of, markup, not_csv
 from fastfashion.errors import InputError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastfashion.catalog.csv_reader import CsvFile, read_csv
+from fastfashion.catalog.extra_fields import SurplusCheck, join, mostly_years
 from fastfashion.catalog.ids import make_ids, same_text, went_through_floats
-from fastfashion.catalog.surplus import SurplusCheck, join, mostly_years
 from fastfashion.errors import ConfigError, InputError
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ import pandas as pd
 from fastfashion.errors import InputError
 from fastfashion.evaluate.intervals import SCORES, bootstrap_difference, mcnemar
 from fastfashion.evaluate.metrics import task_metrics
-from fastfashion.evaluate.run import PREDICTIONS
 from fastfashion.files import unreadable
-from fastfashion.runs.files import REPORT, read_config, read_report
+from fastfashion.runs.files import PREDICTIONS, REPORT, read_config, read_report
 from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards.parquet import TEXT, UnfitError, parse_table
 from fastfashion.tables import table_text

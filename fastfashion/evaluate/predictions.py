@@ -1,17 +1,21 @@
-"""From a model and a loader to probabilities, each row once, on every rank; and their scores."""
+"""Predictions of a model, each row once, on every rank; their scores, and the columns of predictions.parquet."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from fastfashion import dist
+from fastfashion.catalog import Vocab
 from fastfashion.errors import InputError
 from fastfashion.evaluate import metrics
 from fastfashion.load import Batch
 from fastfashion.model.net import Classifier, no_numbers
+from fastfashion.shards import PackedSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,3 +127,17 @@ def score(predictions: Predictions) -> dict[str, dict[str, float | int]]:
             "loss": float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()),
         }
     return scores
+
+
+def predictions_table(packed: PackedSet, vocab: Vocab, predictions: Predictions) -> pd.DataFrame:
+    """One line a row: row, id, and for each task its label and prediction (class names, None without a label) and probability."""
+    columns: dict[str, Any] = {"row": predictions.rows, "id": packed.table["id"].to_numpy()[predictions.rows]}
+    for t, (task, probabilities) in enumerate(predictions.probabilities.items()):
+        names = np.array([*vocab.names(task), None], dtype=object)  # -1 picks the None
+        best = probabilities.argmax(axis=1)
+        columns |= {
+            f"{task}_label": names[predictions.labels[:, t]],
+            f"{task}_prediction": names[best],
+            f"{task}_probability": probabilities[np.arange(len(best)), best],
+        }
+    return pd.DataFrame(columns)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastfashion.evaluate.run import PLOTS, PREDICTIONS, UNSEEN, report_folder
-from fastfashion.runs.files import REPORT
+from fastfashion.evaluate.report import UNSEEN, report_folder
+from fastfashion.runs.files import PLOTS, PREDICTIONS, REPORT
 from fastfashion.tables import table_text
 from fastfashion.words import counted
 

@@ -21,9 +21,10 @@ from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
-from fastfashion import remote
 from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.remote import at_most, is_web
+from fastfashion.retry import PATIENCE_S, LeastRate, Patience, UnexpectedBodyError, describe, is_missing, passes, retrying, say_waiting
 from fastfashion.shards.layout import ShardEntry, hash_file, shard_name
 from fastfashion.words import why
 
@@ -195,7 +196,7 @@ class Closed(RuntimeError):
 class ShardSource:
     """The shards of one remote folder. Setting `closed` ends all fetching at once."""
 
-    def __init__(self, folder: Path, patience_s: float = remote.PATIENCE_S) -> None:
+    def __init__(self, folder: Path, patience_s: float = PATIENCE_S) -> None:
         self.closed = threading.Event()
         self._folder, self._patience_s = folder, patience_s
         self._reported = False  # that the storage does not answer
@@ -211,7 +212,7 @@ class ShardSource:
         for _ in range(2):
             try:
                 self._transfer_patiently(address, to, entry.num_bytes)
-            except remote.UnexpectedBodyError as error:
+            except UnexpectedBodyError as error:
                 found.append(str(error))
                 continue
             num_bytes, sha256 = hash_file(to, on_bytes=lambda num_bytes: self.pause(0))
@@ -229,28 +230,28 @@ class ShardSource:
 
     def _transfer_patiently(self, address: Any, to: Path, num_bytes: int) -> None:
         """Retry storage that does not answer, after longer and longer waits of `patience_s` in all."""
-        patience = remote.Patience(self._patience_s)
+        patience = Patience(self._patience_s)
 
         def is_ours(error: Exception) -> bool:
-            return isinstance(error, Closed | remote.UnexpectedBodyError) or getattr(error, "errno", None) in _LOCAL
+            return isinstance(error, Closed | UnexpectedBodyError) or getattr(error, "errno", None) in _LOCAL
 
         def retry(error: Exception) -> bool:
-            return remote.passes(error) and not remote.is_missing(error) and not is_ours(error)
+            return passes(error) and not is_missing(error) and not is_ours(error)
 
         def on_wait(error: Exception) -> None:
             if not self._reported:
                 self._reported = True
-                remote.say_waiting(address, error, patience)
+                say_waiting(address, error, patience)
 
         try:
-            remote.retrying(lambda: self._transfer(address, to, num_bytes), patience, retry, on_wait=on_wait, pause=self.pause)
+            retrying(lambda: self._transfer(address, to, num_bytes), patience, retry, on_wait=on_wait, pause=self.pause)
         except Exception as error:
             if is_ours(error):
                 raise
-            if remote.is_missing(error):
+            if is_missing(error):
                 raise PackedSetError(f"{address}: the shard is gone; {self._check}") from error
             tried = f", tried for {patience.waited_s:.0f} s" if retry(error) else ""
-            raise PackedSetError(f"{address}: cannot be fetched{tried} ({remote.describe(error)}); {self._check}") from error
+            raise PackedSetError(f"{address}: cannot be fetched{tried} ({describe(error)}); {self._check}") from error
         self._reported = False
 
     def _transfer(self, address: Any, to: Path, num_bytes: int) -> None:
@@ -267,7 +268,7 @@ class ShardSource:
             finally:
                 ended.set()
 
-        with remote.at_most(num_bytes):
+        with at_most(num_bytes):
             task = asyncio.run_coroutine_threadsafe(copy(), storage.loop)
         try:
             while not wait([task], timeout=POLL_S).done:
@@ -283,12 +284,12 @@ def _counted(address: Path, num_bytes: int) -> Any:
     """An fsspec callback that ends a transfer which is too slow, or of a file that is too long; a web server may send an error page."""
     from fsspec.callbacks import Callback  # type: ignore[import-untyped]
 
-    rate = remote.LeastRate()
+    rate = LeastRate()
 
     class Counted(Callback):  # type: ignore[misc, unused-ignore]
         def set_size(self, size: int | None) -> None:
-            if size is not None and size > num_bytes and not remote.is_web(address):
-                raise remote.UnexpectedBodyError(f"{size} bytes")
+            if size is not None and size > num_bytes and not is_web(address):
+                raise UnexpectedBodyError(f"{size} bytes")
 
         def relative_update(self, inc: int = 1) -> None:
             if inc:

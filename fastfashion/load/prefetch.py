@@ -16,7 +16,7 @@ from fastfashion import dist
 from fastfashion.errors import ConfigError
 from fastfashion.load.cache import POLL_S, CacheFolder, Closed, ShardSource, cache_path
 from fastfashion.load.plan import Part, Step
-from fastfashion.remote import PATIENCE_S
+from fastfashion.retry import PATIENCE_S
 from fastfashion.shards import Resolution
 
 THREADS = 3  # that fetch ahead

@@ -29,7 +29,7 @@ from fastfashion.errors import FastfashionError, InputError
 from fastfashion.images.codec import MAX_PIXELS
 from fastfashion.predict.decode_cost import COPIES, MOST_A_PIXEL, Cost, cost
 from fastfashion.predict.decode_worker import KEPT_BYTES, READY, too_many_pixels
-from fastfashion.predict.room import Room
+from fastfashion.predict.semaphore import FairSemaphore
 
 START_S = 120.0  # for a worker to start, on a busy machine
 TIMEOUT_S = 60.0  # a request may take; 100 million progressive pixels take some seconds
@@ -58,8 +58,8 @@ class Memory:
 class _Lane:
     """Workers for images of one kind, and the memory that these share."""
 
-    def __init__(self, workers: int, room: Room, nice: int = 0) -> None:
-        self.room, self.places, self.nice = room, Room(workers), nice
+    def __init__(self, workers: int, room: FairSemaphore, nice: int = 0) -> None:
+        self.room, self.places, self.nice = room, FairSemaphore(workers), nice
         self.idle: list[_Worker] = []
 
 
@@ -72,8 +72,8 @@ class Decoders:
     def __init__(self, workers: int, timeout_s: float = TIMEOUT_S, *, large: int = 0, memory: Memory = Memory()) -> None:
         self._timeout_s, self.memory, self.workers, self.large = timeout_s, memory, workers, large
         # There is room for any number of small images: their size is bounded.
-        self._small = _Lane(workers, Room(memory.all_bytes if not large else sys.maxsize))
-        self._large = _Lane(large, Room(memory.all_bytes), LARGE_NICE) if large else self._small
+        self._small = _Lane(workers, FairSemaphore(memory.all_bytes if not large else sys.maxsize))
+        self._large = _Lane(large, FairSemaphore(memory.all_bytes), LARGE_NICE) if large else self._small
         self._lock = threading.Lock()  # guards the next two
         self._started: set[_Worker] = set()
         self._closed = False

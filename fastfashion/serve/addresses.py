@@ -1,6 +1,6 @@
 """The addresses that the page and the HTTP API use. Every other one is a 404, even if the page framework has it."""
 
-from fastfashion.serve.http import RefusedError, Scope
+from fastfashion.serve.asgi import RefusedError, Scope
 from fastfashion.serve.limits import Limits
 
 PAGE_API = "/gradio_api"

@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastfashion.evaluate.run import PLOTS as PLOTS_FOLDER
+from fastfashion.runs.files import PLOTS as PLOTS_FOLDER
 from fastfashion.serve.addresses import ANSWER, PLOTS, is_own
-from fastfashion.serve.http import App, Receive, RefusedError, Scope, Send, json_body
+from fastfashion.serve.asgi import App, Receive, RefusedError, Scope, Send, json_body
 from fastfashion.serve.image_body import read_image
 from fastfashion.untrusted import read_limited
 

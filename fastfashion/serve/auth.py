@@ -10,7 +10,7 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 from fastfashion.errors import ConfigError
-from fastfashion.serve.http import RefusedError, Scope, client, header
+from fastfashion.serve.asgi import RefusedError, Scope, client, header
 from fastfashion.untrusted import read_limited
 
 VARIABLE = "FASTFASHION_AUTH"

@@ -9,9 +9,9 @@ from collections import deque
 from contextlib import AsyncExitStack
 
 from fastfashion.predict.decoding import LARGE_BYTES
-from fastfashion.predict.room import Room
+from fastfashion.predict.semaphore import FairSemaphore
 from fastfashion.serve.addresses import ANSWER, body_bytes
-from fastfashion.serve.http import App, GoneError, Message, Receive, RefusedError, Scope, Send, client, content_length, header, is_ours
+from fastfashion.serve.asgi import App, GoneError, Message, Receive, RefusedError, Scope, Send, client, content_length, header, is_ours
 from fastfashion.serve.limits import Limits
 
 LEAST_BYTES, WINDOW_S = 10_000, 10.0  # of a body that must come in each window: a client of one byte a second is cut after the first
@@ -75,8 +75,8 @@ class Bodies:
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app, self._limits = app, limits
-        self._bytes = Room(limits.waiting_bytes, share=max(1, limits.waiting_bytes // 2), max_waiting=MAX_WAITING)
-        self._places = Room(2 * limits.queue, share=limits.queue, max_waiting=limits.queue // 2)
+        self._bytes = FairSemaphore(limits.waiting_bytes, share=max(1, limits.waiting_bytes // 2), max_waiting=MAX_WAITING)
+        self._places = FairSemaphore(2 * limits.queue, share=limits.queue, max_waiting=limits.queue // 2)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         most = body_bytes(scope["path"], self._limits) if scope["type"] == "http" and scope["method"] == "POST" else 0

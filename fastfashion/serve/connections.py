@@ -5,7 +5,7 @@ from asyncio import Transport
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from fastfashion.serve.http import is_local, network
+from fastfashion.serve.asgi import is_local, network
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol

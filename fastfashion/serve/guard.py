@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from fastfashion.serve.addresses import check_address
 from fastfashion.serve.api import Api
+from fastfashion.serve.asgi import App, Receive, Scope, Send
 from fastfashion.serve.auth import Auth
 from fastfashion.serve.bodies import Bodies, Linger
 from fastfashion.serve.hosts import HostRules
-from fastfashion.serve.http import App, Receive, Scope, Send
 from fastfashion.serve.questions import Questions
 from fastfashion.serve.responses import Responses
 from fastfashion.serve.store import Store

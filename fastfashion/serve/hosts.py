@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fastfashion.errors import ConfigError
-from fastfashion.serve.http import RefusedError, Scope, parse_address
+from fastfashion.serve.asgi import RefusedError, Scope, parse_address
 
 COLAB = ("*.googleusercontent.com", "colab.research.google.com", "*.colab.dev")  # pages that show a page of the notebook's machine
 _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)(?:%[^\]]*)?\]|(?P<name>[^\[\]:/\\@?#,\s]*))(?::(?P<port>[0-9]{0,5}))?")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastfashion.errors import InputError
-from fastfashion.serve.http import RefusedError
+from fastfashion.serve.asgi import RefusedError
 from fastfashion.untrusted import parse_json
 
 if TYPE_CHECKING:

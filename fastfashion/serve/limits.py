@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.predict.decode_cost import COPIES, FIXED, MOST_A_PIXEL
-from fastfashion.predict.room import Room
+from fastfashion.predict.semaphore import FairSemaphore
 from fastfashion.untrusted import open_regular
 
 _END_OF_DIRECTORY = struct.Struct("<4s4H2LH")  # of a zip (APPNOTE.TXT 4.3.16)
@@ -19,7 +19,7 @@ MAX_SCANS = 100  # of a progressive JPEG; usual ones have ten, and each costs a 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of a server; what exceeds one is answered with an error."""
+    """Limits of a server; what exceeds one is answered with an error. Defaults of `fastfashion serve` are in command_options.py."""
 
     image_bytes: int = 20_000_000
     image_pixels: int = 40_000_000  # of one image
@@ -69,7 +69,7 @@ class Gate:
     """Counts waiting requests, those of large images separately, and refuses the next if there are too many."""
 
     def __init__(self, limit: int) -> None:
-        self._queues = {is_large: Room(limit, max_waiting=0) for is_large in (False, True)}
+        self._queues = {is_large: FairSemaphore(limit, max_waiting=0) for is_large in (False, True)}
 
     @contextmanager
     def enter(self, is_large: bool = False) -> Iterator["Place"]:
@@ -85,7 +85,7 @@ class Gate:
 class Place:
     """One waiting request's place, in one of the two queues."""
 
-    def __init__(self, queues: Mapping[bool, Room]) -> None:
+    def __init__(self, queues: Mapping[bool, FairSemaphore]) -> None:
         self._queues, self._held = queues, ExitStack()
         self._is_large: bool | None = None  # in neither yet
 

@@ -11,9 +11,8 @@ from jinja2 import TemplateError
 
 from fastfashion.csv_files import CsvWriter
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.evaluate.run import PLOTS
 from fastfashion.images.codec import SUFFIXES, UNREAD_SUFFIXES
-from fastfashion.runs.files import REPORT, read_report
+from fastfashion.runs.files import PLOTS, REPORT, read_report
 from fastfashion.serve import render
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.state import Look, State

@@ -7,9 +7,9 @@ from urllib.parse import parse_qs
 import msgspec
 
 from fastfashion.errors import InputError
-from fastfashion.predict.room import BusyError
+from fastfashion.predict.semaphore import BusyError
 from fastfashion.serve.addresses import DATA, FILE, JOIN, RUN
-from fastfashion.serve.http import EVENTS, JSON, NOT_STORED, App, Message, Receive, RefusedError, Scope, Send, client, event, respond
+from fastfashion.serve.asgi import EVENTS, JSON, NOT_STORED, App, Message, Receive, RefusedError, Scope, Send, client, event, respond
 from fastfashion.serve.store import Store
 from fastfashion.untrusted import Count, parse_json
 

@@ -9,8 +9,8 @@ from http import HTTPStatus
 from typing import Any
 
 from fastfashion.errors import FastfashionError, InputError
-from fastfashion.predict.room import BusyError
-from fastfashion.serve.http import JSON, App, GoneError, Header, Message, Receive, RefusedError, Scope, Send, json_body, respond
+from fastfashion.predict.semaphore import BusyError
+from fastfashion.serve.asgi import JSON, App, GoneError, Header, Message, Receive, RefusedError, Scope, Send, json_body, respond
 
 MAX_BYTES = 65_536  # of an error's body that are read
 OWN = "an internal error of the server, described in its log: report it with the request that caused it"

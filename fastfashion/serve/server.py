@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from fastfashion.errors import ConfigError
 from fastfashion.scratch import signals_raise
+from fastfashion.serve.asgi import App
 from fastfashion.serve.auth import parse_auth
 from fastfashion.serve.connections import protocol
 from fastfashion.serve.guard import guarded
 from fastfashion.serve.hosts import HostRules, host_rules, is_loopback, parse_allowed
-from fastfashion.serve.http import App
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.store import Store, is_main, open_store
 from fastfashion.words import why

@@ -24,7 +24,7 @@ from fastfashion.predict.decoding import LARGE_BYTES, Decoders, Memory, is_large
 from fastfashion.predict.inputs import InputImage, in_zip, named, read_file, refused
 from fastfashion.predict.outputs import records
 from fastfashion.predict.predictor import Answers, Predictor, drawn
-from fastfashion.predict.room import Room
+from fastfashion.predict.semaphore import FairSemaphore
 from fastfashion.runs import open_run
 from fastfashion.serve.cam import NoMapError, activation_maps, overlay
 from fastfashion.serve.limits import Gate, Limits, Place, check_image, check_zip
@@ -66,12 +66,12 @@ class State:
     no_products: str  # why there are none
     decoders: Decoders = field(default_factory=lambda: Decoders(1))
     gate: Gate = field(init=False)
-    waiting: Room = field(init=False)  # for the bytes of large bodies
+    waiting: FairSemaphore = field(init=False)  # for the bytes of large bodies
     _model: ThreadPoolExecutor = field(init=False, repr=False)
     _lines: dict[bool, ThreadPoolExecutor] = field(init=False, repr=False)  # whether large -> a thread for each process that decodes
 
     def __post_init__(self) -> None:
-        self.gate, self.waiting = Gate(self.limits.queue), Room(self.limits.waiting_bytes)
+        self.gate, self.waiting = Gate(self.limits.queue), FairSemaphore(self.limits.waiting_bytes)
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         counts = {False: self.decoders.workers, True: max(1, self.decoders.large)}
         self._lines = {large: ThreadPoolExecutor(count, thread_name_prefix="decode") for large, count in counts.items()}

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastfashion.predict.room import BusyError
+from fastfashion.predict.semaphore import BusyError
 from fastfashion.scratch import LOCK, remove, scratch
 
 EXAMPLES = "examples"

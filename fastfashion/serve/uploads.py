@@ -8,9 +8,9 @@ from typing import BinaryIO
 from urllib.parse import parse_qs
 
 from fastfashion.errors import InputError
-from fastfashion.predict.room import BusyError
+from fastfashion.predict.semaphore import BusyError
 from fastfashion.serve.addresses import PROGRESS, UPLOAD
-from fastfashion.serve.http import EVENTS, JSON, NOT_STORED, App, Receive, Scope, Send, client, event, header, json_body, respond
+from fastfashion.serve.asgi import EVENTS, JSON, NOT_STORED, App, Receive, Scope, Send, client, event, header, json_body, respond
 from fastfashion.serve.store import Kept, Store
 
 MAX_FILES = 1000  # of one upload; a batch has its own limit, which the page shows

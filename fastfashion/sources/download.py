@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.fields import Result
 from fastfashion.files import hold, publish, publish_json
-from fastfashion.remote import LeastRate, TooSlowError
+from fastfashion.retry import LeastRate, TooSlowError
 from fastfashion.sources.kaggle_api import Archive, CutError, KaggleSet, SlowError, failed, network_reason, open_archive
 from fastfashion.sources.source import open_source
 

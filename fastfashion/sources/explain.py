@@ -4,7 +4,7 @@ import itertools
 import tarfile
 from pathlib import Path
 
-from fastfashion.catalog.foreign import Family, foreign, markup
+from fastfashion.catalog.file_types import Family, foreign, markup
 from fastfashion.images.codec import SUFFIXES, unsupported
 from fastfashion.remote import is_remote, is_web
 from fastfashion.sources.listing import Listing, skipped_text

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from fastfashion.errors import InputError
-from fastfashion.remote import LeastRate, Patience, as_remote, is_web, retrying, status_of
+from fastfashion.remote import as_remote, is_web
+from fastfashion.retry import LeastRate, Patience, retrying, status_of
 
 T = TypeVar("T")
 CHANGED = "the source changed while it was read"

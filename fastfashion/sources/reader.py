@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fastfashion.errors import InputError
-from fastfashion.remote import PATIENCE_S, Patience, describe, is_remote, passes, refuses, retrying, say_waiting
+from fastfashion.remote import is_remote
+from fastfashion.retry import PATIENCE_S, Patience, describe, passes, refuses, retrying, say_waiting
 from fastfashion.sources.listing import Member, kind_of_file
 from fastfashion.sources.ranges import RemoteVersion, UnreachableError, read_part, tried_again
 from fastfashion.sources.zips import DamagedError, check_method, packed_bytes, unpack

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from fastfashion.errors import FastfashionError, InputError, RemoteError
 from fastfashion.files import location
 from fastfashion.images.codec import SUFFIXES, unsupported
-from fastfashion.remote import as_remote, ask, is_file, is_folder, is_remote, is_web, list_anew, passes, size_of
+from fastfashion.remote import as_remote, ask, is_file, is_folder, is_remote, is_web, list_anew, size_of
+from fastfashion.retry import passes
 from fastfashion.sources.explain import TABLE_NAME, WANTED, what_file, why_no_image, why_no_table, why_no_zip
 from fastfashion.sources.listing import UNREADABLE, Listing, Member, SkippedFiles, kind_of_file, list_folder, list_zip, remote_infos
 from fastfashion.sources.match import Files, table_seen_from

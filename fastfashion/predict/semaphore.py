@@ -1,6 +1,6 @@
-"""An amount that many share, such as bytes of memory or places in a queue: a request for some waits until that much is free.
+"""A fair semaphore for an amount that many share, such as bytes of memory or places in a queue, with a share for each address.
 
-One class for all of the server's sharing. A thread waits in `take`, an event loop in `taking`; both may share one room.
+One class for all of the server's sharing. A thread waits in `take`, an event loop in `taking`; both may share one semaphore.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class _Asked:
     granted: "Future[None]" = field(default_factory=Future)
 
 
-class Room:
+class FairSemaphore:
     """First come, first served, so that nobody waits forever; a request for more than the whole gets all of it, alone.
 
     With `share`, one address holds no more than that: its further requests wait, and those of others pass them. At most `max_waiting`

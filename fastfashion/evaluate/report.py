@@ -1,4 +1,4 @@
-"""A run to its report.
+"""The report of a run: report.json, its plots and its sheets of mistakes.
 
 run/best + config.json ─► test rows ─► predict (every rank its share) ─► gather ─► metrics ─► report.json, predictions.parquet, plots/
 """
@@ -14,14 +14,14 @@ import pandas as pd
 
 from fastfashion import dist
 from fastfashion.bars import tqdm
-from fastfashion.catalog import Vocab, ids_hash
+from fastfashion.catalog import ids_hash
 from fastfashion.catalog.splits import REFERENCE_SEED
 from fastfashion.command_options import EvaluateRequest
 from fastfashion.config import RunConfig
 from fastfashion.errors import InputError
 from fastfashion.evaluate import metrics, plots
 from fastfashion.evaluate.intervals import bootstrap
-from fastfashion.evaluate.predictions import Answers, Predictions, predict, score
+from fastfashion.evaluate.predictions import Answers, Predictions, predict, predictions_table, score
 from fastfashion.files import plain, publish, publish_json
 from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_images, open_loader
@@ -201,20 +201,6 @@ def _details(opened: OpenRun, task: str, answers: Answers) -> dict[str, Any]:
 
 def _share(right: np.ndarray) -> dict[str, float | int | None]:
     return {"n": len(right), "accuracy": float(right.mean()) if len(right) else None}
-
-
-def predictions_table(packed: PackedSet, vocab: Vocab, predictions: Predictions) -> pd.DataFrame:
-    """One line a row: row, id, and for each task its label and prediction (class names, None without a label) and probability."""
-    columns: dict[str, Any] = {"row": predictions.rows, "id": packed.table["id"].to_numpy()[predictions.rows]}
-    for t, (task, probabilities) in enumerate(predictions.probabilities.items()):
-        names = np.array([*vocab.names(task), None], dtype=object)  # -1 picks the None
-        best = probabilities.argmax(axis=1)
-        columns |= {
-            f"{task}_label": names[predictions.labels[:, t]],
-            f"{task}_prediction": names[best],
-            f"{task}_probability": probabilities[np.arange(len(best)), best],
-        }
-    return pd.DataFrame(columns)
 
 
 def _draw(opened: OpenRun, predictions: Predictions, folder: Path, what: str, history: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What a file is that was given in place of a CSV table, or of a folder or zip of images, by its first bytes."""
+"""The type of a file that is neither CSV nor zip, by its first bytes, and what to do with it."""
 
 from enum import Enum
 from typing import NamedTuple

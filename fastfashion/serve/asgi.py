@@ -1,4 +1,4 @@
-"""What the layers of the server share: ASGI's types, who asks, a response, and the exceptions that become one."""
+"""What the layers of the server share: types of ASGI, the client of a request, a response, and the exceptions that become one."""
 
 import ipaddress
 import json
