@@ -1,4 +1,4 @@
-"""Python functions made of request dataclasses, for somebody else's program, and how their errors name arguments.
+"""How the functions of `import fastfashion` take the options of a command as arguments, and name them in errors.
 
     class SynthRequest ─► @call(SynthRequest) ─► ff.synth(out="data/synth", *, rows=1200, size="800x600", …)
 

@@ -1,1 +1,1 @@
-"""What is wrong with a packed set: duplicates, leaks, image quality, label errors; and what training sees of it."""
+"""What is wrong with a packed set: duplicates, leaks, image sizes, label errors; and what training sees of it."""

@@ -1,1 +1,1 @@
-"""A run for those who use it: answers, the page, and other formats."""
+"""The page and the HTTP API of a run."""

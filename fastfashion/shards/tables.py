@@ -1,4 +1,4 @@
-"""The tables of a packed set, read as untrusted data: the footer first, and values only if the footer is as expected.
+"""catalog.parquet, vocab.json, index.parquet and rejected.csv of a packed set, read as untrusted data: the footer first.
 
     footer ─► rows as expected, columns and types as in FORMAT.md ─► read, texts bounded ─► values in range
 
