@@ -91,8 +91,8 @@ class Splits(Result):
 def download(request: DownloadRequest) -> "Downloaded":
     """Download Fashion Product Images from Kaggle: one zip, checked, which the other commands read as it is.
 
-    Credentials are those of Kaggle's own tool ($KAGGLE_API_TOKEN, ~/.kaggle/access_token, kaggle.json and so on); without any, Kaggle is
-    asked without. The same command resumes after a broken connection or Ctrl-C.
+    Credentials are those of Kaggle's own tool ($KAGGLE_API_TOKEN, ~/.kaggle/access_token, kaggle.json and so on); without any, the
+    request is anonymous. The same command resumes after a broken connection or Ctrl-C.
     """
     from fastfashion.sources.download import bar_progress
     from fastfashion.sources.download import download as fetch
@@ -400,7 +400,7 @@ def _inputs(images: Iterable[Any]) -> "Iterator[Input]":
 
 
 def _as_png(image: "Image.Image | np.ndarray") -> bytes:
-    """The same pixels, upright, as a file; raises InputError for an array that is no image."""
+    """The same pixels, upright, as a file; raises InputError for an array that is not an image."""
     from PIL import Image, ImageOps
 
     try:

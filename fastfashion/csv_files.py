@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"'*[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+
 
 
 def escaped(cell: object) -> object:
-    """The cell as it is written: text that begins with = + - @ (also full-width) or a control character, and is no number, behind an '."""
+    """The cell as written: text (not a number) that begins with = + - @ (also full-width) or a control character gets an ' before it."""
     return f"'{cell}" if isinstance(cell, str) and _would_be_formula(cell) else cell
 
 

@@ -128,7 +128,7 @@ def joined(timeout_s: float) -> Iterator[World]:
 def _meet(store: "torch.distributed.Store", world: World) -> str:
     """A name for this start of the group, the same on all ranks, that no earlier start has had.
 
-    torchrun's restarts share one store (torch 2.15), which keeps the addresses of dead processes; a count of restarts is no such name: each
+    torchrun's restarts share one store (torch 2.15), which keeps the addresses of dead processes; a count of restarts is not unique: each
     host has its own. So each rank takes a ticket that nobody had before, rank 0 publishes a list of them until each of the others has found
     its own in it, and its own ticket is the name.
     """

@@ -142,7 +142,7 @@ class Result:
 
 
 def listed(names: Any) -> str:
-    """ "a, b or c"."""
+    """Names joined as "a, b or c"."""
     *first, last = names
     return f"{', '.join(first)} or {last}" if first else str(last)
 

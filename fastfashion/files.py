@@ -130,7 +130,7 @@ def clear_unpublished(path: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: numbers that are not finite become null, bytes of a path that are no UTF-8 the text \\udcff."""
+    """A value as JSON has it: numbers that are not finite become null, bytes of a path that are not UTF-8 the text \\udcff."""
     text = NO_UTF8.sub(lambda odd: f"\\\\u{ord(odd[0]):04x}", json.dumps(value, ensure_ascii=False))
     return json.loads(text, parse_constant=lambda _: None)
 

@@ -59,7 +59,7 @@ def most_bytes() -> int:
 
 
 def ask(path: Path, what: Callable[[], T]) -> T:
-    """What `what` returns, asked patiently. Raises FileNotFoundError if the place says that nothing is there, else RemoteError."""
+    """What `what` returns, with retries. Raises FileNotFoundError if the place reports that nothing is there, else RemoteError."""
     try:
         return patiently(path, what)
     except (FastfashionError, NotADirectoryError):

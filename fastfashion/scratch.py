@@ -50,7 +50,7 @@ def nearest(path: Path) -> Path:
 
 
 def sweep(where: Path) -> None:
-    """Remove the folders of this user in `where` whose owners are no more."""
+    """Remove the folders of this user in `where` whose owners have ended."""
     for folder in where.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # it goes away meanwhile, or is none of ours
             if _is_left(folder):

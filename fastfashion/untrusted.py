@@ -44,7 +44,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_limited(path: Path, max_bytes: int) -> bytes:
-    """All bytes of a file. Raises InputError for more than `max_bytes` and for no regular file; OSError as `open`, or as `remote.read`."""
+    """All bytes of a file. Raises InputError above `max_bytes` and if it is not a regular file; OSError as `open`, or as `remote.read`."""
     if is_remote(path):
         return read(path, max_bytes)
     with open_regular(path) as file:
@@ -112,6 +112,6 @@ def _seal(values: Mapping[str, Any]) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Raises OSError, and InputError for what is no regular file."""
+    """Raises OSError, and InputError if it is not a regular file."""
     with open_regular(path) as file:
         return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()

@@ -17,7 +17,7 @@ _PAST_RANGE = 1 << 20  # fsspec reads blocks of this size of an answer to a rang
 
 
 async def session(**options: Any) -> "aiohttp.ClientSession":
-    """For fsspec's `get_client`: compression is not asked for, and never undone, so that a few bytes stay a few bytes."""
+    """For fsspec's `get_client`: compression is not requested and never undone, so that a few bytes stay a few bytes."""
     import aiohttp
 
     return aiohttp.ClientSession(

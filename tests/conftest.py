@@ -56,7 +56,7 @@ def real_zip() -> Path:
     """The real zip; skips where it is missing."""
     path = Path(os.environ.get(REAL_ZIP_VARIABLE, REAL_ZIP_DEFAULT))
     if not path.is_file():
-        pytest.skip(f"no real data: {path} is no file; put it at {REAL_ZIP_DEFAULT} or name it in ${REAL_ZIP_VARIABLE}")
+        pytest.skip(f"no real data: {path} is not a file; put it at {REAL_ZIP_DEFAULT} or name it in ${REAL_ZIP_VARIABLE}")
     return path
 
 

@@ -247,7 +247,7 @@ def wrong_json(document: Any, depth: int = 3) -> Iterator[tuple[str, str]]:
 
 
 def wrong_texts(document: Any) -> dict[str, bytes]:
-    """What is no JSON document, or not one in UTF-8."""
+    """What is not a JSON document, or not in UTF-8."""
     good = json.dumps(document).encode()
     return {
         "empty": b"",
@@ -261,7 +261,7 @@ def wrong_texts(document: Any) -> dict[str, bytes]:
 
 
 def special_files(folder: Path) -> dict[str, Path]:
-    """What has a name and is no file: to open one of these without a check is to wait, or to read forever."""
+    """What has a name and is not a file: to open one of these without a check is to wait, or to read forever."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ("fifo", "link to a fifo", "link to a device", "socket", "folder", "link to itself", "link to nothing")
     found = {name: folder / name.replace(" ", "-") for name in names}

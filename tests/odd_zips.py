@@ -72,8 +72,8 @@ def odd_entries(data: bytes) -> dict[str, tuple[Entry, str]]:
         "LZMA without its head": ({"packed": b"\x09\x04", "method": 14}, damaged),
         "LZMA of no bytes": ({"packed": b"", "method": 14}, damaged),
         "another checksum": ({"crc32": 7}, "Bad CRC-32"),
-        "longer than it says": ({"size": len(data) - 9, "packed": packed, "method": 8}, "instead of"),
-        "shorter than it says": ({"size": len(data) + 9, "packed": packed, "method": 8}, "instead of"),
+        "longer than it says": ({"size": len(data) - 9, "packed": packed, "method": 8}, "bytes, found"),
+        "shorter than it says": ({"size": len(data) + 9, "packed": packed, "method": 8}, "bytes, found"),
         "of 4 GB, it says": ({"size": 0xFFFFFFFE}, "more than an image may have"),
         "beyond the end": ({"offset": 10_000_000}, "no file header"),
         "in the middle of another": ({"offset": 3}, "no file header"),
@@ -86,7 +86,7 @@ def odd_entries(data: bytes) -> dict[str, tuple[Entry, str]]:
         "64 bits that are not there": ({"size": 0xFFFFFFFF, "version": 45}, "sizes in the zip's directory are damaged"),
         "64 bits that are cut": ({"size": 0xFFFFFFFF, "extra": struct.pack("<HHL", 1, 16, 5), "version": 45}, "are damaged"),
         "a link": ({"attributes": 0o120777 << 16}, "a link in the zip"),
-        "a name that is no UTF-8": ({"name": b"images/\xff\xfe.jpg"}, "its name is not UTF-8"),
+        "a name that is not UTF-8": ({"name": b"images/\xff\xfe.jpg"}, "its name is not UTF-8"),
     }
     return {what: (Entry(data=data, **changes), said) for what, (changes, said) in wrong.items()}
 

@@ -307,7 +307,7 @@ def test_a_length_that_is_no_number_is_told_and_nothing_is_left(length: str, pla
     monkeypatch.setattr("fastfashion.sources.download.RETRY_WAITS_S", (0.0, 0.0, 0.0))
     place.kaggle.length = length
     said = place.refuses()
-    assert f"{length!r} bytes, which is no number" in said or ("makes no progress" in said and length in said)
+    assert f"{length!r} bytes, which is not a number" in said or ("makes no progress" in said and length in said)
     assert [name for name in place.files() if "part" in name] == []
 
 

@@ -58,7 +58,7 @@ def run_here(*arguments: str, monkeypatch: pytest.MonkeyPatch | None = None) -> 
 
 
 def controls(text: str) -> set[str]:
-    """Characters of it that a terminal acts on; what the terminal's own line discipline adds (a return before a line feed) is no such."""
+    """Characters of it that a terminal acts on; what the terminal's own line discipline adds (a return before a line feed) is left out."""
     return {c for c in text.replace("\r\n", "\n") if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 or c in "\u202e\u2066"}
 
 

@@ -24,6 +24,7 @@ WORDS = {
     r"(?<!-)stands? (?:in|for|on|at|beside|apart|there|here|under|above|below|before|with|between|as)\b": "is in, means",
     r"(?<!that )(?<!which )lies (?:in|on|at|here|there|beside|below|under|above)": "is in",
     r"lie (?:in|on|at|here|there|beside|below|under|above)": "are in",
+    r"(?:it|that|which|what) is no (?:[a-z]+ )?(?:file|number|run|image|zip|table|error|set)": "is not a …",
     r"anew": "again, from the start",
     r"to be had": "available",
     r"at hand": "available",

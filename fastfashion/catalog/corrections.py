@@ -46,7 +46,7 @@ def correct(table: "pd.DataFrame", vocab: Vocab, path: Path, *, of_another_set: 
         if row is None and of_another_set:
             continue
         if row is None:
-            raise InputError(f"{path}, line {number}: no image has the id {identity!r}")
+            raise InputError(f"{path}, line {number}: no image has the id {identity!r}; correct it or remove the line")
         other, where = seen.setdefault((row, task), (label, number))
         if other != label:
             raise InputError(f"{path}, line {number}: {task} of {identity} is {label!r}, but {other!r} in line {where}; keep one of them")

@@ -16,7 +16,7 @@ class Family(Enum):
 
 
 class Foreign(NamedTuple):
-    """A kind of file that is no CSV and no zip."""
+    """A kind of file that is neither a CSV nor a zip."""
 
     start: bytes
     name: str

@@ -96,7 +96,7 @@ class Styles:
     """The usable lines of a styles.csv, or of a table with other columns.
 
     `table` has one row a line, in the file's order: line (int64), id (str), path (str: the text of the id column as it was), the label
-    columns as written (str), year (Int16, missing if it is no whole number), productDisplayName (str), recovered (bool: the name held an
+    columns as written (str), year (Int16, missing if it is not a whole number), productDisplayName (str), recovered (bool: the name held an
     unquoted comma and was put together again).
     """
 

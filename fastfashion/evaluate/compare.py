@@ -73,7 +73,7 @@ def _set_of(report: Mapping[str, Any]) -> dict[str, Any] | None:
 def _tested(run: Path) -> dict[str, Any]:
     report = read_report(run)
     if report is None:
-        read_config(run)  # raises if it is no run
+        read_config(run)  # raises if it is not a run
         raise InputError(f"{run}: {REPORT} is missing; test the run first: fastfashion evaluate {run}")
     return report
 

@@ -62,7 +62,7 @@ def predict_rows(
         cache_bytes=int(data.cache_gb * 1e9),
     )
     with closing(open_loader(spec)) as loader:
-        hidden = None if world.is_main else True  # None: if it is no terminal
+        hidden = None if world.is_main else True  # None: if it is not a terminal
         batches = tqdm(loader.steps(0), "answers", loader.num_steps, unit=" batches", disable=hidden, dynamic_ncols=True, leave=False)
         predictions = predict(opened.model.to(world.device), batches, world, who=str(opened.path))
         skipped = {row: one for part in dist.gather(world, loader.skipped) for row, one in part.items()}

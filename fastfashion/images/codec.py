@@ -38,7 +38,7 @@ Box = tuple[float, float, float, float]
 
 
 class Kind(IntEnum):
-    """Who may decode an image to the pixels that this module defines; a column of index.parquet."""
+    """Which decoders may decode an image to the pixels that this module defines; a column of index.parquet."""
 
     OTHER = 0  # only this module
     GRAY = 1  # plain JPEG of one component: DALI's CPU decoder and the native one, too
@@ -65,7 +65,7 @@ class ImageInfo:
 
 
 def kind(data: Encoded) -> Kind:
-    """Kind of an encoded image, from its header; OTHER also for bytes that are no image."""
+    """Kind of an encoded image, from its header; OTHER also for bytes that are not an image."""
     try:
         return _kind(jpeg_header.read(data))
     except InputError:
@@ -86,7 +86,7 @@ def unsupported(name: str) -> str | None:
 
 
 def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """Read the header of an encoded image. Raises InputError for what is no image, or one of more than `max_pixels`."""
+    """Read the header of an encoded image. Raises InputError for what is not an image, or one of more than `max_pixels`."""
     header = _jpeg_header(data)
     if header:
         height_px, width_px, name, turn = header.height_px, header.width_px, "JPEG", header.orientation.turn
@@ -159,7 +159,7 @@ def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_
 
 
 def _jpeg_header(data: Encoded) -> JpegHeader | None:
-    """None for what is no JPEG, or one whose header makes no sense: Pillow then says why."""
+    """None for what is not a JPEG, or one whose header makes no sense: Pillow then says why."""
     try:
         header = jpeg_header.read(data)
     except InputError:

@@ -106,7 +106,7 @@ def unlisted(header: JpegHeader) -> str | None:
 
 
 def read(data: Encoded) -> JpegHeader:
-    """Read a JPEG up to its first scan. Raises InputError if it is no JPEG, ends before that, or contradicts itself."""
+    """Read a JPEG up to its first scan. Raises InputError if it is not a JPEG, ends before that, or contradicts itself."""
     frame: JpegHeader | None = None
     jfif, adobe, clean = False, None, True
     exif: list[Orientation] = []

@@ -109,7 +109,7 @@ class CacheFolder:
             return False
         if self._hashed.get(entry.sha256) == version:
             return True
-        with contextlib.suppress(FileNotFoundError, InputError):  # it has just been evicted, or is no regular file
+        with contextlib.suppress(FileNotFoundError, InputError):  # it has just been evicted, or is not a regular file
             if hash_file(shard, on_bytes, entry.num_bytes)[1] == entry.sha256 and _version(shard) == version:
                 self._hashed[entry.sha256] = version
                 return True

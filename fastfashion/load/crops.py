@@ -39,7 +39,7 @@ def is_native() -> bool:
 
 @cache
 def warn_if_slow() -> None:
-    """Say once, on stderr, that the fast path is missing, and how to build it."""
+    """Print once, on stderr, that the fast path is missing and how to build it."""
     if _native is None and dist.env_int("LOCAL_RANK", 0) == 0:
         print(f"loading is slower than it could be: {HOW_TO_BUILD}", file=sys.stderr, flush=True)
 

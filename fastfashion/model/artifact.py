@@ -118,7 +118,7 @@ def read_description(folder: Path) -> ModelDescription:
 
 
 def weights_description(given: str) -> ModelDescription | None:
-    """The description of what --weights names; None if it is no run's. Raises InputError if a run's description is damaged."""
+    """The description of what --weights names; None if it is not a run's. Raises InputError if a run's description is damaged."""
     folder = weights.weights_file(given).parent
     if not (folder / DESCRIPTION).is_file():
         return None
@@ -135,7 +135,7 @@ def weights_description(given: str) -> ModelDescription | None:
 def keep_heads(model: Classifier, classes: Mapping[str, Sequence[str]], given: str) -> str:
     """Copy the heads of the run that `given` names to a new model, for labels with the same classes in any order; returns a report.
 
-    classes: the class names of each label, in the model's order. The report is empty if `given` is no run's.
+    classes: the class names of each label, in the model's order. The report is empty if `given` is not a run's.
     """
     description = weights_description(given)
     if description is None:

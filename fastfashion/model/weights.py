@@ -41,7 +41,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_shapes(path: Path) -> Shapes:
-    """What a .safetensors file's header says, its offsets checked. Raises OSError, InputError if it is no regular file, SafetensorError."""
+    """A .safetensors file's header, with checked offsets. Raises OSError, SafetensorError, and InputError if it is not a regular file."""
     from safetensors import safe_open
 
     with open_regular(path), safe_open(path, framework="pt") as file:

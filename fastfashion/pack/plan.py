@@ -40,7 +40,7 @@ class PackPlan:
         return Block(number=number, samples=self.samples(self.rows[number * self.rows_per_shard : (number + 1) * self.rows_per_shard]))
 
     def samples(self, positions: np.ndarray) -> list[Any]:
-        """Id, member and labels of rows, as Block.samples."""
+        """Id, member and labels of rows, as Block.samples has them."""
         rows = self.styles.table.iloc[positions]
         names = self.styles.labels
         labels = [dict(zip(names, row, strict=True)) for row in zip(*(rows[name].tolist() for name in names), strict=True)]

@@ -119,7 +119,7 @@ class State(StrEnum):
 
 
 def read_config(run: Path) -> RunConfig:
-    """The resolved settings of a run; raises InputError if the folder is no run."""
+    """The resolved settings of a run; raises InputError if the folder is not a run."""
     path = run / CONFIG
     data = read_if_there(path, _MAX_CONFIG_BYTES, InputError)
     if data is None:

@@ -56,7 +56,7 @@ def check_run_folder(run: Path, config: RunConfig, *, resume: str = "auto", allo
         raise TrainingError(f"{run}: a file, expected a folder; choose another --name")
     if is_untrained(run):
         if resume == "must":
-            raise TrainingError(f"{run}: --resume must, but there is no run; leave it out to start one")
+            raise TrainingError(f"{run}: --resume must, but there is no run; omit --resume to start one")
         return
     if not (run / CONFIG).is_file():
         raise TrainingError(f"{run}: holds files but no {CONFIG}; expected an empty folder or a run, choose another --name")

@@ -43,7 +43,7 @@ class OpenRun:
 def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, writes: bool = True) -> OpenRun:
     """Open a run with the set that it was trained on, or, if `other_ids` allows, with any set.
 
-    Raises InputError, PackedSetError or ConfigError if the folder is no run, or run and packed set do not fit, or the set is at
+    Raises InputError, PackedSetError or ConfigError if the folder is not a run, or run and packed set do not fit, or the set is at
     an address that only the run's settings name: a run cannot make this machine contact an address. A run from before there were lists of
     ids gets one in its folder, if this rank `writes`; nothing else is written.
     """

@@ -70,7 +70,7 @@ class _Description:
                 raise ValueError(f"{what}: expected the labels {', '.join(tasks)}, found {', '.join(of) or 'none'}")
         for task, names in self.classes.items():
             if len(names) != len(self.train_counts[task]):
-                raise ValueError(f"train_counts of {task}: expected {len(names)}, one a class, found {len(self.train_counts[task])}")
+                raise ValueError(f"train_counts of {task}: expected {len(names)}, one per class, found {len(self.train_counts[task])}")
 
 
 @dataclass(frozen=True, kw_only=True)

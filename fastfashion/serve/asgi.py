@@ -37,7 +37,7 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 def content_length(scope: Scope) -> int:
-    """The announced bytes of a body, 0 if none are; more than any limit if it is no number, or an absurd one."""
+    """The announced bytes of a body, 0 if none are; more than any limit if it is not a number, or an absurd one."""
     text = header(scope, b"content-length")
     return int(text) if text.isdigit() and len(text) < 19 else 2**63 if text else 0
 

@@ -101,7 +101,7 @@ def _too_large(max_bytes: int) -> RefusedError:
 
 
 class Linger:
-    """Closes a connection whose body nobody read to its end, but reads a little more first: a reset would lose the response."""
+    """Closes a connection whose body was not read to its end, after reading a little more: a reset would lose the response."""
 
     def __init__(self, app: App) -> None:
         self._app = app

@@ -63,7 +63,7 @@ def _feature_map(model: Classifier, images_BHWC: torch.Tensor) -> torch.Tensor:
     images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(model.mean.dtype)
     features = backbone.forward_features((images_BCHW - model.mean) / model.std)
     if not isinstance(features, torch.Tensor) or features.ndim != 4:
-        raise NoMapError("the features of this backbone are no map")
+        raise NoMapError("the features of this backbone are not a map")
     return features if _keeps_channels_last(model) else features.permute(0, 2, 3, 1)
 
 

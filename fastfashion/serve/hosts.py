@@ -21,7 +21,7 @@ FORWARDED = b"x-forwarded-host"
 
 
 class Others(Enum):
-    """Which hosts a server answers to besides loopback and the names it knows."""
+    """Which hosts a server answers to, apart from loopback and the names it knows."""
 
     NONE = "none"  # it listens on loopback
     ADDRESSES = "addresses"  # it knows all of its names

@@ -55,7 +55,7 @@ class Question:
 
 
 class Questions:
-    """Passes on requests whose files are all known to the store, and no more of them than was checked."""
+    """Passes on requests whose files are all known to the store, and only the parts that were checked."""
 
     def __init__(self, app: App, store: Store, page: "gr.Blocks", max_waiting: int) -> None:
         self._app, self._store, self._page, self._max_waiting = app, store, page, max_waiting

@@ -110,7 +110,7 @@ class _Parts:
         if b"filename" not in options:
             return
         if len(self.kept) >= MAX_FILES:
-            raise InputError(f"more than {MAX_FILES} files: send fewer at once")
+            raise InputError(f"more than {MAX_FILES} files: send fewer in one upload")
         self.name = options[b"filename"].decode(errors="replace")
         kept = self._store.add(_safe_name(self.name), self._address)
         self.kept.append(kept)

@@ -47,7 +47,7 @@ def most_idx_bytes(num_rows: int) -> int:
 
 
 def most_catalog_bytes(num_bytes: int) -> int:
-    """The limit for a catalog, from its size in set.json: somebody may have corrected labels in it since."""
+    """The limit for a catalog, from its size in set.json: its labels may have been corrected since."""
     return (1 << 20) + 2 * num_bytes
 
 
@@ -93,7 +93,7 @@ def index_name(number: int) -> str:
 
 
 def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None, max_bytes: int = LONGEST_BYTES) -> tuple[int, str]:
-    """Size and sha256 of a file, read in blocks, whose sizes `on_bytes` gets, up to `max_bytes`. Raises InputError for no regular file."""
+    """Size and sha256 of a regular file (else InputError), read in blocks up to `max_bytes`; `on_bytes` gets the size of each."""
 
     def read() -> tuple[int, str]:
         digest, num_bytes = hashlib.sha256(), 0

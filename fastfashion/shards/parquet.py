@@ -49,7 +49,7 @@ def parse_table(
 ) -> "pa.Table":
     """The `needed` columns of a Parquet file's bytes, and those of `more` that it has; `unread` columns must be there, and are not read.
 
-    Raises UnfitError if that is no table, has not `num_rows`, the number in the file `counted_in`, or columns of other types. In this
+    Raises UnfitError if that is not a table, has not `num_rows`, the number in the file `counted_in`, or columns of other types. In this
     thread alone: one of pyarrow's that still holds Python's bytes while the interpreter ends aborts the process (bench/LOG.md).
     """
     import pyarrow as pa
@@ -133,7 +133,7 @@ def _plain(column: "pa.ChunkedArray", kind: str, name: str) -> "pa.ChunkedArray"
 
 
 def read_footer(data: bytes) -> Footer:
-    """Read the footer of a file's bytes; raises ValueError if they are no Parquet file, or its footer is damaged."""
+    """Read the footer of a file's bytes; raises ValueError if they are not a Parquet file, or its footer is damaged."""
     size = int.from_bytes(data[-8:-4], "little")
     if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC or size > len(data) - 12:
         raise ValueError("no Parquet file")

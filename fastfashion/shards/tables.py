@@ -132,7 +132,7 @@ def _wrong_places(columns: Mapping[str, np.ndarray], manifest: Manifest) -> Iter
     yield "before the end of the image before it", np.append(False, same & (offset[1:] < offset[:-1] + size[:-1]))
     for side in ("height", "width"):
         yield "an image without pixels", (columns[side] < 1) | (columns[side] > MAX_SIDE_PX)
-    yield "crc32 is no number of 32 bits", (columns["crc32"] < 0) | (columns["crc32"] >= 2**32)
+    yield "crc32 is not a number of 32 bits", (columns["crc32"] < 0) | (columns["crc32"] >= 2**32)
     if KIND in columns:
         yield f"{KIND} is not 0, 1 or 2", (columns[KIND] < 0) | (columns[KIND] >= NUM_KINDS)
 

@@ -35,7 +35,7 @@ class Damage:
     """A file that is not as it was packed."""
 
     where: str  # relative to the set, such as 224/00003.tar
-    resolution: str | None  # None for what is beside the resolutions, and for files that are no part of the set
+    resolution: str | None  # None for what is beside the resolutions, and for files that are not part of the set
     shard: int | None  # None if it is not one shard's
     reason: str
 
@@ -144,7 +144,7 @@ class _Verification:
                 yield _Check(where=f"{name}/{layout.index_name(shard.number)}", sha256=shard.idx_sha256, most_bytes=idx_bytes)
 
     def report_differences(self, reasons: dict[str, str]) -> None:
-        """Report the files whose bytes differ; of a tar also which images, if an index that is whole says their places."""
+        """Report the files whose bytes differ; of a tar also which images, if an undamaged index has their places."""
         damaged = self._damaged | set(reasons)
         tars = {where for where, reason in reasons.items() if where.endswith(".tar") and reason != "missing"}
         places = {}
@@ -199,7 +199,7 @@ class _Verification:
                     check_idx(self.path / name, entry, index["offset"][rows], index["size"][rows])
 
     def report_foreign(self, known: set[str]) -> None:
-        """Report files that are no part of the set, but for those of a resolution whose manifest is damaged."""
+        """Report files that are not part of the set, but for those of a resolution whose manifest is damaged."""
         known = known | self._damaged
         for where in self.listing:
             if where not in known and self.manifests.get(where.split("/")[0], True):

@@ -94,7 +94,7 @@ def open_archive(wanted: KaggleSet, timeout_s: float) -> Archive:
     etag, length = response.headers.get("ETag", "W/"), response.headers.get("Content-Length")
     if length is not None and not (length.isascii() and length.isdecimal()):
         response.close()
-        raise _unusable(wanted, f"it says that the archive has {length[:40]!r} bytes, which is no number")
+        raise _unusable(wanted, f"it says that the archive has {length[:40]!r} bytes, which is not a number")
     return Archive(
         response=response,
         size=None if length is None else int(length),

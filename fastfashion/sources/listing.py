@@ -32,7 +32,7 @@ _KINDS = {
 
 
 class Member(NamedTuple):
-    """Where one encoded image is; small, and the same in every process."""
+    """The place of one encoded image; small, and the same in every process."""
 
     name: str  # file relative to the folder, or name within the zip, with / between folders
     offset: int = -1  # of the local header, zip only
@@ -84,7 +84,7 @@ def list_folder(path: Path) -> Listing:
 
 
 def list_zip(path: Path, entries: Iterable[Member], version: RemoteVersion | None) -> Listing:
-    """The files that a zip's directory names. A backslash counts as /, as some programs on Windows write it."""
+    """The files in a zip's directory. A backslash counts as /, since some programs on Windows write it."""
     listing = Listing(path=path, is_zip=True, version=version)
     members: dict[str, Member] = {}
     for entry in entries:

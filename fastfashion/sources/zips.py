@@ -194,7 +194,7 @@ def unpack(packed: bytes, has_header: bool, member: Member) -> bytes:
     except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, MemoryError, struct.error) as error:
         raise DamagedError(f"damaged in the zip ({error or type(error).__name__}); download the zip again") from error
     if len(data) != member.size:
-        raise DamagedError(f"{len(data)} bytes instead of {member.size}; download the zip again")
+        raise DamagedError(f"expected {member.size} bytes, found {len(data)}; download the zip again")
     if zlib.crc32(data) != member.crc32:
         raise DamagedError("Bad CRC-32; download the zip again")
     return data

@@ -32,7 +32,7 @@ class Asked:
     save: bool
 
 
-class Stopped(Exception):  # it is no error
+class Stopped(Exception):  # not an error
     """Training must end now."""
 
     def __init__(self, reason: str) -> None:

@@ -179,7 +179,7 @@ def with_all_keys(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _drop_later(run: Path, epoch: int, done: int) -> list[str]:
-    """Leave the lines of what was done before; returns what to say. Raises InputError if one is no line of metrics."""
+    """Leave the lines of what was done before; returns what to say. Raises InputError if one is not a line of metrics."""
     kept, notes = [], list[str]()
     for text, line in metrics_lines(run, notes):
         if {"start": True, "step": line["step"] <= done, "epoch": line["epoch"] < epoch}[line["kind"]]:

@@ -45,7 +45,7 @@ def wrapped(items: Iterable[str], indent: str) -> list[str]:
 
 
 def resumed_text(run: Path, progress: Progress, num_steps: int, epochs: int) -> str:
-    """Where a run is resumed."""
+    """The line that says where a run is resumed."""
     if progress.epoch >= epochs:
         return f"{run}: all {epochs} epochs are done"
     where = f"in epoch {progress.epoch + 1} of {epochs}"

@@ -177,7 +177,7 @@ class Trainer:
         line = {"kind": "epoch", "epoch": epoch, "step": self.num_done, "val": scores}
         self._recorder.write(line | {"time": {"seconds": round(seconds, 6)}})
         weights = self._parts.config.optim.weights
-        # "last" is no metric: the number of the epoch replaces it, so that each epoch is better than the one before.
+        # "last" is not a metric: the number of the epoch replaces it, so that each epoch is better than the one before.
         metric = float(epoch) if config.select == "last" else weighted_mean(scores, weights, config.select)
         if metric >= ended.best_metric:  # of equal ones the later
             better = epoch if metric > ended.best_metric else ended.better_epoch
@@ -316,7 +316,7 @@ def loss_limit(loss_spike: float, mean: float, guessing: float, batch_size: int)
 
 
 def count_rows(rows: torch.Tensor) -> torch.Tensor:
-    """How many of `rows`, int64 (n,), are no padding, and the sum of their hashes modulo 2^64 as int64; (2,), on the rows' device.
+    """How many of `rows`, int64 (n,), are not padding, and the sum of their hashes modulo 2^64 as int64; (2,), on the rows' device.
 
     The sum does not depend on the order, nor on which rank had which row. The hash is murmur3's finaliser (Appleby 2011), its shifts
     signed.
