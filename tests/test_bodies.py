@@ -1,4 +1,4 @@
-"""What a web server sends: never more than was asked for, never compressed, never too slowly; and patience with one in trouble."""
+"""What a web server sends: never more than was asked for, never compressed, never too slowly; and retries while a server has problems."""
 
 import functools
 import http.client

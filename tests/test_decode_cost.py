@@ -1,4 +1,4 @@
-"""What an image is said to take before it is decoded, compared with what a process takes; and who waits for room."""
+"""What an image is said to take before it is decoded, compared with what a process takes; and the order in which requests get room."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""What a run is tested by: corrected labels, duplicates in training, temperatures, first weights; and who judges which labels."""
+"""What a run is tested by: corrected labels, duplicates in training, temperatures, first weights; and which labels are tested."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The bytes of a packed set, written down: who packs the same tomorrow, elsewhere or with more workers gets these."""
+"""The bytes of a packed set, written down: packing the same tomorrow, elsewhere or with more workers gives these."""
 
 import base64
 import hashlib

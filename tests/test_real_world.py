@@ -1,4 +1,4 @@
-"""What people really have: one case each, packed, with its outcome. Nothing is lost unsaid: kept + rejected is the number of rows."""
+"""Real-world data: one case each, packed, with its outcome. Nothing is lost silently: kept + rejected is the number of rows."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The store has one owner: what is old, cut or a dead server's goes, and one address leaves room for others."""
+"""The store has one owner: files that are old, cut or left by a dead server are removed, and one address leaves room for others."""
 
 import asyncio
 import errno
