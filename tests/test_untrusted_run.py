@@ -249,7 +249,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
         ("predict", "weights"),
         r"the tensor std is of a kind that cannot be computed with \(torch\.float8_e4m3fn",
     ),
-    "NaN in answers": (weights(lambda t: t["backbone.bn1.running_var"].fill_(-1)), READERS_OF_MODEL, "answers NaN for gender"),
+    "NaN in answers": (weights(lambda t: t["backbone.bn1.running_var"].fill_(-1)), READERS_OF_MODEL, "outputs NaN for gender"),
     "a temperature of 0": (weights(lambda t: t["temperatures"].fill_(0)), ("predict", "serve"), "temperatures holds a number that is not"),
     "another shape": (
         weights(lambda t: t.update({"mean": torch.ones(3)})),

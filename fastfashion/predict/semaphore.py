@@ -16,7 +16,7 @@ from fastfashion.errors import FastfashionError
 
 
 class BusyError(FastfashionError):
-    """Too many wait already; ask again in a moment."""
+    """Too many requests wait already; try again in a moment."""
 
 
 @dataclass(eq=False)
