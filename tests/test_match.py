@@ -221,7 +221,7 @@ def test_two_files_of_one_stem_are_two_images_in_kaggles_columns_too(tmp_path: P
     packed = open_packed_set(tmp_path / "out")
     shown = {text: decode_rgb(packed.open("full").encoded(row))[0, 0].tolist() for row, text in enumerate(packed.table["path"])}
     assert shown == {text: list(PAINT[texts[text]]) for text in ("12.png", "12.bmp", "13")} and done.rejected == 1
-    assert pd.read_csv(tmp_path / "out/rejected.csv")["reason"].tolist() == ["its image images/13.png is that of line 4 already"]
+    assert pd.read_csv(tmp_path / "out/rejected.csv")["reason"].tolist() == ["its image images/13.png already belongs to line 4"]
 
 
 def test_a_text_is_one_name_and_not_its_letters(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_text_is_one_name_and_not_its_letters(tmp_path: Path) -> None:
 def test_two_rows_of_one_image_are_not_both_packed(tmp_path: Path) -> None:
     shop = make_shop(tmp_path / "shop", [("a", "red"), ("a.png", "blue"), ("b.png", "blue")], files={"a.png": "red", "b.png": "blue"})
     assert shard(shop, tmp_path / "out").kept == 2
-    assert pd.read_csv(tmp_path / "out/rejected.csv").to_numpy().tolist() == [["a.png", 3, "its image a.png is that of line 2 already"]]
+    assert pd.read_csv(tmp_path / "out/rejected.csv").to_numpy().tolist() == [["a.png", 3, "its image a.png already belongs to line 2"]]
 
 
 @pytest.mark.parametrize("where", ["shop/deep/shop.csv", "elsewhere/shop.csv", "shop/list.tsv"])

@@ -397,7 +397,7 @@ def test_backbones_without_a_map_say_so() -> None:
     image = torch.zeros(32, 32, 3, dtype=torch.uint8)
     with pytest.raises(NoMapError, match="single position"):
         activation_maps(classifier("resnet10t", "32x32"), image, {"task": 0})
-    with pytest.raises(NoMapError, match="no map"):
+    with pytest.raises(NoMapError, match="not a map"):
         activation_maps(classifier("vit_tiny_patch16_224", "32x32"), image, {"task": 0})
 
 
