@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import PackedSmall, S3Server, zip_folder
 
-from fastfashion import remote
+from fastfashion import remote, retry
 from fastfashion.errors import FastfashionError, InputError, PackedSetError, RemoteError
 from fastfashion.files import location
 from fastfashion.load.prefetch import open_cached
@@ -125,8 +125,8 @@ def one_server(packed_small: PackedSmall) -> Iterator[Server]:
 
 @pytest.fixture
 def server(one_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(remote, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.05)
     one_server.gets.clear()
     one_server.sent.clear()
     yield one_server
@@ -202,7 +202,7 @@ def test_what_is_wrong_with_an_answer_is_said_and_no_reason_to_pack_again(server
 
 
 def test_a_server_that_sends_a_byte_now_and_then_ends_in_a_clear_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "RATE_OVER_S", 0.1)
+    monkeypatch.setattr(retry, "RATE_OVER_S", 0.1)
     server.trouble = only("set.json", "drip")
     with pytest.raises(RemoteError, match=r"set\.json: cannot be read \(TooSlowError: \d+ bytes in \d+ s, expected at least 1000 a second"):
         open_all(server)
@@ -214,8 +214,8 @@ def test_a_server_that_does_not_begin_to_answer_is_asked_again_and_then_named(
     server: Server, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastfashion.web.SILENCE_S", 0.1)
-    monkeypatch.setattr(remote, "RATE_OVER_S", 0.1)
-    monkeypatch.setattr(remote, "PATIENCE_S", 0.25)
+    monkeypatch.setattr(retry, "RATE_OVER_S", 0.1)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.25)
     server.trouble = only(name, "silent")
     with pytest.raises(RemoteError, match=rf"{name}: cannot be read \(NoAnswerError: no answer within 0 s\)"):
         open_all(server)
@@ -223,8 +223,8 @@ def test_a_server_that_does_not_begin_to_answer_is_asked_again_and_then_named(
 
 
 def test_a_slow_and_honest_line_gets_through(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "RATE_OVER_S", 0.1)
-    monkeypatch.setattr(remote, "LEAST_BYTES_PER_S", 1000.0)
+    monkeypatch.setattr(retry, "RATE_OVER_S", 0.1)
+    monkeypatch.setattr(retry, "LEAST_BYTES_PER_S", 1000.0)
     server.trouble = only("set.json", "slow")  # some 2,500 a second, for four times as long as the rate is taken over
     assert read_limited(server.at("set.json"), 10**6) == (server.folder / "set.json").read_bytes()
     assert server.gets["set.json"] == 1
@@ -237,7 +237,7 @@ def test_every_step_of_opening_waits_for_a_server_in_trouble(
 ) -> None:
     if trouble == "cut" and name.endswith(".tar"):
         pytest.skip("no byte of a shard is read when a set is opened")
-    monkeypatch.setattr(remote, "PATIENCE_S", 5)
+    monkeypatch.setattr(retry, "PATIENCE_S", 5)
     server.trouble = lambda asked, nth: trouble if asked == name and nth <= 4 else ""
     open_all(server)
     assert server.gets[name] >= 5
@@ -246,7 +246,7 @@ def test_every_step_of_opening_waits_for_a_server_in_trouble(
 
 @pytest.mark.parametrize("name", ["32/00001.tar", "catalog.parquet", "rejected.csv", "32/manifest.json"])
 def test_verify_waits_for_a_server_in_trouble_too(server: Server, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE_S", 5)
+    monkeypatch.setattr(retry, "PATIENCE_S", 5)
     server.trouble = only(name, "503", times=4)
     assert verify(server.at()).damage == ()
 
@@ -268,7 +268,7 @@ def test_what_answers_404_is_missing(server: Server, name: str) -> None:
 
 
 def test_predict_waits_for_a_set_and_an_image_at_an_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE_S", 5)
+    monkeypatch.setattr(retry, "PATIENCE_S", 5)
     server.trouble = lambda name, nth: "503" if nth <= 3 else ""
     assert list(find_inputs([str(server.at())])) == [SetInput(server.at())]
     server.trouble = only("styles.jpg", "503", times=3)
@@ -378,8 +378,8 @@ def test_object_storage_in_trouble_is_waited_for_and_403_is_no_missing_file(
     s3fs = pytest.importorskip("s3fs")
     there: Any = location("s3://shop/trouble")
     there.fs.put(str(packed_small.out), there.path, recursive=True)
-    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(remote, "PATIENCE_S", 5)
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(retry, "PATIENCE_S", 5)
     with Storage(s3.port) as storage:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{storage.server_port}")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # of the client for S3, which waits for seconds between its own
@@ -390,7 +390,7 @@ def test_object_storage_in_trouble_is_waited_for_and_403_is_no_missing_file(
             assert (packed.resolutions, packed.open("32").manifest.num_rows) == (("32", "full"), 60)
             assert max(storage.asked.values()) >= 4
             assert verify(location("s3://shop/trouble")).damage == ()
-            monkeypatch.setattr(remote, "PATIENCE_S", 0.02)
+            monkeypatch.setattr(retry, "PATIENCE_S", 0.02)
             for status, message in ((503, "the server has a problem"), (403, "access is denied")):
                 storage.refused, storage.status = 10**9, status
                 with pytest.raises(RemoteError, match=message):
