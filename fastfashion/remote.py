@@ -54,7 +54,7 @@ def at_most(num_bytes: int) -> Iterator[None]:
 
 
 def most_bytes() -> int:
-    """That number: fsspec's own thread works in the context of who asked."""
+    """The limit that `at_most` set; fsspec's own thread works in the caller's context."""
     return _most.get()
 
 

@@ -24,7 +24,7 @@ _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 class NotThisKindError(Exception):
-    """The bytes begin like a format, but are no kind of it that is read."""
+    """The bytes begin like a format, but are of a kind that is not read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(8 << 20), 
 
 
 class Died(Exception):
-    """A worker ended while it decoded."""
+    """A worker ended while decoding."""
 
 
 @dataclass(frozen=True, kw_only=True)

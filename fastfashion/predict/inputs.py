@@ -162,7 +162,7 @@ def is_image(name: str) -> bool:
 
 
 def is_unread(name: str) -> bool:
-    """Whether it is an image of an unsupported format by its name; it gets a line with that error."""
+    """Whether a name is that of an image in an unsupported format; its line gets that error."""
     return unsupported(name) is not None and not _is_hidden(name)
 
 

@@ -43,7 +43,7 @@ def content_length(scope: Scope) -> int:
 
 
 def client(scope: Scope) -> str:
-    """The address whose share a request takes; a proxy on this machine says it in X-Forwarded-For, which is believed from there alone."""
+    """The address whose share a request takes; a proxy on this machine names it in X-Forwarded-For, which is believed from there alone."""
     return network(_host(scope))
 
 

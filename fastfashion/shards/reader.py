@@ -58,7 +58,7 @@ class Resolution:
         return self.manifest.resolution
 
     def unlike(self, rows: np.ndarray, encoded: Sequence[np.ndarray]) -> dict[int, InputError]:
-        """The errors of encoded images of rows, int64 (n,), by place, whose checksum is not the index's. Checks each row once."""
+        """The errors, by place, of rows, int64 (n,), whose checksum is not the index's. Checks each row once."""
         wrong = {}
         for place in np.flatnonzero(~self._looked_at[rows]).tolist():
             row, data = int(rows[place]), encoded[place]
@@ -88,7 +88,7 @@ class Resolution:
         return shard[start : start + int(self.num_bytes[row])]
 
     def read(self, row: int) -> np.ndarray:
-        """The encoded image of a row, from object storage too, with a request for each call: for a few images."""
+        """The encoded image of a row, also from object storage; each call is a request, so only for a few images."""
         source = self.folder / layout.shard_name(int(self.shard[row]))
         if self.local is not None or not is_remote(source):
             return self.encoded(row)
