@@ -10,7 +10,7 @@ import inspect
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +31,9 @@ from fastfashion.command_options import (
     SynthRequest,
     TrainRequest,
     VerifyRequest,
+    labels_of,
+    settings_of,
+    value_of,
 )
 from fastfashion.config import DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError, TrainingError
@@ -65,7 +68,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Verified(Result):
-    """What verify read, what is damaged, and which shards it packed again."""
+    """What verify read, what is damaged, and, with repair, what was damaged before it and which shards it packed again."""
 
     out: str
     damage: tuple[Any, ...]
@@ -73,6 +76,7 @@ class Verified(Result):
     num_bytes: int
     num_rows: int
     repaired: tuple[str, ...] = ()
+    damage_before: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,15 +160,24 @@ def shard(request: ShardRequest) -> "PackSummary":
 @call(VerifyRequest, computes=False)
 def verify(request: VerifyRequest) -> Verified:
     """Compare every byte of a packed set with its checksums; with repair, pack damaged shards again."""
-    from fastfashion.pack.repair import repair
-    from fastfashion.pack.text import verify_bar
+    return verified(request, lambda text: None)
 
-    found, repaired = verify_bar(request.shards), []
+
+def verified(request: VerifyRequest, say: Callable[[str], object]) -> Verified:
+    """As verify; `say` gets the damage before it is repaired, which may take long or fail."""
+    from fastfashion.pack.repair import repair
+    from fastfashion.pack.text import verify_bar, verify_text
+
+    found = verify_bar(request.shards)
+    repaired: list[str] = []
+    before: tuple[Any, ...] = ()
     if found.damage and request.repair:
-        source = find_source(request.source)
-        repaired = repair(request.shards, source, found.damage, request.workers, request.table, request.id_column)
+        say(verify_text(request.shards, found))
+        source, before = find_source(request.source), found.damage
+        repaired = repair(request.shards, source, before, request.workers, request.table, request.id_column)
+        say(f"{request.shards}: packed again: {', '.join(repaired) or 'nothing'}")
         found = verify_bar(request.shards)
-    return Verified(out=str(request.shards), repaired=tuple(repaired), **vars(found))
+    return Verified(out=str(request.shards), repaired=tuple(repaired), damage_before=before, **vars(found))
 
 
 @call(AuditRequest)
@@ -250,14 +263,14 @@ def open_packed_set(shards: "Set | None" = None) -> "PackedSet":
     """A packed set to inspect: its `table` (pandas), `vocab`, and images by `open(resolution)`."""
     from fastfashion.shards import open_packed_set as open_set
 
-    return open_set(find_shards(shards))
+    return open_set(value_of(find_shards, shards, "shards"))
 
 
 @embedded
 def open_loader(
     shards: "Set | None" = None,
     *,
-    task: str = "subCategory",
+    task: str | Sequence[str] = "subCategory",
     part: Literal["train", "val"] = "train",
     size: str = "auto",
     batch_size: int = 128,
@@ -280,8 +293,9 @@ def open_loader(
 
     if part not in ("train", "val"):
         raise ConfigError(f"part: expected train or val, found {part!r}")
-    given = {"data.task": task, "data.size": size, "train.batch_size": batch_size, "model.pretrained": False, **(settings or {})}
-    config = resolve(RunConfig(data=DataConfig(shards=str(find_shards(shards)))).with_recipe("fast", given))
+    own = {"data.task": value_of(labels_of, task, "task"), "data.size": size, "train.batch_size": batch_size}
+    given = {**own, "model.pretrained": False, **value_of(settings_of, settings, "--set")}
+    config = resolve(RunConfig(data=DataConfig(shards=str(value_of(find_shards, shards, "shards")))).with_recipe("fast", given))
     world = dist.here()
     started = dist.env_int("WORLD_SIZE", 1)
     if world.size == 1 and started > 1 and not torch.distributed.is_initialized():
@@ -364,7 +378,7 @@ def open_run(run: Run, shards: "Set | None" = None) -> "OpenRun":
     from fastfashion.runs import open_run as open_folder
 
     known = getattr(run, "packed", None) if shards is None else shards
-    return open_folder(run_of(run), None if known is None else place_of(known))
+    return open_folder(value_of(run_of, run, "run"), None if known is None else value_of(place_of, known, "shards"))
 
 
 @call(PredictRequest)
@@ -396,7 +410,7 @@ def _inputs(images: Iterable[Any]) -> "Iterator[Input]":
         elif hasattr(image, "getbands") or hasattr(image, "ndim"):
             yield InputImage(f"image {number}", lambda image=image: _as_png(image))  # type: ignore[misc]
         else:
-            yield from find_inputs([str(place_of(image))])
+            yield from find_inputs([str(value_of(place_of, image, f"image {number}"))])
 
 
 def _as_png(image: "Image.Image | np.ndarray") -> bytes:
@@ -410,7 +424,7 @@ def _as_png(image: "Image.Image | np.ndarray") -> bytes:
         if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
             upright = upright.convert("RGB")
         upright.save(file, "PNG", compress_level=1)
-    except (TypeError, ValueError, OSError) as error:
+    except (TypeError, ValueError, AttributeError, OSError) as error:
         raise InputError(f"expected a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4) ({error})") from error
     return file.getvalue()
 
@@ -439,8 +453,13 @@ def serve(request: ServeRequest) -> None:
     serve_with(request, dict(os.environ))
 
 
-def serve_with(request: ServeRequest, environment: MutableMapping[str, str]) -> None:
-    """Serve, with the password in `environment` if the request has none; the variable is removed from there."""
+def serve_with(
+    request: ServeRequest, environment: MutableMapping[str, str], on_answering: Callable[[str], object] = lambda address: None
+) -> None:
+    """Serve, with the password in `environment` if the request has none; the variable is removed from there.
+
+    `on_answering` gets the page's address once it answers.
+    """
     from fastfashion.serve.auth import find_auth
     from fastfashion.serve.limits import Limits
     from fastfashion.serve.server import ServeRequest as ServerRequest
@@ -460,5 +479,6 @@ def serve_with(request: ServeRequest, environment: MutableMapping[str, str]) -> 
             allow_host=request.allow_host,
             workers=request.workers,
             limits=limits,
-        )
+        ),
+        on_answering,
     )

@@ -51,7 +51,7 @@ def call(kind: type[Any], *, computes: bool = True) -> Callable[[Callable[[Any],
             if hasattr(run, "packed") and hasattr(run, "path") and given.get("shards") is None and "shards" in known:
                 given["shards"] = run.packed  # an opened run knows its set
             with errors_say_arguments(known), _generators_kept() if computes else nullcontext():
-                result = operation(ask(kind, given, lambda text: warnings.warn(in_arguments(text, known), FutureWarning, stacklevel=3)))
+                result = operation(ask(kind, given, lambda text: warnings.warn(in_arguments(text, known), FutureWarning, stacklevel=4)))
             return _named(result, known) if inspect.isgenerator(result) else result  # type: ignore[return-value]
 
         function.__signature__ = signature.replace(return_annotation=inspect.signature(operation).return_annotation)  # type: ignore[attr-defined]
@@ -163,7 +163,7 @@ def _said(found: re.Match[str], names: Collection[str]) -> str:
         return "its __cause__" + (tail or "")
     if flag.startswith("no-"):
         return f"{flag[3:].replace('-', '_')}=False" + (tail or ("" if value is None else f" {value}"))
-    name = flag.replace("-", "_")
+    name = "settings" if flag == "set" else flag.replace("-", "_")
     if name not in names and flag in SETTINGS:
         return _setting(SETTINGS[flag], value, names) + tail
     return (name if value is None else f"{name}={_value(value)}") + tail

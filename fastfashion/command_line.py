@@ -12,12 +12,12 @@ import traceback
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TextIO, TypeVar, get_args
 
 import typer
 
 from fastfashion.command_options import IN, LIMITS, MODEL, OUT, RUN, Request, ask
-from fastfashion.errors import FastfashionError
+from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.fields import Option, flag_of, options_of
 from fastfashion.terminal import make_safe
 from fastfashion.words import os_error_text
@@ -47,7 +47,9 @@ def command(app: typer.Typer, kind: type[R], name: str, example: str) -> Callabl
         def run(**given: Any) -> None:
             if (old := given.pop("old_shards", None)) is not None:
                 say_warning(f"--shards is an old form, which the next release refuses: use fastfashion {name} {old}")
-                given["shards"] = given["shards"] or old
+                if given["shards"] not in (None, old):
+                    raise ConfigError(f"--shards {old}: the set is {given['shards']} already, the first argument: leave one out")
+                given["shards"] = old
             request = ask(kind, given, say_warning)
             with contextlib.redirect_stdout(sys.stderr) if request.as_json else contextlib.nullcontext():
                 answer = function(request)
@@ -67,11 +69,14 @@ def show(answer: Answer, *, as_json: bool) -> None:
     if answer.text:
         print(answer.text, file=sys.stdout if answer.is_report and not as_json else sys.stderr)
     if as_json:
-        document = answer.document
-        print(json.dumps(document.to_dict() if hasattr(document, "to_dict") else document, default=str))
+        print_document(answer.document, sys.stdout)
     answer.after()
     if answer.status:
         raise typer.Exit(answer.status)
+
+
+def print_document(document: Any, file: TextIO) -> None:
+    print(json.dumps(document.to_dict() if hasattr(document, "to_dict") else document, default=str), file=file, flush=True)
 
 
 def _parameters(kind: type[Request]) -> list[inspect.Parameter]:

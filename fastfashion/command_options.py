@@ -3,12 +3,13 @@
 command_line.py makes the command line of them, calls.py the functions of `import fastfashion`, tools/reference.py docs/cli.md.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastfashion.config import ALL, DEFAULT_RECIPE, PROTOCOLS, DataConfig, RunConfig, parse_settings, settings
+from fastfashion.config import ALL, DEFAULT_RECIPE, FOLDS, PROTOCOLS, DataConfig, RunConfig, parse_settings, settings
 from fastfashion.dist import cores_per_process
 from fastfashion.errors import ConfigError
 from fastfashion.fields import Writes, cast, check, flag_of, option, options_of
@@ -38,13 +39,14 @@ def ask(kind: type[R], given: Mapping[str, Any], warn: Callable[[str], object]) 
     """
     values: dict[str, Any] = {}
     for name, (each, about) in sorted(options_of(kind).items(), key=lambda item: item[1][1].writes is None):
-        flag, value = flag_of(name, about), given.get(name, each.default)
+        flag, value = flag_of(name, about), given.get(name)
+        value = each.default if value is None else value
         if value is None and about.required and about.find is None:
             raise ConfigError(f"{flag}: expected a value, found none")
         if about.old and value not in (None, (), []):
             warn(f"{flag} is an old form, which the next release refuses: use {about.old}")
         if about.find is not None:
-            value = about.find(value)
+            value = value_of(about.find, value, flag)
         elif value is not None:
             value = cast(flag, each.type, value)
         if about.writes is not None and value is not None:
@@ -53,9 +55,21 @@ def ask(kind: type[R], given: Mapping[str, Any], warn: Callable[[str], object]) 
     return kind(**values)
 
 
+def value_of(find: Callable[[Any], R], value: Any, flag: str) -> R:
+    """What `find` makes of a value; its errors that say only what was expected get the option's name."""
+    try:
+        return find(value)
+    except ConfigError as error:
+        if str(error).startswith("expected "):
+            raise ConfigError(f"{flag}: {error}") from None
+        raise
+
+
 def names_of(names: Any) -> tuple[str, ...]:
     """Several names: texts with commas between, one or a list of them; a text is never taken for its letters."""
-    texts = [names] if isinstance(names, str) else names or ()
+    texts = () if names is None else [names] if isinstance(names, str) else names
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+        raise ConfigError(f"expected a name or several, found {names!r}")
     return tuple(name.strip() for text in texts for name in str(text).split(",") if name.strip())
 
 
@@ -64,12 +78,32 @@ def _tasks(given: Any) -> tuple[str, ...]:
     return () if names == (ALL,) else names
 
 
-def _settings(given: Any) -> dict[str, Any]:
-    return dict(given) if isinstance(given, Mapping) else parse_settings(given or ())
+def labels_of(given: Any) -> str:
+    names = names_of(given)
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"expected labels, each once, with commas between, found {','.join(names)!r}")
+    return ",".join(names)
+
+
+def settings_of(given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return dict(given)
+    if not isinstance(given, list | tuple | None):
+        raise ConfigError(f'expected settings such as {{"train.epochs": 3}}, found {given!r}')
+    return parse_settings(given or ())
 
 
 def _numbers(given: Any) -> tuple[int, ...]:
-    return tuple(cast("--row", int, each) for each in ([given] if isinstance(given, int) else given or ()))
+    several = () if given is None else [given] if isinstance(given, int | str) else given
+    if not isinstance(several, Iterable):
+        raise ConfigError(f"expected a number or several, found {given!r}")
+    return tuple(cast("--row", int, each) for each in several)
+
+
+def _resolutions(given: Any) -> tuple[str, ...]:
+    return tuple(
+        dict.fromkeys(names_of(str(given) if isinstance(given, int) else map(str, given) if isinstance(given, list | tuple) else given))
+    )
 
 
 def _path(given: Any) -> Path | None:
@@ -82,8 +116,15 @@ def _cores(given: Any) -> int:
 
 def _images(given: Any) -> Iterable[Any]:
     """One image or place as a list of one; several, and what yields them, as they are."""
-    is_one = isinstance(given, str | bytes | Path) or any(hasattr(given, name) for name in ("vocab", "getbands", "fs"))
-    return [given] if is_one or getattr(given, "ndim", 4) < 4 else given
+    is_one = isinstance(given, str | bytes | bytearray | memoryview | Path) or any(
+        hasattr(given, name) for name in ("vocab", "getbands", "fs")
+    )
+    if not is_one and (not isinstance(given, Iterable) or isinstance(given, Mapping) or hasattr(given, "read")):
+        raise ConfigError(f"expected paths, PIL images, arrays or bytes, found {type(given).__name__}")
+    several = [given] if is_one or getattr(given, "ndim", 4) < 4 else given
+    if isinstance(several, list | tuple) and any(isinstance(each, str) and not each for each in several):
+        raise ConfigError("expected a path or an address, found an empty text")  # which would be the current folder
+    return several
 
 
 def _refused(message: str) -> Callable[[Any], None]:
@@ -92,6 +133,16 @@ def _refused(message: str) -> Callable[[Any], None]:
             raise ConfigError(message)
 
     return find
+
+
+def together(short_forms: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by short forms and by --set. Raises ConfigError where both name one, with another value."""
+    for key in short_forms.keys() & given.keys():
+        each = SETTINGS[key][0]
+        one, other = short_forms[key], given[key]
+        if cast(key, each.type, one) != cast(key, each.type, other):
+            raise ConfigError(f"{key}: is both {one!r} and, with --set {key}={other}, {other!r}: leave one out")
+    return {**short_forms, **given}
 
 
 def set_argument() -> Any:
@@ -131,12 +182,12 @@ def heads_option(what: str, panel: str) -> Any:
 
 
 def labels_option() -> Any:
-    about: dict[str, Any] = {"find": lambda given: ",".join(names_of(given)), "accepts": "str | Sequence[str]", "metavar": "TASK"}
+    about: dict[str, Any] = {"find": labels_of, "accepts": "str | Sequence[str]", "metavar": "TASK"}
     return option("Label to predict, or several separated by commas, or all.", "subCategory", panel=IN, many=True, **about)
 
 
 def settings_option(what: str = "Any other setting, section.key=value (docs/settings.md); repeatable.") -> Any:
-    about: dict[str, Any] = {"find": _settings, "accepts": "Mapping[str, Any] | None", "flag": "--set", "metavar": "KEY=VALUE"}
+    about: dict[str, Any] = {"find": settings_of, "accepts": "Mapping[str, Any] | None", "flag": "--set", "metavar": "KEY=VALUE"}
     return option(what, panel=RUN, many=True, **about)
 
 
@@ -161,11 +212,12 @@ def device_option() -> Any:
 
 
 def short(key: str, panel: str, **about: Any) -> Any:
-    """A short form of the setting `key`: its help and its type are declared there, and None leaves it as it is."""
+    """A short form of the setting `key`: its help, limits and type are declared there, and None leaves it as it is."""
     each, known = SETTINGS[key]
     of_recipe = any(key in values for name, values in RECIPES.items() if name != "reference")
     default = "" if isinstance(each.default, bool) else "of the recipe" if of_recipe else str(each.default)
-    return option(known.help, panel=panel, setting=key, shown_default=default, **about)
+    limits = {name: getattr(known, name) for name in ("choices", "least", "above", "most", "below")}
+    return option(known.help, panel=panel, setting=key, shown_default=default, **limits, **about)
 
 
 def old_short(key: str) -> Any:
@@ -194,7 +246,7 @@ class DoctorRequest(Request):
 class SynthRequest(Request):
     out: Path = out_option("Folder to write; must be empty or not exist.", Writes.FOLDER, Path("data/synth"), positional=True)
     rows: int = option("Rows of the table.", 1200, panel=OUT, least=1, most=10**8)
-    size: str = option("Size of the images, HxW in pixels, 80x60 to 2400x1800.", "800x600", panel=OUT)
+    size: str = option("Size of the images, HxW in pixels, 16x16 to 4096x4096.", "800x600", panel=OUT)
     seed: int = option("Seed: the same seed gives the same bytes.", 0, panel=OUT, least=0, below=2**63)
     workers: int = processes_option()
     res: str | None = option(
@@ -203,11 +255,15 @@ class SynthRequest(Request):
         find=_refused("--res: is now --size, height x width in pixels; images 600 wide and 800 high are --size 800x600"),
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", self.size)
+        if not found or not all(16 <= int(side) <= 4096 for side in found.groups()):
+            raise ConfigError(f"--size {self.size}: expected height x width in pixels, each 16 to 4096, such as 800x600")
+
     @property
     def height_width_px(self) -> tuple[int, int]:
-        height, _, width = self.size.partition("x")
-        if not (height.isdecimal() and width.isdecimal()):
-            raise ConfigError(f"--size {self.size}: expected height x width in pixels, such as 800x600")
+        height, width = self.size.split("x")
         return int(height), int(width)
 
 
@@ -234,7 +290,7 @@ class ShardRequest(Request):
         "Shorter side in pixels, or full; repeatable.",
         ("224",),
         panel=OUT,
-        find=lambda given: tuple(dict.fromkeys(map(str, [given] if isinstance(given, int | str) else given or ["224"]))),
+        find=lambda given: _resolutions(given) or ("224",),
         many=True,
         accepts="int | str | Sequence[int | str]",
     )
@@ -275,6 +331,11 @@ class AuditRequest(Request):
     raw: bool = raw_option()
     workers: int = workers_option()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.corrections is not None and not self.runs:
+            raise ConfigError(f"--corrections {self.corrections}: only labels that --run judges are corrected; add it, or leave this out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitsRequest(Request):
@@ -283,7 +344,7 @@ class SplitsRequest(Request):
     protocol: str = option(SETTINGS["data.protocol"][1].help, "stratified", panel=IN, choices=PROTOCOLS)
     split_by: str = option(SETTINGS["data.split_by"][1].help, "", panel=IN)
     seed: int = option("Seed of the stratified protocol.", 0, panel=IN, least=0)
-    fold: int = option("Part to test with the folds protocol, 0 to 4.", 0, panel=IN)
+    fold: int = option("Part to test with the folds protocol.", 0, panel=IN, least=0, below=FOLDS)
     out: Path = out_option("CSV to write: id,split, in the split's own order.", Writes.FILE, Path("splits.csv"))
     raw: bool = raw_option()
 
@@ -292,7 +353,7 @@ class SplitsRequest(Request):
 class PreviewRequest(Request):
     shards: Path = set_argument()
     task: str = labels_option()
-    count: int = option("Images to show, drawn from those with a label.", 32, name="rows", panel=IN)
+    count: int = option("Images to show, drawn from those with a label.", 32, name="rows", panel=IN, least=1, most=512)
     row: tuple[int, ...] = option("Show this row of the set instead; repeatable.", (), panel=IN, many=True, find=_numbers)
     out: Path = out_option("PNG to write.", Writes.FILE, Path("preview.png"))
     size: str | None = short("data.size", RUN)
@@ -302,8 +363,8 @@ class PreviewRequest(Request):
     workers: int = processes_option()
 
     def config(self) -> RunConfig:
-        given = {"data.task": self.task} | ({} if self.size is None else {"data.size": self.size})
-        return RunConfig(data=DataConfig(shards=str(self.shards))).with_recipe(self.recipe, given | self.settings)
+        given = {"data.task": self.task} | together({} if self.size is None else {"data.size": self.size}, self.settings)
+        return RunConfig(data=DataConfig(shards=str(self.shards))).with_recipe(self.recipe, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,13 +406,15 @@ class TrainRequest(Request):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name is not None and (not self.name or self.name != Path(self.name).name):
+        if self.name is not None and (self.name in ("", "..") or self.name != Path(self.name).name):
             raise ConfigError(f"--name {self.name}: expected a name, not a path; the folder of all runs is --runs")
+        if self.out is not None and self.runs not in (Path("runs"), self.out):
+            raise ConfigError(f"--out is the old name of --runs, and one is {self.out}, the other {self.runs}: leave one out")
 
     def given(self) -> dict[str, Any]:
         """The settings that short forms and --set name."""
         short_forms = {about.setting: getattr(self, name) for name, (_, about) in options_of(self).items() if about.setting}
-        return {"data.task": self.task} | {key: value for key, value in short_forms.items() if value is not None} | self.settings
+        return {"data.task": self.task} | together({key: value for key, value in short_forms.items() if value is not None}, self.settings)
 
     def config(self, known: Mapping[str, Any] | None = None) -> RunConfig:
         """Defaults, the recipe, what is `known` of first weights, and what is given, each over those before."""

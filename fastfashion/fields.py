@@ -7,7 +7,7 @@ dataclass, calls.py a Python function, tools/reference.py the tables in docs/.
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar, get_args
@@ -114,6 +114,9 @@ def name_of(field: str, about: Option) -> str:
 
 
 def flag_of(field: str, about: Option) -> str:
+    """As the command line calls it: --name, or the name alone of an argument by position."""
+    if about.argument:
+        return name_of(field, about)
     return about.flag.partition("/")[0] or f"--{name_of(field, about).replace('_', '-')}"
 
 
@@ -125,6 +128,8 @@ def cast(key: str, kind: Any, value: Any) -> Any:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
         if kind not in (int, float, str):
             return value
+        if kind is str and isinstance(value, Iterable) and not isinstance(value, str):
+            raise ValueError  # several values, or bytes
         found = kind(value)
         most = 2**63 if kind is int else math.inf
         if kind is not str and (isinstance(value, bool) or not -most < found < most or (isinstance(value, float) and found != value)):

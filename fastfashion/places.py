@@ -13,6 +13,8 @@ SHARDS_HOME = Path("shards")
 
 def place_of(place: Any) -> Path:
     """The path of a text, a path, an address or an opened packed set; raises ConfigError for anything else."""
+    if place == "":  # such as "$OUT" without a value: the current folder is "."
+        raise ConfigError("expected a path or an address, found an empty text")
     if isinstance(place, str):
         return location(place)
     if isinstance(place, Path) or hasattr(place, "fs"):  # a UPath
@@ -27,8 +29,9 @@ def run_of(run: Any) -> Path:
     if hasattr(run, "packed") and hasattr(run, "path"):
         return Path(run.path)
     folder = getattr(run, "run", run)
-    if not isinstance(folder, str | Path):
-        raise ConfigError(f"run: expected the folder of a run, or what open_run or train_run returned, found {type(run).__name__}")
+    if not isinstance(folder, str | Path) or folder == "":
+        found = type(run).__name__ if folder != "" else "an empty text"
+        raise ConfigError(f"expected the folder of a run, or what open_run or train_run returned, found {found}")
     return Path(folder)
 
 

@@ -234,7 +234,7 @@ def test_what_is_no_run_and_no_set_is_said_in_words(packed_small: PackedSmall, w
         lambda: ff.export(wrong, "hub"),
     ]
     for call in calls:
-        with pytest.raises(ConfigError, match="run: expected the folder of a run, or what open_run or train_run returned, found"):
+        with pytest.raises(ConfigError, match=r"^(run|first): expected the folder of a run, or what open_run or train_run returned, found"):
             call()
     if wrong is not None:  # which means the only one under shards/
         with pytest.raises(ConfigError, match="expected a path, an address or an opened packed set, found"):

@@ -308,5 +308,5 @@ def test_a_command_that_is_ended_leaves_nothing_half(run: Path, tmp_path: Path) 
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
-    assert process.wait(30) == 143
+    assert process.wait(300) == 143  # a hang, not a busy machine, is what is looked for
     assert list(tmp_path.iterdir()) == []

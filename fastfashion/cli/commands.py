@@ -131,11 +131,8 @@ def verify(request: VerifyRequest) -> Answer:
     from fastfashion.pack.text import verify_text
 
     with own_process():
-        done = api.verify.operation(request)
-    text = verify_text(request.shards, done)
-    if done.repaired:
-        text = f"{request.shards}: packed again: {', '.join(done.repaired)}\n{text}"
-    return Answer(document=done, text=text, status=1 if done.damage else 0)
+        done: Any = api.verified(request, lambda text: print(text, file=sys.stderr, flush=True))
+    return Answer(document=done, text=verify_text(request.shards, done), status=1 if done.damage else 0)
 
 
 @command(AuditRequest, "audit", "fastfashion audit shards/small --out audit --run runs/NAME", api.audit.__doc__)
@@ -272,7 +269,11 @@ def export(request: ExportRequest) -> Answer:
 
 @command(ServeRequest, "serve", "fastfashion serve runs/NAME --port 7860", api.serve.__doc__)
 def serve(request: ServeRequest) -> None:
-    api.serve_with(request, os.environ)
+    def say(address: str) -> None:
+        if request.as_json:  # stdout is stderr until the command has ended, which this one seldom does
+            command_line.print_document({"run": request.run, "address": address}, sys.__stdout__ or sys.stdout)
+
+    api.serve_with(request, os.environ, say)
 
 
 @command(BenchLoaderRequest, "bench-loader", "fastfashion bench-loader shards/small")

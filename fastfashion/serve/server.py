@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,8 +52,11 @@ class ServeRequest:
             raise ConfigError(f"--port: expected 0 to 65535, found {self.port}")
 
 
-def serve(request: ServeRequest) -> None:
-    """Answer until the process is stopped. Raises InputError if the run has no model, ConfigError if the port is taken."""
+def serve(request: ServeRequest, on_answering: Callable[[str], object] = lambda address: None) -> None:
+    """Answer until the process is stopped; `on_answering` gets the address once it does.
+
+    Raises InputError if the run has no model, ConfigError if the port is taken.
+    """
     from fastfashion import dist
     from fastfashion.serve.state import open_state
 
@@ -61,12 +64,12 @@ def serve(request: ServeRequest) -> None:
     with signals_raise(), open_store(request.limits.stored_bytes) as store, _listen(request) as listening:
         state = open_state(request.run, dist.start().device, request.limits, shards=request.shards, workers=request.workers)
         try:
-            _run(request, state, store, listening)
+            _run(request, state, store, listening, on_answering)
         finally:
             state.close()
 
 
-def _run(request: ServeRequest, state: "State", store: Store, listening: socket.socket) -> None:
+def _run(request: ServeRequest, state: "State", store: Store, listening: socket.socket, on_answering: Callable[[str], object]) -> None:
     os.environ |= {"GRADIO_TEMP_DIR": str(store.folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     import uvicorn
 
@@ -90,6 +93,7 @@ def _run(request: ServeRequest, state: "State", store: Store, listening: socket.
     if (request.host in EVERYWHERE or not is_loopback(address)) and not request.auth:
         print("anyone who can reach this machine can use the page: --auth-file FILE requires a password", file=sys.stderr)
     print(f"{url} answers; Ctrl-C ends it", file=sys.stderr, flush=True)
+    on_answering(url)
     if state.products is not None:
         state.products.start(state.run_model)
     server.run(sockets=[listening])
