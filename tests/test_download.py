@@ -374,7 +374,7 @@ def test_a_damaged_file_that_is_there_already_is_told_and_left_alone(place: Plac
     place.data.mkdir()
     (place.data / NAME).write_bytes(archive[:-100])
     said = place.refuses()
-    assert "already there" in said and "remove it" in said
+    assert "already exists" in said and "remove it" in said
     assert (place.data / NAME).read_bytes() == archive[:-100] and place.kaggle.seen == []
 
 

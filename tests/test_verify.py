@@ -250,7 +250,7 @@ def test_a_set_of_the_version_before_says_so(copy: Path) -> None:
     shutil.rmtree(copy / "full")
     (copy / "32/manifest.json").write_text('{"format": "fastfashion-packed-set", "version": 1}')
     missing, *files, manifest = verify(copy).damage
-    assert (missing.where, missing.reason[:8]) == ("set.json", "missing;")
+    assert (missing.where, missing.reason[:8]) == ("set.json", "missing:")
     assert files == []
     assert "expected fastfashion-packed-set version 2 or 3, found 'fastfashion-packed-set' version 1; pack the set again" in manifest.reason
 
