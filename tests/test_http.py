@@ -372,7 +372,8 @@ def test_a_password_comes_from_an_option_a_file_or_the_environment(tmp_path: Pat
 @pytest.mark.parametrize("option", ["--max-mb", "--max-pixels", "--max-files", "--max-queue"])
 def test_a_limit_that_is_none_is_refused_by_its_own_name(option: str) -> None:
     result = CliRunner().invoke(cli, ["serve", "runs/none", option, "-1"])
-    assert result.exit_code == 2 and option in result.output and "Traceback" not in result.output
+    assert isinstance(result.exception, ConfigError)  # `run_command` makes it one line and exit status 2
+    assert str(result.exception) == f"{option}: expected 1 or more, found -1"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"shop", b"shop:\n", b":x", b"\nshop:secret", b"\xff:x", b"a:" + b"b" * 5000, None])
