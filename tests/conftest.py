@@ -34,8 +34,9 @@ settings.load_profile("shared machine")
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: tests are the same with a Hub and without
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell, which processes inherit
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _ignored, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_ignored) is signal.SIG_IGN:  # started in the background of a shell, or under nohup, which processes inherit
+        signal.signal(_ignored, _usual)
 
 
 REAL_ZIP_VARIABLE = "FASTFASHION_REAL_ZIP"

@@ -173,8 +173,7 @@ def doctor(cwd: Path, environment: dict[str, str]) -> tuple[int, str, dict[str, 
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.stdout, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    text, _, last = done.stdout.rstrip("\n").rpartition("\n")
-    return done.returncode, text, json.loads(last)
+    return done.returncode, done.stderr, json.loads(done.stdout)
 
 
 def test_this_machine_is_described_as_it_is(network: tuple[Kaggle, dict[str, str]], tmp_path: Path) -> None:

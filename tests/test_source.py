@@ -305,7 +305,7 @@ def test_a_member_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) -
     data = path.read_bytes()
     path.write_bytes(data.replace(struct.pack("<I", 1 << 24), struct.pack("<I", 1000)))
     source = open_source(path)
-    with pytest.raises(InputError, match=r"cannot read images/7\.jpg: 1001 bytes instead of 1000"):
+    with pytest.raises(InputError, match=r"cannot read images/7\.jpg: expected 1000 bytes, found 1001"):
         source.read("7")
 
 
