@@ -33,7 +33,7 @@ from fastfashion.train.data import Data, prepare_data
 from fastfashion.train.job import PACKAGES, resolve
 from fastfashion.train.learner import Learner, build_model
 from fastfashion.train.record import Recorder
-from fastfashion.train.trainer import Parts, Trainer
+from fastfashion.train.trainer import Trainer
 from fastfashion.words import counted
 
 MINUTES = 10.0  # between checkpoints, by default
@@ -137,7 +137,7 @@ class _Measure:
     def run(self, loader: Loader, epoch: int, steps: int, checkpoint_every: int = 0) -> dict[str, Any]:
         """The log line of an epoch."""
         recorder = Kept()
-        parts = Parts(
+        trainer = Trainer(
             run=self.checkpoints.folder,
             config=replace(self.config, train=replace(self.config.train, checkpoint_every_steps=checkpoint_every)),
             world=self.world,
@@ -149,8 +149,9 @@ class _Measure:
             recorder=recorder,
             checkpoints=self.checkpoints,
             held=Held(self.checkpoints.folder, trained=True),
+            progress=Progress(epoch=epoch),
         )
-        Trainer(parts, Progress(epoch=epoch)).train_epoch()
+        trainer.train_epoch()
         return recorder.line
 
 

@@ -19,7 +19,7 @@ from fastfashion.train.checkpoint import read_checkpoint
 from fastfashion.train.control import Control, Stopped
 from fastfashion.train.job import resolve, train
 from fastfashion.train.learner import below
-from fastfashion.train.trainer import count_rows
+from fastfashion.train.losses import count_rows
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 ALONE = dist.World(device=torch.device("cpu"))

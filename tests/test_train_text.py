@@ -16,9 +16,10 @@ from fastfashion import dist
 from fastfashion.errors import FirstStepError, LostPeerError, TrainingError
 from fastfashion.train.checkpoint import Progress
 from fastfashion.train.job import train
+from fastfashion.train.losses import loss_limit
 from fastfashion.train.record import RunRecorder
 from fastfashion.train.text import _labels, epoch_text, resumed_text, weighted_mean
-from fastfashion.train.trainer import Trainer, first_step_explained, loss_limit
+from fastfashion.train.trainer import Trainer, first_step_explained
 
 ALONE = dist.World(device=torch.device("cpu"))
 SEVEN = ["masterCategory", "subCategory", "articleType", "gender", "baseColour", "season", "usage"]
@@ -175,6 +176,6 @@ def test_the_loss_of_few_images_may_jump_by_chance(loss_spike: float, mean: floa
 
 
 def test_a_loss_that_jumps_ends_training_with_the_way_out(packed_small: PackedSmall, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("fastfashion.train.trainer.loss_limit", lambda *values: 1e-9)
+    monkeypatch.setattr("fastfashion.train.losses.loss_limit", lambda *values: 1e-9)
     with pytest.raises(TrainingError, match=r"jumped to .* Last good checkpoint: none yet.* train\.loss_spike=0 switches this check off"):
         train(config_of(packed_small, train__epochs=1), tmp_path / "run", ALONE)

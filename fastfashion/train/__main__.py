@@ -37,9 +37,8 @@ def train(request: TrainRequest) -> Answer | None:
         values = json.loads(request.resolved.read_text(encoding="utf-8"))
         config, run, command_line = RunConfig.from_dict(values["config"]), Path(values["run"]), values["command"]
     else:
-        _say_left_out(request)
         config, run = settled(request)
-        _check_run(run, config, request)
+        _check(request, config, run)
         command_line = shlex.join(["fastfashion", "train", *(sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:])])
     return _launch(request, config, run, command_line) if launching else work(config, run, command_line)
 
@@ -52,10 +51,8 @@ def settled(request: TrainRequest) -> tuple[RunConfig, Path]:
     known = {}
     if request.model is None and request.weights is not None and (description := weights_description(request.weights)) is not None:
         known["model.name"] = description.model  # a run's weights are of its own model
-    config = request.config(known)
-    config = resolve(config)
-    run = (request.out or request.runs) / (request.name or run_name(config, request.recipe))
-    return config, run
+    config = resolve(request.config(known))
+    return config, (request.out or request.runs) / (request.name or run_name(config, request.recipe))
 
 
 def _launch(request: TrainRequest, config: RunConfig, run: Path, command_line: str) -> Answer | None:
@@ -80,25 +77,18 @@ def write_resolved(folder: Path, config: RunConfig, run: Path, command_line: str
     return file
 
 
-def _say_left_out(request: TrainRequest) -> None:
-    """Print, on rank 0 alone, the columns without a label that "all" does not train."""
-    from fastfashion.dist import env_int
-    from fastfashion.shards import open_packed_set
-
-    if request.given()["data.task"] == ALL and env_int("RANK", 0) == 0:
-        left_out = open_packed_set(request.shards).vocab.left_out((ALL,))
-        if left_out:
-            print(left_out, file=sys.stderr)
-
-
-def _check_run(run: Path, config: RunConfig, request: TrainRequest) -> None:
-    """Check the run's folder, on rank 0 alone, which starts writing while others still read; a restart by torchrun resumes its own run."""
+def _check(request: TrainRequest, config: RunConfig, run: Path) -> None:
+    """Check the run's folder and print what "all" leaves out, on rank 0 alone, which starts writing while others still read."""
     from fastfashion.dist import env_int
     from fastfashion.runs.folder import check_run_folder
+    from fastfashion.shards import open_packed_set
 
-    if env_int("RANK", 0) == 0:
-        again = env_int("TORCHELASTIC_RESTART_COUNT", 0) > 0
-        check_run_folder(run, config, resume="auto" if again else request.resume, allowed=request.allow_config_change)
+    if env_int("RANK", 0) != 0:
+        return
+    if request.given()["data.task"] == ALL and (left_out := open_packed_set(request.shards).vocab.left_out((ALL,))):
+        print(left_out, file=sys.stderr)
+    again = env_int("TORCHELASTIC_RESTART_COUNT", 0) > 0  # a restart by torchrun resumes its own run
+    check_run_folder(run, config, resume="auto" if again else request.resume, allowed=request.allow_config_change)
 
 
 def work(config: RunConfig, run: Path, command_line: str) -> Answer | None:

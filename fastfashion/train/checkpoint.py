@@ -126,7 +126,7 @@ class Checkpoints:
                 self._say(f"{path}: of an older version, which has no checksum of the description; the next checkpoint has one")
             for later in found[found.index(path) + 1 :]:
                 _remove(later)
-            self.last_step = _step_of(path)
+            self.last_step = int(path.stem.removeprefix("step-"))
             return checkpoint
         if found:
             raise TrainingError(
@@ -254,10 +254,6 @@ def _known(path: Path) -> Progress | None:
         return read_description(path).progress
     except TrainingError:
         return None
-
-
-def _step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
 
 
 def _remove(path: Path) -> None:

@@ -1,6 +1,6 @@
 """From settings to a finished run: resolve, build the parts, train, and leave the run's folder behind."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 
 from fastfashion import dist
 from fastfashion.catalog import LABEL_COLUMNS
-from fastfashion.config import ALL, DEFAULT_RECIPE, OptimConfig, RunConfig
+from fastfashion.config import ALL, DEFAULT_RECIPE, RunConfig
 from fastfashion.disk import room_for
 from fastfashion.errors import TrainingError
 from fastfashion.files import clear_unpublished, location, publish_json
@@ -30,7 +30,7 @@ from fastfashion.train.learner import Learner, best_state, build_model, determin
 from fastfashion.train.record import Recorder, RunRecorder, say
 from fastfashion.train.text import intro_text, resumed_text
 from fastfashion.train.track import check_tracking
-from fastfashion.train.trainer import Parts, Trainer
+from fastfashion.train.trainer import Trainer
 
 PACKAGES = ("fastfashion", "torch", "timm", "nvidia-dali-cuda120", "simplejpeg", "opencv-python-headless", "numpy")
 
@@ -50,6 +50,8 @@ def resolve(config: RunConfig) -> RunConfig:
     check_first_weights(config.model)  # last: it may have to ask the Hub
     if data.size == "auto":
         size = nearest_size(config.model.name, size)
+    # A recipe may name labels that a set does not have; one label alone has no weight.
+    weights = {task: weight for task, weight in config.optim.weights.items() if task in tasks} if len(tasks) > 1 else {}
     precision = config.train.precision
     if precision == "auto":
         # CPUs without the matrix unit compute bfloat16 no faster.
@@ -57,15 +59,9 @@ def resolve(config: RunConfig) -> RunConfig:
     return replace(
         config,
         data=replace(data, resolution=images.name, size=str(size)),
-        optim=replace(config.optim, task_weights=_weights_among(tasks, config.optim)),
+        optim=replace(config.optim, task_weights=",".join(f"{task}={weight:.12g}" for task, weight in weights.items())),
         train=replace(config.train, precision=precision),
     )
-
-
-def _weights_among(tasks: Sequence[str], optim: OptimConfig) -> str:
-    """The weights of labels that are trained, as text; none if it is one alone. A recipe may name labels that a set does not have."""
-    kept = {task: weight for task, weight in optim.weights.items() if task in tasks} if len(tasks) > 1 else {}
-    return ",".join(f"{task}={weight:.12g}" for task, weight in kept.items())
 
 
 def run_name(config: RunConfig, recipe: str = DEFAULT_RECIPE) -> str:
@@ -163,7 +159,7 @@ def _train(job: Job, held: Held) -> TrainSummary:
             recorder.say(intro_text(run, config, world, data, count_parameters(model)))
             for note in _notes(job, progress, loader.num_steps, heads, held):
                 recorder.say(note)
-        parts = Parts(
+        trainer = Trainer(
             run=run,
             config=config,
             world=world,
@@ -175,8 +171,8 @@ def _train(job: Job, held: Held) -> TrainSummary:
             recorder=recorder,
             checkpoints=checkpoints,
             held=held,
+            progress=progress,
         )
-        trainer = Trainer(parts, progress)
         resumed_at = trainer.num_done
         ended = trainer.fit()
         if checkpoints is not None:

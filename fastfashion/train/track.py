@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError
@@ -12,14 +12,6 @@ from fastfashion.runs.files import MLFLOW_ID, WANDB_ID
 from fastfashion.runs.folder import flat
 
 PROJECT = "fastfashion"
-
-
-class Tracker(Protocol):
-    """One service."""
-
-    def log(self, values: Mapping[str, float], step: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def check_tracking(config: RunConfig) -> None:
@@ -34,7 +26,7 @@ class Trackers:
 
     def __init__(self, config: RunConfig, run: Path, say: Callable[[str], None]) -> None:
         self._say = say
-        self._open: dict[str, Tracker] = {}
+        self._open: dict[str, _Wandb | _Mlflow] = {}
         for name in config.train.trackers:
             self._try(name, lambda name=name: self._open.update({name: KINDS[name](run, flat(config))}))  # type: ignore[misc]
 
@@ -97,4 +89,4 @@ class _Mlflow:
         self._client.set_terminated(self._id)
 
 
-KINDS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {"wandb": _Wandb, "mlflow": _Mlflow}
+KINDS: dict[str, type[_Wandb | _Mlflow]] = {"wandb": _Wandb, "mlflow": _Mlflow}

@@ -3,7 +3,6 @@
 Nothing here waits for a GPU but log lines, checkpoints and validation.
 """
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ import torch
 from fastfashion import dist
 from fastfashion.config import RunConfig
 from fastfashion.csv_files import publish_csv
-from fastfashion.errors import FastfashionError, FirstStepError, TrainingError
+from fastfashion.errors import FastfashionError, FirstStepError
 from fastfashion.evaluate import fit_temperatures, predict, score
 from fastfashion.load import Batch, Loader
 from fastfashion.model.first_step import reason
@@ -28,11 +27,10 @@ from fastfashion.train.checkpoint import Checkpoints, Progress
 from fastfashion.train.control import Control, Stopped
 from fastfashion.train.data import Data
 from fastfashion.train.learner import Learner, seed_step
+from fastfashion.train.losses import Losses
 from fastfashion.train.record import Phases, Recorder
 from fastfashion.train.text import epoch_text, weighted_mean
 
-MEAN_WEIGHT = 0.02  # of a step's loss in the running mean
-_FEW = 8  # the mean loss of fewer images jumps by chance
 SHOWN = 16  # training images for TensorBoard
 Scores = Mapping[str, Mapping[str, float | int]]  # task -> metric -> value
 
@@ -45,9 +43,9 @@ class Stage(Enum):
     LOG_LINES = "log lines"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a Trainer works with."""
+@dataclass(kw_only=True)
+class Trainer:
+    """Trains from `progress` on; `progress` is where training is, `stage` what the user has seen."""
 
     run: Path
     config: RunConfig
@@ -60,26 +58,16 @@ class Parts:
     recorder: Recorder
     checkpoints: Checkpoints | None  # rank 0 alone has them
     held: Held
+    progress: Progress
+    stage: Stage = Stage.FIRST_STEP
 
-
-class Trainer:
-    """Trains from `progress` on; `progress` is where training is, `stage` what the user has seen."""
-
-    def __init__(self, parts: Parts, progress: Progress) -> None:
-        self.progress, self.stage = progress, Stage.FIRST_STEP
-        self._parts, self._world, self._config = parts, parts.world, parts.config.train
-        self._learner, self._control, self._recorder = parts.learner, parts.control, parts.recorder
-        self._num_steps = parts.loader.num_steps  # of an epoch
-        self._phases = Phases(parts.world.device)
+    def __post_init__(self) -> None:
+        self._settings = self.config.train
+        self._num_steps = self.loader.num_steps  # of an epoch
+        self._phases = Phases(self.world.device)
         self._num_images, self._num_steps_since, self._first_step_ended_at = 0, 0, 0.0  # since the first step
         self._first_step_s = 0.0  # until a log line has it
-        self._pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # step, loss, rows: not on the CPU yet
-        numbers = parts.data.numbers
-        self._numbers = None if numbers is None else torch.from_numpy(numbers).to(parts.world.device)
-        weights = parts.data.loss.weights
-        self._guessing = sum(  # the loss of giving every class the same probability
-            weights.get(task, 1.0) * math.log(len(names)) for task, names in parts.data.classes.items()
-        )
+        self._losses = Losses(self._settings, self.data, self.world)
 
     @property
     def num_done(self) -> int:
@@ -91,7 +79,7 @@ class Trainer:
 
         Raises TrainingError when the loss is not finite or far above what it was.
         """
-        with first_step_explained(lambda: self.stage is Stage.FIRST_STEP), dist.lost_peer_explained(self._world), self._control:
+        with first_step_explained(lambda: self.stage is Stage.FIRST_STEP), dist.lost_peer_explained(self.world), self.control:
             while (ended := self._ended()) is None:
                 try:
                     self.train_epoch()
@@ -102,9 +90,9 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """Train the rest of an epoch's steps; raises Stopped if training must end, after a checkpoint."""
-        self._learner.wrapped.train()
-        self._phases, self._num_images = Phases(self._world.device), 0
-        batches = self._parts.loader.steps(self.progress.epoch, self.progress.step)
+        self.learner.wrapped.train()
+        self._phases, self._num_images = Phases(self.world.device), 0
+        batches = self.loader.steps(self.progress.epoch, self.progress.step)
         while self.progress.step < self._num_steps:
             self.train_step(batches)
         assert next(batches, None) is None, "the loader has more batches than the epoch has steps"  # and so the loader ends its epoch
@@ -112,16 +100,16 @@ class Trainer:
     def train_step(self, batches: Iterator[Batch]) -> None:
         """Data, forward, loss and backward of each micro-batch; then clip, update, log, and save if it is due."""
         step = self.num_done
-        seed_step(self._config.seed, step, self._world.rank)
+        seed_step(self._settings.seed, step, self.world.rank)
         num_images = self._backward(batches)
-        norm = self._learner.update(step)
-        self._parts.held.trained = True
+        norm = self.learner.update(step)
+        self.held.trained = True
         self._phases.mark("optimizer")
         self.progress = replace(self.progress, step=self.progress.step + 1)
-        asked = self._control.ask()
+        asked = self.control.ask()
         self._report(norm, num_images)
         self._phases.mark("logging")
-        every = self._config.checkpoint_every_steps
+        every = self._settings.checkpoint_every_steps
         due = asked.save or (every > 0 and self.num_done % every == 0)
         if asked.stop or (due and self.progress.step < self._num_steps):
             self.save()
@@ -131,11 +119,11 @@ class Trainer:
 
     def validate(self) -> Scores:
         """Fit the temperatures of the averaged model and score it; raises Stopped if training must end."""
-        averaged, parts = self._learner.averaged, self._parts
-        dist.broadcast_buffers(self._world, averaged)
+        averaged = self.learner.averaged
+        dist.broadcast_buffers(self.world, averaged)
         averaged.temperatures.fill_(1)
-        batches = self._control.interruptible(parts.val_loader.steps(0))
-        predictions = predict(averaged, batches, self._world, self._learner.precision).by(parts.data.numbers)
+        batches = self.control.interruptible(self.val_loader.steps(0))
+        predictions = predict(averaged, batches, self.world, self.learner.precision).by(self.data.numbers)
         averaged.temperatures.copy_(fit_temperatures(predictions))
         scores = score(predictions)
         self._list_skipped()
@@ -144,14 +132,14 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint beside training; and best/, if the weights are the best so far."""
         self._settle()
-        if self._parts.checkpoints is not None:
+        if self.checkpoints is not None:
             started = time.monotonic()
-            self._parts.checkpoints.save(self.num_done, self.progress, self._learner.tensors())
-            self._control.saved(time.monotonic() - started)
+            self.checkpoints.save(self.num_done, self.progress, self.learner.tensors())
+            self.control.saved(time.monotonic() - started)
 
     def _ended(self) -> str | None:
-        progress, patience = self.progress, self._config.early_stop_epochs
-        if progress.epoch >= self._config.epochs:
+        progress, patience = self.progress, self._settings.early_stop_epochs
+        if progress.epoch >= self._settings.epochs:
             return "finished"
         without_best = progress.epoch - 1 - (progress.best_epoch if progress.better_epoch < 0 else progress.better_epoch)
         if patience and progress.best_epoch >= 0 and progress.step == 0 and without_best >= patience:
@@ -160,13 +148,13 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Validate if it is due, and save."""
-        epoch, config = self.progress.epoch, self._config
+        epoch, config = self.progress.epoch, self._settings
         ended = replace(self.progress, epoch=epoch + 1, step=0)
         if (epoch + 1) % config.validate_every and epoch + 1 < config.epochs:
             self.progress = ended
             self.save()
             return
-        phases = Phases(self._world.device)
+        phases = Phases(self.world.device)
         try:
             scores = self.validate()
         except Stopped:
@@ -175,8 +163,8 @@ class Trainer:
         phases.mark("validation")
         seconds = phases.read()["validation"]
         line = {"kind": "epoch", "epoch": epoch, "step": self.num_done, "val": scores}
-        self._recorder.write(line | {"time": {"seconds": round(seconds, 6)}})
-        weights = self._parts.config.optim.weights
+        self.recorder.write(line | {"time": {"seconds": round(seconds, 6)}})
+        weights = self.config.optim.weights
         # "last" is not a metric: the number of the epoch replaces it, so that each epoch is better than the one before.
         metric = float(epoch) if config.select == "last" else weighted_mean(scores, weights, config.select)
         if metric >= ended.best_metric:  # of equal ones the later
@@ -184,26 +172,26 @@ class Trainer:
             ended = replace(ended, best_metric=metric, best_epoch=epoch, better_epoch=better)
         self.progress = ended
         self.save()
-        self._recorder.say(epoch_text(ended, config.epochs, scores, weights))
+        self.recorder.say(epoch_text(ended, config.epochs, scores, weights))
 
     def _backward(self, batches: Iterator[Batch]) -> int:
         """Gradients of a step, summed over its micro-batches; returns the number of labelled images in the global batch."""
-        learner, micro_batches, device = self._learner, self._config.accumulate, self._world.device.type
+        learner, micro_batches, device = self.learner, self._settings.accumulate, self.world.device.type
         losses, rows = [], []
         for number in range(micro_batches):
             batch = next(batches)
             self._phases.mark("data")
             if self.num_done == number == 0:
-                self._recorder.show_images(batch.images[:SHOWN])
+                self.recorder.show_images(batch.images[:SHOWN])
             with learner.alone() if number + 1 < micro_batches else nullcontext():
                 with torch.autocast(device, dtype=learner.precision, enabled=learner.precision != torch.float32):
-                    loss = objective(learner.wrapped(batch.images), batch, self._world.size, self._parts.data.loss)
-                with _no_warning_of_strides() if self._world.size > 1 and self.stage is Stage.FIRST_STEP else nullcontext():
+                    loss = objective(learner.wrapped(batch.images), batch, self.world.size, self.data.loss)
+                with _no_warning_of_strides() if self.world.size > 1 and self.stage is Stage.FIRST_STEP else nullcontext():
                     loss.backward()
             losses.append(loss.detach())
             rows.append(batch.rows)
             self._phases.mark("forward_backward")
-        self._pending.append((self.progress.step, torch.stack(losses).sum(), torch.cat(rows)))
+        self._losses.add(self.progress.step, torch.stack(losses).sum(), torch.cat(rows))
         return max(batch.num_labelled)
 
     def _report(self, norm: torch.Tensor, num_images: int) -> None:
@@ -216,11 +204,11 @@ class Trainer:
         if self.stage is Stage.FIRST_STEP:
             self.stage, self._first_step_ended_at = Stage.GLANCES, time.perf_counter()
             self._first_step_s, self._num_images, self._num_steps_since = sum(self._phases.read().values()), 0, 0
-        if self.num_done % self._config.log_every_steps == 0 or self.progress.step == self._num_steps:
+        if self.num_done % self._settings.log_every_steps == 0 or self.progress.step == self._num_steps:
             self._log(norm)
         elif self.stage is Stage.GLANCES and self._num_steps_since.bit_count() == 1:  # a power of two
             self._glance()
-        self._recorder.advance()
+        self.recorder.advance()
 
     def _log(self, norm: torch.Tensor) -> None:
         """Write the line of the steps since the last one; waits for the GPU."""
@@ -232,14 +220,14 @@ class Trainer:
             "epoch": progress.epoch,
             "step": self.num_done,
             "loss": sum(progress.losses) / len(progress.losses),
-            "lr": self._learner.learning_rate(self.num_done - 1),
+            "lr": self.learner.learning_rate(self.num_done - 1),
             "grad_norm": float(norm),
             "rows": progress.num_rows,
             "rows_hash": f"{progress.rows_hash:016x}",
         }
         known = {"seconds": seconds, "images_per_s": self._num_images / seconds if self._num_images else 0.0}
         known |= {f"{name}_s": value for name, value in times.items()} | {"first_step_s": self._first_step_s}
-        self._recorder.write(line | {"time": {name: round(value, 6) for name, value in known.items() if value}})
+        self.recorder.write(line | {"time": {name: round(value, 6) for name, value in known.items() if value}})
         if self._num_steps_since:
             self.stage = Stage.LOG_LINES
         self._first_step_s, self._num_images = 0.0, 0
@@ -249,83 +237,21 @@ class Trainer:
         """Show loss and rate since the first step, and write nothing; waits for the GPU."""
         self._settle()
         line = {"epoch": self.progress.epoch, "step": self.num_done, "loss": self.progress.losses[-1]}
-        line |= {"lr": self._learner.learning_rate(self.num_done - 1)}
-        self._recorder.show_live(line | {"time": {"images_per_s": self._num_images / (time.perf_counter() - self._first_step_ended_at)}})
+        line |= {"lr": self.learner.learning_rate(self.num_done - 1)}
+        self.recorder.show_live(line | {"time": {"images_per_s": self._num_images / (time.perf_counter() - self._first_step_ended_at)}})
 
     def _settle(self) -> None:
-        """Add the losses and rows of all ranks since the last time; raises TrainingError if a loss is out of hand.
-
-        The rows of a bad step are known from the plan, so looking late loses nothing. Every checkpoint is made after this, so it is good.
-        """
-        if not self._pending:
-            return
-        losses, rows = torch.stack([loss for _, loss, _ in self._pending]), torch.cat([rows for _, _, rows in self._pending])
-        counts = count_rows(rows if self._numbers is None else torch.where(rows >= 0, self._numbers[rows.clamp(min=0)], rows))
-        if self._world.size > 1:
-            torch.distributed.all_reduce(losses)
-            losses = losses / self._world.size
-            torch.distributed.all_reduce(counts)
-        values, (num_rows, rows_hash) = losses.tolist(), counts.tolist()
-        mean = self.progress.mean_loss
-        for (step, _, _), value in zip(self._pending, values, strict=True):
-            self._check_loss(step, value, mean)
-            mean = mean + MEAN_WEIGHT * (value - mean) if mean else value
-        self._pending.clear()
-        self.progress = replace(
-            self.progress,
-            mean_loss=mean,
-            losses=(*self.progress.losses, *values),
-            num_rows=self.progress.num_rows + num_rows,
-            rows_hash=(self.progress.rows_hash + rows_hash) % 2**64,
-        )
-
-    def _check_loss(self, step: int, value: float, mean: float) -> None:
-        limit = loss_limit(self._config.loss_spike, mean, self._guessing, self._config.batch_size)
-        if math.isfinite(value) and value <= limit:
-            return
-        what = f"became {value}"
-        if math.isfinite(value):
-            what = f"jumped to {value:.4g}, above {self._config.loss_spike:g} times both its running mean {mean:.4g} and that of guessing"
-        epoch, checkpoints = self.progress.epoch, self._parts.checkpoints
-        last = None if checkpoints is None else checkpoints.last()
-        raise TrainingError(
-            f"the loss {what} in epoch {epoch + 1}, step {step + 1}; rows of that batch: "
-            f"{self._parts.data.spec.plan.step(epoch, step).rows.tolist()}. Last good checkpoint: {last or 'none yet'}. "
-            "Try a lower rate (--set optim.lr=…), gradient clipping (optim.clip_norm=1), or train.precision=fp32; "
-            "train.loss_spike=0 switches this check off"
-        )
+        """Add the losses and rows of all ranks since the last time. Every checkpoint is made after this, so it is good."""
+        self.progress = self._losses.settle(self.progress, self.checkpoints)
 
     def _list_skipped(self) -> None:
         """List in the run's folder which images any rank has skipped so far."""
-        skipped = self._parts.loader.skipped | self._parts.val_loader.skipped
-        by_row = {row: one for part in dist.gather(self._world, skipped) for row, one in part.items()}
-        if by_row and self._world.is_main:
-            path, lines = self._parts.run / SKIPPED, [(row, one.where, one.reason) for row, one in sorted(by_row.items())]
+        skipped = self.loader.skipped | self.val_loader.skipped
+        by_row = {row: one for part in dist.gather(self.world, skipped) for row, one in part.items()}
+        if by_row and self.world.is_main:
+            path, lines = self.run / SKIPPED, [(row, one.where, one.reason) for row, one in sorted(by_row.items())]
             publish_csv(path, ("row", "where", "reason"), lines)
-            self._recorder.say(f"{len(lines)} images were skipped because of decode errors: {path}")
-
-
-def loss_limit(loss_spike: float, mean: float, guessing: float, batch_size: int) -> float:
-    """Above which loss training stops: `loss_spike` times its running mean and that of guessing; infinite if there is no limit yet.
-
-    The mean over few images varies by chance: that of a single one by as much as the loss itself.
-    """
-    if not loss_spike or not mean:
-        return math.inf
-    return loss_spike * max(mean, guessing) * max(1.0, math.sqrt(_FEW / batch_size))
-
-
-def count_rows(rows: torch.Tensor) -> torch.Tensor:
-    """How many of `rows`, int64 (n,), are not padding, and the sum of their hashes modulo 2^64 as int64; (2,), on the rows' device.
-
-    The sum does not depend on the order, nor on which rank had which row. The hash is murmur3's finaliser (Appleby 2011), its shifts
-    signed.
-    """
-    real = rows >= 0
-    hashed = rows
-    for factor in (-0xAE502812AA7333, -0x3B314601E57A13AD, 1):
-        hashed = (hashed ^ (hashed >> 33)) * factor
-    return torch.stack([real.sum(), torch.where(real, hashed, 0).sum()])
+            self.recorder.say(f"{len(lines)} images were skipped because of decode errors: {path}")
 
 
 @contextmanager
