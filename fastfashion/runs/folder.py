@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 
 from fastfashion.config import Change, RunConfig, changeable
 from fastfashion.errors import ConfigError, TrainingError
+from fastfashion.fields import Result
 from fastfashion.files import hold, is_unpublished
 from fastfashion.model.artifact import count_parameters, load_artifact
 from fastfashion.runs import files
@@ -192,7 +193,7 @@ def _is_partial(name: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSummary:
+class TrainSummary(Result):
     """How a run ended; epochs are counted from 0."""
 
     run: str
@@ -205,9 +206,6 @@ class TrainSummary:
     num_parameters: int
     train_rows: int
     val_rows: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def finished_summary(run: Path, config: RunConfig) -> TrainSummary | None:

@@ -12,8 +12,8 @@ from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import location
 from fastfashion.load import LoaderSpec, Plan, choose_images
 from fastfashion.model.objective import LossSettings
-from fastfashion.runs.assumed import assumed_list
 from fastfashion.runs.folder import is_untrained
+from fastfashion.runs.opened import assumed_list
 from fastfashion.runs.trained_on import RowsOfSet, TrainedOn, check_classes, corrected, list_rows, read_trained_on
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.train.record import say
