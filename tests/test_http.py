@@ -28,10 +28,10 @@ from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.serve.api import Api
 from fastfashion.serve.asgi import App, Message, Receive, Scope, Send, content_length
 from fastfashion.serve.auth import FORGET_S, MAX_ADDRESSES, Auth, Failures, find_auth
-from fastfashion.serve.guard import Checks
 from fastfashion.serve.hosts import HostRules, Others, host_rules, parse_allowed
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.responses import Responses
+from fastfashion.serve.server import Checks, http_only
 from fastfashion.serve.state import open_state
 
 Pairs = dict[str, str] | list[tuple[str, str]]
@@ -130,7 +130,7 @@ async def fine(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def allowed(app: App, rules: HostRules) -> App:
-    return Responses(Checks(app, rules.check))
+    return http_only(Responses(Checks(app, rules.check)), app)
 
 
 @pytest.mark.parametrize(

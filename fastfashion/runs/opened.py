@@ -18,7 +18,16 @@ from fastfashion.files import is_address, location
 from fastfashion.model.artifact import load_artifact
 from fastfashion.model.net import Classifier
 from fastfashion.runs.files import BEST, REPORT, read_config, read_metrics, read_report
-from fastfashion.runs.trained_on import SetIdentity, TrainedOn, check_classes, corrected, list_rows, place, read_trained_on, write_trained_on
+from fastfashion.runs.trained_on import (
+    SetIdentity,
+    TrainedOn,
+    check_classes,
+    corrected,
+    list_rows,
+    place,
+    read_trained_on,
+    write_trained_on,
+)
 from fastfashion.shards import PackedSet, open_packed_set
 
 

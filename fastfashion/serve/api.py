@@ -34,7 +34,7 @@ class Api:
         self._app, self._state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not is_own(scope["path"]):
+        if not is_own(scope["path"]):
             await self._app(scope, receive, send)
             return
         from starlette.requests import Request

@@ -79,7 +79,7 @@ class Bodies:
         self._places = FairSemaphore(2 * limits.queue, share=limits.queue, max_waiting=limits.queue // 2)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        most = body_bytes(scope["path"], self._limits) if scope["type"] == "http" and scope["method"] == "POST" else 0
+        most = body_bytes(scope["path"], self._limits) if scope["method"] == "POST" else 0
         if not most:
             await self._app(scope, receive, send)
             return
@@ -107,9 +107,6 @@ class Linger:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         whole = header(scope, b"content-length") in (b"", b"0") and not header(scope, b"transfer-encoding")
         closing = False
 

@@ -61,7 +61,7 @@ class Questions:
         self._app, self._store, self._page, self._max_waiting = app, store, page, max_waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"] if scope["type"] == "http" else ""
+        path = scope["path"]
         if path.startswith(FILE) and self._store.known(path.removeprefix(FILE)) is None:
             raise RefusedError(404, "no such file here")
         if path == DATA:

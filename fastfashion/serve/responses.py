@@ -10,7 +10,7 @@ from typing import Any
 
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.predict.semaphore import BusyError
-from fastfashion.serve.asgi import JSON, App, GoneError, Header, Message, Receive, RefusedError, Scope, Send, json_body, respond
+from fastfashion.serve.asgi import JSON, App, GoneError, Message, Receive, RefusedError, Scope, Send, json_body, respond
 
 MAX_BYTES = 65_536  # of an error's body that are read
 OWN = "an internal error of the server, described in its log: report it with the request that caused it"
@@ -42,9 +42,6 @@ class Responses:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         head: Message | None = None
         body, has_answered = bytearray(), False
 
@@ -63,7 +60,7 @@ class Responses:
             body.extend(message.get("body", b"")[: MAX_BYTES - len(body)])
             if not message.get("more_body"):
                 kept = [one for one in head["headers"] if one[0].lower() not in _REPLACED]
-                await _answer_error(send, head["status"], *kept, **_read(head["status"], bytes(body)))
+                await respond(send, json_body(_read(head["status"], bytes(body))), JSON, *kept, status=head["status"])
 
         try:
             await self._app(scope, receive, sent)
@@ -73,7 +70,7 @@ class Responses:
             refused = as_refused(error)
             if not has_answered:
                 refusal = refused or RefusedError(500, OWN)
-                await _answer_error(send, refusal.status, *refusal.headers, *ADDED, error=str(refusal))
+                await respond(send, json_body({"error": str(refusal)}), JSON, *refusal.headers, *ADDED, status=refusal.status)
             if refused is None or has_answered:
                 raise  # uvicorn writes it to the log
 
@@ -92,10 +89,6 @@ def as_refused(error: Exception) -> RefusedError | None:
         case FastfashionError():
             return RefusedError(500, str(error))
     return None
-
-
-async def _answer_error(send: Send, status: int, *headers: Header, **values: Any) -> None:
-    await respond(send, json_body(values), JSON, *headers, status=status)
 
 
 def _read(status: int, body: bytes) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The server: the page, the HTTP API and the run's plots in one, behind one guard.
 
-request ─► guard.py (its layers in order) ─► the HTTP API │ Gradio's page
+request ─► Linger ─► Responses ─► Checks (names, password, addresses) ─► Bodies ─► Api │ Uploads │ Questions ─► the page framework
 """
 
 import importlib.util
@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,13 +17,18 @@ from typing import TYPE_CHECKING
 
 from fastfashion.errors import ConfigError
 from fastfashion.scratch import signals_raise
-from fastfashion.serve.asgi import App
-from fastfashion.serve.auth import parse_auth
+from fastfashion.serve.addresses import check_address
+from fastfashion.serve.api import Api
+from fastfashion.serve.asgi import App, Receive, Scope, Send
+from fastfashion.serve.auth import Auth, parse_auth
+from fastfashion.serve.bodies import Bodies, Linger
 from fastfashion.serve.connections import protocol
-from fastfashion.serve.guard import guarded
 from fastfashion.serve.hosts import HostRules, host_rules, is_loopback, parse_allowed
 from fastfashion.serve.limits import Limits
-from fastfashion.serve.store import Store, is_main, open_store
+from fastfashion.serve.questions import Questions
+from fastfashion.serve.responses import Responses
+from fastfashion.serve.store import Store, open_store
+from fastfashion.serve.uploads import Uploads
 from fastfashion.words import why
 
 if TYPE_CHECKING:
@@ -60,7 +66,8 @@ def serve(request: ServeRequest, on_answering: Callable[[str], object] = lambda 
     from fastfashion import dist
     from fastfashion.serve.state import open_state
 
-    _check_gradio()
+    if importlib.util.find_spec("gradio") is None:
+        raise ConfigError("the page needs Gradio: pip install 'fastfashion[serve]'")
     with signals_raise(), open_store(request.limits.stored_bytes) as store, _listen(request) as listening:
         state = open_state(request.run, dist.start().device, request.limits, shards=request.shards, workers=request.workers)
         try:
@@ -88,7 +95,8 @@ def _run(request: ServeRequest, state: "State", store: Store, listening: socket.
         lifespan="on",
     )
     server = uvicorn.Server(config)
-    if is_main() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # uvicorn handles SIGTERM and SIGINT itself
+    is_main = threading.current_thread() is threading.main_thread()  # no other may set signal handlers
+    if is_main and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # uvicorn handles SIGTERM and SIGINT itself
         signal.signal(signal.SIGHUP, lambda number, frame: server.handle_exit(signal.SIGTERM, frame))
     if (request.host in EVERYWHERE or not is_loopback(address)) and not request.auth:
         print("anyone who can reach this machine can use the page: --auth-file FILE requires a password", file=sys.stderr)
@@ -123,7 +131,34 @@ def build_app(request: ServeRequest, state: "State", store: Store, url: str, hos
         allowed_paths=[],
     )
     page.has_launched = True  # else Gradio does not check files that a request names; mounting does not set it
-    return guarded(app, page, state, store, request.auth, hosts)
+    # The last one here is the first that a request meets. Names before passwords: another site's page may not even have one refused.
+    layers: App = Api(Uploads(Questions(app, store, page, max(1, state.limits.queue // 2)), store), state)
+    layers = Checks(Bodies(layers, state.limits), hosts.check, Auth(request.auth).check, check_address)
+    return http_only(Linger(Responses(layers)), app)
+
+
+class Checks:
+    """Passes a request on unless a check raises RefusedError."""
+
+    def __init__(self, app: App, *checks: Callable[[Scope], None]) -> None:
+        self._app, self._checks = app, checks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for check in self._checks:
+            check(scope)
+        await self._app(scope, receive, send)
+
+
+def http_only(layers: App, app: App) -> App:
+    """The application with its layers, which every HTTP request passes. Every WebSocket is closed, as there are none here."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await (layers if scope["type"] == "http" else app)(scope, receive, send)
+
+    return answer
 
 
 @contextmanager
@@ -138,8 +173,3 @@ def _listen(request: ServeRequest) -> Iterator[socket.socket]:
         except OSError as error:
             raise ConfigError(f"{request.host}:{request.port}: cannot listen ({why(error)}); choose another --host or --port") from error
         yield listening
-
-
-def _check_gradio() -> None:
-    if importlib.util.find_spec("gradio") is None:
-        raise ConfigError("the page needs Gradio: pip install 'fastfashion[serve]'")

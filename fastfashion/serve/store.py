@@ -145,8 +145,3 @@ def _sweep_until(over: threading.Event, store: Store) -> None:
     while not over.wait(FREQUENCY_S):
         with suppress(OSError):  # the folder goes when the server ends
             store.sweep()
-
-
-def is_main() -> bool:
-    """Whether this thread may set signal handlers."""
-    return threading.current_thread() is threading.main_thread()

@@ -25,9 +25,9 @@ class Uploads:
         self._in_progress: dict[str, _Parts] = {}  # by the id that the page gave its upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == UPLOAD:
+        if scope["path"] == UPLOAD:
             await respond(send, json_body(await self._upload(scope, receive)), JSON)
-        elif scope["type"] == "http" and scope["path"] == PROGRESS:
+        elif scope["path"] == PROGRESS:
             await self._progress(_upload_id(scope), send)
         else:
             await self._app(scope, receive, send)
