@@ -23,7 +23,7 @@ from fastfashion.config import AugmentConfig, DataConfig, RunConfig
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import EvaluateRequest, evaluate_run
 from fastfashion.evaluate.compare import compare, compare_text
-from fastfashion.evaluate.text import report_text
+from fastfashion.evaluate.report import report_text
 from fastfashion.export.export import ExportRequest, export, export_text
 from fastfashion.load import Plan
 from fastfashion.pack import PackRequest, pack

@@ -10,7 +10,7 @@ from fastfashion.bench import table_text as loader_text
 from fastfashion.catalog.styles import Account
 from fastfashion.doctor.doctor import Report, report_text
 from fastfashion.doctor.judge import Finding
-from fastfashion.evaluate.text import report_text as evaluate_text
+from fastfashion.evaluate.report import report_text as evaluate_text
 from fastfashion.pack import PackSummary
 from fastfashion.pack.text import summary_text
 from fastfashion.words import counted, os_error_text

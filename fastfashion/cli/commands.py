@@ -173,7 +173,7 @@ command(TrainRequest, "train", EXAMPLE)(train)
 def evaluate(request: EvaluateRequest) -> Answer | None:
     from fastfashion import dist
     from fastfashion.evaluate import evaluate_run
-    from fastfashion.evaluate.text import report_text
+    from fastfashion.evaluate.report import report_text
 
     world = dist.start()
     try:

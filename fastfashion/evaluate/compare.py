@@ -39,7 +39,8 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     tables = [_predictions(run, report, tasks) for run, report in zip((first, second), reports, strict=True)]
     both = tables[0].merge(tables[1], on="id", suffixes=("_1", "_2"), validate="one_to_one")
     found = {task: _compare_task(_common((first, second), reports, both, task), tables, task) for task in tasks}
-    return {"runs": [str(first), str(second)], "sets": [_set_of(report) for report in reports], "tasks": found}
+    # A report from before they named their set has none.
+    return {"runs": [str(first), str(second)], "sets": [report.get("set") for report in reports], "tasks": found}
 
 
 def _common(runs: tuple[Path, Path], reports: list[dict[str, Any]], both: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -63,11 +64,6 @@ def _common(runs: tuple[Path, Path], reports: list[dict[str, Any]], both: pd.Dat
             "train and test both with the same --corrections"
         )
     return rows
-
-
-def _set_of(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The set that a run was tested on; None for a report from before reports named it."""
-    return report.get("set")
 
 
 def _tested(run: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The uncertainty of a score: percentile bootstrap (Efron & Tibshirani 1993, chapter 13) less its bias; a paired test."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,19 +12,17 @@ SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_f1_present", "weig
 BIASED = frozenset({"balanced_accuracy", "macro_f1", "macro_f1_present", "calibration_error"})  # means over classes, or over bins
 
 
-def bootstrap(labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
+def bootstrap(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, tuple[float, float]]:
     """95 % interval of each score, by name, from 1,000 resamples of the rows.
 
     labels: integers (N,) in [0, C); probabilities: float (N, C). An interval shows how the score varies with the choice of test images,
     not with the seed of the training. In a resample macro F1 is the mean over the classes that are in it, as in scikit-learn.
 
-    The scores in BIASED differ between resamples and rows in the mean: a class of one row is missing from every third resample, and with
-    it its F1; the calibration error of a resample is larger, in a calibrated model about twice as large. A plain interval could have the
-    score at its edge or outside. Their intervals are shifted by that bias, as the bootstrap estimates it (chapter 10). With a long tail of
-    classes of a few rows the intervals of macro F1 are still too narrow: in simulations (bench/LOG.md) they hold the expected score 84 to
-    91 % of the time.
+    The scores in BIASED differ between resamples and rows in the mean: a class of one row is missing from every third resample. Their
+    intervals are shifted by that bias, as the bootstrap estimates it (chapter 10). With a long tail of classes of a few rows those of
+    macro F1 are still too narrow: in simulations (bench/LOG.md) they hold the expected score 84 to 91 % of the time.
     """
-    n, num_classes = len(labels), probabilities.shape[1]
+    num_classes = probabilities.shape[1]
     predictions = probabilities.argmax(axis=1)
     confidences, right, top3 = probabilities.max(axis=1), predictions == labels, top_k_hits(labels, probabilities, 3)
 
@@ -32,14 +30,10 @@ def bootstrap(labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> d
         more = {"top3_accuracy": float(top3[rows].mean()), "calibration_error": calibration_error(confidences[rows], right[rows])}
         return _scores(labels[rows], predictions[rows], num_classes) | more
 
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    found = [score(rng.integers(0, n, size=n)) for _ in range(RESAMPLES)]
-    return _intervals(score(np.arange(n)), found, (0.0, 1.0))
+    return _intervals(score, len(labels), (0.0, 1.0))
 
 
-def bootstrap_difference(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int, seed: int = 0
-) -> dict[str, tuple[float, float]]:
+def bootstrap_difference(labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int) -> dict[str, tuple[float, float]]:
     """95 % interval of each score's difference, second minus first, both from the same resamples of the rows.
 
     labels, first, second: integers (N,) in [0, C), the true classes and the two predictions.
@@ -49,17 +43,15 @@ def bootstrap_difference(
         one, other = (_scores(labels[rows], predictions[rows], num_classes) for predictions in (first, second))
         return {name: other[name] - one[name] for name in SCORES}
 
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    found = [difference(rng.integers(0, len(labels), size=len(labels))) for _ in range(RESAMPLES)]
-    return _intervals(difference(np.arange(len(labels))), found, (-1.0, 1.0))
+    return _intervals(difference, len(labels), (-1.0, 1.0))
 
 
-def _intervals(
-    scores: Mapping[str, float], found: Sequence[Mapping[str, float]], limits: tuple[float, float]
-) -> dict[str, tuple[float, float]]:
-    """The interval of each score from the resamples' scores, for those in BIASED less the bias, and never beyond `limits`."""
+def _intervals(score_of: Callable[[np.ndarray], dict[str, float]], n: int, limits: tuple[float, float]) -> dict[str, tuple[float, float]]:
+    """The interval of each score of n rows from those of resamples, for those in BIASED less the bias, and never beyond `limits`."""
+    rng = np.random.Generator(np.random.Philox(key=0))
+    found = [score_of(rng.integers(0, n, size=n)) for _ in range(RESAMPLES)]
     intervals = {}
-    for name, score in scores.items():
+    for name, score in score_of(np.arange(n)).items():
         values = np.array([each[name] for each in found])
         bias = float(values.mean()) - score if name in BIASED else 0.0
         low, high = interval(values)

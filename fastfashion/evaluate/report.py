@@ -17,7 +17,6 @@ from fastfashion.bars import tqdm
 from fastfashion.catalog import ids_hash
 from fastfashion.catalog.splits import REFERENCE_SEED
 from fastfashion.command_options import EvaluateRequest
-from fastfashion.config import RunConfig
 from fastfashion.errors import InputError
 from fastfashion.evaluate import metrics, plots
 from fastfashion.evaluate.intervals import bootstrap
@@ -29,6 +28,7 @@ from fastfashion.runs.files import PLOTS, PREDICTIONS, REPORT, read_metrics
 from fastfashion.runs.opened import OpenRun, open_run
 from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards import PackedSet
+from fastfashion.tables import table_text
 from fastfashion.untrusted import file_sha256
 from fastfashion.words import counted
 
@@ -91,7 +91,8 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
         out.mkdir(exist_ok=True)
         table = predictions_table(opened.packed, opened.vocab, predictions)
         publish(out / PREDICTIONS, lambda beside: table.to_parquet(beside, index=False))
-        _draw(opened, predictions, out / PLOTS, _what(opened, request.rows), history)
+        what = f"rows of {opened.packed.path.name} that it never saw" if unseen else f"test part of the {opened.config.data.protocol} split"
+        _draw(opened, predictions, out / PLOTS, what, history)
         publish_json(out / REPORT, report)  # last: if it exists, everything does
     return report
 
@@ -135,13 +136,6 @@ def _unknown_classes(opened: OpenRun) -> dict[str, dict[str, int]]:
     return found
 
 
-def _what(opened: OpenRun, rows: str) -> str:
-    """What was tested, for titles."""
-    if rows == UNSEEN:
-        return f"rows of {opened.packed.path.name} that it never saw"
-    return f"test part of the {opened.config.data.protocol} split"
-
-
 def _report(opened: OpenRun, predictions: Predictions, tested: str) -> dict[str, Any]:
     config, split, kept = opened.config, opened.split, opened.trained_on
     ids = opened.packed.table["id"]
@@ -168,14 +162,10 @@ def _report(opened: OpenRun, predictions: Predictions, tested: str) -> dict[str,
             "train_rows_in_set": len(split.train),
             "train_ids_sha256": ids_hash(kept.ids[kept.split.train].tolist()),
         },
-        "corrections_sha256": _corrections_sha256(config),
+        # They change the labels that a run is tested by, too.
+        "corrections_sha256": file_sha256(Path(config.data.corrections)) if config.data.corrections else None,
         "tasks": tasks,
     }
-
-
-def _corrections_sha256(config: RunConfig) -> str | None:
-    """Of the file: corrections change the labels that a run is tested by, too."""
-    return file_sha256(Path(config.data.corrections)) if config.data.corrections else None
 
 
 def _details(opened: OpenRun, task: str, answers: Answers) -> dict[str, Any]:
@@ -226,3 +216,60 @@ def _draw_mistakes(path: Path, packed: PackedSet, answers: Answers, names: Seque
         texts = [(names[answers.labels[i]], f"{names[answers.best[i]]} {100 * answers.confidences[i]:.0f} %") for i in worst]
         groups = [Group(tiles=[images.tile(int(answers.rows[i]), lines)]) for i, lines in zip(worst, texts, strict=True)]
         write_sheet(path, draw_sheet(groups, columns=MISTAKES_A_LINE, header=[f"{title}: the most confident mistakes"]))
+
+
+def report_text(run: Path, report: Mapping[str, Any]) -> str:
+    """A report as a table for people, and where its files are: what `fastfashion evaluate` prints."""
+    split = report["split"]
+    what = f"{counted(split['num_rows'], 'test row')} of the {split['protocol']} split by {', '.join(split['by'])}"
+    if split.get("part") == UNSEEN:
+        what = f"{counted(split['num_rows'], 'row')} of {report['set']['path']} that it neither trained, validated nor tested"
+    lines = [*report.get("notes", ()), f"{report['run']}: {report['model']} at {report['size']}, {what}"]
+    for task, counts in report.get("unknown_classes", {}).items():
+        listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        lines.append(f"{sum(counts.values())} of them are not tested for {task}, whose classes {listed} the run does not know")
+    columns = ["task", "accuracy, 95 % interval", "macro F1, 95 % interval", "top 3", "calibration", "chance"]
+    rows = [
+        [
+            task,
+            *(_with_interval(values, name) for name in ("accuracy", "macro_f1")),
+            *(f"{values[name]:.4f}" for name in ("top3_accuracy", "calibration_error", "chance_accuracy")),
+        ]
+        for task, values in report["tasks"].items()
+    ]
+    lines += ["", table_text(columns, rows), "", *_duplicate_lines(report)]
+    if report["skipped"]:
+        lines += ["", f"{counted(len(report['skipped']), 'test image')} left out, not decodable: the report names them"]
+    lines += ["", "interval: of the choice of test images; calibration: mean error of the probabilities; chance: the largest class", ""]
+    out = report_folder(run, split.get("part", "test"))
+    lines += [f"report       {out / REPORT}", f"predictions  {out / PREDICTIONS}", f"plots        {out / PLOTS}/*.png"]
+    return "\n".join(lines)
+
+
+def _with_interval(values: Mapping[str, Any], name: str) -> str:
+    low, high = values["intervals"][name]
+    return f"{values[name]:.4f} ({low:.3f}–{high:.3f})"
+
+
+def _duplicate_lines(report: Mapping[str, Any]) -> list[str]:
+    """Accuracy on test rows with a near-duplicate in training and on the others, if there are any of the first."""
+    tasks, split = report["tasks"], report["split"]
+    if missing := split["train_rows"] - split.get("train_rows_in_set", split["train_rows"]):
+        where = f"{missing} of the {split['train_rows']} training rows are not in {report['set']['path']}"
+        there = dict(report) | {"split": split | {"train_rows": split["train_rows_in_set"]}}
+        return [
+            f"{where}: whether a test row is a near-duplicate of those is not known",
+            *(_duplicate_lines(there) if there["split"]["train_rows"] else []),
+        ]
+    if not any(values["with_duplicate_in_training"]["n"] for values in tasks.values()):
+        return ["no test row has a near-duplicate in training"]
+    parts = ("with_duplicate_in_training", "without_duplicate_in_training")
+    rows = [[task, *(_accuracy_of(values[part]) for part in parts)] for task, values in tasks.items()]
+    return [
+        "accuracy on test rows that have a near-duplicate in training, and on the others:",
+        table_text(["task", "with duplicate", "others"], rows),
+    ]
+
+
+def _accuracy_of(part: Mapping[str, Any]) -> str:
+    return f"{100 * part['accuracy']:.2f} % of {part['n']}" if part["n"] else "no such row"

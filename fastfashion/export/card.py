@@ -4,6 +4,7 @@ The front matter is written as JSON values, which are YAML: no name of a class o
 """
 
 import functools
+import importlib.metadata
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fastfashion.export.space import gradio_version
 from fastfashion.export.subject import Subject
 
+# What a Space's app.py was tested with, if this machine has no other version of it.
+NEEDS = {"gradio": "6.0", "onnxruntime": "1.20", "numpy": "1.26", "pillow": "11.0"}
 FEW = 10  # test images below which a class's score says little
 
 
@@ -49,12 +51,24 @@ def space_card(subject: Subject) -> str:
         "colorFrom": "gray",
         "colorTo": "blue",
         "sdk": "gradio",
-        "sdk_version": gradio_version(),
+        "sdk_version": _installed("gradio") or NEEDS["gradio"],
         "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",  # the Hub's default is too old for requirements.txt
         "app_file": "app.py",
         "pinned": False,
     }
     return _card("space", subject, subject.tasks, front)
+
+
+def requirements() -> list[str]:
+    """The installed versions, pinned since a Space may be rebuilt at any time; a lower bound for what is not installed."""
+    return [f"{name}=={version}" if (version := _installed(name)) else f"{name}>={least}" for name, least in NEEDS.items()]
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _card(to: str, subject: Subject, tasks: Sequence[str], front: Mapping[str, Any], int8: Mapping[str, Any] | None = None) -> str:

@@ -5,6 +5,7 @@
 An export that answers differently from the run is not published.
 """
 
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +17,9 @@ from fastfashion.bars import tqdm
 from fastfashion.command_options import ExportRequest
 from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.export import card
+from fastfashion.export import card, space_app
 from fastfashion.export.hub import HubModel, write_hub
 from fastfashion.export.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
-from fastfashion.export.space import write_app
 from fastfashion.export.subject import Subject, open_subject
 from fastfashion.fields import Result
 from fastfashion.files import publish, publish_json, writing_to
@@ -88,7 +88,8 @@ def export(request: ExportRequest) -> ExportSummary:
                 int8 = _write_int8(subject, beside, work)
             (beside / "README.md").write_text(card.onnx_card(subject, int8), encoding="utf-8")
             if request.to == "space":
-                write_app(beside)
+                shutil.copyfile(space_app.__file__, beside / "app.py")
+                (beside / "requirements.txt").write_text("".join(f"{line}\n" for line in card.requirements()), encoding="utf-8")
                 (beside / "README.md").write_text(card.space_card(subject), encoding="utf-8")
         files = sorted(path.relative_to(beside).as_posix() for path in beside.rglob("*") if path.is_file())
         summary = ExportSummary(

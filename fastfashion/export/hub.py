@@ -40,10 +40,12 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
         temperature = run.model.temperatures[run.model.tasks.index(task)]
         layer.weight.copy_(head.weight / temperature)
         layer.bias.copy_(head.bias / temperature)
+    # What timm says of the backbone's published weights is not true of a run that did not start from them.
+    unknown = {} if subject.config.model.pretrained else dict.fromkeys(("license", "origin_url", "paper_ids"), "")
     timm.models.save_for_hf(
         model,
         str(folder),
-        model_config={"label_names": classes, "pretrained_cfg": _origin(subject)},
+        model_config={"label_names": classes, "pretrained_cfg": {"tag": subject.name} | unknown},
         safe_serialization=True,
         data_config={
             "input_size": (3, size.height_px, size.width_px),
@@ -54,12 +56,6 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
             "crop_mode": "squash",
         },
     )
-
-
-def _origin(subject: Subject) -> dict[str, Any]:
-    """Replaces what timm says of the backbone's published weights if the run did not start from them."""
-    unknown = {} if subject.config.model.pretrained else dict.fromkeys(("license", "origin_url", "paper_ids"), "")
-    return {"tag": subject.name} | unknown
 
 
 class HubModel:

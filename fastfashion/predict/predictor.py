@@ -35,6 +35,7 @@ PREFETCH = 3  # batches in progress while one is answered
 NO_CODE = -1
 
 Fit = Callable[[Sequence[bytes], np.ndarray], dict[int, str]]
+_Started = tuple[list[str], np.ndarray, list[Future[dict[int, str]]]]  # a batch in progress: names, uint8 (B, H, W, 3) being filled, tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class Predictor:
         try:
             while batch := list(islice(images, batch_size)):
                 ahead.append(self._start(pool, decoders.fit, batch))
-                while len(ahead) > PREFETCH or (ahead and all(task.done() for task in ahead[0].tasks)):
+                while len(ahead) > PREFETCH or (ahead and all(task.done() for task in ahead[0][2])):
                     yield self._finish(ahead.popleft(), top)
             while ahead:
                 yield self._finish(ahead.popleft(), top)
@@ -107,14 +108,16 @@ class Predictor:
             decoders.close()
             pool.shutdown()
 
-    def _start(self, pool: ThreadPoolExecutor, fit: Fit, batch: list[InputImage]) -> "_Started":
+    def _start(self, pool: ThreadPoolExecutor, fit: Fit, batch: list[InputImage]) -> _Started:
         images = np.empty((len(batch), self.size.height_px, self.size.width_px, 3), dtype=np.uint8)
         chunks = range(0, len(batch), CHUNK)
-        return _Started(batch, images, [pool.submit(load_images, batch[at : at + CHUNK], images[at : at + CHUNK], fit) for at in chunks])
+        tasks = [pool.submit(load_images, batch[at : at + CHUNK], images[at : at + CHUNK], fit) for at in chunks]
+        return [one.name for one in batch], images, tasks
 
-    def _finish(self, started: "_Started", top: int) -> Answers:
-        errors = {i * CHUNK + place: text for i, task in enumerate(started.tasks) for place, text in task.result().items()}
-        return self.answers([one.name for one in started.batch], self.probabilities(started.images), errors, top)
+    def _finish(self, started: _Started, top: int) -> Answers:
+        names, images, tasks = started
+        errors = {i * CHUNK + place: text for i, task in enumerate(tasks) for place, text in task.result().items()}
+        return self.answers(names, self.probabilities(images), errors, top)
 
     def _answer_set(self, path: Path, top: int, batch_size: int) -> Iterator[Answers]:
         packed = open_packed_set(path)
@@ -157,15 +160,6 @@ def drawn(size: Size, count: int) -> np.ndarray:
     coarse = torch.rand((count, 3, 8, 6), generator=torch.Generator().manual_seed(0)) * 255
     fine = torch.nn.functional.interpolate(coarse, (size.height_px, size.width_px), mode="bilinear")
     return fine.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-@dataclass(frozen=True)
-class _Started:
-    """A batch in progress."""
-
-    batch: list[InputImage]
-    images: np.ndarray  # uint8 (B, H, W, 3), being filled
-    tasks: list[Future[dict[int, str]]]
 
 
 def load_images(images: Sequence[InputImage], out: np.ndarray, fit: Fit = load_encoded) -> dict[int, str]:
