@@ -261,6 +261,10 @@ def _expect(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> Non
 
 def _save(figure: "Figure", path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape: dict[str, Any] = {"dpi": DPI, "bbox_inches": "tight", "pad_inches": 0.15, "facecolor": "white"}
-    publish(path, lambda beside: figure.savefig(beside, format="png", **shape))
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:
+            figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15, facecolor="white")
+
+    publish(path, write)
     return path
