@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from fastfashion.api import Images, Place, Report, Run, Set, Splits, Verified
+from fastfashion.api import Audit, Compared, Evaluated, Images, Place, Report, Run, Set, Splits, Verified
 from fastfashion.api import open_loader as open_loader
 from fastfashion.api import open_packed_set as open_packed_set
 from fastfashion.api import open_run as open_run
@@ -27,13 +27,13 @@ def audit(
     out: Place | None = ...,
     raw: bool = ...,
     workers: int = ...,
-) -> Report:
+) -> Audit:
     """Report what a packed set holds: sizes, bytes, classes, and duplicates, including those that splits leak into tests."""
 
 def compare(
     first: Run,
     second: Run,
-) -> Report:
+) -> Compared:
     """Test whether one run is better than another: McNemar's exact test and intervals of the differences, on rows both were tested on."""
 
 def download(
@@ -52,7 +52,7 @@ def evaluate_run(
     batch_size: int = ...,
     workers: int = ...,
     device: str | torch.device | None = ...,
-) -> Report:
+) -> Evaluated:
     """Test a run's best weights on the test rows of its split; writes report.json, predictions.parquet and plots/."""
 
 def export(

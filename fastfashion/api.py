@@ -1,7 +1,7 @@
 """The names of `import fastfashion as ff`: what the commands do, for notebooks and programs.
 
-Arguments: see command_options.py. Functions that make something return a frozen dataclass with `to_dict()`; reports (evaluate_run,
-compare, audit) are the dicts that the JSON files hold. Training and testing are train_run and evaluate_run, because `fastfashion.train` and
+Arguments: see command_options.py. Functions return a frozen dataclass with `to_dict()`; its fields are the keys of
+docs/json.md. Training and testing are train_run and evaluate_run, because `fastfashion.train` and
 `fastfashion.evaluate` are packages. Errors that the caller can fix are `FastfashionError`s, and name arguments. No function changes the
 program that calls it (docs/embedding.md).
 """
@@ -89,6 +89,48 @@ class Splits(Result):
     parts: dict[str, Any]
     tasks: dict[str, Any]
     left_out: str = ""  # columns that "all" leaves out, in words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Result):
+    """What audit found in a set; docs/json.md explains the fields."""
+
+    set: str
+    images: int
+    rejected: Report
+    sizes: Report
+    resolutions: Report
+    labels: Report
+    duplicates: Report
+    leakage: Report
+    label_errors: Report | None = None  # with a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Result):
+    """How a run did on its test rows, as its report.json says; docs/json.md explains the fields."""
+
+    run: str  # its folder, where the file has the name alone
+    model: str
+    first_weights: str
+    size: str
+    split: Report
+    tasks: Report
+    skipped: Any
+    corrections_sha256: str | None
+    set: Report
+    trained_on: Report
+    notes: list[str]
+    unknown_classes: Report | None = None  # of rows unseen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared(Result):
+    """Two runs on the rows that both were tested on, second minus first; docs/json.md explains the fields."""
+
+    runs: list[str]
+    sets: list[Any]
+    tasks: Report
 
 
 @call(DownloadRequest, computes=False)
@@ -181,14 +223,14 @@ def verified(request: VerifyRequest, say: Callable[[str], object]) -> Verified:
 
 
 @call(AuditRequest)
-def audit(request: AuditRequest) -> Report:
+def audit(request: AuditRequest) -> Audit:
     """Report what a packed set holds: sizes, bytes, classes, and duplicates, including those that splits leak into tests.
 
     With a run, also which labels are probably wrong: suspects.csv and sheets of images in the folder `out`, audit by default.
     """
     from fastfashion import dist
 
-    return audited(request, dist.alone())
+    return Audit(**audited(request, dist.alone()))
 
 
 def audited(request: AuditRequest, world: Any) -> Report:
@@ -352,7 +394,7 @@ def _in_processes(config: RunConfig, run: Path, nproc: int) -> "TrainSummary":
 
 
 @call(EvaluateRequest)
-def evaluate_run(request: EvaluateRequest) -> Report:
+def evaluate_run(request: EvaluateRequest) -> Evaluated:
     """Test a run's best weights on the test rows of its split; writes report.json, predictions.parquet and plots/.
 
     A set that has grown holds rows that the run trained on: with rows unseen, only ids that it never saw are tested, into RUN/unseen. In
@@ -361,15 +403,15 @@ def evaluate_run(request: EvaluateRequest) -> Report:
     from fastfashion import dist
     from fastfashion.evaluate import evaluate_run as evaluate
 
-    return evaluate(request, dist.alone(request.device))
+    return Evaluated(**(evaluate(request, dist.alone(request.device)) | {"run": str(request.run)}))
 
 
 @call(CompareRequest, computes=False)
-def compare(request: CompareRequest) -> Report:
+def compare(request: CompareRequest) -> Compared:
     """Test whether one run is better than another: McNemar's exact test and intervals of the differences, on rows both were tested on."""
     from fastfashion.evaluate.compare import compare as compare_runs
 
-    return compare_runs(request.first, request.second)
+    return Compared(**compare_runs(request.first, request.second))
 
 
 @embedded

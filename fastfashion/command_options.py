@@ -457,10 +457,10 @@ class ReproduceRequest(Request):
     protocol: tuple[str, ...] = option("Only on this split; default: both.", (), panel=IN, many=True, find=names_of)
     recipe: str = recipe_option()
     all_heads: bool = option("Train every model on all labels.", True, panel=RUN, flag="--all-heads/--no-all-heads")
-    seeds: int = option("Runs per cell.", 1, panel=RUN)
+    seeds: int = option("Runs per cell.", 1, panel=RUN, least=1)
     pretrained: bool = option("Start from ImageNet weights.", True, panel=RUN, flag="--pretrained/--no-pretrained")
-    epochs: int | None = option("Epochs to train; default: those of the recipe.", panel=RUN)
-    nproc: int | None = option("Processes on this machine, one per GPU.", panel=RUN)
+    epochs: int | None = option("Epochs to train; default: those of the recipe.", panel=RUN, least=1)
+    nproc: int | None = option("Processes on this machine, one per GPU.", panel=RUN, least=1)
     settings: dict[str, Any] = settings_option()
     out: Path = out_option("Folder for runs and tables.", Writes.FOLDER, Path("runs/reproduce"))
 

@@ -145,6 +145,10 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self), default=str))  # type: ignore[call-overload]
 
+    def __getitem__(self, name: str) -> Any:
+        """A field by its name, as in the document of --json."""
+        return getattr(self, name)
+
 
 def listed(names: Any) -> str:
     """Names joined as "a, b or c"."""

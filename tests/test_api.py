@@ -59,7 +59,7 @@ def test_the_main_job_in_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     packed = ff.shard(res=32, workers=1)
     assert packed.out == Path("shards/synth") and packed.kept + packed.rejected == 150
     assert len(ff.open_packed_set().table) == packed.kept
-    assert ff.verify().damage == () and ff.audit()["images"] == packed.kept
+    assert ff.verify().damage == () and ff.audit()["images"] == ff.audit().images == packed.kept
     assert ff.splits(task="season").parts.keys() == {"train", "val", "test"} and Path("splits.csv").is_file()
     assert len(ff.preview(packed.out, rows=4, workers=1).rows) == 4
     trained = ff.train_run(task="masterCategory", name="first", **TINY)
@@ -67,15 +67,15 @@ def test_the_main_job_in_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match="optim"):
         ff.train_run(task="masterCategory", name="first", **(TINY | {"settings": {"train.precision": "fp32", "optim.lr": 0.5}}))
     report = ff.evaluate_run("runs/first")
-    assert report == json.loads(Path("runs/first/report.json").read_text())
-    assert ff.compare("runs/first", "runs/first")["tasks"]["masterCategory"]["p_value"] == 1
+    assert report.to_dict() == json.loads(Path("runs/first/report.json").read_text()) | {"run": "runs/first", "unknown_classes": None}
+    assert ff.compare(report, trained).tasks["masterCategory"]["p_value"] == 1
     opened = ff.open_run("runs/first")
     assert opened.tasks == ["masterCategory"] and len(opened.split.rows("test")) == report["tasks"]["masterCategory"]["n"]
     images = sorted(Path("data/synth/images").glob("*.jpg"))[:3]
     answers = list(ff.predict("runs/first", [*images, "nowhere.jpg"], top=2, workers=1))
     assert [answer["path"] for answer in answers] == [*map(str, images), "nowhere.jpg"]
     assert all(len(answer["answers"]["masterCategory"]) == 2 for answer in answers[:3]) and "no such file" in answers[3]["error"]
-    exported = ff.export("runs/first", "hub")
+    exported = ff.export(report, "hub")
     assert exported.tasks == ["masterCategory"] and Path(exported.out, "model.safetensors").is_file()
 
 
@@ -95,9 +95,9 @@ def test_what_goes_wrong_in_other_processes_is_raised_here(packed_small: PackedS
 
 
 def test_an_old_form_works_and_warns(packed_small: PackedSmall, tmp_path: Path) -> None:
-    with pytest.warns(FutureWarning, match="out is an old form, which the next release refuses: use runs"):
+    with pytest.warns(FutureWarning, match="out is an old form, which the next release refuses: use runs") as warned:
         trained = ff.train_run(packed_small.out, out=tmp_path, name="old", **TINY)
-    assert trained.run == str(tmp_path / "old")
+    assert trained.run == str(tmp_path / "old") and warned[0].filename == __file__
     with pytest.raises(ConfigError, match="size, height x width in pixels; images 600 wide and 800 high are size"):
         ff.synth(tmp_path / "synth", res="600x800")
     with pytest.raises(TypeError, match="colour"):
@@ -110,15 +110,18 @@ def test_predict_takes_paths_images_arrays_and_bytes_and_yields_as_it_goes(packe
     image = Image.open(path).convert("RGB")
     png = BytesIO()
     image.save(png, "PNG")
-    given = [image, np.asarray(image), png.getvalue(), np.zeros((2, 2, 7), np.uint8), b"no image", path]
-    *same, wrong, broken, by_path = ff.predict(run, (each for each in given), workers=1)
-    assert [each["path"] for each in (*same, wrong, broken)] == [f"image {number}" for number in range(5)]
+    given = [image, np.asarray(image), png.getvalue(), np.zeros((2, 2, 7), np.uint8), torch.zeros(2, 2, 3), b"no image", path]
+    *same, wrong, tensor, broken, by_path = ff.predict(run, (each for each in given), workers=1)
+    assert [each["path"] for each in (*same, wrong, tensor, broken)] == [f"image {number}" for number in range(6)]
     assert same[0]["answers"] == same[1]["answers"] == same[2]["answers"] is not None
     assert wrong["answers"] is broken["answers"] is None and "uint8 array (H, W)" in wrong["error"]
+    assert "uint8 array (H, W)" in tensor["error"]
     assert by_path["path"] == str(path) and by_path["error"] is None
     (alone,) = ff.predict(run, image, workers=1)
     assert alone["answers"] == same[0]["answers"]
     assert inspect.isgenerator(ff.predict(run, [path], workers=1))
+    with pytest.raises(ConfigError, match=r"^image 1: expected a path, an address or an opened packed set, found int"):
+        list(ff.predict(run, [path, 5], workers=1))
 
 
 def test_a_loader_gives_what_training_gets(packed_small: PackedSmall) -> None:

@@ -43,6 +43,7 @@ RUN_TOO = {"run": "runs/a"}
         (TRAIN, {"shards": "set", "protocol": "random"}, "--protocol: expected stratified, reference or folds, found 'random'"),
         *((TRAIN, {"shards": "set", "name": name}, f"--name {name}: expected a name, not a path") for name in ("", "..", "a/b", ".")),
         (TRAIN, {"shards": "set", "out": "new", "runs": "other"}, "--out is the old name of --runs, and one is new, the other other"),
+        *((options.ReproduceRequest, {name: 0}, f"--{name}: expected 1 or more, found 0") for name in ("seeds", "epochs", "nproc")),
         (options.DownloadRequest, {"which": "medium"}, "which: expected small or full, found 'medium'"),
         (options.PredictRequest, RUN_TOO | {"paths": 5}, "paths: expected paths, PIL images, arrays or bytes, found int"),
         *((options.PredictRequest, RUN_TOO | {"paths": paths}, "paths: expected a path") for paths in ("", ["a.jpg", ""])),

@@ -109,7 +109,11 @@ def test_the_command_exits_with_1_on_damage_and_0_once_it_is_repaired(whole: tup
     assert [found["where"] for found in json.loads(hurt.stdout)["damage"]] == ["96/00001.tar"]
     repaired = fastfashion("verify", "set", "--repair", "--source", str(whole[0]), "--workers", "1", "--json", cwd=copy.parent)
     assert repaired.returncode == 0, repaired.stderr
-    assert json.loads(repaired.stdout)["repaired"] == ["96/00001.tar"]
+    document = json.loads(repaired.stdout)
+    assert (document["repaired"], document["damage"]) == (["96/00001.tar"], [])
+    assert [found["where"] for found in document["damage_before"]] == ["96/00001.tar"]
+    before, after = repaired.stderr.split("packed again: 96/00001.tar")
+    assert "1 damaged\n  96/00001.tar: " in before and "every byte as packed" in after
     assert digests(copy) == digests(whole[1])
     nothing = fastfashion("verify", "nowhere", cwd=copy.parent)
     assert (nothing.returncode, "nowhere: no such folder" in nothing.stderr) == (2, True)

@@ -105,6 +105,16 @@ def test_the_api_answers_as_the_page_documents(server: ServedRun) -> None:
     assert ask(f"{server.url}api/answer?top=none", jpeg())[0] == 400
 
 
+def test_json_is_the_address_once_it_answers(run: Path) -> None:
+    server = ServedRun(run, "--json", "--workers", "1")
+    try:
+        document = json.loads(server.process.stdout)
+        assert document == {"run": str(run), "address": server.url} and ask(f"{document['address']}api/model", None)[0] == 200
+    finally:
+        server.close()
+    assert json.loads(server.process.stdout) == document
+
+
 def test_the_api_answers_as_the_command_does(server: ServedRun, run: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     done = fastfashion("predict", run, tmp_path / "a.jpg", "--format", "jsonl")

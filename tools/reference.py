@@ -24,6 +24,7 @@ from fastfashion.config import FOLDS, RunConfig, settings  # noqa: E402
 from fastfashion.fields import Option, flag_of, options_of  # noqa: E402
 from fastfashion.recipes import FROM_SCRATCH, RECIPES  # noqa: E402
 
+RESULTS = ("Audit", "Compared", "Evaluated", "Splits", "Verified")  # of fastfashion.api
 UNLISTED = ("resolved",)  # for processes that we start
 MADE = "<!-- Made by tools/reference.py from the code: change it there. -->"
 
@@ -121,9 +122,7 @@ def stub() -> str:
             used |= set(re.findall(r"\b[A-Z]\w+", " ".join(body[:-1])))
         else:
             imports.append(f"from fastfashion.{'errors' if name == 'FastfashionError' else 'api'} import {name} as {name}")
-    imports.append(
-        f"from fastfashion.api import {', '.join(sorted(used & {'Images', 'Place', 'Report', 'Run', 'Set', 'Splits', 'Verified'}))}"
-    )
+    imports.append(f"from fastfashion.api import {', '.join(sorted(used & {*RESULTS, 'Images', 'Place', 'Report', 'Run', 'Set'}))}")
     imports += [f"from fastfashion.{home} import {name}" for name, home in HOMES.items() if name in used]
     imports.sort(key=lambda line: (line.split()[1], " as " in line, line))
     lines = ['"""Made by tools/reference.py from fastfashion/api.py and fastfashion/command_options.py."""', ""]

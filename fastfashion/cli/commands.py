@@ -192,7 +192,7 @@ def compare(request: CompareRequest) -> Answer:
     from fastfashion.evaluate.compare import compare_text
 
     result = api.compare.operation(request)
-    return Answer(document=result, text=compare_text(result), is_report=True)
+    return Answer(document=result, text=compare_text(result.to_dict()), is_report=True)
 
 
 @command(ReproduceRequest, "reproduce", "fastfashion reproduce fashion-product-images shards/small --no-pretrained")

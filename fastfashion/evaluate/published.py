@@ -97,7 +97,7 @@ def published_names() -> tuple[str, ...]:
 def read_published(name: str) -> Published:
     """Raises ConfigError if there are no results of that name."""
     if name not in published_names():
-        raise ConfigError(f"{name}: no published results of that name; expected one of {', '.join(published_names())}")
+        raise ConfigError(f"{name or 'NAME'}: no published results of that name; expected one of {', '.join(published_names())}")
     text = files("fastfashion.evaluate").joinpath("published", f"{name}.toml").read_text(encoding="utf-8")
     values: dict[str, Any] = msgspec.toml.decode(text)
     for cell in values["cells"]:

@@ -94,6 +94,8 @@ def find_auth(auth: str | None, file: Path | None, environment: MutableMapping[s
 
 
 def _read_auth(file: Path, say: Callable[[str], None]) -> str:
+    if not file.exists():
+        raise ConfigError(f"--auth-file {file}: no such file; its first line is user:password")
     try:
         lines = read_limited(file, MAX_FILE_BYTES).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -132,6 +132,7 @@ class State:
             overlays = {task: overlay(pixels[0], one) for task, one in maps.items()}
         except NoMapError as error:
             why = str(error)
+        print(f"no nearest products: {why}", file=sys.stderr)
         nearest = []
         if self.products is not None and self.products.ready:
             nearest = self.products.nearest(self.predictor.embedding(pixels)[0], num_nearest)
