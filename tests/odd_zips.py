@@ -60,7 +60,7 @@ def good_entries(data: bytes) -> dict[str, Entry]:
 def odd_entries(data: bytes) -> dict[str, tuple[Entry, str]]:
     """Entries that cannot be read, and what is said of them: all for which zipfile raises, for the entry or for all of the zip."""
     packed, twelve = deflated(data), bz2.compress(data)
-    damaged = "damaged in the zip|bytes instead of|Bad CRC-32"
+    damaged = "damaged in the zip|bytes, found|Bad CRC-32"
     wrong: dict[str, tuple[dict[str, Any], str]] = {
         "damaged stored": ({"packed": flipped(data, 50)}, "Bad CRC-32"),
         "damaged deflate": ({"packed": flipped(packed, 0), "method": 8}, damaged),

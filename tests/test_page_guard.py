@@ -324,6 +324,7 @@ def test_a_body_that_is_too_large_gets_its_error_however_much_of_it_is_sent(serv
             assert client.recv(100).startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
 
 
+@pytest.mark.slow
 def test_many_slow_clients_shut_nobody_out_and_are_cut(server: ServedRun) -> None:
     """Bodies, uploads and heads of a byte now and then, all from one address, more of each than places in the queue."""
     heads = ["POST /api/answer HTTP/1.1\nContent-Length: 900000\n", f"{UPLOAD_HEAD}Content-Length: 900000\n"]

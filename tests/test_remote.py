@@ -133,7 +133,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def test_what_another_client_packs_between_two_calls_is_seen_and_kept(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:
     out = location("s3://shop/between")
-    assert ff.shard(packed_small.source, str(out), res="full", workers=1)["packed_now"] == 60
+    assert ff.shard(packed_small.source, str(out), res="full", workers=1).packed_now == 60
     assert not (out / "32").exists()  # so that this process has a listing to be wrong about
     done = fastfashion("shard", "--source", packed_small.source, "--out", out, "--res", "32", "--quality", "60", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -146,7 +146,7 @@ def test_what_another_client_packs_between_two_calls_is_seen_and_kept(s3: S3Serv
     with pytest.raises(PackedSetError, match=r"s3://shop/between/32: packed with other settings or .*quality 60 \(here 90\)"):
         ff.shard(packed_small.source, str(out), res=["full", 32], workers=1)
     assert remote_digests(str(out), tmp_path / "after") == before
-    assert ff.shard(packed_small.source, str(out), res=["full", 32], quality=60, workers=1)["packed_now"] == 0
+    assert ff.shard(packed_small.source, str(out), res=["full", 32], quality=60, workers=1).packed_now == 0
 
 
 def test_an_empty_path_segment_is_refused_before_anything_is_uploaded(s3: S3Server, packed_small: PackedSmall, tmp_path: Path) -> None:

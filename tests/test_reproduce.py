@@ -148,6 +148,7 @@ def test_a_folder_keeps_the_settings_it_was_started_with(tmp_path: Path) -> None
             check_folder(tmp_path / "fast.json", heads, config, {})
 
 
+@pytest.mark.slow
 def test_a_cell_is_trained_and_tested_once_and_is_one_of_the_twelve(packed_small: PackedSmall, tmp_path: Path) -> None:
     options = [
         "fashion-product-images",

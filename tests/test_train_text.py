@@ -142,6 +142,7 @@ def test_a_first_step_that_fails_ends_the_processes_as_an_error_of_the_user_does
     assert "the first step failed (RuntimeError: as the test asked for)" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_a_process_and_a_size_that_does_not_fit_end_without_a_restart(packed_small: PackedSmall, tmp_path: Path) -> None:
     usual = [
         "train",

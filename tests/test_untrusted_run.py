@@ -598,6 +598,7 @@ def server(whole: Whole) -> Iterator[Counting]:
 def test_no_command_contacts_an_address_that_a_run_names(
     run: Path, whole: Whole, server: Counting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    server.asked.clear()
     change(CONFIG, lambda values: values["data"].update(shards=server.url))(run)
     refusal = rf"its settings name the packed set {server.url}, which was not contacted.*--shards {server.url}"
     with pytest.raises(InputError, match=refusal):
