@@ -72,12 +72,12 @@ def needs_img2dataset() -> None:
 @pytest.mark.slow
 def test_a_benchmark_measures_everybody_and_leaves_only_its_record(request_small: BenchShardRequest, tmp_path: Path) -> None:
     source, out = make_source(tmp_path / "real"), tmp_path / "results/new/shard.json"
-    before = sorted(request_small.photos.parent.iterdir())
+    before, children = sorted(request_small.photos.parent.iterdir()), set(multiprocessing.active_children())
     result = bench(replace(request_small, workers=2, rounds=2, source=source, out=out))
     assert json.loads(out.read_text(encoding="utf-8")) == result
     assert [path.name for path in out.parent.iterdir()] == ["shard.json"]
     assert sorted(request_small.photos.parent.iterdir()) == before
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= children
 
     by_name = {row["contestant"]: row for row in result["rows"]}
     assert by_name.keys() == STAND_IN_ROWS | {"source, pack full", "source, pack full 40"}

@@ -77,7 +77,7 @@ def prepare(home: Path) -> Path:
 def serve(command: str, home: Path, environment: dict[str, str]) -> None:
     """Run a page until its first answer, then stop it."""
     port = free_port()
-    process = subprocess.Popen(["bash", "-c", f"exec {command} --port {port}"], cwd=home, env=environment(), start_new_session=True)
+    process = subprocess.Popen(["bash", "-c", f"exec {command} --port {port}"], cwd=home, env=environment, start_new_session=True)
     try:
         for _ in range(600):
             assert process.poll() is None, command

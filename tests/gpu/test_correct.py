@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 import torch
 
 from fastfashion.config import AugmentConfig, RunConfig
-from fastfashion.dist import cores_per_process
+from fastfashion.dist import cores_per_process, num_threads
 from fastfashion.errors import ConfigError
 from fastfashion.load import open_loader
 from fastfashion.runs.files import read_metrics
@@ -136,9 +137,13 @@ def test_each_work_changes_the_images(check: Check) -> None:
 
 
 @pytest.mark.slow
-def test_training_learns_and_a_killed_run_ends_with_the_same_weights(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_learns_and_a_killed_run_ends_with_the_same_weights(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """Three runs of the same settings on kernels that repeat exactly: whole, whole once more, and killed after a checkpoint and resumed."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS, when it starts, needs in order to repeat exactly
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(num_threads(1))  # as the killed process: another number adds in another order
     config = run_config(check, "drawn", size="32x32", backend="auto", epochs=check.scale.epochs, log_every_steps=4, deterministic=True)
     train_and_kill(check, config, tmp_path / "killed")
     for name in ("whole", "repeated"):
