@@ -81,7 +81,7 @@ class DataConfig(_Section):
     corrections: str = setting("", "CSV of id, task, label with labels to correct.", ALLOWED)
     protocol: str = setting("stratified", "How to split: stratified (default), reference or folds.", choices=PROTOCOLS)
     split_seed: int = setting(0, "Seed of the stratified protocol; several train.seed can share one split.")
-    backend: str = setting("auto", "Loader; auto: resident or dali on a GPU, threads on the CPU.", FREE, choices=BACKENDS)
+    backend: str = setting("auto", "Loader backend; auto: dali on a GPU, threads without one.", FREE, choices=BACKENDS)
     workers: int = setting(0, "Loader threads per process; 0: its share of the cores.", FREE, least=0, most=1024)
     shuffle: str = setting("epoch", "epoch: permute all rows; window: permute shards, then rows in a window.", choices=("epoch", "window"))
     window_shards: int = setting(16, "Shards in a window.", least=1)
