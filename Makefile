@@ -37,11 +37,11 @@ demo: base
 	$(BIN)/fastfashion evaluate $(DEMO)/runs/demo
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --randomly-seed=1
 
 # What `make test` leaves out; tests that need a GPU, a browser or the internet are skipped where there is none.
 test-slow: install
-	$(BIN)/python -m pytest -q -m "slow or browser or dist or gpu or net"
+	$(BIN)/python -m pytest -q -p no:randomly -m "slow or browser or dist or gpu or net"
 
 lint: install
 	$(BIN)/ruff check .
