@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from fastfashion.config import AugmentConfig
-from fastfashion.errors import InputError
+from fastfashion.errors import ConfigError, InputError
 from fastfashion.load.draws import draw_colours, draw_crops, draw_erased, draw_mixing
 
 # The highest word of Philox's counter, which separates the streams.
@@ -52,6 +52,8 @@ class Part(Samples):
 class Step(Samples):
     """One global batch, without padding."""
 
+    end: int  # samples of the epoch that are done after it, in the epoch's order
+
     def part(self, rank: int, world_size: int, num_slots: int) -> Part:
         """The even, contiguous share of one rank, padded to `num_slots`; mixed pairs stay together."""
         size, together = len(self.rows), 1 if self.partners is None else 2
@@ -74,7 +76,10 @@ class Plan:
     """Every row once an epoch, in steps of equal size (within one): shuffled and augmented, or in order and whole.
 
     `heights_px` and `widths_px` are the sizes of the packed images, by row of the set. With windows, rows are sorted, and no array of an
-    epoch's length is allocated. Raises InputError if there are no rows, or if `shard_starts` do not cover all rows.
+    epoch's length is allocated. With `weights`, an epoch has as many samples as rows, and a row is among them n * weight / sum(weights)
+    times, rounded down or up by chance (systematic sampling, Madow 1949). With `drop_last` all steps have exactly `batch_size` samples.
+    Raises InputError if there are no rows, or if `shard_starts` do not cover all rows; ConfigError for weights that are no chances, or with
+    windows, and with `drop_last` if the rows do not fill a batch.
     """
 
     rows: np.ndarray  # int32 or int64 (n,)
@@ -82,7 +87,10 @@ class Plan:
     widths_px: np.ndarray  # any integer (N,)
     batch_size: int  # global; no step is larger
     seed: int = 0
-    augment: AugmentConfig | None = None  # None: evaluation, in the order of `rows`, whole images
+    augment: AugmentConfig | None = None  # None: whole images
+    shuffle: bool | None = None  # None: if there is augmentation; False: in the order of `rows`
+    drop_last: bool = False  # leave out the last samples of an epoch that do not fill a batch; others in each epoch if shuffled
+    weights: np.ndarray | None = None  # float64 (n,), 0 or more, beside `rows`; None: each row once
     shard_starts: np.ndarray | None = None  # int64 (S,): first row of each shard of the set, ascending from 0
     window_shards: int = 0  # most shards in a window; 0: one permutation of all rows
     numbers: np.ndarray | None = None  # int64 (N,): each row's number in the set that `shard_starts` belong to; None: the same set
@@ -90,6 +98,10 @@ class Plan:
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
             raise InputError("no rows to load: the part of the split is empty")
+        if self.drop_last and len(self.rows) < self.batch_size:
+            raise ConfigError(f"drop_last: expected at least one whole batch of {self.batch_size}, found {len(self.rows)} rows")
+        if self.weights is not None:
+            _check_weights(self.weights, len(self.rows), self._windowed)
         if not self._windowed:
             return
         starts = self.shard_starts
@@ -106,11 +118,21 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
+        return len(self.rows) // self.batch_size if self.drop_last else math.ceil(len(self.rows) / self.batch_size)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the steps of an epoch."""
+        return self.num_steps * self.batch_size if self.drop_last else len(self.rows)
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether epochs have an order of their own each."""
+        return self.augment is not None if self.shuffle is None else self.shuffle
 
     def num_slots(self, world_size: int) -> int:
         """Images in a rank's batch, including padding."""
-        most, together = math.ceil(len(self.rows) / self.num_steps), 2 if self._mixes else 1
+        most, together = math.ceil(self.num_samples / self.num_steps), 2 if self._mixes else 1
         return math.ceil(math.ceil(most / together) / world_size) * together
 
     def order(self, epoch: int) -> np.ndarray:
@@ -119,10 +141,23 @@ class Plan:
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Step]:
         """The steps of an epoch, from step `start`."""
-        order, size = self._order(epoch), len(self.rows)
-        for step in range(start, self.num_steps):
-            first, end = (step * size // self.num_steps, (step + 1) * size // self.num_steps)
-            yield self._draw(epoch, first, order(first, end).astype(np.int64))
+        return self.steps_after(epoch, self.edge(start))
+
+    def steps_after(self, epoch: int, samples: int) -> Iterator[Step]:
+        """The rest of an epoch of which `samples` are done; the first step is a short one if they end inside a step."""
+        order = self._order(epoch)
+        while samples < self.num_samples:
+            end = self.edge(self.step_of(samples) + 1)
+            yield self._draw(epoch, samples, order(samples, end).astype(np.int64))
+            samples = end
+
+    def edge(self, step: int) -> int:
+        """Samples of an epoch before a step."""
+        return step * self.num_samples // self.num_steps
+
+    def step_of(self, samples: int) -> int:
+        """The step that has the next sample after `samples`: the last one that starts there or before."""
+        return ((samples + 1) * self.num_steps - 1) // self.num_samples
 
     def step(self, epoch: int, step: int) -> Step:
         """One step of an epoch; for many, `steps` shuffles only once."""
@@ -130,7 +165,7 @@ class Plan:
 
     @property
     def _windowed(self) -> bool:
-        return self.window_shards > 0 and self.augment is not None
+        return self.window_shards > 0 and self.shuffled
 
     @property
     def _mixes(self) -> bool:
@@ -141,9 +176,17 @@ class Plan:
         if self._windowed:
             return self._windows(epoch).rows
         order = self.rows
-        if self.augment is not None:
-            order = order[np.random.Generator(self._philox(epoch, _ORDER_STREAM)).permutation(len(order))]
+        if self.shuffled:
+            rng = np.random.Generator(self._philox(epoch, _ORDER_STREAM))
+            order = order[rng.permutation(len(order))] if self.weights is None else rng.permutation(self._sampled(rng.random()))
         return lambda first, end: order[first:end]
+
+    def _sampled(self, offset: float) -> np.ndarray:
+        """As many rows as there are, by their weights: those at evenly spaced points of the cumulative weights; offset: in [0, 1)."""
+        assert self.weights is not None
+        ends = np.cumsum(self.weights)
+        points = (np.arange(len(self.rows)) + offset) * (ends[-1] / len(self.rows))
+        return self.rows[np.minimum(np.searchsorted(ends, points, side="right"), np.flatnonzero(self.weights)[-1])]
 
     def _windows(self, epoch: int) -> "_Windows":
         starts, sizes = self._runs
@@ -180,7 +223,7 @@ class Plan:
         heights, widths = self.heights_px[rows].astype(np.int64), self.widths_px[rows].astype(np.int64)
         if self.augment is None:
             boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
-            return Step(rows=rows, boxes=boxes.astype(np.int32), flips=np.zeros(len(rows), dtype=bool))
+            return Step(rows=rows, boxes=boxes.astype(np.int32), flips=np.zeros(len(rows), dtype=bool), end=position + len(rows))
 
         def uniforms(stream: int, lines: int) -> np.ndarray:
             """float64 in [0, 1), (lines, L)."""
@@ -198,6 +241,7 @@ class Plan:
             partners=partners,
             shares=shares,
             pasted=pasted,
+            end=position + len(rows),
         )
 
     def _philox(self, epoch: int, stream: int, block: int = 0, window: int = 0) -> np.random.Philox:
@@ -218,6 +262,13 @@ class _Windows:
         self._kept = {window: self._kept[window] if window in self._kept else self._shuffled(window) for window in range(begin, stop)}
         pieces = [kept[max(first - self._edges[window], 0) : end - self._edges[window]] for window, kept in self._kept.items()]
         return np.concatenate(pieces)
+
+
+def _check_weights(weights: np.ndarray, num_rows: int, windowed: bool) -> None:
+    if windowed:
+        raise ConfigError("weights: not with shuffle in windows, which reads each shard once; use shuffle by epoch")
+    if weights.shape != (num_rows,) or not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
+        raise ConfigError(f"weights: expected {num_rows} finite numbers, 0 or more and not all 0, one for each row, found {weights!r}")
 
 
 def _ascending(rows: np.ndarray) -> bool:
