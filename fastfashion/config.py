@@ -19,6 +19,8 @@ from fastfashion.recipes import FROM_SCRATCH, recipe
 PROTOCOLS = ("stratified", "reference", "folds")
 FOLDS = 5  # parts of the folds protocol
 ALL, DEFAULT_TASK, DEFAULT_RECIPE = "all", "subCategory", "fast"
+FITS = ("squash", "crop", "pad")
+DEFAULT_PAD_COLOR = "124,116,104"  # ImageNet's mean, which the backbones' normalisation makes 0: what convolutions pad with
 BACKENDS = ("auto", "dali", "threads", "resident")
 OPTIMIZERS = ("adamw", "adam", "sgd")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -72,6 +74,9 @@ class DataConfig(_Section):
     shards: str = setting("", "Folder or address of the packed set.", FREE)
     resolution: str = setting("auto", "Packed resolution to read; auto: the smallest that is large enough.")
     size: str = setting("auto", "Input size of the model, HxW in pixels, such as 80x64; auto: from the images' shape.")
+    fit: str = setting("squash", "Fit images to data.size: squash (stretch), crop (cut to its shape) or pad (letterbox).", choices=FITS)
+    crop_pct: float = setting(1.0, "Share of the sides that evaluation with fit crop keeps; ImageNet's is 0.875.", above=0, most=1)
+    pad_color: str = setting(DEFAULT_PAD_COLOR, "Colour around images with fit pad: R,G,B or one grey level, 0 to 255.")
     task: str = setting("subCategory", "Label to predict, or several separated by commas, or all.")
     split_by: str = setting("", "Tasks that keep their own splits, separated by commas; default: subCategory or the first task.")
     fold: int = setting(0, "Part to test with the folds protocol.", least=0, below=FOLDS)
@@ -94,6 +99,7 @@ class DataConfig(_Section):
         _require(len(set(self.tasks)) == len(self.tasks) > 0, "data.task", "labels, each once, with commas between", self.task)
         if self.size != "auto":
             Size.parse(self.size)
+        parse_color(self.pad_color)
 
     @property
     def protocol_seed(self) -> int:
@@ -212,6 +218,14 @@ class TrainConfig(_Section):
 def _names(text: str) -> tuple[str, ...]:
     """The names in a text, commas between them."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def parse_color(text: str) -> tuple[int, int, int]:
+    """RGB in grey levels of a text such as 255 or 124,116,104. Raises ConfigError for anything else."""
+    levels = [int(level) if re.fullmatch(r"\s*\d{1,3}\s*", level) else 256 for level in text.split(",")]
+    _require(len(levels) in (1, 3) and max(levels) <= 255, "data.pad_color", "R,G,B or one number, each 0 to 255", text)
+    red, green, blue = levels if len(levels) == 3 else levels * 3
+    return red, green, blue
 
 
 def parse_duration(text: str) -> float:

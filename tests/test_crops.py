@@ -195,7 +195,7 @@ def test_arrays_of_the_wrong_shape_are_refused(monkeypatch: pytest.MonkeyPatch) 
         load_crops([data, data], box, size, flip, np.zeros((2, 8, 8, 3), np.uint8), np.zeros(3))
     with pytest.raises(ValueError, match="contiguous"):
         load_crops([data], box, size, flip, np.zeros((1, 8, 16, 3), np.uint8)[:, :, ::2], np.zeros(3))
-    with pytest.raises(ValueError, match="place 0: expected 0 or more and below 1, found 1"):
+    with pytest.raises(ValueError, match="index 0: expected 0 or more and below 1, found 1"):
         resize_crops(np.zeros((1, 90, 70, 3), np.uint8), np.ones(1, np.int64), box, flip, out)
 
 

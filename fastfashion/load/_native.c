@@ -1,6 +1,6 @@
 /* Decodes the part of a JPEG that a crop needs, and resizes it: whole chunks of images, without Python's lock.
  *
- *   encoded ─► header ─► scale n/8 ─► skip to the box's lines and columns ─► RGB ─► triangle filter, two axes ─► flip ─► out
+ *   encoded ─► header ─► scale n/8 ─► skip to the box's lines and columns ─► RGB ─► triangle filter, two axes ─► flip ─► place in out
  *
  * Built if a C compiler and libjpeg-turbo's headers are available; load/crops.py does the same without it, more slowly.
  */
@@ -243,12 +243,43 @@ FOR_AVX2 static void blend_columns_avx2(uint8_t *const *shown, int16_t *const *l
 #define blend_columns_avx2 blend_columns
 #endif
 
+/* Where an image is shown: all of `out`, or the part of it that a place (y0, x0, y1, x1) names; lines are `stride` bytes apart. */
+typedef struct {
+    uint8_t *out;
+    ptrdiff_t stride;
+    int height, width;
+} Target;
+
+static Target find_target(uint8_t *out, int height, int width, const int32_t *place) {
+    Target all = {out, (ptrdiff_t)width * CHANNELS, height, width};
+    if (!place) return all;
+    Target part = {out + place[0] * all.stride + place[1] * CHANNELS, all.stride, place[2] - place[0], place[3] - place[1]};
+    return part;
+}
+
+static void fill_pixels(uint8_t *to, const uint8_t *end, const uint8_t *colour) {
+    for (; to < end; to += CHANNELS) memcpy(to, colour, CHANNELS);
+}
+
+/* Paint everything around a place of one output image. */
+static void fill_around(uint8_t *out, int height, int width, const int32_t *place, const uint8_t *colour) {
+    ptrdiff_t stride = (ptrdiff_t)width * CHANNELS;
+    fill_pixels(out, out + place[0] * stride, colour);
+    for (int y = place[0]; y < place[2]; y++) {
+        uint8_t *line = out + y * stride;
+        fill_pixels(line, line + place[1] * CHANNELS, colour);
+        fill_pixels(line + place[3] * CHANNELS, line + stride, colour);
+    }
+    fill_pixels(out + place[2] * stride, out + height * stride, colour);
+}
+
 typedef void LineBlend(int16_t *, const uint8_t *, ptrdiff_t, int, const int16_t *, int);
 typedef void ColumnBlend(uint8_t *const *, int16_t *const *, const Pairs *);
 
-/* Resize a box (y0, x0, y1, x1) of RGB lines to out (height, width, 3), mirrored if `flip`. The lines of the box must exist up to the next
- * whole pixel. Returns 0 if there is no memory. */
-static int resample(Scratch *s, const uint8_t *source, ptrdiff_t stride, const double *box, uint8_t *out, int height, int width, int flip) {
+/* Resize a box (y0, x0, y1, x1) of RGB lines to a target, mirrored if `flip`. The lines of the box must exist up to the next whole pixel.
+ * Returns 0 if there is no memory. */
+static int resample(Scratch *s, const uint8_t *source, ptrdiff_t stride, const double *box, const Target *target, int flip) {
+    int height = target->height, width = target->width;
     int left = (int)floor(box[1]), columns = (int)ceil(box[3]) - left, in_line = (columns + 2) * CHANNELS;
     Pairs pairs;
     if (!find_taps(&s->rows, box[0], box[2], height) || !find_taps(&s->columns, box[1] - left, box[3] - left, width)) return 0;
@@ -271,7 +302,7 @@ static int resample(Scratch *s, const uint8_t *source, ptrdiff_t stride, const d
             blend_line(line[i], from, stride, columns * CHANNELS, down, count);
         }
         blend_both(shown, line, &pairs);
-        for (int i = 0; i < lines; i++) memcpy(out + (size_t)(y + i) * width * CHANNELS, shown[i], width * CHANNELS);
+        for (int i = 0; i < lines; i++) memcpy(target->out + (y + i) * target->stride, shown[i], width * CHANNELS);
     }
     return 1;
 }
@@ -334,11 +365,13 @@ static int is_usual(const struct jpeg_decompress_struct *jpeg) {
 typedef struct {
     int height, width;
     double oversample;
+    const int32_t *places; /* four an image, or NULL: each fills its output image */
+    const uint8_t *colour; /* of what is around a place */
 } Wanted;
 
 /* Load one image; returns 0, NOT_FOR_US if Python must load it, or NO_MEMORY. `size` is the expected height and width. */
 static int load_one(struct jpeg_decompress_struct *jpeg, Errors *errors, Scratch *s, const Py_buffer *encoded, const int32_t *box,
-                    const int32_t *size, int flip, const Wanted *wanted, uint8_t *out, double *seconds) {
+                    const int32_t *size, int flip, const Target *target, double oversample, double *seconds) {
     double started = now_s();
     unsigned touched = 0;
     for (Py_ssize_t at = 0; at < encoded->len; at += 4096) touched += ((const volatile uint8_t *)encoded->buf)[at];
@@ -356,7 +389,7 @@ static int load_one(struct jpeg_decompress_struct *jpeg, Errors *errors, Scratch
         jpeg_abort_decompress(jpeg);
         return NOT_FOR_US;
     }
-    int eighths = choose_eighths(box, wanted->height, wanted->width, wanted->oversample);
+    int eighths = choose_eighths(box, target->height, target->width, oversample);
     jpeg->scale_num = eighths;
     jpeg->scale_denom = 8;
     jpeg->out_color_space = JCS_RGB;
@@ -387,7 +420,7 @@ static int load_one(struct jpeg_decompress_struct *jpeg, Errors *errors, Scratch
     seconds[1] += decoded - read;
     if (damaged) return NOT_FOR_US;
     for (int i = 0; i < 4; i++) inner[i] -= i % 2 ? left : top;
-    if (!resample(s, s->decoded.data, stride, inner, out, wanted->height, wanted->width, flip)) return NO_MEMORY;
+    if (!resample(s, s->decoded.data, stride, inner, target, flip)) return NO_MEMORY;
     seconds[2] += now_s() - decoded;
     return 0;
 }
@@ -407,8 +440,12 @@ static void load_all(const Py_buffer *encoded, Py_ssize_t count, const int32_t *
     jpeg_create_decompress(&jpeg);
     jpeg_save_markers(&jpeg, EXIF_MARKER, 0xFFFF);
     size_t bytes = (size_t)wanted->height * wanted->width * CHANNELS;
-    for (Py_ssize_t i = 0; i < count; i++)
-        status[i] = load_one(&jpeg, &errors, &scratch, encoded + i, boxes + 4 * i, sizes + 2 * i, flips[i], wanted, out + i * bytes, seconds);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const int32_t *place = wanted->places ? wanted->places + 4 * i : NULL;
+        Target target = find_target(out + i * bytes, wanted->height, wanted->width, place);
+        status[i] = load_one(&jpeg, &errors, &scratch, encoded + i, boxes + 4 * i, sizes + 2 * i, flips[i], &target, wanted->oversample, seconds);
+        if (place) fill_around(out + i * bytes, wanted->height, wanted->width, place, wanted->colour);
+    }
     jpeg_destroy_decompress(&jpeg);
     free_scratch(&scratch);
 }
@@ -435,24 +472,36 @@ static void release(Held *held) {
 }
 
 /* Python passes boxes inside of images; any other box would read or write outside of them. */
+static int check_box(const char *name, Py_ssize_t i, const int32_t *box, int height, int width) {
+    if (box[0] >= 0 && box[1] >= 0 && box[0] < box[2] && box[1] < box[3] && box[2] <= height && box[3] <= width) return 1;
+    PyErr_Format(PyExc_ValueError, "%s %zd: expected y0 < y1 <= %d and x0 < x1 <= %d, found %d, %d, %d, %d", name, i, height, width, box[0],
+                 box[1], box[2], box[3]);
+    return 0;
+}
+
 static int check_boxes(const int32_t *boxes, const int32_t *sizes, Py_ssize_t count) {
-    for (Py_ssize_t i = 0; i < count; i++) {
-        const int32_t *box = boxes + 4 * i, *size = sizes + 2 * i;
-        if (box[0] < 0 || box[1] < 0 || box[0] >= box[2] || box[1] >= box[3] || box[2] > size[0] || box[3] > size[1]) {
-            PyErr_Format(PyExc_ValueError, "box %zd: expected y0 < y1 <= %d and x0 < x1 <= %d, found %d, %d, %d, %d", i, size[0], size[1],
-                         box[0], box[1], box[2], box[3]);
-            return 0;
-        }
-    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!check_box("box", i, boxes + 4 * i, sizes[2 * i], sizes[2 * i + 1])) return 0;
+    return 1;
+}
+
+/* Places and their colour, which are both None or both arrays. Returns 0 if they are not what `count` images need. */
+static int hold_places(Held *held, PyObject *places_o, PyObject *colour_o, Py_ssize_t count, Wanted *wanted) {
+    wanted->places = NULL, wanted->colour = NULL;
+    if (places_o == Py_None) return 1;
+    if (!(wanted->places = hold(held, places_o, "places", count * 16, 0)) || !(wanted->colour = hold(held, colour_o, "colour", CHANNELS, 0)))
+        return 0;
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!check_box("place", i, wanted->places + 4 * i, wanted->height, wanted->width)) return 0;
     return 1;
 }
 
 static PyObject *load_crops(PyObject *module, PyObject *args) {
-    PyObject *list, *boxes_o, *sizes_o, *flips_o, *out_o, *status_o, *seconds_o, *result = NULL;
+    PyObject *list, *boxes_o, *sizes_o, *flips_o, *out_o, *status_o, *seconds_o, *places_o = Py_None, *colour_o = Py_None, *result = NULL;
     Wanted wanted;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!OOOOiidOO", &PyList_Type, &list, &boxes_o, &sizes_o, &flips_o, &out_o, &wanted.height, &wanted.width,
-                          &wanted.oversample, &status_o, &seconds_o))
+    if (!PyArg_ParseTuple(args, "O!OOOOiidOO|OO", &PyList_Type, &list, &boxes_o, &sizes_o, &flips_o, &out_o, &wanted.height, &wanted.width,
+                          &wanted.oversample, &status_o, &seconds_o, &places_o, &colour_o))
         return NULL;
     Py_ssize_t count = PyList_Size(list), opened = 0;
     Held held = {.held = 0};
@@ -465,7 +514,7 @@ static PyObject *load_crops(PyObject *module, PyObject *args) {
         !(flips = hold(&held, flips_o, "flips", count, 0)) ||
         !(out = hold(&held, out_o, "out", count * wanted.height * wanted.width * CHANNELS, 1)) ||
         !(status = hold(&held, status_o, "status", count, 1)) || !(seconds = hold(&held, seconds_o, "seconds", 3 * sizeof(double), 1)) ||
-        !check_boxes(boxes, sizes, count))
+        !check_boxes(boxes, sizes, count) || !hold_places(&held, places_o, colour_o, count, &wanted))
         goto done;
     for (; opened < count; opened++)
         if (PyObject_GetBuffer(PyList_GetItem(list, opened), encoded + opened, PyBUF_C_CONTIGUOUS) < 0) goto done;
@@ -481,29 +530,30 @@ done:
 }
 
 static PyObject *resize_crops(PyObject *module, PyObject *args) {
-    PyObject *source_o, *places_o, *boxes_o, *flips_o, *out_o, *result = NULL;
-    int source_height, source_width, height, width;
+    PyObject *source_o, *index_o, *boxes_o, *flips_o, *out_o, *places_o = Py_None, *colour_o = Py_None, *result = NULL;
+    int source_height, source_width;
+    Wanted wanted;
     Py_ssize_t count;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OiiOOOOnii", &source_o, &source_height, &source_width, &places_o, &boxes_o, &flips_o, &out_o, &count, &height,
-                          &width))
+    if (!PyArg_ParseTuple(args, "OiiOOOOnii|OO", &source_o, &source_height, &source_width, &index_o, &boxes_o, &flips_o, &out_o, &count,
+                          &wanted.height, &wanted.width, &places_o, &colour_o))
         return NULL;
     Held held = {.held = 0};
     Scratch scratch = {0};
     uint8_t *source, *flips, *out;
-    int64_t *places;
+    int64_t *index;
     int32_t *boxes;
-    if (!(source = hold(&held, source_o, "source", -1, 0)) || !(places = hold(&held, places_o, "places", count * 8, 0)) ||
+    if (!(source = hold(&held, source_o, "source", -1, 0)) || !(index = hold(&held, index_o, "index", count * 8, 0)) ||
         !(boxes = hold(&held, boxes_o, "boxes", count * 16, 0)) || !(flips = hold(&held, flips_o, "flips", count, 0)) ||
-        !(out = hold(&held, out_o, "out", count * height * width * CHANNELS, 1)))
+        !(out = hold(&held, out_o, "out", count * wanted.height * wanted.width * CHANNELS, 1)) ||
+        !hold_places(&held, places_o, colour_o, count, &wanted))
         goto done;
-    size_t image = (size_t)source_height * source_width * CHANNELS, shown = (size_t)height * width * CHANNELS;
+    size_t image = (size_t)source_height * source_width * CHANNELS, shown = (size_t)wanted.height * wanted.width * CHANNELS;
     int64_t images = image ? held.views[0].len / (Py_ssize_t)image : 0;
     for (Py_ssize_t i = 0; i < count; i++) {
-        const int32_t size[2] = {source_height, source_width};
-        if (!check_boxes(boxes + 4 * i, size, 1)) goto done;
-        if (places[i] < 0 || places[i] >= images) {
-            PyErr_Format(PyExc_ValueError, "place %zd: expected 0 or more and below %lld, found %lld", i, (long long)images, (long long)places[i]);
+        if (!check_box("box", i, boxes + 4 * i, source_height, source_width)) goto done;
+        if (index[i] < 0 || index[i] >= images) {
+            PyErr_Format(PyExc_ValueError, "index %zd: expected 0 or more and below %lld, found %lld", i, (long long)images, (long long)index[i]);
             goto done;
         }
     }
@@ -512,7 +562,10 @@ static PyObject *resize_crops(PyObject *module, PyObject *args) {
     for (Py_ssize_t i = 0; i < count && ok; i++) {
         double box[4];
         for (int k = 0; k < 4; k++) box[k] = boxes[4 * i + k];
-        ok = resample(&scratch, source + places[i] * image, (ptrdiff_t)source_width * CHANNELS, box, out + i * shown, height, width, flips[i]);
+        const int32_t *place = wanted.places ? wanted.places + 4 * i : NULL;
+        Target target = find_target(out + i * shown, wanted.height, wanted.width, place);
+        ok = resample(&scratch, source + index[i] * image, (ptrdiff_t)source_width * CHANNELS, box, &target, flips[i]);
+        if (place) fill_around(out + i * shown, wanted.height, wanted.width, place, wanted.colour);
     }
     Py_END_ALLOW_THREADS
     result = ok ? Py_NewRef(Py_None) : PyErr_NoMemory();

@@ -11,18 +11,22 @@ def load_crops(
     oversample: float,
     status: np.ndarray,
     seconds: np.ndarray,
+    places: np.ndarray | None = ...,
+    colour: np.ndarray | None = ...,
     /,
 ) -> None: ...
 def resize_crops(
     source: np.ndarray,
     source_height: int,
     source_width: int,
-    places: np.ndarray,
+    index: np.ndarray,
     boxes: np.ndarray,
     flips: np.ndarray,
     out: np.ndarray,
     count: int,
     height: int,
     width: int,
+    places: np.ndarray | None = ...,
+    colour: np.ndarray | None = ...,
     /,
 ) -> None: ...

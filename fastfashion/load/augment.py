@@ -1,6 +1,6 @@
 """Colour, erasing and mixing by the numbers that the plan drew: OpenCV on the CPU, torch elsewhere, at most 1 grey level apart.
 
-images ─► apply: colour matrix ─► erased box ─► mix: with the partner ─► what the model sees
+images ─► apply: colour matrix, inside the place ─► erased box ─► mix: with the partner ─► what the model sees
 """
 
 import cv2
@@ -14,14 +14,17 @@ MEAN_RGB = (124, 116, 104)
 _IDENTITY = np.eye(3, 4, dtype=np.float32)
 
 
-def apply_one(image: np.ndarray, colour: np.ndarray | None, erased: np.ndarray | None) -> None:
+def apply_one(image: np.ndarray, colour: np.ndarray | None, erased: np.ndarray | None, place: np.ndarray | None = None) -> None:
     """Change colours, then paint over the erased box, in place; OpenCV releases the GIL.
 
-    image: uint8 (H, W, 3), contiguous; colour: float32 (3, 4), an affine transform of RGB in grey levels; erased: float32 (4,), y0, x0,
-    y1, x1 as shares of height and width. None, the identity and an empty box change nothing.
+    image: uint8 (H, W, 3), contiguous; colour: float32 (3, 4), an affine transform of RGB in grey levels, of the pixels inside the place,
+    int32 (4,), y0, x0, y1, x1, so that padding keeps its colour; erased: float32 (4,), y0, x0, y1, x1 as shares of height and width. None,
+    the identity and an empty box change nothing; without a place all pixels are inside.
     """
     if colour is not None and not np.array_equal(colour, _IDENTITY):
-        cv2.transform(image, colour, dst=image)
+        y0, x0, y1, x1 = (0, 0, *image.shape[:2]) if place is None else place.tolist()
+        inside = image[y0:y1, x0:x1]
+        cv2.transform(inside, colour, dst=inside)
     if erased is not None:
         y0, x0, y1, x1 = pixel_boxes(erased, image.shape[0], image.shape[1])
         image[y0:y1, x0:x1] = MEAN_RGB
@@ -33,7 +36,12 @@ def apply(images: torch.Tensor, part: Part) -> None:
         apply_torch(images, part)
     elif part.colours is not None or part.erased is not None:
         for i, image in enumerate(images.numpy()):
-            apply_one(image, None if part.colours is None else part.colours[i], None if part.erased is None else part.erased[i])
+            apply_slot(image, part, i)
+
+
+def apply_slot(image: np.ndarray, part: Part, slot: int) -> None:
+    """`apply_one` with the numbers of one slot."""
+    apply_one(image, *(None if values is None else values[slot] for values in (part.colours, part.erased, part.places)))
 
 
 def apply_torch(images: torch.Tensor, part: Part) -> None:
@@ -44,9 +52,10 @@ def apply_torch(images: torch.Tensor, part: Part) -> None:
         changed = colours[..., 3].expand_as(rgb)
         for channel in range(3):
             changed = torch.addcmul(changed, rgb[..., channel, None], colours[..., channel])
-        images.copy_(changed.round_().clamp_(0, 255))
+        changed = changed.round_().clamp_(0, 255)
+        images.copy_(changed if part.places is None else torch.where(_inside(part.places, images)[..., None], changed, rgb))
     if part.erased is not None and (part.erased > 0).any():
-        inside = _inside(part.erased, images)
+        inside = _inside_shares(part.erased, images)
         for channel, grey in enumerate(MEAN_RGB):
             images[..., channel].masked_fill_(inside, grey)
 
@@ -66,7 +75,7 @@ def mix_torch(images: torch.Tensor, part: Part) -> torch.Tensor:
     assert part.partners is not None and part.shares is not None and part.pasted is not None
     cut = _move(part.pasted.max(axis=1) > 0, images)[:, None, None]
     shares = _move(part.shares, images)[:, None, None]
-    own = torch.where(cut, (~_inside(part.pasted, images)).float(), shares)  # (B, H, W): weight of the own image
+    own = torch.where(cut, (~_inside_shares(part.pasted, images)).float(), shares)  # (B, H, W): weight of the own image
     partners = images[_move(part.partners, images)]
     return torch.lerp(partners.float(), images.float(), own[..., None]).round_().to(torch.uint8)
 
@@ -90,11 +99,15 @@ def pixel_boxes(boxes: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
     return np.rint(boxes.astype(np.float64) * (height_px, width_px, height_px, width_px)).astype(np.int64)
 
 
+def _inside_shares(boxes: np.ndarray, images: torch.Tensor) -> torch.Tensor:
+    """`_inside` of boxes in shares of height and width."""
+    return _inside(pixel_boxes(boxes, images.shape[1], images.shape[2]), images)
+
+
 def _inside(boxes: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-    """bool (B, H, W): the pixels of `images` inside their image's box, given in shares."""
-    height, width = images.shape[1:3]
-    y0, x0, y1, x1 = _move(pixel_boxes(boxes, height, width).T[:, :, None], images)  # (B, 1) each
-    y, x = (torch.arange(side, device=images.device) for side in (height, width))
+    """bool (B, H, W): the pixels of `images` inside their image's box, given in pixels, any integer (B, 4)."""
+    y0, x0, y1, x1 = _move(boxes.T[:, :, None], images)  # (B, 1) each
+    y, x = (torch.arange(side, device=images.device) for side in images.shape[1:3])
     return ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None]
 
 

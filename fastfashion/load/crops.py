@@ -1,6 +1,6 @@
 """From encoded or decoded images to crops of one size: the work that all CPU backends share.
 
-    encoded, box ─► decode the part that the box needs, at the scale that it needs ─► triangle filter ─► flip ─► out
+    encoded, box ─► decode the part that the box needs, at the scale that it needs ─► triangle filter ─► flip ─► place in out
 
 `_native` does it for whole chunks of plain JPEGs without Python's lock. `images/codec.py` does it, to within a grey level, if `_native`
 was not built, for plain JPEGs that `_native` returns (turned by Exif, damaged), and for all other images, which `_native` never sees.
@@ -18,6 +18,7 @@ from PIL import Image
 from fastfashion import dist
 from fastfashion.errors import InputError
 from fastfashion.images import codec
+from fastfashion.load.fit import Padding
 
 try:
     from fastfashion.load import _native
@@ -52,39 +53,51 @@ def load_crops(
     out: np.ndarray,
     seconds: np.ndarray,
     kinds: np.ndarray | None = None,
+    padding: Padding | None = None,
 ) -> dict[int, InputError]:
     """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded images; returns decode errors by index, whose images are black.
 
     boxes int32 (n, 4): y0, x0, y1, x1 in pixels of whole images, of height and width `sizes`, int32 (n, 2); flips bool (n,); kinds int8
-    (n,), codec.Kind, by default read from each image. The time for reading, decoding and resizing is added to `seconds`, float64 (3,).
+    (n,), codec.Kind, by default read from each image; padding: the place of each box in its output, by default all of it. The time for
+    reading, decoding and resizing is added to `seconds`, float64 (3,).
     """
     left = np.ones(len(out), dtype=np.uint8)  # `_native` sets those that it could load to 0
     if _native is not None:
         plain = np.array([codec.kind(data) for data in encoded], dtype=np.int8) if kinds is None else kinds
         (height, width), some = out.shape[1:3], np.flatnonzero(plain != codec.Kind.OTHER)
         if len(some) == len(out):
-            _native.load_crops(list(encoded), boxes, sizes, flips, out, height, width, OVERSAMPLE, left, seconds)
+            _native.load_crops(list(encoded), boxes, sizes, flips, out, height, width, OVERSAMPLE, left, seconds, *_arrays(padding))
         elif len(some):
             crops, missed, data = np.empty((len(some), *out.shape[1:]), dtype=np.uint8), left[some], [encoded[i] for i in some.tolist()]
-            _native.load_crops(data, boxes[some], sizes[some], flips[some], crops, height, width, OVERSAMPLE, missed, seconds)
+            chosen = boxes[some], sizes[some], flips[some]
+            around = _arrays(None if padding is None else padding[some])
+            _native.load_crops(data, *chosen, crops, height, width, OVERSAMPLE, missed, seconds, *around)
             out[some], left[some] = crops, missed
     errors = {}
     for i in np.flatnonzero(left).tolist():
         try:
-            load_crop(encoded[i], boxes[i], (int(sizes[i, 0]), int(sizes[i, 1])), bool(flips[i]), out[i], seconds)
+            shown = out[i] if padding is None else padding.fill(i, out[i])
+            load_crop(encoded[i], boxes[i], (int(sizes[i, 0]), int(sizes[i, 1])), bool(flips[i]), shown, seconds)
         except InputError as error:
             errors[i] = error
             out[i] = 0
     return errors
 
 
-def resize_crops(images: np.ndarray, places: np.ndarray, boxes: np.ndarray, flips: np.ndarray, out: np.ndarray) -> None:
-    """As `load_crops`, from decoded images, uint8 (N, h, w, 3), those at `places`, int64 (n,)."""
+def resize_crops(
+    images: np.ndarray, index: np.ndarray, boxes: np.ndarray, flips: np.ndarray, out: np.ndarray, padding: Padding | None = None
+) -> None:
+    """As `load_crops`, from decoded images, uint8 (N, h, w, 3), those at `index`, int64 (n,)."""
     if _native is not None:
-        _native.resize_crops(images, images.shape[1], images.shape[2], places, boxes, flips, out, *out.shape[:3])
+        _native.resize_crops(images, images.shape[1], images.shape[2], index, boxes, flips, out, *out.shape[:3], *_arrays(padding))
         return
     for i, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
-        resize_crop(images[places[i]], (y0, x0, y1, x1), bool(flips[i]), out[i])
+        resize_crop(images[index[i]], (y0, x0, y1, x1), bool(flips[i]), out[i] if padding is None else padding.fill(i, out[i]))
+
+
+def _arrays(padding: Padding | None) -> tuple[np.ndarray, ...]:
+    """The last arguments of `_native`'s functions."""
+    return () if padding is None else (np.ascontiguousarray(padding.places), np.array(padding.color, dtype=np.uint8))
 
 
 def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bool, out: np.ndarray, seconds: np.ndarray) -> None:

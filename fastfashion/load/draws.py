@@ -5,7 +5,8 @@ The numbers come from the plan, float64 in [0, 1) of shape (k, L): one line for 
 
 import numpy as np
 
-from fastfashion.config import AugmentConfig
+from fastfashion.config import AugmentConfig, Size
+from fastfashion.load.fit import longest_sides, whole_sides
 
 MID_GREY = 127.5  # contrast scales about it, not about the image's mean: a plan knows no pixels
 ERASED_AREAS = (0.02, 1 / 3)  # shares of the image, and aspect ratios against its own: Zhong et al. 2017 as torchvision and timm have it
@@ -18,17 +19,24 @@ _CHROMA = np.eye(3) - _GREY  # the rest
 _CROSSED = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, 1], [0, -1, 0]] @ _YIQ  # the same, a quarter of a turn further
 
 
-def draw_crops(uniforms: np.ndarray, heights_px: np.ndarray, widths_px: np.ndarray, augment: AugmentConfig) -> np.ndarray:
+def draw_crops(
+    uniforms: np.ndarray, heights_px: np.ndarray, widths_px: np.ndarray, augment: AugmentConfig, shape: Size | None = None
+) -> np.ndarray:
     """Boxes y0, x0, y1, x1 in pixels, int32 (L, 4), the ends exclusive; from four lines.
 
     A crop covers a share of the image uniform in [min_area, 1], its aspect ratio changed by a factor log-uniform in [1/max_stretch,
     max_stretch] against the image's own (torchvision's RandomResizedCrop draws an absolute one), at a place uniform over all that fit.
+    With a `shape`, the aspect ratio is the shape's, changed by that factor, and the share is one of the largest box of it that fits: no
+    crop is stretched more than drawn, however long the image is.
     """
     area_u, stretch_u, y_u, x_u = uniforms
     area = augment.min_area + (1 - augment.min_area) * area_u
     stretch = augment.max_stretch ** (2 * stretch_u - 1)
-    crop_heights = np.clip(np.rint(np.sqrt(area * stretch) * heights_px), 1, heights_px).astype(np.int64)
-    crop_widths = np.clip(np.rint(np.sqrt(area / stretch) * widths_px), 1, widths_px).astype(np.int64)
+    if shape is None:
+        high, wide = np.sqrt(area * stretch) * heights_px, np.sqrt(area / stretch) * widths_px
+    else:
+        high, wide = (np.sqrt(area) * longest for longest in longest_sides(heights_px, widths_px, shape, stretch))
+    crop_heights, crop_widths = whole_sides(high, heights_px), whole_sides(wide, widths_px)
     y0 = (y_u * (heights_px - crop_heights + 1)).astype(np.int64)
     x0 = (x_u * (widths_px - crop_widths + 1)).astype(np.int64)
     return np.stack([y0, x0, y0 + crop_heights, x0 + crop_widths], axis=1).astype(np.int32)

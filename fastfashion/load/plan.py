@@ -17,9 +17,10 @@ from functools import cached_property
 
 import numpy as np
 
-from fastfashion.config import AugmentConfig
+from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load.draws import draw_colours, draw_crops, draw_erased, draw_mixing
+from fastfashion.load.fit import CROP, DEFAULT_FIT, SQUASH, Fit
 
 # The highest word of Philox's counter, which separates the streams.
 _ORDER_STREAM, _CROP_STREAM, _COLOUR_STREAM, _ERASE_STREAM, _MIX_STREAM, _SHARDS_STREAM, _WINDOW_STREAM = range(7)
@@ -33,7 +34,8 @@ class Samples:
 
     rows: np.ndarray  # int64 (L,), -1 for padding
     boxes: np.ndarray  # int32 (L, 4): y0, x0, y1, x1 in pixels of the packed image, the ends exclusive
-    flips: np.ndarray  # bool (L,): mirror left and right
+    flips: np.ndarray  # bool (L,): mirror left and right, inside the place
+    places: np.ndarray | None = None  # int32 (L, 4): y0, x0, y1, x1 of the output's pixels that show the box; None: all of them
     colours: np.ndarray | None = None  # float32 (L, 3, 4): out = M[:, :3] @ rgb + M[:, 3] in grey levels, rounded, clipped to 0..255
     erased: np.ndarray | None = None  # float32 (L, 4): y0, x0, y1, x1 as shares of the output's height and width, all 0: nothing
     partners: np.ndarray | None = None  # int64 (L,): index, here, of the image to mix with; the image's own if it is not mixed
@@ -63,7 +65,7 @@ class Step(Samples):
         taken[: end - first] = np.arange(first, end)
         fetch = self.rows[taken]
         real = np.arange(num_slots) < end - first
-        more = {name: values[taken] for name in ("colours", "erased") if (values := getattr(self, name)) is not None}
+        more = {name: values[taken] for name in ("places", "colours", "erased") if (values := getattr(self, name)) is not None}
         if self.partners is not None and self.shares is not None and self.pasted is not None:
             more["partners"] = np.where(real, self.partners[taken] - taken[0], np.arange(num_slots))
             more["shares"] = np.where(real, self.shares[taken], np.float32(1))
@@ -79,7 +81,7 @@ class Plan:
     epoch's length is allocated. With `weights`, an epoch has as many samples as rows, and a row is among them n * weight / sum(weights)
     times, rounded down or up by chance (systematic sampling, Madow 1949). With `drop_last` all steps have exactly `batch_size` samples.
     Raises InputError if there are no rows, or if `shard_starts` do not cover all rows; ConfigError for weights that are no chances, or with
-    windows, and with `drop_last` if the rows do not fill a batch.
+    windows, with `drop_last` if the rows do not fill a batch, and for a fit without the size that it depends on.
     """
 
     rows: np.ndarray  # int32 or int64 (n,)
@@ -93,6 +95,8 @@ class Plan:
     weights: np.ndarray | None = None  # float64 (n,), 0 or more, beside `rows`; None: each row once
     shard_starts: np.ndarray | None = None  # int64 (S,): first row of each shard of the set, ascending from 0
     window_shards: int = 0  # most shards in a window; 0: one permutation of all rows
+    fit: Fit = DEFAULT_FIT
+    size: Size | None = None  # of the model's input; only fit crop and pad depend on it
     numbers: np.ndarray | None = None  # int64 (N,): each row's number in the set that `shard_starts` belong to; None: the same set
 
     def __post_init__(self) -> None:
@@ -102,6 +106,8 @@ class Plan:
             raise ConfigError(f"drop_last: expected at least one whole batch of {self.batch_size}, found {len(self.rows)} rows")
         if self.weights is not None:
             _check_weights(self.weights, len(self.rows), self._windowed)
+        if self.fit.mode != SQUASH and self.size is None:
+            raise ConfigError(f"fit {self.fit.mode}: expected the size of the model's input, found None")
         if not self._windowed:
             return
         starts = self.shard_starts
@@ -222,8 +228,8 @@ class Plan:
         """The step whose first sample is at `position`."""
         heights, widths = self.heights_px[rows].astype(np.int64), self.widths_px[rows].astype(np.int64)
         if self.augment is None:
-            boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
-            return Step(rows=rows, boxes=boxes.astype(np.int32), flips=np.zeros(len(rows), dtype=bool), end=position + len(rows))
+            boxes, flips = self.fit.whole(heights, widths, self.size), np.zeros(len(rows), dtype=bool)
+            return Step(rows=rows, boxes=boxes, flips=flips, places=self.fit.places(boxes, self.size), end=position + len(rows))
 
         def uniforms(stream: int, lines: int) -> np.ndarray:
             """float64 in [0, 1), (lines, L)."""
@@ -231,11 +237,13 @@ class Plan:
             return ((raw.reshape(len(rows), _UNIFORMS_PER_SAMPLE).T >> np.uint64(11)) * 2.0**-53)[:lines]
 
         crops = uniforms(_CROP_STREAM, 5)
+        boxes = draw_crops(crops[:4], heights, widths, self.augment, self.size if self.fit.mode == CROP else None)
         partners, shares, pasted = draw_mixing(uniforms(_MIX_STREAM, 4), self.augment) if self._mixes else (None, None, None)
         return Step(
             rows=rows,
-            boxes=draw_crops(crops[:4], heights, widths, self.augment),
+            boxes=boxes,
             flips=crops[4] < self.augment.flip,
+            places=self.fit.places(boxes, self.size),
             colours=draw_colours(uniforms(_COLOUR_STREAM, 5), self.augment),
             erased=draw_erased(uniforms(_ERASE_STREAM, 5), self.augment),
             partners=partners,
