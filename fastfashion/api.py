@@ -270,8 +270,8 @@ def splits(request: SplitsRequest) -> Splits:
     data = DataConfig(
         task=",".join(tasks), split_by=request.split_by, protocol=request.protocol, split_seed=request.seed, fold=request.fold
     )
-    split = joint_split(packed.table, packed.vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed)
-    summary = write_split(request.out, packed.table, split, raw=request.raw)
+    split = joint_split(packed.columns, packed.vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed)
+    summary = write_split(request.out, packed.columns, split, raw=request.raw)
     parts = summary.get(data.split_tasks[0]) or next(iter(summary.values()))
     left_out = packed.vocab.left_out(asked) or ""
     return Splits(out=str(request.out), task=data.task, protocol=data.protocol, parts=parts, tasks=summary, left_out=left_out)

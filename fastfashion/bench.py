@@ -200,10 +200,10 @@ class BenchRequest:
             batch_size=self.batch_size,
             augment=AugmentConfig(),
         )
-        labels = packed.vocab.codes(packed.table, list(packed.vocab.classes)[:1])
+        labels = packed.vocab.codes(packed.columns, list(packed.vocab.classes)[:1])
         cpu = torch.device("cpu")
         spec = LoaderSpec(images=images, plan=plan, labels=labels, size=size, device=cpu, workers=self.threads)
-        return Work(spec=spec, ids=packed.table["id"].tolist())
+        return Work(spec=spec, ids=packed.ids.tolist())
 
     def line(self) -> str:
         """The command that measures this again, without absolute paths."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from conftest import PackedSmall, make_source
 from PIL import Image
@@ -165,7 +166,8 @@ def grouped(packed: PackedSet, *groups: range) -> PackedSet:
     first = np.arange(len(packed))
     for rows in groups:
         first[rows] = rows[0]
-    return dataclasses.replace(packed, table=packed.table.assign(duplicate_group=first))
+    place = packed.columns.column_names.index("duplicate_group")
+    return dataclasses.replace(packed, columns=packed.columns.set_column(place, "duplicate_group", pa.array(first)))
 
 
 MARGIN, GAP, LINE, TITLE, CAPTION = 20, 8, 230, 20, 30  # pixels; lines of images are 230 apart: title, image, caption, gap

@@ -495,9 +495,7 @@ def test_a_shard_that_vanishes_after_opening_is_named(copy: Path) -> None:
     opened = open_packed_set(copy).open("full")
     remove_a_shard(copy)
     assert opened.encoded(0).size > 0
-    with pytest.raises(
-        PackedSetError, match=rf"row 25, id {opened.id_column.iloc[25]}: .*full/00001\.tar: cannot be .*fastfashion verify {copy}"
-    ):
+    with pytest.raises(PackedSetError, match=rf"row 25, id {opened.id_of(25)}: .*full/00001\.tar: cannot be .*fastfashion verify {copy}"):
         opened.encoded(25)
 
 
@@ -521,7 +519,7 @@ def test_a_shard_is_read_from_where_a_copy_of_it_lies(copy: Path, tmp_path: Path
     asked.clear()
     cached = replace(opened, local=local, _maps={})
     with tarfile.open(tmp_path / "copy-1") as tar:
-        assert cached.encoded(26).tobytes() == tar.extractfile(f"{opened.id_column.iloc[26]}.jpg").read()  # type: ignore[union-attr]
+        assert cached.encoded(26).tobytes() == tar.extractfile(f"{opened.id_of(26)}.jpg").read()  # type: ignore[union-attr]
     assert cached.encoded(25).size > 0 and asked == [1]
     view, before = cached.encoded(27), cached.encoded(27).tobytes()
     (tmp_path / "copy-1").unlink()
@@ -534,11 +532,11 @@ def test_a_shard_is_read_from_where_a_copy_of_it_lies(copy: Path, tmp_path: Path
 @pytest.mark.parametrize("row", [0, 31, 59])
 def test_a_place_says_id_shard_and_offset(packed_small: PackedSmall, row: int) -> None:
     opened = open_packed_set(packed_small.out).open("full")
-    identity = opened.id_column.iloc[row]
+    identity = opened.id_of(row)
     shard = packed_small.out / "full" / f"{row // 25:05d}.tar"
     with tarfile.open(shard) as tar:
         assert opened.where(row) == f"id {identity} in {shard} at byte {tar.getmember(f'{identity}.jpg').offset_data}"
-    assert opened.id_column.tolist() == open_packed_set(packed_small.out).table["id"].tolist()
+    assert opened.ids.to_pylist() == open_packed_set(packed_small.out).table["id"].tolist()
 
 
 def test_what_is_no_packed_set_is_refused_with_the_command_that_makes_one(packed_small: PackedSmall, tmp_path: Path) -> None:

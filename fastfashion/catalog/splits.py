@@ -4,18 +4,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastfashion.catalog.columns import Table, values
 from fastfashion.catalog.vocab import Vocab
 from fastfashion.config import FOLDS, PROTOCOLS
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.files import writing_to
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 REFERENCE_SEED = 42
 PERCENT = {"train": 70, "val": 15, "test": 15}
@@ -58,9 +55,7 @@ class JointSplit:
         return masked
 
 
-def joint_split(
-    table: "pd.DataFrame", vocab: Vocab, tasks: Sequence[str], split_tasks: Sequence[str], protocol: str, seed: int = 0
-) -> JointSplit:
+def joint_split(table: Table, vocab: Vocab, tasks: Sequence[str], split_tasks: Sequence[str], protocol: str, seed: int = 0) -> JointSplit:
     """Split rows for several tasks at once, by the splits of `split_tasks`, which differ from each other.
 
     A row is trained on if one of these splits trains on it and none validates or tests on it, or, except with the reference protocol, on a
@@ -71,7 +66,7 @@ def joint_split(
     for split in splits.values():
         held[np.concatenate([split.val, split.test])] = True
     if protocol != "reference":
-        groups = table["duplicate_group"].to_numpy()
+        groups = values(table["duplicate_group"])
         held = np.isin(groups, groups[held])
     either = np.concatenate([split.train for split in splits.values()])
     _, first = np.unique(either, return_index=True)
@@ -100,7 +95,7 @@ def oversampled(rows: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray
     return np.repeat(rows, np.where(mine >= 0, times[mine], 1))
 
 
-def split_rows(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str, seed: int = 0) -> Split:
+def split_rows(table: Table, vocab: Vocab, task: str, protocol: str, seed: int = 0) -> Split:
     """Split the rows of a catalog for one task; rows without a label for it are in no part.
 
     `reference` is the reference project's split and ignores `seed`; `stratified` keeps class shares and duplicate groups, and so does
@@ -113,9 +108,9 @@ def split_rows(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str, se
     elif protocol == "stratified":
         if seed < 0:
             raise ConfigError(f"seed of the split: expected 0 or more, found {seed}")
-        split = _stratified(table["duplicate_group"].to_numpy(), codes, seed)
+        split = _stratified(values(table["duplicate_group"]), codes, seed)
     elif protocol == "folds":
-        split = _fold(table["duplicate_group"].to_numpy(), codes, seed)
+        split = _fold(values(table["duplicate_group"]), codes, seed)
     else:
         raise ConfigError(f"unknown protocol {protocol!r}: there are {', '.join(PROTOCOLS)}")
     for part, rows in split.parts().items():
@@ -124,9 +119,9 @@ def split_rows(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str, se
     return split
 
 
-def _too_few(table: "pd.DataFrame", codes: np.ndarray, protocol: str) -> str:
+def _too_few(table: Table, codes: np.ndarray, protocol: str) -> str:
     rows = np.flatnonzero(codes >= 0)
-    different = len(np.unique(table["duplicate_group"].to_numpy()[rows])) if protocol != "reference" else len(rows)
+    different = len(np.unique(values(table["duplicate_group"])[rows])) if protocol != "reference" else len(rows)
     if different == len(rows):
         return f"{len(rows)} labelled rows are too few"
     return (
@@ -135,15 +130,15 @@ def _too_few(table: "pd.DataFrame", codes: np.ndarray, protocol: str) -> str:
     )
 
 
-def _reference(table: "pd.DataFrame", codes: np.ndarray) -> Split:
+def _reference(table: Table, codes: np.ndarray) -> Split:
     """ImageFolder's order (class name, then file name, both as strings), then torch's random_split with seed 42.
 
     Rows whose name held an unquoted comma are left out, because the reference project's CSV reader skips them.
     """
     import torch
 
-    rows = np.flatnonzero((codes >= 0) & ~table["recovered"].to_numpy())
-    files = (table["id"].iloc[rows] + ".jpg").to_list()
+    rows = np.flatnonzero((codes >= 0) & ~values(table["recovered"]))
+    files = [f"{identity}.jpg" for identity in values(table["id"])[rows]]
     # The vocabulary sorts classes by name, so that codes sort as names do.
     order = sorted(range(len(rows)), key=lambda i: (codes[rows[i]], files[i]))
     permutation = torch.randperm(len(rows), generator=torch.Generator().manual_seed(REFERENCE_SEED)).numpy()
@@ -152,18 +147,42 @@ def _reference(table: "pd.DataFrame", codes: np.ndarray) -> Split:
     return Split(train=shuffled[:num_train], val=shuffled[num_train : num_train + num_val], test=shuffled[num_train + num_val :])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Groups:
+    """The duplicate groups that have a labelled row, G of them, by the number of the group."""
+
+    rows: np.ndarray  # int64 (n,): labelled rows, those of a group together
+    sizes: np.ndarray  # int64 (G,): labelled rows of each
+    classes: np.ndarray  # int64 (G,): the code of the first of them
+
+    @classmethod
+    def of(cls, groups: np.ndarray, codes: np.ndarray) -> "_Groups":
+        labelled = np.flatnonzero(codes >= 0)
+        rows = labelled[np.argsort(groups[labelled], kind="stable")]
+        _, starts, sizes = np.unique(groups[rows], return_index=True, return_counts=True)
+        return cls(rows=rows, sizes=sizes, classes=codes[rows[starts]])
+
+    def of_rows(self, values: np.ndarray, num_rows: int) -> np.ndarray:
+        """int64 (num_rows,): the value of each row's group, -1 for rows without a label. values: int64 (G,)."""
+        found = np.full(num_rows, -1)
+        found[self.rows] = np.repeat(values, self.sizes)
+        return found
+
+
 def _fold(groups: np.ndarray, codes: np.ndarray, fold: int) -> Split:
     """Each class spread over the folds, near-duplicates together; the fold after the tested one validates."""
-    members, class_of_group = _class_groups(groups, codes)
+    found = _Groups.of(groups, codes)
     rng = np.random.Generator(np.random.Philox(key=0))
-    fold_of_row, filled = np.full(len(codes), -1), np.zeros(FOLDS, dtype=np.int64)
-    for code in np.unique(class_of_group):
-        of_class = np.zeros(FOLDS, dtype=np.int64)
-        for group in rng.permutation(np.flatnonzero(class_of_group == code)):
+    fold_of_group, filled = np.zeros(len(found.sizes), dtype=np.int64), [0] * FOLDS
+    for code in np.unique(found.classes):
+        of_class = [0] * FOLDS
+        candidates = rng.permutation(np.flatnonzero(found.classes == code))
+        for group, size in zip(candidates.tolist(), found.sizes[candidates].tolist(), strict=True):
             chosen = min(range(FOLDS), key=lambda f: (of_class[f], filled[f]))
-            fold_of_row[members[group]] = chosen
-            of_class[chosen] += len(members[group])
-            filled[chosen] += len(members[group])
+            fold_of_group[group] = chosen
+            of_class[chosen] += size
+            filled[chosen] += size
+    fold_of_row = found.of_rows(fold_of_group, len(codes))
     val, labelled = (fold + 1) % FOLDS, fold_of_row >= 0
     return Split(
         train=np.flatnonzero(labelled & (fold_of_row != fold) & (fold_of_row != val)),
@@ -172,43 +191,46 @@ def _fold(groups: np.ndarray, codes: np.ndarray, fold: int) -> Split:
     )
 
 
-def _class_groups(groups: np.ndarray, codes: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """The labelled rows of each duplicate group, and the class of the first of them."""
-    labelled = np.flatnonzero(codes >= 0)
-    order = np.argsort(groups[labelled], kind="stable")
-    _, starts = np.unique(groups[labelled][order], return_index=True)
-    members = np.split(labelled[order], starts[1:]) if len(labelled) else []
-    return members, np.array([codes[rows[0]] for rows in members], dtype=np.int64)
-
-
 def _stratified(groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
     """70/15/15 within each class, near-duplicates together.
 
     A duplicate group belongs as a whole to the class of its first labelled row. A class of one group is in train, one of two in train and
     test, one of three or more in every part.
     """
-    members, class_of_group = _class_groups(groups, codes)
+    found = _Groups.of(groups, codes)
     rng = np.random.Generator(np.random.Philox(key=seed))
-    part_of_row = np.full(len(codes), "", dtype="<U5")
-    for code in np.unique(class_of_group):
-        candidates = rng.permutation(np.flatnonzero(class_of_group == code))
-        num_rows = sum(len(members[g]) for g in candidates)
-        filled = dict.fromkeys(PERCENT, 0)
-        for place, group in enumerate(candidates):
-            # The first three groups fill each part; every later one goes to the part that is furthest below its share.
-            part = ("train", "test", "val")[place] if place < 3 else max(PERCENT, key=lambda p: PERCENT[p] * num_rows - 100 * filled[p])
-            part_of_row[members[group]] = part
-            filled[part] += len(members[group])
-    return Split(**{part: np.flatnonzero(part_of_row == part) for part in PERCENT})
+    part_of_group = np.zeros(len(found.sizes), dtype=np.int64)
+    for code in np.unique(found.classes):
+        candidates = rng.permutation(np.flatnonzero(found.classes == code))
+        part_of_group[candidates] = _parts(found.sizes[candidates].tolist())
+    part_of_row = found.of_rows(part_of_group, len(codes))
+    return Split(**{part: np.flatnonzero(part_of_row == number) for number, part in enumerate(PERCENT)})
 
 
-def write_split(path: Path, table: "pd.DataFrame", split: JointSplit, *, raw: bool = False) -> dict[str, dict[str, dict[str, int | str]]]:
+def _parts(sizes: list[int]) -> list[int]:
+    """The part, by its place in PERCENT, of each group of a class. sizes: its rows."""
+    train, val, test = (percent * sum(sizes) for percent in PERCENT.values())  # a hundred times the rows that it lacks
+    parts = []
+    for place, size in enumerate(sizes):
+        # The first three groups fill each part; every later one goes to the part that is furthest below its share.
+        part = (0, 2, 1)[place] if place < 3 else 0 if train >= val and train >= test else 1 if val >= test else 2
+        if part == 0:
+            train -= 100 * size
+        elif part == 1:
+            val -= 100 * size
+        else:
+            test -= 100 * size
+        parts.append(part)
+    return parts
+
+
+def write_split(path: Path, table: Table, split: JointSplit, *, raw: bool = False) -> dict[str, dict[str, dict[str, int | str]]]:
     """Write `id,split` in the order of the split, or `id,split,task` if tasks are tested on different rows.
 
     Returns, by task and part, the count and `ids_hash` of the rows. Raises InputError if the file cannot be written.
     """
-    ids = table["id"]
-    lists = {task: {part: ids.iloc[rows].tolist() for part, rows in split.of(task).parts().items()} for task in split.test}
+    ids = values(table["id"])
+    lists = {task: {part: ids[rows].tolist() for part, rows in split.of(task).parts().items()} for task in split.test}
     one = len({id(rows) for rows in split.test.values()}) == 1
     shown = dict(list(lists.items())[:1]) if one else lists
     lines = ((identity, part, task) for task, parts in shown.items() for part, named in parts.items() for identity in named)

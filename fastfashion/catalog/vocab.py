@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastfashion.catalog.columns import Table, codes
 from fastfashion.catalog.styles import LABEL_COLUMNS, NO_LABEL, Columns
 from fastfashion.config import ALL
 from fastfashion.errors import ConfigError, PackedSetError
@@ -68,9 +69,6 @@ class Vocab:
         empty = [task for task, names in self.classes.items() if not names] if tuple(tasks) == (ALL,) else []
         return f"left out of all, since they have no label in this set: {', '.join(empty)}" if empty else ""
 
-    def codes(self, table: "pd.DataFrame", tasks: Sequence[str]) -> np.ndarray:
+    def codes(self, table: Table, tasks: Sequence[str]) -> np.ndarray:
         """Labels as int64 (N, T), -1 if a row has none, or one that is not in the vocabulary."""
-        import pandas as pd
-
-        columns = [pd.Index(self.names(task), dtype=object).get_indexer(pd.Index(table[task], dtype=object)) for task in tasks]
-        return np.stack(columns, axis=1).astype(np.int64)
+        return np.stack([codes(self.names(task), table[task]) for task in tasks], axis=1)

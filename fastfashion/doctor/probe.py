@@ -89,7 +89,7 @@ def _load(backend: str) -> dict[str, Any]:
         packed = open_packed_set(home / "packed")
         images = packed.open("full")
         plan = Plan(rows=np.arange(64), heights_px=images.height_px, widths_px=images.width_px, batch_size=32, augment=None)
-        labels = packed.vocab.codes(packed.table, ["subCategory"])
+        labels = packed.vocab.codes(packed.columns, ["subCategory"])
         spec = LoaderSpec(images=images, plan=plan, labels=labels, size=Size(80, 64), device=device, backend=backend, on_bad="skip")
         with closing(open_loader(spec)) as loader:
             num_images = sum(int((batch.rows >= 0).sum()) for batch in loader.steps(0))

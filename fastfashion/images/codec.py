@@ -4,6 +4,8 @@
                                      └► all others: Pillow (pillow.py)                  ─► sRGB ─► over white ─► upright
 
 Of an animation the first frame counts. An ICC profile other than sRGB is applied. Only this module decodes images of Kind.OTHER.
+
+Pillow is imported when an image needs it: a loader of usual JPEGs does without.
 """
 
 import sys
@@ -13,10 +15,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import simplejpeg
-from PIL import Image
 
 from fastfashion.errors import InputError
-from fastfashion.images import jpeg_header, metadata, pillow
+from fastfashion.images import jpeg_header, metadata
 from fastfashion.images.jpeg_header import Encoded, JpegHeader
 
 # A progressive JPEG of this size takes 900 MB while it is decoded. Medium-format cameras reach it, product photographs do not.
@@ -91,6 +92,8 @@ def probe(data: Encoded, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     if header:
         height_px, width_px, name, turn = header.height_px, header.width_px, "JPEG", header.orientation.turn
     else:
+        from fastfashion.images import pillow
+
         try:
             opened = pillow.open_image(data, None)
             width_px, height_px = opened.image.size
@@ -126,6 +129,8 @@ def decode_rgb(
             pixels = _fast_jpeg(data, header, min_height_px, min_width_px)
             if pixels is not None:
                 return pixels
+    from fastfashion.images import pillow
+
     try:
         opened = pillow.open_image(data, header)
         with opened.image as image:
@@ -150,6 +155,10 @@ def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_
     except ValueError:
         return None  # strict decoding also refuses harmless oddities: Pillow decides, and refuses truncation
     if not metadata.is_srgb(header.icc, header.mode):
+        from PIL import Image
+
+        from fastfashion.images import pillow
+
         lines = max(1, pillow.BAND_PIXELS // pixels.shape[1])
         for top in range(0, len(pixels), lines):
             band = pixels[top : top + lines]
@@ -193,6 +202,8 @@ def _unreadable(data: Encoded, error: Exception) -> str:
         return "does not decode: not enough memory for it"
     if bytes(data[:200]).lstrip()[:1] == b"<":
         return "not an image: begins like an HTML or XML page"
+    from PIL import Image
+
     if isinstance(error, Image.UnidentifiedImageError):
         return f"not an image: no known image format in {len(data)} bytes"
     return f"does not decode: {error}"
@@ -224,6 +235,8 @@ def resize(image: np.ndarray, height_px: int, width_px: int, box: Box | None = N
     whole = (0, 0, image.shape[1], image.shape[0])
     if image.shape[:2] == (height_px, width_px) and box in (None, whole):
         return image
+    from PIL import Image
+
     return np.asarray(Image.fromarray(image).resize((width_px, height_px), Image.Resampling.BICUBIC, box=box))
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
-from PIL import Image
 
 if TYPE_CHECKING:
-    from PIL import ImageCms
+    from PIL import Image, ImageCms
 
 EXIF_PREFIX = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
@@ -76,7 +75,7 @@ def is_srgb(profile: bytes | None, mode: str) -> bool:
     return not profile or _transform(profile, mode) is None
 
 
-def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def to_srgb(image: "Image.Image", profile: bytes | None) -> "Image.Image":
     """Convert an image of mode "L", "RGB" or "CMYK" to sRGB, of mode "RGB"; the same image if its profile changes nothing.
 
     Relative colorimetric, through LittleCMS: what sRGB lacks is clipped, all else stays. A damaged profile, or one for another kind of
@@ -106,7 +105,7 @@ def _build_transform(profile: bytes, mode: str) -> "ImageCms.ImageCmsTransform |
     suits = space == mode or (space, mode) == ("RGB", "L")
     if space is None or not suits or profile[12:16] not in _CLASSES or profile[36:40] != b"acsp" or len(profile) > MAX_PROFILE_BYTES:
         return None
-    from PIL import ImageCms  # few images have a profile
+    from PIL import Image, ImageCms  # few images have a profile
 
     try:
         source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")

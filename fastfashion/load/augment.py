@@ -1,9 +1,10 @@
 """Colour, erasing and mixing by the numbers that the plan drew: OpenCV on the CPU, torch elsewhere, at most 1 grey level apart.
 
+OpenCV is imported by the first image that needs it.
+
 images ─► apply: colour matrix, inside the place ─► erased box ─► mix: with the partner ─► what the model sees
 """
 
-import cv2
 import numpy as np
 import torch
 
@@ -22,6 +23,8 @@ def apply_one(image: np.ndarray, colour: np.ndarray | None, erased: np.ndarray |
     the identity and an empty box change nothing; without a place all pixels are inside.
     """
     if colour is not None and not np.array_equal(colour, _IDENTITY):
+        import cv2
+
         y0, x0, y1, x1 = (0, 0, *image.shape[:2]) if place is None else place.tolist()
         inside = image[y0:y1, x0:x1]
         cv2.transform(inside, colour, dst=inside)
@@ -83,6 +86,8 @@ def mix_torch(images: torch.Tensor, part: Part) -> torch.Tensor:
 def _mix_cv2(images: torch.Tensor, part: Part) -> torch.Tensor:
     assert part.partners is not None and part.shares is not None and part.pasted is not None
     mixed = torch.empty_like(images)
+    import cv2
+
     source, out = images.numpy(), mixed.numpy()
     for i, partner in enumerate(part.partners):
         if partner != i and not part.pasted[i].any():

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from PIL import Image
 
 from fastfashion import dist
 from fastfashion.errors import InputError
@@ -118,6 +117,8 @@ def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bo
 
 def resize_crop(image: np.ndarray, box: tuple[float, float, float, float], flip: bool, out: np.ndarray) -> None:
     """Resize a box (y0, x0, y1, x1) of uint8 (h, w, 3) to uint8 `out`; pixels outside of the box have no influence."""
+    from PIL import Image
+
     y0, x0, y1, x1 = box
     top, left = math.floor(y0), math.floor(x0)
     inside = Image.fromarray(np.ascontiguousarray(image[top : math.ceil(y1), left : math.ceil(x1)]))

@@ -229,8 +229,7 @@ def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequ
         _write_parquet(folder / INDEX, _index(records, name))
     if is_file(out / SET):
         set_files = SetFiles.read(out / SET)
-        packed = read_catalog(out, read_vocab(out, set_files), set_files)
-        if packed["id"].tolist() != kept["id"].to_pylist():
+        if read_catalog(out, read_vocab(out, set_files), set_files)["id"].to_pylist() != kept["id"].to_pylist():
             raise PackedSetError(f"{out}: the images of {request.source} changed since it was packed; choose another --out")
     else:
         catalog = _catalog(styles, kept)

@@ -17,7 +17,7 @@ from fastfashion.pack.request import PackRequest, encoder_differences, encoder_s
 from fastfashion.pack.staging import LOCK, STAGING
 from fastfashion.remote import children, is_file, is_folder, list_anew, list_children
 from fastfashion.shards.layout import CATALOG, FORMAT, FULL, MANIFEST, REJECTED, SET, VOCAB, Manifest, SetFiles
-from fastfashion.shards.tables import read_catalog, read_rejected, read_vocab
+from fastfashion.shards.tables import as_pandas, read_catalog, read_rejected, read_vocab
 from fastfashion.sources import Member, Source, open_source
 from fastfashion.terminal import printable
 
@@ -111,7 +111,7 @@ def already_packed(request: PackRequest, styles: Styles) -> tuple[str, ...]:
     try:
         set_files = SetFiles.read(out / SET)
         vocab = read_vocab(out, set_files)
-        packed, num_rejected = read_catalog(out, vocab, set_files), len(read_rejected(out))
+        packed, num_rejected = as_pandas(read_catalog(out, vocab, set_files)), len(read_rejected(out))
     except PackedSetError as error:
         raise PackedSetError(f"{out}: holds a damaged set ({error}); choose another --out or remove it") from error
     _check_same_rows(request, styles, vocab, packed, num_rejected)

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from fastfashion.errors import InputError
-from fastfashion.images import codec
+from fastfashion.images import codec, pillow
 from fastfashion.load.crops import load_crops
 
 READY = b"ready"
@@ -67,6 +67,7 @@ def main(descriptor: int, nice: int = 0) -> None:
 
 def prepare() -> None:
     """Load what Pillow loads once, so that memory taken later belongs to an image."""
+    assert pillow.FORMATS  # imported, where codec.py waits for the first image that needs it
     with contextlib.suppress(ImportError):  # Pillow has it from 11.3 on
         from PIL import AvifImagePlugin
 

@@ -7,11 +7,12 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from fastfashion.catalog import JointSplit, Vocab, ids_hash
+from fastfashion.catalog.columns import Table
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_address, location
@@ -30,6 +31,9 @@ from fastfashion.runs.trained_on import (
 )
 from fastfashion.shards import PackedSet, open_packed_set
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRun:
@@ -40,7 +44,7 @@ class OpenRun:
     model: Classifier
     size: Size
     packed: PackedSet
-    table: pd.DataFrame  # the set's, with the run's corrections
+    table: "pd.DataFrame"  # the set's, with the run's corrections
     vocab: Vocab  # of the run's heads
     codes: np.ndarray  # int64 (N, T): its labels by row, -1 if there is none, or none that the run knows
     split: JointSplit  # the run's own, as rows of the set; of another set those that it has
@@ -82,7 +86,7 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
             with suppress(OSError):  # a run of another user: the note comes again the next time
                 write_trained_on(run, kept)
     rows = kept.rows_in(packed) if other_ids else kept.check(run, packed)
-    table = corrected(packed, config.data.corrections, of_another_set=other_ids)
+    table = corrected(packed, config.data.corrections, of_another_set=other_ids) if config.data.corrections else packed.table
     if absent := [task for task in vocab.classes if task not in packed.vocab.classes]:
         table = table.assign(**dict.fromkeys(absent, ""))
         notes.append(f"{packed.path} has no label {', '.join(absent)}: not tested")
@@ -104,7 +108,7 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
     )
 
 
-def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: pd.DataFrame) -> TrainedOn:
+def assumed_list(run: Path, packed: PackedSet, config: RunConfig, table: Table) -> TrainedOn:
     """The list of a set, for a run from before lists of ids existed; the run's own files must not contradict it.
 
     Raises InputError if its report names other training ids, or its epochs had another number of steps than this set gives.

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from fastfashion.catalog import JointSplit, correct, joint_split, oversampled
+from fastfashion.catalog.columns import Table
 from fastfashion.config import DataConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import publish, publish_json, unreadable
@@ -24,9 +25,6 @@ from fastfashion.model.weights import checksum
 from fastfashion.runs.files import TRAINED_ON, TRAINED_ON_ROWS, read_if_there
 from fastfashion.shards import PackedSet
 from fastfashion.untrusted import Count, Format, Sha256, described, file_sha256, parse_description
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FORMAT = Format("fastfashion-trained-on", oldest=1, newest=2, sealed=2)
 MAX_DESCRIPTION_BYTES = 1 << 28
@@ -45,7 +43,7 @@ class SetIdentity:
 
     @classmethod
     def of(cls, packed: PackedSet) -> "SetIdentity":
-        ids = sorted(packed.table["id"])
+        ids = sorted(packed.ids)
         return cls(path=str(packed.path), num_rows=len(ids), ids_sha256=hashlib.sha256("\n".join(ids).encode()).hexdigest())
 
     def __str__(self) -> str:
@@ -107,11 +105,11 @@ class TrainedOn:
 
     def rows_in(self, packed: PackedSet) -> np.ndarray:
         """int64 (N,): the row in `packed` of each of `ids`, -1 if it has none. Raises InputError if `packed` has an id twice."""
-        import pandas as pd
-
-        found = packed.table["id"].to_numpy(dtype=object)
+        found = packed.ids
         if np.array_equal(found, self.ids):
             return np.arange(len(found))
+        import pandas as pd
+
         index = pd.Index(found)
         if not index.is_unique:
             raise InputError(f"{packed.path}: the id {index[index.duplicated()][0]!r} occurs twice; pack the set again")
@@ -125,7 +123,7 @@ class TrainedOn:
         missing = self.ids[rows < 0]
         more = np.setdiff1d(np.arange(len(packed)), rows)
         parts = [f"{len(missing)} ids of the training are missing ({_first(missing.tolist())})"] if len(missing) else []
-        parts += [f"{len(more)} are new ({_first(packed.table['id'].to_numpy(dtype=object)[more].tolist())})"] if len(more) else []
+        parts += [f"{len(more)} are new ({_first(packed.ids[more].tolist())})"] if len(more) else []
         raise InputError(
             f"{run} was trained on {self.source}, and {SetIdentity.of(packed)} holds other ids: {', '.join(parts)}. "
             f"Name the set that it was trained on with --shards; to train on this set, choose another --name; to test what the run "
@@ -172,17 +170,17 @@ def _first(texts: Sequence[str]) -> str:
     return ", ".join(map(repr, texts[:_SHOWN])) + (", …" if len(texts) > _SHOWN else "")
 
 
-def corrected(packed: PackedSet, corrections: str, *, of_another_set: bool = False) -> "pd.DataFrame":
+def corrected(packed: PackedSet, corrections: str, *, of_another_set: bool = False) -> Table:
     """The set's table with the labels of a corrections file, if one is named; of a file for another set the ids that it has."""
-    return correct(packed.table, packed.vocab, Path(corrections), of_another_set=of_another_set) if corrections else packed.table
+    return correct(packed.table, packed.vocab, Path(corrections), of_another_set=of_another_set) if corrections else packed.columns
 
 
-def list_rows(packed: PackedSet, data: DataConfig, table: "pd.DataFrame", *, assumed: bool = False) -> TrainedOn:
+def list_rows(packed: PackedSet, data: DataConfig, table: Table, *, assumed: bool = False) -> TrainedOn:
     """What a run of these settings trains on. table: the set's, with the run's corrections, which do not change the split.
 
     Raises what `joint_split` raises, and ConfigError if a resolution that decides the order is not packed.
     """
-    split = joint_split(packed.table, packed.vocab, data.tasks, data.split_tasks, data.protocol, data.protocol_seed)
+    split = joint_split(packed.columns, packed.vocab, data.tasks, data.split_tasks, data.protocol, data.protocol_seed)
     times = np.ones(len(split.train), dtype=np.int64)
     if data.oversample:
         train = oversampled(split.train, packed.vocab.codes(table, data.split_tasks[:1])[:, 0], data.oversample)
@@ -194,7 +192,7 @@ def list_rows(packed: PackedSet, data: DataConfig, table: "pd.DataFrame", *, ass
     labels = dict(zip(data.tasks, packed.vocab.codes(table, data.tasks)[split.train].T, strict=True))
     return TrainedOn(
         source=SetIdentity.of(packed),
-        ids=packed.table["id"].to_numpy(dtype=object),
+        ids=packed.ids,
         split=split,
         times=times,
         shard_starts=shard_starts,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastfashion.catalog import Vocab
+from fastfashion.catalog.columns import values
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.images import codec
@@ -19,11 +20,12 @@ from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Tile, fit
 from fastfashion.remote import children, is_file, is_folder, list_anew, read_range, size_of
 from fastfashion.shards import layout
 from fastfashion.shards.layout import CATALOG, FULL, MANIFEST, VOCAB, Manifest, SetFiles
-from fastfashion.shards.tables import KIND, read_catalog, read_index, read_vocab
+from fastfashion.shards.tables import KIND, as_pandas, read_catalog, read_index, read_vocab
 from fastfashion.untrusted import open_regular
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 MAP_TRIES = 5  # another process may remove a file from a cache between two calls here
 STATS_AT_ONCE = 16
@@ -32,11 +34,14 @@ UNKNOWN = -1  # the kind of an image that no process has examined yet
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """The images of a packed set at one resolution. All arrays have an entry for each row."""
+    """The images of a packed set at one resolution. All arrays have an entry for each row.
+
+    It can be sent to another process: that one maps the shards again when it reads them.
+    """
 
     folder: Path
     manifest: Manifest
-    id_column: "pd.Series"  # of the catalog
+    ids: "pa.ChunkedArray"  # str, of the catalog; `id_of` gives one
     shard: np.ndarray  # int32, number of the tar, ascending
     offset: np.ndarray  # int64, bytes
     num_bytes: np.ndarray  # int64
@@ -48,6 +53,12 @@ class Resolution:
     )  # int8, fastfashion.images.codec.Kind; UNKNOWN if the index does not say and no process has examined it yet: see kinds_of
     local: Callable[[int], Path] | None = None  # a shard's file on a disk of this machine, by number; None: the set is on one
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name not in ("_maps", "_looked_at")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _maps={})
 
     @cached_property
     def _looked_at(self) -> np.ndarray:
@@ -83,7 +94,7 @@ class Resolution:
         try:
             shard = self.map_shard(int(self.shard[row]))
         except PackedSetError as error:
-            raise PackedSetError(f"row {row}, id {self.id_column.iloc[row]}: {error}") from error
+            raise PackedSetError(f"row {row}, id {self.id_of(row)}: {error}") from error
         start = int(self.offset[row])
         return shard[start : start + int(self.num_bytes[row])]
 
@@ -105,7 +116,7 @@ class Resolution:
             pixels = codec.decode_rgb(self.read(row), min_height_px=TILE_HEIGHT_PX, min_width_px=TILE_WIDTH_PX)
         except InputError as error:
             raise PackedSetError(f"{self.where(row)}: {error}; see what is damaged with fastfashion verify {self.folder.parent}") from error
-        return Tile(pixels=fit(pixels, TILE_HEIGHT_PX, TILE_WIDTH_PX), lines=(str(self.id_column.iloc[row]), *lines))
+        return Tile(pixels=fit(pixels, TILE_HEIGHT_PX, TILE_WIDTH_PX), lines=(self.id_of(row), *lines))
 
     def map_shard(self, number: int) -> np.ndarray:
         """Map a shard into memory, and keep it mapped: uint8 (bytes,). Raises PackedSetError as `encoded`."""
@@ -135,22 +146,43 @@ class Resolution:
         """Release a shard; views that `encoded` returned stay valid."""
         self._maps.pop(number, None)
 
+    def id_of(self, row: int) -> str:
+        """The id of a row."""
+        return str(self.ids[row])
+
     def where(self, row: int) -> str:
         """Id, shard and offset of a row, for messages."""
-        return f"id {self.id_column.iloc[row]} in {self.folder / layout.shard_name(int(self.shard[row]))} at byte {int(self.offset[row])}"
+        return f"id {self.id_of(row)} in {self.folder / layout.shard_name(int(self.shard[row]))} at byte {int(self.offset[row])}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedSet:
-    """A catalog, its vocabulary, and the names of the resolutions that are packed."""
+    """A catalog, its vocabulary, and the names of the resolutions that are packed.
+
+    A loader does with `columns`, `column` and `ids`: `table` imports pandas when it is first used.
+    """
 
     path: Path
-    table: "pd.DataFrame"
+    columns: "pa.Table"  # the catalog
     vocab: Vocab
     resolutions: tuple[str, ...]  # ascending, "full" last
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.columns)
+
+    @cached_property
+    def table(self) -> "pd.DataFrame":
+        """The catalog as a pandas table; a change to it changes nothing else of the set."""
+        return as_pandas(self.columns)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """str (N,), as objects."""
+        return self.column("id")
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of the catalog, (N,): numbers, truths as bool, texts as objects. Not to be written to."""
+        return values(self.columns[name])
 
     def open(self, name: str, max_pixels: int | None = None) -> Resolution:
         """Open one resolution: check its index against its checksum, and every shard's presence and size against the manifest.
@@ -165,19 +197,19 @@ class PackedSet:
             )
         folder = self.path / name
         manifest = Manifest.read(folder / MANIFEST)
-        columns = read_index(folder, manifest, len(self.table), max_pixels)
+        columns = read_index(folder, manifest, len(self), max_pixels)
         self._check_shards(folder, manifest)
         return Resolution(
             folder=folder,
             manifest=manifest,
-            id_column=self.table["id"],
+            ids=self.columns["id"],
             shard=columns["shard"].astype(np.int32),
             offset=columns["offset"],
             num_bytes=columns["size"],
             height_px=columns["height"].astype(np.int32),
             width_px=columns["width"].astype(np.int32),
             crc32=columns["crc32"].astype(np.uint32),
-            kind=columns[KIND].astype(np.int8) if KIND in columns else np.full(len(self.table), UNKNOWN, dtype=np.int8),
+            kind=columns[KIND].astype(np.int8) if KIND in columns else np.full(len(self), UNKNOWN, dtype=np.int8),
         )
 
     def open_for(self, short_px: int) -> Resolution:
@@ -216,7 +248,7 @@ def open_packed_set(path: Path) -> PackedSet:
         Manifest.read(path / name / MANIFEST)
     set_files = SetFiles.read(path / layout.SET)
     vocab = read_vocab(path, set_files)
-    return PackedSet(path=path, table=read_catalog(path, vocab, set_files), vocab=vocab, resolutions=resolutions)
+    return PackedSet(path=path, columns=read_catalog(path, vocab, set_files), vocab=vocab, resolutions=resolutions)
 
 
 @dataclass(frozen=True)

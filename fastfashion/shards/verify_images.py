@@ -14,7 +14,7 @@ from fastfashion.images import codec
 from fastfashion.remote import read_range
 from fastfashion.shards.layout import MANIFEST, Manifest, SetFiles, shard_name
 from fastfashion.shards.reader import open_packed_set
-from fastfashion.shards.tables import KIND, read_catalog, read_index, read_vocab
+from fastfashion.shards.tables import KIND, as_pandas, read_catalog, read_index, read_vocab
 from fastfashion.untrusted import open_regular
 from fastfashion.words import why
 
@@ -29,7 +29,7 @@ def wrong_images(path: Path, name: str, index: Mapping[str, np.ndarray], damaged
         wrong: dict[str, list[str]] = {"crc32": [], "height and width": [], KIND: []}
         for row in np.flatnonzero(np.isin(images.shard, whole)).tolist():
             for column in _wrong_columns(images.encoded(row), {column: int(values[row]) for column, values in index.items()}):
-                wrong[column].append(str(images.id_column.iloc[row]))
+                wrong[column].append(images.id_of(row))
     except PackedSetError:  # damaged in another way, which is reported of its own file
         return
     for column, ids in wrong.items():
@@ -60,7 +60,7 @@ def image_places(path: Path, resolution: str, set_files: SetFiles) -> pd.DataFra
     """The index of a resolution with the images' ids; None if index or catalog are not as the format asks."""
     try:
         index = read_index(path / resolution, Manifest.read(path / resolution / MANIFEST), set_files.num_rows)
-        return pd.DataFrame(index).assign(id=read_catalog(path, read_vocab(path, set_files), set_files)["id"])
+        return pd.DataFrame(index).assign(id=as_pandas(read_catalog(path, read_vocab(path, set_files), set_files))["id"])
     except PackedSetError:
         return None
 
