@@ -1,16 +1,16 @@
-# make demo | make test | make test-slow | make docs | make lint | make fuzz | make clean. Needs Python >= 3.11 and the package index, nothing else.
+# make demo | make test | make test-slow | make docs | make lint | make fuzz | make wheel | make release | make clean. Needs Python >= 3.11 and the package index, nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Two stamps: the demo needs fastfashion and its page, tests and lint all that is in [dev], which the demo's is a part of.
 BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
-NEEDED := pyproject.toml constraints.txt fastfashion/load/_native.c tools/install.py
+NEEDED := pyproject.toml setup.py constraints.txt fastfashion/load/_native.c tools/install.py
 DEMO := demo
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 0
 
-.PHONY: install base demo test test-slow docs lint fuzz clean python
+.PHONY: install base demo test test-slow docs lint fuzz wheel release clean python
 
 install: $(DEV)
 
@@ -57,5 +57,15 @@ docs: install
 fuzz: install
 	$(BIN)/python tools/fuzz_native.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
 
+# An sdist and a wheel with libjpeg-turbo linked in, in dist/, tried in empty environments (docs/releases.md). Needs cmake and nasm.
+wheel: install
+	$(BIN)/python tools/make_wheel.py
+
+# All that a release must pass, and what to upload; uploads nothing.
+release: install
+	$(BIN)/python tools/release.py check
+	$(MAKE) lint test docs
+	$(BIN)/python tools/release.py package
+
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -5,22 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from fastfashion.load import crops
+
 ROOT = Path(__file__).parents[1]
-NEEDED = {
-    "py.typed",
-    "__init__.pyi",
-    "load/_native.pyi",
-    "sources/synth_colours.csv",
-    "sources/synth_kinds.csv",
-    "sources/synth_drawings.txt",
-}
-NEEDED |= {"cli/__init__.py", "serve/page.css", "serve/page.jinja", "export/card.md.jinja", "export/space_app.py", "api.py"}
-NEEDED |= {"evaluate/published/fashion-product-images.toml"}
 
 
 def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -29,20 +23,29 @@ def run(command: list[str], folder: Path, **environment: str) -> subprocess.Comp
     )
 
 
+def tracked(*folders: str) -> list[str]:
+    """Files that git knows, also those only added; none of them deleted."""
+    listed = subprocess.run(["git", "ls-files", "-z", *folders], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built without isolation, since a test must not need the package index."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist and the wheel made of it. Built without isolation, since a test must not need the package index."""
     pytest.importorskip("build")
     home = tmp_path_factory.mktemp("wheel")
-    source = home / "source"
-    ignored = shutil.ignore_patterns("__pycache__", "*.so")
-    shutil.copytree(ROOT / "fastfashion", source / "fastfashion", ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    done = run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(home / "dist"), str(source)], home)
+    for name in tracked():
+        (home / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, home / "source" / name)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(home / "dist"), str(home / "source")]
+    done = run(command, home, FASTFASHION_JPEG="")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    (found,) = (home / "dist").glob("*.whl")
-    assert len(list((home / "dist").glob("*.tar.gz"))) == 1
+    return home / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (found,) = built.glob("*.whl")
     return found
 
 
@@ -56,16 +59,32 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_all_files_of_the_package_are_in_the_wheel(wheel: Path) -> None:
+def test_wheel_and_sdist_hold_the_files_of_the_package_and_nothing_else(wheel: Path, built: Path) -> None:
+    package = set(tracked("fastfashion"))
+    assert {Path(name).suffix for name in package} >= {".py", ".pyi", ".typed", ".c", ".toml", ".jinja", ".css", ".csv", ".txt"}
     with zipfile.ZipFile(wheel) as archive:
-        everything = archive.namelist()
-        assert {name.split("/")[0].split("-")[0] for name in everything} == {"fastfashion"}  # no benchmark, no test
-        names = {name.removeprefix("fastfashion/") for name in everything if name.startswith("fastfashion/")}
+        names = set(archive.namelist())
+    information = {name for name in names if name.startswith("fastfashion-") and ".dist-info/" in name}
+    compiled = {name for name in names if name.startswith("fastfashion/load/_native.") and name.endswith((".so", ".pyd"))}
+    assert names - information - compiled == package - {"fastfashion/load/_native.c"}
+    assert {Path(name).name for name in information if "/licenses/" in name} == {"LICENSE", "LICENSE-libjpeg-turbo"}
+
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        held = {entry.name.partition("/")[2] for entry in archive if entry.isfile()}
+    assert {name for name in held if name.startswith("fastfashion/")} == package
+    others = {name for name in held if not name.startswith("fastfashion")} - {"PKG-INFO", "setup.cfg"}
+    needed = {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE", "LICENSE-libjpeg-turbo"}
+    assert others == needed | {"tools/static_jpeg.py", "tools/smoke.py"}  # no tests/, no shards/
+
+
+def test_one_wheel_for_every_python_from_3_11(wheel: Path) -> None:
+    python, abi, platform = wheel.stem.split("-")[2:]
+    assert (python, abi) == ("cp311", "abi3") and platform == sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    with zipfile.ZipFile(wheel) as archive:
+        libraries = [name for name in archive.namelist() if name.endswith(".so")]
         metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
-    files = [path for path in (ROOT / "fastfashion").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    here = {path.relative_to(ROOT / "fastfashion").as_posix() for path in files if path.suffix not in (".c", ".so")}
-    assert here <= names
-    assert names >= NEEDED
+    assert libraries == (["fastfashion/load/_native.abi3.so"] if crops.is_native() else [])
     assert "Requires-Dist: torch" in metadata and "License-Expression: MIT" in metadata and "# fastfashion" in metadata
 
 
