@@ -5,12 +5,14 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import workers
 
 from fastfashion.config import DataConfig, ModelConfig, RunConfig, Size
 from fastfashion.files import publish_json
+from fastfashion.load.fit import Fit
 from fastfashion.model.artifact import ModelDescription, save_artifact
 from fastfashion.model.net import build_classifier
 from fastfashion.shards import open_packed_set
@@ -18,12 +20,12 @@ from fastfashion.shards import open_packed_set
 TASKS = ("subCategory", "season")
 
 
-def make_run(folder: Path, shards: Path, *, size: str = "64x48", model: str = "resnet10t", tasks: tuple[str, ...] = TASKS) -> Path:
-    """A run on a packed set, its full images, whose classifier has random weights, the same each time."""
+def make_run(folder: Path, shards: Path, *, size: str = "64x48", model: str = "resnet10t", tasks: tuple[str, ...] = TASKS, **more: Any) -> Path:
+    """A run on a packed set, its full images, whose classifier has random weights, the same each time; `more` are settings of its data."""
     folder.mkdir(parents=True)
     vocab = open_packed_set(shards).vocab
     classes = {task: list(vocab.names(task)) for task in tasks}
-    data = DataConfig(shards=str(shards), resolution="full", size=size, task=",".join(tasks))
+    data = DataConfig(shards=str(shards), resolution="full", size=size, task=",".join(tasks), **more)
     settings = ModelConfig(name=model, pretrained=False)
     publish_json(folder / "config.json", RunConfig(data=data, model=settings).to_dict())
     torch.manual_seed(0)
@@ -34,7 +36,7 @@ def make_run(folder: Path, shards: Path, *, size: str = "64x48", model: str = "r
         height, width = map(int, size.split("x"))
         for _ in range(20):
             classifier.features(torch.randint(0, 256, (16, height, width, 3), dtype=torch.uint8))
-    description = ModelDescription(model=model, size=size, classes=classes, flip_average=True)
+    description = ModelDescription(model=model, size=size, classes=classes, flip_average=True, fit=Fit.of(data))
     save_artifact(folder / "best", classifier.eval().state_dict(), description)
     return folder
 

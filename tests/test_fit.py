@@ -189,7 +189,7 @@ def test_random_crops_take_a_share_of_the_largest_crop(seed: int) -> None:
 @settings(max_examples=150, deadline=None)
 @given(SIDES, SIDES, st.integers(16, 90), st.integers(16, 90))
 def test_places_are_pillows(height: int, width: int, out_height: int, out_width: int) -> None:
-    places = Fit(mode=PAD).places(np.array([[0, 0, height, width]]), Size(out_height, out_width))
+    places = Fit(mode=PAD).places(np.array([[0, 0, height, width]]), (out_height, out_width))
     assert places is not None
     y0, x0, y1, x1 = places[0].tolist()
     image = Image.new("RGB", (width, height), (255, 255, 255))
@@ -239,7 +239,7 @@ def test_padded_images_are_pillows(path: str, shape: tuple[int, int], size: Size
     found = fitted(Fit(mode=PAD, pad_color=color), [data], np.array([shape]), size)
     assert np.abs(found[0].astype(int) - np.asarray(expected)).max() <= 1
     mirrored = fitted(Fit(mode=PAD, pad_color=color), [data], np.array([shape]), size, flip=True)
-    places = Fit(mode=PAD).places(np.array([[0, 0, *shape]]), size)
+    places = Fit(mode=PAD).places(np.array([[0, 0, *shape]]), (size.height_px, size.width_px))
     assert places is not None
     y0, x0, y1, x1 = places[0].tolist()
     assert np.abs(mirrored[0, y0:y1, x0:x1].astype(int) - found[0, y0:y1, x0:x1][:, ::-1]).max() <= 1  # the place stays, odd margins too
@@ -296,7 +296,7 @@ def test_the_compiled_path_and_python_agree_on_any_place(
     rng, shapes = np.random.default_rng(seed), np.tile(shape, (count, 1))
     kept = rng.integers(0, 256, (count, *shape, 3), dtype=np.uint8)
     boxes = any_boxes(rng, shapes)
-    places = Fit(mode=PAD).places(boxes, Size(*size)) if letterboxed else any_boxes(rng, np.tile(size, (count, 1)))
+    places = Fit(mode=PAD).places(boxes, size) if letterboxed else any_boxes(rng, np.tile(size, (count, 1)))
     assert places is not None
     padding, flips, index = Padding(places, (1, 255, 3)), rng.random(count) < 0.5, rng.permutation(count)
     out, by_python = (np.full((count, *size, 3), filled, dtype=np.uint8) for filled in (77, 78))
@@ -361,7 +361,7 @@ def test_colours_change_inside_the_place_alone_and_erasing_paints_over_both() ->
     ("given", "expected"), [("255", (255, 255, 255)), ("124, 116,104", (124, 116, 104)), ("0,0,0", (0, 0, 0))], ids=str
 )
 def test_a_colour_is_one_number_or_three(given: str, expected: tuple[int, int, int]) -> None:
-    assert parse_color(given) == Fit.of(DataConfig(pad_color=given)).pad_color == expected
+    assert parse_color(given) == Fit.of(DataConfig(fit=PAD, pad_color=given)).pad_color == expected
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fastfashion.export.hub import other_color
 from fastfashion.export.subject import Subject
 
 # What a Space's app.py was tested with, if this machine has no other version of it.
@@ -90,6 +91,8 @@ def _card(to: str, subject: Subject, tasks: Sequence[str], front: Mapping[str, A
         front=front,
         int8=int8,
         size=subject.predictor.size,
+        fit=subject.predictor.fit,
+        other_color=other_color(subject),
         scores=_scores(subject),
         split=(subject.report or {}).get("split"),
         set_name=_set_name(subject),

@@ -18,7 +18,7 @@ from fastfashion.command_options import ExportRequest
 from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.export import card, space_app
-from fastfashion.export.hub import HubModel, write_hub
+from fastfashion.export.hub import HubModel, other_color, write_hub
 from fastfashion.export.onnx_model import ExportError, OnnxModel, int8_loss, self_description, write_int8, write_onnx
 from fastfashion.export.subject import Subject, open_subject
 from fastfashion.fields import Result
@@ -102,7 +102,7 @@ def export(request: ExportRequest) -> ExportSummary:
             num_images=len(images),
             images=source,
             without_set=subject.without_set,
-            notes=subject.opened.notes if subject.opened is not None else (),
+            notes=_notes(subject, request.to),
             largest_difference=max(differences),
             tolerance=TOLERANCE,
             int8=int8,
@@ -111,6 +111,14 @@ def export(request: ExportRequest) -> ExportSummary:
         about = {key: value for key, value in asdict(summary).items() if key not in OURS}
         _publish(beside, out, files, about if request.to == "hub" else about | self_description(subject))
     return summary
+
+
+def _notes(subject: Subject, to: str) -> tuple[str, ...]:
+    notes = subject.opened.notes if subject.opened is not None else ()
+    if to == "hub" and other_color(subject):
+        color = ",".join(map(str, subject.predictor.fit.pad_color))
+        notes += (f"timm's transform pads with the mean of the normalisation, the run with {color}: README.md has the lines for it",)
+    return notes
 
 
 def _folder_name(task: str) -> str:

@@ -13,7 +13,10 @@ from torch import nn
 
 from fastfashion.errors import ConfigError
 from fastfashion.export.subject import Subject
+from fastfashion.load.fit import CROP, PAD, SQUASH
 from fastfashion.model.sizes import has_fixed_size
+
+CROP_MODES = {SQUASH: "squash", CROP: "center", PAD: "border"}  # as timm calls them
 
 
 def write_hub(subject: Subject, task: str, folder: Path) -> None:
@@ -52,10 +55,16 @@ def write_hub(subject: Subject, task: str, folder: Path) -> None:
             "mean": tuple((run.model.mean.flatten() / 255).tolist()),
             "std": tuple((run.model.std.flatten() / 255).tolist()),
             "interpolation": "bilinear",  # Pillow's, which is what the loaders do
-            "crop_pct": 1.0,
-            "crop_mode": "squash",
+            "crop_pct": run.fit.crop_pct,
+            "crop_mode": CROP_MODES[run.fit.mode],
         },
     )
+
+
+def other_color(subject: Subject) -> bool:
+    """Whether timm's transform pads with another colour than the run: it takes the mean of the model's normalisation."""
+    fit, mean = subject.predictor.fit, subject.predictor.model.mean
+    return fit.mode == PAD and tuple(mean.flatten().round().int().tolist()) != fit.pad_color
 
 
 class HubModel:

@@ -3,7 +3,8 @@
     images: uint8 (batch, H, W, 3) ─► normalise ─► backbone, image and mirror image ─► heads / temperature ─► softmax: an output a task
 
 All of the preprocessing is inside but the resize: ONNX runtimes agree neither on how nor on whether to antialias, and an image that is
-shrunk without loses accuracy. The resize of training is Pillow's `resize((W, H), BILINEAR)` of the whole image; the file records this.
+shrunk without loses accuracy. The resize of training is Pillow's `resize((W, H), BILINEAR)` of the whole image, of a crop, or into a
+letterbox; the file records which.
 """
 
 import contextlib
@@ -22,11 +23,17 @@ from torch import nn
 from fastfashion.disk import disk_full
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.export.subject import Subject
+from fastfashion.load.fit import CROP, PAD, SQUASH
 from fastfashion.model.net import Classifier
 
 INPUT = "images"
 METADATA = "fastfashion"  # key of what the file says of itself: JSON
-RESIZE = "whole image, upright, RGB, transparency over white; Pillow resize((width, height), BILINEAR)"
+UPRIGHT = "upright, RGB, transparency over white"
+RESIZES = {
+    SQUASH: f"whole image, {UPRIGHT}; Pillow resize((width, height), BILINEAR)",
+    CROP: f"the largest centred box of the input's shape, sides times crop_pct, {UPRIGHT}; Pillow crop, resize((width, height), BILINEAR)",
+    PAD: f"whole image, {UPRIGHT}; Pillow ImageOps.pad(image, (width, height), BILINEAR, pad_color)",
+}
 OPSET = 18
 MOST_BYTES = 2**31  # of a protobuf message
 HOW_TO_INSTALL = "pip install 'fastfashion[export]'"
@@ -62,7 +69,8 @@ def self_description(subject: Subject) -> dict[str, Any]:
         "format": "fastfashion-onnx",
         "version": 1,
         "input": {"name": INPUT, "dtype": "uint8", "shape": ["batch", size.height_px, size.width_px, 3]},
-        "resize": RESIZE,
+        "fit": subject.predictor.fit.to_dict(),
+        "resize": RESIZES[subject.predictor.fit.mode],
         "classes": subject.predictor.classes,
     }
 

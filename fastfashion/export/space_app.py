@@ -29,12 +29,33 @@ class Model:
         self.classes: dict[str, list[str]] = about["classes"]
         self.input: str = about["input"]["name"]
         _, self.height_px, self.width_px, _ = about["input"]["shape"]
+        self.fit: dict[str, Any] = about["fit"]
 
     def answer(self, image: Image.Image) -> list[dict[str, float]]:
         """For each question the probability of each of its classes."""
-        pixels = np.asarray(upright(image).resize((self.width_px, self.height_px), Image.Resampling.BILINEAR))
+        pixels = np.asarray(fitted(upright(image), self.height_px, self.width_px, **self.fit))
         answers = self.session.run(list(self.classes), {self.input: pixels[None]})
         return [dict(zip(names, values[0].tolist(), strict=True)) for names, values in zip(self.classes.values(), answers, strict=True)]
+
+
+def fitted(image: Image.Image, height_px: int, width_px: int, mode: str, crop_pct: float, pad_color: list[int]) -> Image.Image:
+    """An image of the model's size: squashed, cropped in the middle, or padded; as in training."""
+    bilinear = Image.Resampling.BILINEAR
+    if mode == "pad":
+        high, wide = height_px, width_px
+        if image.width * height_px > image.height * width_px:
+            high = max(1, round(image.height / image.width * width_px))
+        else:
+            wide = max(1, round(image.width / image.height * height_px))
+        padded = Image.new("RGB", (width_px, height_px), tuple(pad_color))
+        padded.paste(image.resize((wide, high), bilinear), (round((width_px - wide) / 2), round((height_px - high) / 2)))
+        return padded
+    if mode == "crop":
+        scale = min(image.height / height_px, image.width / width_px)
+        high, wide = max(1, round(crop_pct * (scale * height_px))), max(1, round(crop_pct * (scale * width_px)))
+        top, left = (image.height - high) // 2, (image.width - wide) // 2
+        image = image.crop((left, top, left + wide, top + high))
+    return image.resize((width_px, height_px), bilinear)
 
 
 def upright(image: Image.Image) -> Image.Image:

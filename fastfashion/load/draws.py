@@ -5,7 +5,7 @@ The numbers come from the plan, float64 in [0, 1) of shape (k, L): one line for 
 
 import numpy as np
 
-from fastfashion.config import AugmentConfig, Size
+from fastfashion.config import AugmentConfig
 from fastfashion.load.fit import longest_sides, whole_sides
 
 MID_GREY = 127.5  # contrast scales about it, not about the image's mean: a plan knows no pixels
@@ -20,7 +20,7 @@ _CROSSED = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, 1], [0, -1, 0]] @ _YIQ  # th
 
 
 def draw_crops(
-    uniforms: np.ndarray, heights_px: np.ndarray, widths_px: np.ndarray, augment: AugmentConfig, shape: Size | None = None
+    uniforms: np.ndarray, heights_px: np.ndarray, widths_px: np.ndarray, augment: AugmentConfig, shape: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Boxes y0, x0, y1, x1 in pixels, int32 (L, 4), the ends exclusive; from four lines.
 

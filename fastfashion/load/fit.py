@@ -8,10 +8,11 @@ A box is what is taken of an image; a place is where it is shown. Both are whole
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fastfashion.config import DEFAULT_PAD_COLOR, DataConfig, Size, parse_color
+from fastfashion.config import DEFAULT_PAD_COLOR, DataConfig, parse_color
 
 SQUASH, CROP, PAD = "squash", "crop", "pad"
 
@@ -46,37 +47,50 @@ class Fit:
 
     @classmethod
     def of(cls, data: DataConfig) -> "Fit":
-        return cls(mode=data.fit, crop_pct=data.crop_pct, pad_color=parse_color(data.pad_color))
+        """The fit of a run's settings; those that its mode does not use are left at their defaults."""
+        used: dict[str, dict[str, Any]] = {CROP: {"crop_pct": data.crop_pct}, PAD: {"pad_color": parse_color(data.pad_color)}}
+        return cls(mode=data.fit, **used.get(data.fit, {}))
 
-    def whole(self, heights_px: np.ndarray, widths_px: np.ndarray, size: Size | None) -> np.ndarray:
-        """What evaluation takes of whole images: boxes, int32 (n, 4).
+    def whole(self, heights_px: np.ndarray, widths_px: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """What evaluation takes of whole images: boxes, int32 (n, 4); shape: height and width of the model's input.
 
         For "crop", the box of the size's shape with `crop_pct` of the longest sides that fit, in the middle; its sides are rounded to the
         nearest whole pixel and are at least 1, its upper left corner is rounded down.
         """
         if self.mode != CROP:
             return np.stack([np.zeros_like(heights_px), np.zeros_like(widths_px), heights_px, widths_px], axis=1).astype(np.int32)
-        assert size is not None  # Plan checks it
-        high, wide = longest_sides(heights_px, widths_px, size, 1.0)
+        high, wide = longest_sides(heights_px, widths_px, shape, 1.0)
         sides = [whole_sides(self.crop_pct * longest, side) for longest, side in ((high, heights_px), (wide, widths_px))]
         y0, x0 = (heights_px - sides[0]) // 2, (widths_px - sides[1]) // 2
         return np.stack([y0, x0, y0 + sides[0], x0 + sides[1]], axis=1).astype(np.int32)
 
-    def places(self, boxes: np.ndarray, size: Size | None) -> np.ndarray | None:
+    def places(self, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
         """Where boxes, (n, 4), are shown: int32 (n, 4); None for "squash" and "crop": everywhere.
 
         The same arithmetic as Pillow's ImageOps.pad, which enlarges small images, too; a side is at least 1 pixel.
         """
         if self.mode != PAD:
             return None
-        assert size is not None  # Plan checks it
-        height_px, width_px = size.height_px, size.width_px
+        height_px, width_px = shape
         heights, widths = (boxes[:, 2:] - boxes[:, :2]).astype(np.int64).T
         wide, high = widths * height_px > heights * width_px, widths * height_px < heights * width_px
         shown_heights = np.where(wide, np.maximum(np.rint(heights / widths * width_px), 1), height_px)
         shown_widths = np.where(high, np.maximum(np.rint(widths / heights * height_px), 1), width_px)
         y0, x0 = np.rint((height_px - shown_heights) * 0.5), np.rint((width_px - shown_widths) * 0.5)
         return np.stack([y0, x0, y0 + shown_heights, x0 + shown_widths], axis=1).astype(np.int32)
+
+    def scale(self, height_px: int, width_px: int, shape: tuple[int, int]) -> float:
+        """Pixels of the output for one of a whole image, along the axis that has more of them."""
+        if self.mode == SQUASH:
+            return max(shape[0] / height_px, shape[1] / width_px)
+        boxes = self.whole(np.array([height_px]), np.array([width_px]), shape)
+        places = self.places(boxes, shape)
+        shown = np.array(shape) if places is None else places[0, 2:] - places[0, :2]
+        return float((shown / (boxes[0, 2:] - boxes[0, :2])).max())
+
+    def to_dict(self) -> dict[str, Any]:
+        """What model.json and exports say of it."""
+        return {"mode": self.mode, "crop_pct": self.crop_pct, "pad_color": list(self.pad_color)}
 
     def padding(self, places: np.ndarray | None) -> Padding | None:
         """What backends paint around places; None: nothing."""
@@ -86,9 +100,11 @@ class Fit:
 DEFAULT_FIT = Fit()
 
 
-def longest_sides(heights_px: np.ndarray, widths_px: np.ndarray, size: Size, stretch: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """Height and width, float64 (n,) each, of the largest box in an image whose height : width is the size's times `stretch`."""
-    high, wide = size.height_px * np.sqrt(stretch), size.width_px / np.sqrt(stretch)
+def longest_sides(
+    heights_px: np.ndarray, widths_px: np.ndarray, shape: tuple[int, int], stretch: np.ndarray | float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Height and width, float64 (n,) each, of the largest box in an image whose height : width is the shape's times `stretch`."""
+    high, wide = shape[0] * np.sqrt(stretch), shape[1] / np.sqrt(stretch)
     scale = np.minimum(heights_px / high, widths_px / wide)
     return scale * high, scale * wide
 

@@ -174,6 +174,11 @@ class Plan:
         return self.window_shards > 0 and self.shuffled
 
     @property
+    def _shape(self) -> tuple[int, int]:
+        """Height and width of the model's input, where the fit depends on it."""
+        return (0, 0) if self.size is None else (self.size.height_px, self.size.width_px)
+
+    @property
     def _mixes(self) -> bool:
         return self.augment is not None and bool(self.augment.mixup or self.augment.cutmix)
 
@@ -228,8 +233,8 @@ class Plan:
         """The step whose first sample is at `position`."""
         heights, widths = self.heights_px[rows].astype(np.int64), self.widths_px[rows].astype(np.int64)
         if self.augment is None:
-            boxes, flips = self.fit.whole(heights, widths, self.size), np.zeros(len(rows), dtype=bool)
-            return Step(rows=rows, boxes=boxes, flips=flips, places=self.fit.places(boxes, self.size), end=position + len(rows))
+            boxes, flips = self.fit.whole(heights, widths, self._shape), np.zeros(len(rows), dtype=bool)
+            return Step(rows=rows, boxes=boxes, flips=flips, places=self.fit.places(boxes, self._shape), end=position + len(rows))
 
         def uniforms(stream: int, lines: int) -> np.ndarray:
             """float64 in [0, 1), (lines, L)."""
@@ -237,13 +242,13 @@ class Plan:
             return ((raw.reshape(len(rows), _UNIFORMS_PER_SAMPLE).T >> np.uint64(11)) * 2.0**-53)[:lines]
 
         crops = uniforms(_CROP_STREAM, 5)
-        boxes = draw_crops(crops[:4], heights, widths, self.augment, self.size if self.fit.mode == CROP else None)
+        boxes = draw_crops(crops[:4], heights, widths, self.augment, self._shape if self.fit.mode == CROP else None)
         partners, shares, pasted = draw_mixing(uniforms(_MIX_STREAM, 4), self.augment) if self._mixes else (None, None, None)
         return Step(
             rows=rows,
             boxes=boxes,
             flips=crops[4] < self.augment.flip,
-            places=self.fit.places(boxes, self.size),
+            places=self.fit.places(boxes, self._shape),
             colours=draw_colours(uniforms(_COLOUR_STREAM, 5), self.augment),
             erased=draw_erased(uniforms(_ERASE_STREAM, 5), self.augment),
             partners=partners,

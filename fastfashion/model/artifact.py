@@ -12,12 +12,15 @@ from fastfashion.catalog.styles import USABLE_LABEL
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import publish_folder, publish_json, unreadable
+from fastfashion.load.fit import DEFAULT_FIT, SQUASH, Fit
 from fastfashion.model import weights
 from fastfashion.model.net import Classifier, build_classifier
 from fastfashion.model.weights import DESCRIPTION, WEIGHTS
 from fastfashion.untrusted import Format, Sha256, described, file_sha256, parse_description, parse_json, read_limited
 
-FORMAT = Format("fastfashion-model", oldest=2, newest=3, sealed=3)  # 2: with temperatures and flip_average; 3: with checksums
+# 2: with temperatures and flip_average; 3: with checksums; 4: with a fit other than squash, which older programs would not see.
+FORMAT = Format("fastfashion-model", oldest=2, newest=4, sealed=3)
+FORMAT_OF_SQUASH = Format("fastfashion-model", oldest=2, newest=3, sealed=3)
 WAY_OUT = "put best/ back from a copy, or train again"
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=10_000)]
 
@@ -30,6 +33,7 @@ class ModelDescription:
     size: str
     classes: dict[Name, list[str]]
     flip_average: bool
+    fit: Fit = DEFAULT_FIT  # of images to that size
     channels_last: bool = True  # the memory layout of training; a few models fail in this one
     sha256: Sha256 | None = field(default=None, compare=False)  # of the file of weights; None in version 2
 
@@ -53,7 +57,10 @@ def save_artifact(folder: Path, state: Mapping[str, torch.Tensor], description: 
     def fill(beside: Path) -> None:
         # Only one entry: safetensors 0.8.0 writes several in a random order, and so other bytes of the same model.
         save_file(tensors, beside / WEIGHTS, metadata={"model": description.model})
-        publish_json(beside / DESCRIPTION, described(FORMAT, asdict(description) | {"sha256": file_sha256(beside / WEIGHTS)}))
+        said = asdict(description) | {"sha256": file_sha256(beside / WEIGHTS)}
+        squashes = said.pop("fit")["mode"] == SQUASH
+        said |= {} if squashes else {"fit": description.fit.to_dict()}
+        publish_json(beside / DESCRIPTION, described(FORMAT_OF_SQUASH if squashes else FORMAT, said))
 
     publish_folder(folder, fill)
 

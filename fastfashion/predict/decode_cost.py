@@ -17,6 +17,7 @@ from fastfashion.images import jpeg_header
 from fastfashion.images.jpeg_header import JpegHeader
 from fastfashion.images.metadata import PNG_MAGIC
 from fastfashion.load.crops import OVERSAMPLE, SCALES
+from fastfashion.load.fit import DEFAULT_FIT, Fit
 
 FIXED = 24 << 20  # bands under conversion, tables, what libraries keep
 COPIES = 2  # of the encoded bytes, beside those that came
@@ -50,19 +51,19 @@ class _Size(NamedTuple):
     each: float  # bytes a pixel
 
 
-def cost(data: bytes, height_px: int = 0, width_px: int = 0) -> Cost:
-    """Cost of decoding to at least this size, which a JPEG is scaled near to; 0: full size. Never raises."""
+def cost(data: bytes, height_px: int = 0, width_px: int = 0, fit: Fit = DEFAULT_FIT) -> Cost:
+    """Cost of decoding for an output of this size, which a JPEG is scaled near to; 0: full size. Never raises."""
     name, size = "", _Size(0, 0, 0)
     with suppress(InputError, struct.error, IndexError):
         if data[:3] == jpeg_header.MAGIC:
-            name, size = "JPEG", _jpeg(jpeg_header.read(data), height_px, width_px)
+            name, size = "JPEG", _jpeg(jpeg_header.read(data), height_px, width_px, fit)
         else:
             name, read = next(((name, read) for name, at, magics, read in _OTHERS if data.startswith(magics, at)), ("", None))
             size = read(data) if read else size
     return Cost(name, size.height_px, size.width_px, math.ceil(size.height_px * size.width_px * size.each) + COPIES * len(data) + FIXED)
 
 
-def _jpeg(header: JpegHeader, height_px: int, width_px: int) -> _Size:
+def _jpeg(header: JpegHeader, height_px: int, width_px: int, fit: Fit) -> _Size:
     """Cost of a JPEG: with more than one scan all coefficients are kept, at any scale."""
     parts = header.sampling
     most = max((across for across, _ in parts), default=1) * max((down for _, down in parts), default=1) or 1
@@ -70,9 +71,9 @@ def _jpeg(header: JpegHeader, height_px: int, width_px: int) -> _Size:
     kept = 2 * samples if header.process != jpeg_header.BASELINE or header.first_scan != len(parts) else 0.0
     if jpeg_header.unlisted(header):
         return _Size(header.height_px, header.width_px, max(4 + kept, 10.0))
-    if header.orientation.turn >= 5:
-        height_px, width_px = width_px, height_px
-    needed = 8 * OVERSAMPLE * max(height_px / header.height_px, width_px / header.width_px)
+    turned = header.orientation.turn >= 5
+    upright = (header.width_px, header.height_px) if turned else (header.height_px, header.width_px)
+    needed = 8 * OVERSAMPLE * fit.scale(*upright, (height_px, width_px))
     eighths = next((scale for scale in SCALES if scale >= needed > 0), 8)
     return _Size(header.height_px, header.width_px, kept + RESIZED * (eighths / 8) ** 2)
 

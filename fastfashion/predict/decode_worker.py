@@ -25,6 +25,7 @@ from PIL import Image
 from fastfashion.errors import InputError
 from fastfashion.images import codec, pillow
 from fastfashion.load.crops import load_crops
+from fastfashion.load.fit import DEFAULT_FIT, Fit
 
 READY = b"ready"
 KEPT_BYTES = 64 << 20  # of freed memory that the allocator may keep; more than its settings allow (decoding.py)
@@ -93,7 +94,8 @@ def work(asked: dict[str, Any], encoded: Sequence[bytes]) -> tuple[dict[int, str
     """Why images could not be decoded, by place, and the pixels, uint8."""
     if asked["work"] == "fit":
         out = np.empty((len(encoded), *asked["size"], 3), dtype=np.uint8)
-        return load_encoded(encoded, out, asked["max_pixels"]), out
+        fit = Fit(**asked["fit"] | {"pad_color": tuple(asked["fit"]["pad_color"])})
+        return load_encoded(encoded, out, asked["max_pixels"], fit), out
     height_px, width_px = asked["size"]
     try:
         return {}, codec.decode_rgb(encoded[0], min_height_px=height_px, min_width_px=width_px, max_pixels=asked["max_pixels"])
@@ -101,8 +103,9 @@ def work(asked: dict[str, Any], encoded: Sequence[bytes]) -> tuple[dict[int, str
         return {0: str(error)}, np.empty((0, 0, 3), dtype=np.uint8)
 
 
-def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = codec.MAX_PIXELS) -> dict[int, str]:
-    """Fill `out`, uint8 (n, H, W, 3), with whole images; returns why those could not be decoded that are left black, by place.
+def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = codec.MAX_PIXELS, fit: Fit = DEFAULT_FIT) -> dict[int, str]:
+    """Fill `out`, uint8 (n, H, W, 3), with images as evaluation fits them; returns why those could not be decoded that are left black, by
+    place.
 
     An image of more than `max_pixels` by its header is refused before any is decoded.
     """
@@ -118,11 +121,13 @@ def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = co
             errors[place] = too_many_pixels(info.height_px, info.width_px, max_pixels)
         sizes[place], kinds[place] = (info.height_px, info.width_px), info.kind
     good = [place for place in range(len(encoded)) if place not in errors]
-    whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+    (heights, widths), (height_px, width_px) = sizes[good].T.astype(np.int64), out.shape[1:3]
+    boxes = fit.whole(heights, widths, (height_px, width_px))
+    padding = fit.padding(fit.places(boxes, (height_px, width_px)))
     filled = out if len(good) == len(out) else np.empty((len(good), *out.shape[1:]), dtype=np.uint8)
     arrays = [np.frombuffer(encoded[place], dtype=np.uint8) for place in good]
     flips = np.zeros(len(good), dtype=bool)
-    wrong = load_crops(arrays, whole[good], sizes[good], flips, filled, np.zeros(3), kinds[good]) if good else {}
+    wrong = load_crops(arrays, boxes, sizes[good], flips, filled, np.zeros(3), kinds[good], padding) if good else {}
     errors |= {good[i]: str(error) for i, error in wrong.items()}
     if filled is not out:
         out[:] = 0

@@ -27,6 +27,7 @@ import numpy as np
 
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.images.codec import MAX_PIXELS
+from fastfashion.load.fit import DEFAULT_FIT, Fit
 from fastfashion.predict.decode_cost import COPIES, MOST_A_PIXEL, Cost, cost
 from fastfashion.predict.decode_worker import KEPT_BYTES, READY, too_many_pixels
 from fastfashion.predict.semaphore import FairSemaphore
@@ -78,11 +79,11 @@ class Decoders:
         self._started: set[_Worker] = set()
         self._closed = False
 
-    def fit(self, encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = MAX_PIXELS) -> dict[int, str]:
-        """Fill `out`, uint8 (n, H, W, 3), with whole images; returns why those could not be decoded that are left black, by place."""
-        asked = {"work": "fit", "size": out.shape[1:3], "max_pixels": max_pixels}
+    def fit(self, encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = MAX_PIXELS, fit: Fit = DEFAULT_FIT) -> dict[int, str]:
+        """What `load_encoded` does: `out`, uint8 (n, H, W, 3), is filled; returns why images could not be decoded, by place."""
+        asked = {"work": "fit", "size": out.shape[1:3], "max_pixels": max_pixels, "fit": fit.to_dict()}
         refused: dict[int, str] = {}
-        costs = [cost(data, *out.shape[1:3]) for data in encoded]
+        costs = [cost(data, out.shape[1], out.shape[2], fit) for data in encoded]
         for place, one in enumerate(costs):
             if why := self._too_much(one, max_pixels):
                 refused[place] = why
@@ -99,7 +100,7 @@ class Decoders:
                 out[:] = 0
                 return {0: str(death)}
             # Decode one by one to find which of them it was.
-            alone = [self.fit([data], out[place : place + 1], max_pixels) for place, data in enumerate(encoded)]
+            alone = [self.fit([data], out[place : place + 1], max_pixels, fit) for place, data in enumerate(encoded)]
             return {place: error[0] for place, error in enumerate(alone) if error} | refused
         out[:] = pixels
         return errors | refused

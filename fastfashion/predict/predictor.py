@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -34,7 +35,7 @@ CHUNK = 16  # images a task of a thread, as in the loader
 PREFETCH = 3  # batches in progress while one is answered
 NO_CODE = -1
 
-Fit = Callable[[Sequence[bytes], np.ndarray], dict[int, str]]
+Decode = Callable[[Sequence[bytes], np.ndarray], dict[int, str]]
 _Started = tuple[list[str], np.ndarray, list[Future[dict[int, str]]]]  # a batch in progress: names, uint8 (B, H, W, 3) being filled, tasks
 
 
@@ -58,7 +59,7 @@ class Predictor:
         self.run, self.device, self.workers = run, device, workers
         model, description = load_artifact(run / BEST)
         self.model, self.description = model.to(device), description
-        self.size = Size.parse(description.size)
+        self.size, self.fit = Size.parse(description.size), description.fit
         if unknown := [task for task in tasks if task not in description.classes]:
             raise ConfigError(f"unknown task {unknown[0]!r}: {run} has heads for {', '.join(description.classes)}")
         self.classes = {task: names for task, names in description.classes.items() if not tasks or task in tasks}
@@ -98,7 +99,7 @@ class Predictor:
         ahead: deque[_Started] = deque()
         try:
             while batch := list(islice(images, batch_size)):
-                ahead.append(self._start(pool, decoders.fit, batch))
+                ahead.append(self._start(pool, partial(decoders.fit, fit=self.fit), batch))
                 while len(ahead) > PREFETCH or (ahead and all(task.done() for task in ahead[0][2])):
                     yield self._finish(ahead.popleft(), top)
             while ahead:
@@ -108,10 +109,10 @@ class Predictor:
             decoders.close()
             pool.shutdown()
 
-    def _start(self, pool: ThreadPoolExecutor, fit: Fit, batch: list[InputImage]) -> _Started:
+    def _start(self, pool: ThreadPoolExecutor, decode: Decode, batch: list[InputImage]) -> _Started:
         images = np.empty((len(batch), self.size.height_px, self.size.width_px, 3), dtype=np.uint8)
         chunks = range(0, len(batch), CHUNK)
-        tasks = [pool.submit(load_images, batch[at : at + CHUNK], images[at : at + CHUNK], fit) for at in chunks]
+        tasks = [pool.submit(load_images, batch[at : at + CHUNK], images[at : at + CHUNK], decode) for at in chunks]
         return [one.name for one in batch], images, tasks
 
     def _finish(self, started: _Started, top: int) -> Answers:
@@ -136,7 +137,9 @@ class Predictor:
         images = choose_images(packed, trained if trained in packed.resolutions else "auto", str(self.size))[0]
         return LoaderSpec(
             images=images,
-            plan=Plan(rows=rows, heights_px=images.height_px, widths_px=images.width_px, batch_size=batch_size),
+            plan=Plan(
+                rows=rows, heights_px=images.height_px, widths_px=images.width_px, batch_size=batch_size, fit=self.fit, size=self.size
+            ),
             labels=np.zeros((len(packed), 0), dtype=np.int64),
             size=self.size,
             device=self.device,
@@ -162,10 +165,10 @@ def drawn(size: Size, count: int) -> np.ndarray:
     return fine.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def load_images(images: Sequence[InputImage], out: np.ndarray, fit: Fit = load_encoded) -> dict[int, str]:
-    """Fill `out`, uint8 (n, H, W, 3), with whole images; returns why those could not be read that are left black, by place.
+def load_images(images: Sequence[InputImage], out: np.ndarray, decode: Decode = load_encoded) -> dict[int, str]:
+    """Fill `out`, uint8 (n, H, W, 3), with images; returns why those could not be read that are left black, by place.
 
-    `fit` decodes: here, or in a process that may die.
+    `decode` is `load_encoded` with a fit: here, or in a process that may die.
     """
     errors: dict[int, str] = {}
     encoded: list[bytes] = []
@@ -177,6 +180,6 @@ def load_images(images: Sequence[InputImage], out: np.ndarray, fit: Fit = load_e
         except (InputError, OSError) as error:
             errors[place] = str(error)
             encoded.append(b"")
-    for place, text in fit(encoded, out).items():
+    for place, text in decode(encoded, out).items():
         errors.setdefault(place, text)
     return errors

@@ -16,6 +16,7 @@ from fastfashion.catalog.columns import Table
 from fastfashion.config import RunConfig, Size
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_address, location
+from fastfashion.load.fit import Fit
 from fastfashion.model.artifact import load_artifact
 from fastfashion.model.net import Classifier
 from fastfashion.runs.files import BEST, REPORT, read_config, read_metrics, read_report
@@ -43,6 +44,7 @@ class OpenRun:
     config: RunConfig
     model: Classifier
     size: Size
+    fit: Fit
     packed: PackedSet
     table: "pd.DataFrame"  # the set's, with the run's corrections
     vocab: Vocab  # of the run's heads
@@ -97,6 +99,7 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
         config=config,
         model=model,
         size=Size.parse(description.size),
+        fit=description.fit,
         packed=packed,
         table=table,
         vocab=vocab,

@@ -86,7 +86,7 @@ class State:
     def _decoding(self, data: bytes, place: Place | None = None) -> Future[np.ndarray]:
         """uint8 (1, H, W, 3) of an image once it is decoded, in line with others that are as large; raises BusyError."""
         size = self.predictor.size
-        large = is_large(cost(data, size.height_px, size.width_px), data)
+        large = is_large(cost(data, size.height_px, size.width_px, self.predictor.fit), data)
         if place:
             place.move(large)
         return _submit(self._lines[large], lambda: self._decode(data))
@@ -179,7 +179,7 @@ class State:
         """uint8 (1, H, W, 3); raises InputError."""
         check_image(data, self.limits)
         pixels = self._blank(1)
-        if wrong := self.decoders.fit([data], pixels, self.limits.image_pixels):
+        if wrong := self.decoders.fit([data], pixels, self.limits.image_pixels, self.predictor.fit):
             raise InputError(wrong[0])
         return pixels
 

@@ -15,6 +15,7 @@ from fastfashion.disk import room_for
 from fastfashion.errors import TrainingError
 from fastfashion.files import clear_unpublished, location, publish_json
 from fastfashion.load import choose_images, open_loader
+from fastfashion.load.fit import Fit
 from fastfashion.model.artifact import ModelDescription, count_parameters, save_artifact
 from fastfashion.model.sizes import nearest_size
 from fastfashion.model.weights import ambiguity, check_declared, check_first_weights
@@ -197,6 +198,7 @@ def _checkpoints(job: Job, data: Data, channels_last: bool) -> Checkpoints:
     description = ModelDescription(
         model=job.config.model.name,
         size=str(data.spec.size),
+        fit=Fit.of(job.config.data),
         classes={task: list(names) for task, names in data.classes.items()},
         flip_average=job.config.model.flip_average,
         channels_last=channels_last,
