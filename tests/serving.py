@@ -20,7 +20,9 @@ from fastfashion.shards import open_packed_set
 TASKS = ("subCategory", "season")
 
 
-def make_run(folder: Path, shards: Path, *, size: str = "64x48", model: str = "resnet10t", tasks: tuple[str, ...] = TASKS, **more: Any) -> Path:
+def make_run(
+    folder: Path, shards: Path, *, size: str = "64x48", model: str = "resnet10t", tasks: tuple[str, ...] = TASKS, **more: Any
+) -> Path:
     """A run on a packed set, its full images, whose classifier has random weights, the same each time; `more` are settings of its data."""
     folder.mkdir(parents=True)
     vocab = open_packed_set(shards).vocab
