@@ -19,6 +19,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def fuzz(asked: argparse.Namespace, module: str, seeds: str, counter: str) -> in
 
 
 def one_batch(native: Any, corpus: list[bytes], draw: np.random.Generator) -> int:
-    """Images through both functions, with any box, size and flip; returns how many were decoded."""
+    """Images through both functions, with any box, size, flip and place; returns how many were decoded."""
     files = [mutate(corpus[int(draw.integers(len(corpus)))], corpus, draw) for _ in range(BATCH)]
     sizes = np.empty((BATCH, 2), np.int32)
     for i, data in enumerate(files):
@@ -250,13 +251,41 @@ def one_batch(native: Any, corpus: list[bytes], draw: np.random.Generator) -> in
     out, status, flips = np.empty((BATCH, height, width, 3), np.uint8), np.ones(BATCH, np.uint8), draw.random(BATCH) < 0.5
     oversample = float(draw.choice([1.0, 1.5, 2.0]))
     arrays = [np.frombuffer(data, np.uint8).copy() for data in files]  # each in memory of its own, with guarded ends
-    native.load_crops(arrays, boxes, sizes, flips, out, height, width, oversample, status, np.zeros(3))
+    around = any_places(height, width, draw)
+    called(
+        lambda: native.load_crops(arrays, boxes, sizes, flips, out, height, width, oversample, status, np.zeros(3), *around), around, out
+    )
     assert set(status.tolist()) <= {0, 1}
     some, size = 4, draw.integers(1, 60, 2)
     images = draw.integers(0, 256, (some, *size, 3), dtype=np.uint8)
-    places = draw.integers(0, some, BATCH)
-    native.resize_crops(images, *map(int, size), places, any_boxes(np.tile(size, (BATCH, 1)), draw), flips, out, BATCH, height, width)
+    index, boxes = draw.integers(0, some, BATCH), any_boxes(np.tile(size, (BATCH, 1)), draw)
+    around = any_places(height, width, draw)
+    called(lambda: native.resize_crops(images, *map(int, size), index, boxes, flips, out, BATCH, height, width, *around), around, out)
     return int((status == 0).sum())
+
+
+def any_places(height: int, width: int, draw: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """The last arguments: none, or places and their colour; one place in a hundred batches is outside of the output."""
+    if draw.random() < 0.5:
+        return ()
+    places = any_boxes(np.tile(np.array([height, width]), (BATCH, 1)), draw)
+    if draw.random() < 0.02:
+        places[int(draw.integers(BATCH)), int(draw.integers(4))] = int(draw.choice([-1, 71, 2**31 - 1, -(2**31)]))
+    return places, draw.integers(0, 256, 3, dtype=np.uint8)
+
+
+def called(call: Callable[[], None], around: tuple[np.ndarray, ...], out: np.ndarray) -> None:
+    """Call it; places outside of the output must be refused."""
+    wrong = False
+    if around:
+        (height, width), (y0, x0, y1, x1) = out.shape[1:3], around[0].T
+        wrong = not ((y0 >= 0) & (y0 < y1) & (y1 <= height) & (x0 >= 0) & (x0 < x1) & (x1 <= width)).all()
+    try:
+        call()
+    except ValueError:
+        assert wrong
+    else:
+        assert not wrong, "a place outside of the output was not refused"
 
 
 def any_boxes(sizes: np.ndarray, draw: np.random.Generator) -> np.ndarray:
