@@ -265,7 +265,7 @@ def one_batch(native: Any, corpus: list[bytes], draw: np.random.Generator) -> in
 
 
 def any_places(height: int, width: int, draw: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """The last arguments: none, or places and their colour; one place in a hundred batches is outside of the output."""
+    """The last arguments: none, or places and their colour; in one batch of a hundred, a place is outside of the output."""
     if draw.random() < 0.5:
         return ()
     places = any_boxes(np.tile(np.array([height, width]), (BATCH, 1)), draw)
