@@ -129,7 +129,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--decode", action="store_true", help="only compare the compiled decoder with Pillow")
     asked = parser.parse_args()
-    sys.path.remove(str(Path(__file__).resolve().parent))  # the other scripts here are no modules
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != here]  # the other scripts beside this one are no modules
     try:
         home = package()
         answer: dict[str, Any] = {"python": sys.version.split()[0], "package": str(home), "decoded": decode(native(home))}

@@ -2,7 +2,7 @@
 
     pinned tarball (sha256 checked) ─► cmake, SIMD required ─► PREFIX/lib/libjpeg.a, PREFIX/include ─► FASTFASHION_JPEG=PREFIX pip wheel .
 
-Wheels link it, so that whoever installs one has the native loader without a compiler and without the system's libjpeg. A PREFIX that holds
+Wheels link it, so that everybody who installs one has the native loader, without a compiler and without the system's libjpeg. A PREFIX that holds
 this version already stays as it is. Needs cmake, a C compiler and, on x86-64, nasm. Standard library only: it runs in build containers.
 """
 
