@@ -2,8 +2,9 @@
 
     pinned tarball (sha256 checked) ─► cmake, SIMD required ─► PREFIX/lib/libjpeg.a, PREFIX/include ─► FASTFASHION_JPEG=PREFIX pip wheel .
 
-Wheels link it, so that everybody who installs one has the native loader, without a compiler and without the system's libjpeg. A PREFIX that holds
-this version already stays as it is. Needs cmake, a C compiler and, on x86-64, nasm. Standard library only: it runs in build containers.
+Wheels link it, so that everybody who installs one has the native loader, without a compiler and without the system's libjpeg. A PREFIX
+that holds this version already stays as it is. Needs cmake, a C compiler and, on x86-64, nasm. Standard library only, Python 3.11: it runs
+in build containers.
 """
 
 import argparse
