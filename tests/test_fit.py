@@ -20,6 +20,7 @@ from fastfashion.load.augment import apply_one, apply_torch
 from fastfashion.load.crops import load_crops, resize_crops
 from fastfashion.load.fit import CROP, PAD, SQUASH, Fit, Padding
 from fastfashion.load.plan import Step
+from fastfashion.load.resident import resize_on_device
 
 SHAPES = np.array([[80, 60], [60, 80], [1, 500], [500, 1], [1, 1], [333, 211], [64, 48], [81, 61]])  # height, width
 SIZE = Size(64, 48)
@@ -289,7 +290,7 @@ def test_crops_are_torchvisions_resize_and_centre_crop_to_half_a_pixel_of_the_ou
     st.booleans(),
     st.integers(0, 2**31),
 )
-def test_the_compiled_path_and_python_agree_on_any_place(
+def test_the_compiled_path_python_and_torch_agree_on_any_place(
     shape: tuple[int, int], count: int, size: tuple[int, int], letterboxed: bool, seed: int
 ) -> None:
     """One-pixel boxes, very wide and very tall images, any place: noise, of which Pillow rounds sums and we each of up to 120 products."""
@@ -304,7 +305,10 @@ def test_the_compiled_path_and_python_agree_on_any_place(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crops, "_native", None)
         resize_crops(kept, index, boxes, flips, by_python, padding)
-    assert np.abs(out.astype(int) - by_python).max() <= 2
+    cut, mirrored = torch.from_numpy(boxes), torch.from_numpy(flips)
+    by_torch = resize_on_device(torch.from_numpy(kept[index]), cut, mirrored, *size, padding).numpy()
+    for other in (by_python, by_torch):
+        assert np.abs(out.astype(int) - other).max() <= 2
 
 
 def any_boxes(rng: np.random.Generator, shapes: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def apply_torch(images: torch.Tensor, part: Part) -> None:
         for channel in range(3):
             changed = torch.addcmul(changed, rgb[..., channel, None], colours[..., channel])
         changed = changed.round_().clamp_(0, 255)
-        images.copy_(changed if part.places is None else torch.where(_inside(part.places, images)[..., None], changed, rgb))
+        images.copy_(changed if part.places is None else torch.where(inside_boxes(part.places, images)[..., None], changed, rgb))
     if part.erased is not None and (part.erased > 0).any():
         inside = _inside_shares(part.erased, images)
         for channel, grey in enumerate(MEAN_RGB):
@@ -105,11 +105,11 @@ def pixel_boxes(boxes: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
 
 
 def _inside_shares(boxes: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-    """`_inside` of boxes in shares of height and width."""
-    return _inside(pixel_boxes(boxes, images.shape[1], images.shape[2]), images)
+    """`inside_boxes` of boxes in shares of height and width."""
+    return inside_boxes(pixel_boxes(boxes, images.shape[1], images.shape[2]), images)
 
 
-def _inside(boxes: np.ndarray, images: torch.Tensor) -> torch.Tensor:
+def inside_boxes(boxes: np.ndarray, images: torch.Tensor) -> torch.Tensor:
     """bool (B, H, W): the pixels of `images` inside their image's box, given in pixels, any integer (B, 4)."""
     y0, x0, y1, x1 = _move(boxes.T[:, :, None], images)  # (B, 1) each
     y, x = (torch.arange(side, device=images.device) for side in images.shape[1:3])

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.load.augment import apply
+from fastfashion.load.augment import apply, inside_boxes
 from fastfashion.load.crops import load_crops, resize_crops
+from fastfashion.load.fit import Padding
 from fastfashion.load.plan import Part
 from fastfashion.load.spec import Batch, Loader, LoaderSpec, Planned
 from fastfashion.load.threads import CHUNK, DecodeErrors, Started, ThreadsLoader
@@ -170,18 +171,32 @@ class ResidentOnDevice(ResidentLoader):
         return batch
 
 
-def resize_on_device(images: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor, height_px: int, width_px: int) -> torch.Tensor:
-    """Resize boxes (y0, x0, y1, x1), (B, 4), of uint8 (B, h, w, 3) to uint8 (B, height_px, width_px, 3), mirrored if `flips`, (B,)."""
+def resize_on_device(
+    images: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor, height_px: int, width_px: int, padding: Padding | None = None
+) -> torch.Tensor:
+    """Resize boxes (y0, x0, y1, x1), (B, 4), of uint8 (B, h, w, 3) to uint8 (B, height_px, width_px, 3), mirrored if `flips`, (B,).
+
+    With `padding`, a box is shown in its place, and the colour is around it.
+    """
     count, source_height, source_width, _ = images.shape
     # Half precision represents grey levels exactly and weights to 0.05 %; products are summed in float32. CPUs have no fast half.
     precision = torch.float16 if images.device.type == "cuda" else torch.float32
-    down = filter_weights(boxes[:, 0], boxes[:, 2], height_px, source_height).to(precision)
-    across = filter_weights(boxes[:, 1], boxes[:, 3], width_px, source_width)
-    across = torch.where(flips[:, None, None], across.flip(1), across).to(precision)
+    if padding is None:
+        down = filter_weights(boxes[:, 0], boxes[:, 2], height_px, source_height).to(precision)
+        across = filter_weights(boxes[:, 1], boxes[:, 3], width_px, source_width)
+        across = torch.where(flips[:, None, None], across.flip(1), across).to(precision)
+    else:
+        places = torch.from_numpy(np.ascontiguousarray(padding.places)).to(images.device, non_blocking=True)
+        down = place_weights(boxes[:, ::2], places[:, ::2], torch.zeros_like(flips), height_px, source_height).to(precision)
+        across = place_weights(boxes[:, 1::2], places[:, 1::2], flips, width_px, source_width).to(precision)
     lines = down @ images.view(count, source_height, source_width * 3).to(precision)  # (B, H, w * 3)
     columns = lines.view(count, height_px, source_width, 3).transpose(1, 2).reshape(count, source_width, height_px * 3)
     shown = (across @ columns).view(count, width_px, height_px, 3).transpose(1, 2)
-    return shown.float().add_(0.5).clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
+    made = shown.float().add_(0.5).clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
+    if padding is None:
+        return made
+    color = torch.tensor(padding.color, dtype=torch.uint8).to(images.device, non_blocking=True)
+    return torch.where(inside_boxes(padding.places, made)[..., None], made, color)
 
 
 def filter_weights(starts: torch.Tensor, ends: torch.Tensor, size: int, source: int) -> torch.Tensor:
@@ -192,3 +207,17 @@ def filter_weights(starts: torch.Tensor, ends: torch.Tensor, size: int, source: 
     weights = (1 - (at + 0.5 - centre).abs() / scale.clamp(min=1)).clamp_(min=0)
     weights *= (at >= starts[:, None, None]) & (at < ends[:, None, None])
     return weights / weights.sum(dim=2, keepdim=True)
+
+
+def place_weights(spans: torch.Tensor, places: torch.Tensor, flips: torch.Tensor, size: int, source: int) -> torch.Tensor:
+    """As `filter_weights`, from spans [start, end) of the source, (B, 2), to places [first, end) of the output, (B, 2), mirrored inside
+    them if `flips`, (B,); rows outside of the place are 0."""
+    (starts, ends), (firsts, lasts) = spans.T[:, :, None], places.T[:, :, None]  # (B, 1) each
+    out, at, shown = torch.arange(size, device=spans.device), torch.arange(source, device=spans.device), lasts - firsts
+    step = torch.where(flips[:, None], lasts - 1 - out, out - firsts)
+    scale = ((ends - starts) / shown)[:, :, None]
+    centre = starts[:, :, None] + (step[:, :, None] + 0.5) * scale
+    weights = (1 - (at + 0.5 - centre).abs() / scale.clamp(min=1)).clamp_(min=0)
+    weights *= ((at >= starts) & (at < ends))[:, None]
+    inside = ((out >= firsts) & (out < lasts))[:, :, None]
+    return torch.where(inside, weights / weights.sum(dim=2, keepdim=True), 0)
