@@ -21,7 +21,7 @@ $(DEV): $(NEEDED) | python
 	touch $(BASE) $@
 
 $(BASE): $(NEEDED) | python
-	$(PYTHON) tools/install.py $(VENV) $(if $(wildcard $(DEV)),dev,serve)
+	$(PYTHON) tools/install.py $(VENV) $(if $(wildcard $(DEV)),dev,all)
 	touch $@ $(wildcard $(DEV))
 
 python:

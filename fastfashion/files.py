@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, DiskFullError, FastfashionError, InputError
+from fastfashion.extras import install
 from fastfashion.remote import is_remote as is_remote
 from fastfashion.scratch import scratch
 from fastfashion.words import why
@@ -40,7 +41,7 @@ def location(text: str) -> Path:
         found: Any = UPath(text, get_client=session) if text.startswith(("http://", "https://")) else UPath(text)
         assert found.fs  # imports the package behind the scheme
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{text}: cannot be reached ({error}); pip install 'fastfashion[remote]' adds s3:// and https://") from error
+        raise ConfigError(f"{text}: cannot be reached ({error}); {install('remote')} adds s3:// and https://") from error
     return cast(Path, found)
 
 

@@ -23,8 +23,12 @@ def test_the_notebook_holds_no_outputs() -> None:
 @pytest.mark.parametrize(
     ("repository", "is_checkout", "said"),
     [
-        ("..", True, "['install', '--quiet', 'fastfashion[serve,export] @ {parent}']"),
-        ("https://example.org/f.git", False, "['install', '--quiet', 'fastfashion[serve,export] @ git+https://example.org/f.git']"),
+        ("..", True, "['install', '--quiet', 'fastfashion[cuda12,kaggle,report,serve,export] @ {parent}']"),
+        (
+            "https://example.org/f.git",
+            False,
+            "['install', '--quiet', 'fastfashion[cuda12,kaggle,report,serve,export] @ git+https://example.org/f.git']",
+        ),
         ("..", False, "is no checkout of fastfashion"),
     ],
 )

@@ -198,5 +198,5 @@ def test_a_tracker_that_is_not_installed_or_unknown_is_refused(monkeypatch: pyte
         config(track="comet")
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    with pytest.raises(ConfigError, match=r"train\.track=wandb: that package is not installed; pip install 'fastfashion\[track\]'"):
+    with pytest.raises(ConfigError, match=r"train\.track=wandb needs wandb, which is not installed: pip install 'fastfashion\[track\]'"):
         check_tracking(config(track="wandb"))

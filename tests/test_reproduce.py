@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from conftest import PackedSmall, make_source
 from workers import fastfashion
@@ -120,16 +121,18 @@ def test_the_ceiling_of_the_real_split_is_six_sevenths(real_source: Source, real
 def test_the_published_splits_are_those_of_the_real_table(real_source: Source, real_styles: Styles, tmp_path: Path) -> None:
     """The hashes were made by the reference project's own code; one row fewer is other data."""
     table = real_styles.table[real_styles.table["id"].isin(real_source.images.keys())].reset_index(drop=True)
-    packed = PackedSet(path=tmp_path, table=table, vocab=Vocab.of_table(table), resolutions=())
+    columns = pa.Table.from_pandas(table)
+    packed = PackedSet(path=tmp_path, columns=columns, vocab=Vocab.of_table(table), resolutions=())
     assert PUBLISHED.difference(packed, PUBLISHED.values("task")) == ""
-    less = PackedSet(path=tmp_path, table=table.iloc[1:].reset_index(drop=True), vocab=packed.vocab, resolutions=())
+    less = PackedSet(path=tmp_path, columns=columns.slice(1), vocab=packed.vocab, resolutions=())
     assert "the train part of its subCategory split has 31092 rows" in PUBLISHED.difference(less, PUBLISHED.values("task"))
 
 
 @pytest.mark.parametrize(("height_px", "images"), [(80, "small"), (60, "small"), (2400, "full"), (1000, "full")])
 def test_the_size_of_a_sets_images_is_the_nearest_published_one(height_px: int, images: str, tmp_path: Path) -> None:
     table = pd.DataFrame({"id": ["1", "2", "3"], "height": [height_px, height_px, 5], "season": "Summer", "recovered": False})
-    assert PUBLISHED.images_of(PackedSet(path=tmp_path, table=table, vocab=Vocab.of_table(table, ["season"]), resolutions=())) == images
+    columns = pa.Table.from_pandas(table)
+    assert PUBLISHED.images_of(PackedSet(path=tmp_path, columns=columns, vocab=Vocab.of_table(table, ["season"]), resolutions=())) == images
 
 
 def test_a_folder_keeps_the_settings_it_was_started_with(tmp_path: Path) -> None:

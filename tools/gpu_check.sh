@@ -33,7 +33,7 @@ if not words or {"-h", "--help"} & set(words):
     sys.exit()
 modules = "torch timm cv2 simplejpeg PIL numpy pandas pyarrow safetensors tensorboard tqdm".split()
 if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
-    sys.exit(f"gpu_check: {sys.executable} has no {', '.join(missing)}: make install, or pip install -e . in this checkout")
+    sys.exit(f"gpu_check: {sys.executable} has no {', '.join(missing)}: make install, or pip install -e '.[all]' in this checkout")
 from fastfashion.load.crops import is_native
 
 if not is_native():
@@ -52,8 +52,8 @@ if "--without-dali" not in words:
         import nvidia.dali
     except Exception as error:  # a library of the driver may be missing
         sys.exit(
-            f"gpu_check: DALI cannot be imported ({error}): pip install nvidia-dali-cuda120, or nvidia-dali-cuda130 beside a torch "
-            "for CUDA 13, never both. To measure the other backends alone: --without-dali"
+            f"gpu_check: DALI cannot be imported ({error}): pip install 'fastfashion[cuda12]', or cuda13 beside a torch for CUDA 13, "
+            "never both. To measure the other backends alone: --without-dali"
         )
 PY
 

@@ -1,4 +1,4 @@
-"""Make a virtual environment and install this checkout into it: `python tools/install.py .venv serve` or `… .venv dev`.
+"""Make a virtual environment and install this checkout into it: `python tools/install.py .venv all` or `… .venv dev`.
 
 uv installs if pip can get it, because it is several times as fast; pip installs if not. uv gets the indexes, certificates and proxy
 that pip is configured with, and the versions of constraints.txt. Standard library only: it runs before anything is installed.
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
 EXPECTED = {  # what is said first: disk, and time with a fast network and two cores
-    "serve": "7 GB on disk (torch with CUDA's libraries, DALI, the page); under a minute with uv, four with pip",
+    "all": "8 GB on disk (torch with CUDA's libraries, DALI, the page); under a minute with uv, four with pip",
     "dev": "8 GB on disk (torch with CUDA's libraries, DALI, what tests need); under a minute with uv, four with pip",
 }
 NAMES = {  # pip's name -> uv's variable

@@ -32,6 +32,7 @@ from fastfashion.command_options import (
     TrainRequest,
     VerifyRequest,
 )
+from fastfashion.extras import install, lacks
 from fastfashion.scratch import nearest, scratch, signals_raise, temporary_files_in
 from fastfashion.train.__main__ import EXAMPLE, train
 from fastfashion.words import counted
@@ -222,7 +223,8 @@ def reproduce(request: ReproduceRequest) -> Answer:
         any_set=request.any_set,
     )
     result = run_cells(cells)
-    text = (request.out / "table.md").read_text(encoding="utf-8") + f"{request.out}: table.md, table.csv, table.json, table.png"
+    plot = f"no table.png, which needs matplotlib: {install('report')}" if lacks("matplotlib") else "table.png"
+    text = (request.out / "table.md").read_text(encoding="utf-8") + f"{request.out}: table.md, table.csv, table.json, {plot}"
     return Answer(document=result, text=text, is_report=True)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from fastfashion.extras import install
 from fastfashion.load.crops import HOW_TO_BUILD
 
 MIN_MEMORY = 4 << 30  # training a ResNet18 on small images has 2.3 GB resident
@@ -121,10 +122,11 @@ def _dali(dali: Facts, gpu: Facts) -> Verdict:
     worst = State.BROKEN if has_gpu else State.GAP
     builds = dali.get("builds", {})
     found = ", ".join(f"{name} {version}" for name, version in builds.items())
-    fitting = f"nvidia-dali-cuda{13 if _major(gpu.get('driver_cuda') or '12') >= 13 else 12}0"
+    cuda = f"cuda{13 if _major(gpu.get('driver_cuda') or '12') >= 13 else 12}"
+    fitting = f"nvidia-dali-{cuda}0"
     instead = "or load with --set data.backend=threads"
     if not builds:
-        return worst, dali.get("error") or "not installed", f"pip install {fitting}, {instead}"
+        return worst, dali.get("error") or "not installed", f"{install(cuda)}, {instead}"
     if len(builds) > 1:
         advice = f"they overwrite each other's files: pip uninstall -y {' '.join(builds)}; pip install {fitting}"
         return worst, f"two builds: {found}", advice

@@ -14,6 +14,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from fastfashion.extras import install, lacks
+
 HUB_MODEL = "timm/resnet18.a1_in1k"  # the weights that training starts from by default
 DALI_BUILDS = "nvidia-dali-cuda"
 NETWORK_S = 5.0  # for a server to answer
@@ -101,7 +103,10 @@ def kaggle() -> dict[str, Any]:
     from fastfashion.sources.download import SETS
     from fastfashion.sources.kaggle_api import CutError, credentials, open_archive
 
-    found: dict[str, Any] = {"credentials": credentials(), "num_bytes": None}
+    found: dict[str, Any] = {"credentials": None, "num_bytes": None}
+    if module := lacks("kaggle", "requests"):
+        return found | {"error": f"{module} is not installed\n{install('kaggle')}"}
+    found["credentials"] = credentials()
     try:
         archive = open_archive(SETS["small"], NETWORK_S)
     except (CutError, ValueError) as error:

@@ -59,19 +59,19 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def images_of(self, packed: PackedSet) -> str:
         """Which of the sizes a set has: the one whose height is nearest to that of its images before packing."""
-        height_px = float(np.median(packed.table["height"]))
+        height_px = float(np.median(packed.column("height")))
         return min(self.images, key=lambda name: abs(np.log(self.images[name].height_px / height_px)))
 
     def difference(self, packed: PackedSet, tasks: Iterable[str]) -> str:
         """The first part of a split in which a set's rows are not the published ones, in words; "" if all are."""
-        ids = packed.table["id"]
+        ids = packed.ids
         for task in tasks:
             try:
-                split = split_rows(packed.table, packed.vocab, task, self.protocol)
+                split = split_rows(packed.columns, packed.vocab, task, self.protocol)
             except FastfashionError as error:
                 return str(error)
             for (part, rows), expected in zip(split.parts().items(), self.splits[task], strict=True):
-                found = ids_hash(ids.iloc[rows].tolist())[:DIGITS]
+                found = ids_hash(ids[rows].tolist())[:DIGITS]
                 if found != expected:
                     return f"the {part} part of its {task} split has {len(rows)} rows of hash {found}, expected {expected}"
         return ""

@@ -21,6 +21,7 @@ from fastfashion.errors import InputError
 from fastfashion.evaluate import metrics, plots
 from fastfashion.evaluate.intervals import bootstrap
 from fastfashion.evaluate.predictions import Answers, Predictions, predict, predictions_table, score
+from fastfashion.extras import install, lacks
 from fastfashion.files import plain, publish, publish_json
 from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.load import LoaderSpec, Plan, Skipped, choose_images, open_loader
@@ -84,6 +85,8 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
         predictions = _with_labels(opened, predictions)
     notes = list(opened.notes)
     history = read_metrics(opened.path, notes)
+    if lacks("matplotlib"):
+        notes.append(f"{PLOTS}/ has sheets of mistakes alone, as matplotlib is not installed: {install('report')}")
     report = plain(_report(replace(opened, notes=tuple(notes)), predictions, request.rows))
     report["skipped"] = [asdict(one) for _, one in sorted(skipped.items())]
     if world.is_main:
@@ -195,16 +198,19 @@ def _share(right: np.ndarray) -> dict[str, float | int | None]:
 
 def _draw(opened: OpenRun, predictions: Predictions, folder: Path, what: str, history: Sequence[Mapping[str, Any]]) -> None:
     folder.mkdir(exist_ok=True)
-    if history:
+    drawn = not lacks("matplotlib")
+    if history and drawn:
         plots.plot_training(folder / "training.png", history, title=f"{opened.path.name}: training")
     for task, answers in predictions.answers():
         names, title = opened.vocab.names(task), f"{opened.path.name}: {task}, {what}"
+        _draw_mistakes(folder / f"mistakes_{task}.png", opened.packed, answers, names, title)
+        if not drawn:
+            continue
         plots.plot_confusion(folder / f"confusion_{task}.png", answers.confusion, names, title=title)
         per_class = metrics.per_class(answers.confusion)
         plots.plot_per_class(folder / f"classes_{task}.png", per_class.f1, per_class.support, names, title=title)
         bins = metrics.calibration_bins(answers.confidences, answers.right)
         plots.plot_reliability(folder / f"reliability_{task}.png", *bins, title=title)
-        _draw_mistakes(folder / f"mistakes_{task}.png", opened.packed, answers, names, title)
 
 
 def _draw_mistakes(path: Path, packed: PackedSet, answers: Answers, names: Sequence[str], title: str) -> None:

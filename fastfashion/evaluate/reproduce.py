@@ -24,6 +24,7 @@ from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, TrainingError
 from fastfashion.evaluate.published import Cell, Published, Score, read_published
 from fastfashion.evaluate.reproduce_plot import plot_cells
+from fastfashion.extras import lacks
 from fastfashion.files import publish, publish_json
 from fastfashion.runs.files import REPORT, read_metrics
 from fastfashion.runs.folder import changes, changes_that_count
@@ -228,7 +229,7 @@ def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
 
 
 def write_tables(out: Path, published: Published, result: Mapping[str, Any]) -> None:
-    """table.json, table.csv, table.md and table.png of the rows of `reproduce`."""
+    """table.json, table.csv, table.md and, with matplotlib, table.png of the rows of `reproduce`."""
     out.mkdir(parents=True, exist_ok=True)
     publish_json(out / "table.json", result)
     header = ["task", "images", "model", "score", *published.sources.values(), "ours", "95 % interval", "first weights", "ceiling"]
@@ -239,7 +240,8 @@ def write_tables(out: Path, published: Published, result: Mapping[str, Any]) -> 
     if other := sorted({row["images"] for row in result["rows"] if row["data"] == OTHER}):
         text += f"\nThe {' and '.join(other)} images are not those that the published values are of: do not compare them.\n"
     publish(out / "table.md", lambda beside: beside.write_text(text, encoding="utf-8"))
-    plot_cells(out / "table.png", result["rows"], published.sources, {published.protocol: "", LEAK_FREE: ", leak-free split"})
+    if not lacks("matplotlib"):
+        plot_cells(out / "table.png", result["rows"], published.sources, {published.protocol: "", LEAK_FREE: ", leak-free split"})
 
 
 def _lines(published: Published, rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:

@@ -23,6 +23,7 @@ from torch import nn
 from fastfashion.disk import disk_full
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.export.subject import Subject
+from fastfashion.extras import needs
 from fastfashion.load.fit import CROP, PAD, SQUASH
 from fastfashion.model.net import Classifier
 
@@ -36,7 +37,6 @@ RESIZES = {
 }
 OPSET = 18
 MOST_BYTES = 2**31  # of a protobuf message
-HOW_TO_INSTALL = "pip install 'fastfashion[export]'"
 
 
 class ExportError(FastfashionError):
@@ -77,12 +77,10 @@ def self_description(subject: Subject) -> dict[str, Any]:
 
 def write_onnx(subject: Subject, path: Path) -> None:
     """Write the ONNX file. Raises ConfigError if torch's exporter is not installed or cannot express the backbone."""
-    try:
+    with needs("export", "export to ONNX"):
         import onnx
         import onnxruntime  # noqa: F401  # checks what is written
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"export to ONNX needs {error.name}: {HOW_TO_INSTALL}") from error
     if INPUT in subject.tasks:
         raise ConfigError(
             f"a task of the name {INPUT!r} cannot be exported to ONNX: the input has that name; leave the task out with --task"

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from fastfashion.errors import ConfigError, FastfashionError, PackedSetError
+from fastfashion.extras import needs
 from fastfashion.pack.block import Block, Job, Tick, pack_block
 
 RETRIES = 3  # of a block whose node or process is lost
@@ -22,10 +23,8 @@ class RayEngine:
 
     def __init__(self, address: str | None) -> None:
         """Join the cluster at `address` ("auto": the one here); None starts Ray here. One that this process has already is left running."""
-        try:
+        with needs("ray", "--engine ray"):
             import ray
-        except ImportError as error:
-            raise ConfigError("--engine ray: Ray is not installed; pip install 'fastfashion[ray]'") from error
         self._ours = not ray.is_initialized()
         if not self._ours:
             return

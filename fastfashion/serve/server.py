@@ -3,7 +3,6 @@
 request ─► Linger ─► Responses ─► Checks (names, password, addresses) ─► Bodies ─► Api │ Uploads │ Questions ─► the page framework
 """
 
-import importlib.util
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastfashion.errors import ConfigError
+from fastfashion.extras import require
 from fastfashion.scratch import signals_raise
 from fastfashion.serve.addresses import check_address
 from fastfashion.serve.api import Api
@@ -66,8 +66,7 @@ def serve(request: ServeRequest, on_answering: Callable[[str], object] = lambda 
     from fastfashion import dist
     from fastfashion.serve.state import open_state
 
-    if importlib.util.find_spec("gradio") is None:
-        raise ConfigError("the page needs Gradio: pip install 'fastfashion[serve]'")
+    require("serve", "the page", "gradio")
     with signals_raise(), open_store(request.limits.stored_bytes) as store, _listen(request) as listening:
         state = open_state(request.run, dist.start().device, request.limits, shards=request.shards, workers=request.workers)
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastfashion.errors import InputError
+from fastfashion.extras import require
 from fastfashion.words import one_line
 
 SETTINGS_URL = "https://www.kaggle.com/settings/api"
@@ -70,8 +71,9 @@ class Archive:
 def open_archive(wanted: KaggleSet, timeout_s: float) -> Archive:
     """Ask Kaggle for a data set's zip.
 
-    Raises CutError if a retry may help, InputError, with what to do in three lines, if none will.
+    Raises CutError if a retry may help, InputError, with what to do in three lines, if none will, ConfigError without Kaggle's package.
     """
+    require("kaggle", "a download from Kaggle", "kaggle", "requests")
     import requests
 
     try:

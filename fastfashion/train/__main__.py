@@ -16,6 +16,7 @@ from fastfashion.command_line import Answer, command, is_debug, run_command, say
 from fastfashion.command_options import TrainRequest
 from fastfashion.config import ALL, RunConfig
 from fastfashion.errors import FastfashionError, FirstStepError
+from fastfashion.extras import lacks
 from fastfashion.files import is_address
 from fastfashion.words import counted
 
@@ -135,7 +136,9 @@ def summary_text(summary: "TrainSummary", config: RunConfig) -> str:
         lines.append(f"  weights      {run / BEST}")
     if (run / CHECKPOINTS).is_dir():
         lines.append(f"  checkpoints  {run / CHECKPOINTS}")
-    lines += [f"  metrics      {run / METRICS}", f"  curves       tensorboard --logdir {run}"]
+    lines += [f"  metrics      {run / METRICS}"]
+    if not lacks("tensorboard"):
+        lines.append(f"  curves       tensorboard --logdir {run}")
     if summary.best_epoch >= 0:
         shards = f" --shards {config.data.shards}" if is_address(config.data.shards) else ""  # opening a run contacts no address by itself
         lines.append(f"Test it with: fastfashion evaluate {run}{shards}")

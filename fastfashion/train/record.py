@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastfashion.config import RunConfig
+from fastfashion.extras import install, lacks
 from fastfashion.files import plain, publish
 from fastfashion.runs.files import METRICS, metrics_lines
 from fastfashion.train.track import Trackers
@@ -104,16 +105,16 @@ class RunRecorder(Recorder):
     """Writes into a run from a step of an epoch on, both counted from 0; an epoch has `num_steps`. Later metrics are dropped."""
 
     def __init__(self, run: Path, config: RunConfig, *, epoch: int, step: int, num_steps: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         from fastfashion.bars import tqdm
 
         done, self._epochs = epoch * num_steps + step, config.train.epochs
         for note in _drop_later(run, epoch, done):
             self.say(note)
         self._file = (run / METRICS).open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(run), purge_step=done + 1)
-        if not done:
+        self._events = _open_events(run, done + 1)
+        if self._events is None:
+            self.say(f"no curves for TensorBoard, which is not installed: {install('report')}")
+        elif not done:
             self._events.add_text("config", f"```json\n{json.dumps(config.to_dict(), indent=2)}\n```")
         self._trackers = Trackers(config, run, self.say)
         total = config.train.epochs * num_steps
@@ -128,7 +129,7 @@ class RunRecorder(Recorder):
         if line["kind"] == "start":
             return
         values = {f"{line['kind']}/{name}": value for name, value in _flatten("", line) if name not in ("kind", "epoch", "step")}
-        for name, value in values.items():
+        for name, value in values.items() if self._events else ():
             self._events.add_scalar(name, value, line["step"])
         self._trackers.log(values, line["step"])
         if line["kind"] == "step":
@@ -157,7 +158,8 @@ class RunRecorder(Recorder):
         self._bar.update()
 
     def show_images(self, images: torch.Tensor) -> None:
-        self._events.add_images("batch", images, dataformats="NHWC")
+        if self._events:
+            self._events.add_images("batch", images, dataformats="NHWC")
 
     def say(self, text: str) -> None:
         say(text)
@@ -168,8 +170,18 @@ class RunRecorder(Recorder):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
         self._trackers.close()
-        self._events.close()
+        if self._events:
+            self._events.close()
         self._file.close()
+
+
+def _open_events(run: Path, purge_step: int) -> Any:
+    """TensorBoard's writer; None if it is not installed."""
+    if lacks("tensorboard"):
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run), purge_step=purge_step)
 
 
 def with_all_keys(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 import uuid
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fastfashion.config import RunConfig
-from fastfashion.errors import ConfigError
+from fastfashion.extras import require
 from fastfashion.runs.files import MLFLOW_ID, WANDB_ID
 from fastfashion.runs.folder import flat
 
@@ -17,8 +16,7 @@ PROJECT = "fastfashion"
 def check_tracking(config: RunConfig) -> None:
     """Raises ConfigError if a package that train.track names is not installed."""
     for name in config.train.trackers:
-        if find_spec(name) is None:
-            raise ConfigError(f"train.track={name}: that package is not installed; pip install 'fastfashion[track]'")
+        require("track", f"train.track={name}", name)
 
 
 class Trackers:
