@@ -21,7 +21,7 @@ import torch
 from fastfashion.bench import spread
 from fastfashion.config import AugmentConfig
 from fastfashion.errors import ConfigError
-from fastfashion.load import Batch, Loader, open_loader
+from fastfashion.load import Batch, Loader
 from gpu_record import Check, Record
 from gpu_sets import STOCKS, Stock, long_rows, make_spec, stock_of
 
@@ -46,7 +46,7 @@ def _rate_of(check: Check, stock: Stock, backend: str) -> dict[str, Any]:
     rows = None if backend == "resident" else long_rows(check, stock)  # a row that comes twice would be kept twice
     spec = make_spec(check, stock, device=check.torch_device, augment=AugmentConfig(), rows=rows, backend=backend)
     first_s = None
-    with closing(open_loader(spec)) as loader, Utilisation(check) as used:
+    with closing(Loader(spec)) as loader, Utilisation(check) as used:
         if backend == "resident":
             started = time.perf_counter()
             for _ in loader.steps(0):
@@ -98,7 +98,7 @@ def sweep(record: Record) -> None:
 def _open_cell(check: Check, stock: Stock, cell: Cell) -> Loader:
     rows = long_rows(check, stock)
     spec = make_spec(check, stock, device=check.torch_device, augment=AugmentConfig(), rows=rows, backend="dali")
-    return open_loader(replace(spec, hw_decoder_load=cell[0], workers=cell[1]))
+    return Loader(replace(spec, hw_decoder_load=cell[0], workers=cell[1]))
 
 
 def _cell(check: Check, stock: Stock, cell: Cell) -> dict[str, Any]:
@@ -256,8 +256,6 @@ def try_open(check: Check, stock: Stock, backend: str, **changes: Any) -> Loader
     """A loader of the set, or why there is none."""
     rows = None if backend == "resident" else long_rows(check, stock)
     try:
-        return open_loader(
-            make_spec(check, stock, device=check.torch_device, augment=AugmentConfig(), rows=rows, backend=backend, **changes)
-        )
+        return Loader(make_spec(check, stock, device=check.torch_device, augment=AugmentConfig(), rows=rows, backend=backend, **changes))
     except ConfigError as error:
         return str(error)

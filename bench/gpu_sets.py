@@ -10,17 +10,19 @@ drawn    drawn 60x80, for runs of a few seconds    full
 import io
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastfashion.config import AugmentConfig, Size
+from fastfashion import dist
+from fastfashion.config import AugmentConfig, DataConfig, Size
 from fastfashion.csv_files import publish_csv
 from fastfashion.images.codec import decode_rgb
-from fastfashion.load import LoaderSpec, Plan
+from fastfashion.load import LoaderSpec, Selection
+from fastfashion.load import make_spec as spec_of
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.sources.synth import COLUMNS, write_synth
@@ -183,23 +185,11 @@ def make_spec(
 ) -> LoaderSpec:
     """A loader of whole batches alone, of all rows or those given. Raises PackedSetError if the set was not made."""
     packed = open_packed_set(check.sets / stock.name)
-    images = packed.open(stock.resolution)
     rows = np.arange(len(packed)) if rows is None else rows
     batch_size = min(changes.pop("batch_size", stock.batch_size), check.scale.most_batch, len(rows))
-    return LoaderSpec(
-        images=images,
-        plan=Plan(
-            rows=rows[: len(rows) // batch_size * batch_size],
-            heights_px=images.height_px,
-            widths_px=images.width_px,
-            batch_size=batch_size,
-            augment=augment,
-        ),
-        labels=packed.vocab.codes(packed.table, [TASK]),
-        size=changes.pop("size", stock.size),
-        device=device,
-        **({"workers": check.threads} | changes),
-    )
+    chosen = Selection(rows=rows[: len(rows) // batch_size * batch_size], batch_size=batch_size, tasks=(TASK,), augment=augment)
+    data = DataConfig(resolution=stock.resolution, size=str(changes.pop("size", stock.size)))
+    return replace(spec_of(packed, chosen, data, dist.World(device=device)), **({"workers": check.threads} | changes))
 
 
 def long_rows(check: Check, stock: Stock) -> np.ndarray:

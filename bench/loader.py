@@ -14,7 +14,7 @@ from command import Out, run
 from fastfashion import bench
 from fastfashion.bench import EPOCH, BenchRequest, rate, spread, write_record
 from fastfashion.dist import cores_per_process
-from fastfashion.load import Loader, open_loader
+from fastfashion.load import Loader
 from loader_peers import PEERS
 
 BACKENDS = bench.BACKENDS | PEERS
@@ -32,7 +32,7 @@ def measure(request: BenchRequest) -> dict[str, Any]:
 
 def _busy_main(request: BenchRequest) -> dict[str, Any]:
     work = request.work()
-    with closing(open_loader(work.spec)) as loader:
+    with closing(Loader(work.spec)) as loader:
         ratios = []
         for _ in range(request.rounds):
             images_per_s = rate("threads", work, lambda: ((batch.rows, batch.images) for batch in loader.steps(EPOCH)))

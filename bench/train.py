@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -23,7 +23,7 @@ from fastfashion.bars import tqdm
 from fastfashion.bench import spread, write_record
 from fastfashion.config import DataConfig, RunConfig, parse_settings
 from fastfashion.errors import ConfigError
-from fastfashion.load import Batch, Loader, Skipped, open_loader
+from fastfashion.load import Batch, Loader, Skipped
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.runs.folder import Held
 from fastfashion.tables import table_text as table
@@ -107,11 +107,11 @@ def bench(request: BenchTrainRequest) -> dict[str, Any]:
     learner = Learner(config, model, world, 10_000 * request.steps)
     lines: dict[str, list[dict[str, Any]]] = {"same batch": [], "loader": [], "checkpoint": []}
     with (
-        closing(open_loader(spec)) as loader,
+        closing(Loader(spec)) as loader,
         tempfile.TemporaryDirectory(prefix="fastfashion-") as folder,
         Checkpoints(Path(folder), 1, print, lambda tensors: None) as checkpoints,
     ):
-        same = SameBatch(_copy(next(iter(loader.steps(0)))), request.steps, config.train.accumulate)
+        same = cast(Loader, SameBatch(_copy(next(iter(loader.steps(0)))), request.steps, config.train.accumulate))
         measure = _Measure(config, data, learner, world, checkpoints)
         measure.run(same, 0, request.steps)  # warms up
         for number in tqdm(range(1, request.rounds + 1), "rounds", disable=None, leave=False):

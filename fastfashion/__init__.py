@@ -2,7 +2,7 @@
 
 For notebooks and programs, `import fastfashion as ff` has the names of `__all__`, which fastfashion/api.py documents:
 
-    ff.download  ff.synth  ff.shard  ff.verify  ff.audit  ff.splits  ff.preview  ff.open_packed_set  ff.open_loader  ff.train_run
+    ff.download  ff.synth  ff.shard  ff.verify  ff.audit  ff.splits  ff.preview  ff.open_packed_set  ff.loader  ff.train_run
     ff.evaluate_run  ff.compare  ff.open_run  ff.predict  ff.export  ff.serve  ff.FastfashionError
 
 They are imported when they are first used, so that importing costs nothing.
@@ -20,6 +20,7 @@ __all__ = [
     "download",
     "evaluate_run",
     "export",
+    "loader",
     "open_loader",
     "open_packed_set",
     "open_run",

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from fastfashion.api import Audit, Compared, Evaluated, Images, Place, Report, Run, Set, Splits, Verified
+from fastfashion.api import loader as loader
 from fastfashion.api import open_loader as open_loader
 from fastfashion.api import open_packed_set as open_packed_set
 from fastfashion.api import open_run as open_run

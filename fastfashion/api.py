@@ -10,13 +10,15 @@ import inspect
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from fastfashion.calls import EmbeddedLoader, call, embedded
+from fastfashion import dist
+from fastfashion.calls import call, embedded, in_arguments
 from fastfashion.command_options import (
     AuditRequest,
     CompareRequest,
@@ -35,10 +37,11 @@ from fastfashion.command_options import (
     settings_of,
     value_of,
 )
-from fastfashion.config import DataConfig, RunConfig
+from fastfashion.config import DEFAULT_RECIPE, AugmentConfig, DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError, TrainingError
 from fastfashion.fields import Result
 from fastfashion.places import find_shards, find_source, place_of, run_of
+from fastfashion.recipes import recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -309,6 +312,113 @@ def open_packed_set(shards: "Set | None" = None) -> "PackedSet":
 
 
 @embedded
+def loader(
+    shards: "Set | None" = None,
+    *,
+    split: "str | Sequence[int] | Sequence[str] | np.ndarray" = "train",
+    task: str | Sequence[str] | None = "subCategory",
+    batch_size: int = 128,
+    size: str | tuple[int, int] = "auto",
+    backend: str = "auto",
+    workers: int | None = None,
+    seed: int = 0,
+    augment: "AugmentConfig | Mapping[str, float] | bool | None" = None,
+    protocol: str = "stratified",
+    split_seed: int = 0,
+    fold: int = 0,
+    resolution: str = "auto",
+    shuffle: bool | str | None = None,
+    window: int = 16,
+    weights: "Sequence[float] | np.ndarray | None" = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    drop_last: bool = False,
+    on_bad: str = "stop",
+    device: "str | torch.device | None" = None,
+    cache_dir: "str | Path" = "",
+    settings: Mapping[str, Any] | None = None,
+) -> "Loader":
+    """Batches of a packed set for a training loop of your own: `for batch in loader`, epoch after epoch (docs/loader.md).
+
+    A batch has `images`, uint8 (B, H, W, 3); `labels`, int64 (B, T), -1 if there is none; `rows`, int64 (B,), -1 for padding;
+    and `target(task)`, `soft_target(task)`, `normalized(mean, std)`. `state_dict` and `load_state_dict` continue in the middle of an epoch,
+    with any batch size, number of processes and backend. Nothing of your program is changed. One iterator at a time.
+
+    Arguments:
+        shards: Packed set: its folder, an address, or what `ff.open_packed_set` returned.
+        split: train, val, test, all, or a list of rows or ids.
+        task: Label, several, or all; None: only images and rows.
+        batch_size: Images per step, over all processes.
+        size: Input size, HxW or (height, width) in pixels; auto: from the images' shape.
+        backend: auto, dali, threads or resident; auto: dali on a GPU, threads without one.
+        workers: Threads of this process; default: its share of the cores.
+        seed: Seed of order and augmentation.
+        augment: True, False, or settings such as {"mixup": 0.2}; default: those of training for split="train", none otherwise.
+        protocol: How to split: stratified, reference or folds.
+        split_seed: Seed of the stratified protocol.
+        fold: Part to test with the folds protocol.
+        resolution: Packed resolution; auto: the smallest that is large enough.
+        shuffle: True, "window" (shards, then rows in a window, for sets larger than memory) or False; default: True for split="train".
+        window: Shards in a window.
+        weights: A chance for each row of the set, to oversample: an epoch has n * weight / sum of a row, rounded up or down by chance.
+        rank: This process's number; default: that of torch.distributed, if it is initialised.
+        world_size: Number of processes; default: that of torch.distributed.
+        drop_last: Leave out the last samples of an epoch that do not fill a batch.
+        on_bad: On a decode error: stop, or skip (mask the image and list it in `loader.skipped`).
+        device: Where batches are; default: the current device.
+        cache_dir: Folder for shards from object storage; default: a folder in the user's cache.
+        settings: Other settings, such as {"data.oversample": 0.002} (docs/settings.md).
+    """
+    from fastfashion.load.embed import LoaderRequest, open_request
+    from fastfashion.load.loader import notes
+    from fastfashion.shards import open_packed_set as open_set
+
+    packed: Any = shards if hasattr(shards, "vocab") else open_set(value_of(find_shards, shards, "shards"))
+    asked = () if task is None else DataConfig(task=value_of(labels_of, task, "task")).tasks
+    place = _place(rank, world_size)
+    data: dict[str, Any] = {"resolution": resolution, "backend": backend, "workers": workers or 0, "protocol": protocol}
+    data |= {"split_seed": split_seed, "fold": fold, "window_shards": window, "on_bad": on_bad, "cache_dir": str(cache_dir)}
+    request = LoaderRequest(
+        split=split,
+        tasks=packed.vocab.chosen(asked) if asked else (),
+        batch_size=batch_size,
+        size=size,
+        seed=seed,
+        augment=augment,
+        shuffle=shuffle,
+        weights=weights,
+        rank=place[0],
+        world_size=place[1],
+        device=None if device is None else dist.device_of(device),
+        drop_last=drop_last,
+        data=data,
+        settings=value_of(settings_of, settings, "--set"),
+    )
+    opened = open_request(packed, request, tuple(inspect.signature(loader).parameters))
+    for note in notes(opened.spec):
+        warnings.warn(in_arguments(note, ("settings",)), RuntimeWarning, stacklevel=4)
+    return opened
+
+
+def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Rank and number of processes: those given, or those of torch.distributed."""
+    import torch
+
+    world, started = dist.here(), dist.env_int("WORLD_SIZE", 1)
+    if (rank is None) != (world_size is None):
+        raise ConfigError("rank and world_size: expected both or neither")
+    if rank is not None and world_size is not None:
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank: expected 0 to {world_size - 1}, found {rank}")
+        return rank, world_size
+    if world.size == 1 and started > 1 and not torch.distributed.is_initialized():
+        raise ConfigError(
+            f"this is one of {started} processes (WORLD_SIZE), and each would get all rows: call torch.distributed.init_process_group first"
+        )
+    return world.rank, world.size
+
+
+@embedded
 def open_loader(
     shards: "Set | None" = None,
     *,
@@ -319,33 +429,13 @@ def open_loader(
     settings: Mapping[str, Any] | None = None,
     device: "str | torch.device | None" = None,
 ) -> "Loader":
-    """Batches as training gets them: `for batch in loader.steps(epoch=0)`, and `loader.close()` at the end.
-
-    A batch has `images`, uint8 (B, H, W, 3); `labels`, int64 (B, T), -1 if there is none; `rows`, int64 (B,), -1 for padding.
-    `task`: a label, several with commas between, or "all". `settings`: such as {"augment.mixup": 0.2} (docs/settings.md).
-    `batch_size` counts the images of all ranks of `torch.distributed`, if your program has initialised it; each rank gets its share.
-    Nothing of your program is changed. Batches are on `device`, by default the current one. One iterator at a time.
-    """
-    import torch
-
-    from fastfashion import dist
-    from fastfashion.load import open_loader as open_spec
-    from fastfashion.train.data import prepare_data
-    from fastfashion.train.job import resolve
-
+    """The old name of `loader`, with the rows of rare classes repeated as training does; it will be gone in the next version."""
+    warnings.warn("open_loader is now ff.loader, and its part is split", FutureWarning, stacklevel=3)
     if part not in ("train", "val"):
         raise ConfigError(f"part: expected train or val, found {part!r}")
-    own = {"data.task": value_of(labels_of, task, "task"), "data.size": size, "train.batch_size": batch_size}
-    given = {**own, "model.pretrained": False, **value_of(settings_of, settings, "--set")}
-    config = resolve(RunConfig(data=DataConfig(shards=str(value_of(find_shards, shards, "shards")))).with_recipe("fast", given))
-    world = dist.here()
-    started = dist.env_int("WORLD_SIZE", 1)
-    if world.size == 1 and started > 1 and not torch.distributed.is_initialized():
-        raise ConfigError(
-            f"this is one of {started} processes (WORLD_SIZE), and each would get all rows: call torch.distributed.init_process_group first"
-        )
-    data = prepare_data(config, world if device is None else replace(world, device=dist.device_of(device)))
-    return EmbeddedLoader(open_spec(data.spec if part == "train" else data.val_spec), inspect.signature(open_loader).parameters)
+    repeated = {"data.oversample": recipe(DEFAULT_RECIPE)["data.oversample"]} if part == "train" else {}
+    more = {**repeated, **value_of(settings_of, settings, "--set")}
+    return loader(shards, task=task, split=part, size=size, batch_size=batch_size, settings=more, device=device)
 
 
 @call(TrainRequest)

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastfashion import dist
 from fastfashion.bars import tqdm
-from fastfashion.config import AugmentConfig, Size
+from fastfashion.config import AugmentConfig, DataConfig, Size
 from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
 from fastfashion.images.codec import decode_rgb
-from fastfashion.load import LoaderSpec, Plan, Profile, choose_images, open_loader
+from fastfashion.load import Loader, LoaderSpec, Profile, Selection, make_spec
 from fastfashion.load.crops import is_native
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.scratch import scratch
@@ -84,7 +85,7 @@ def _decode_only(work: Work, folder: Path) -> Iterator[Epochs]:
 
 @contextmanager
 def _ours(name: str, work: Work, folder: Path) -> Iterator[Epochs]:
-    with closing(open_loader(replace(work.spec, backend=name))) as loader:
+    with closing(Loader(replace(work.spec, backend=name))) as loader:
         yield lambda: ((batch.rows, batch.images) for batch in loader.steps(EPOCH))
 
 
@@ -192,17 +193,14 @@ class BenchRequest:
         import torch
 
         packed = open_packed_set(self.shards)
-        images, size = choose_images(packed, self.resolution, self.size)
-        plan = Plan(
+        chosen = Selection(
             rows=np.arange(min(self.num_images, len(packed))),
-            heights_px=images.height_px,
-            widths_px=images.width_px,
             batch_size=self.batch_size,
+            tasks=tuple(packed.vocab.classes)[:1],
             augment=AugmentConfig(),
         )
-        labels = packed.vocab.codes(packed.columns, list(packed.vocab.classes)[:1])
-        cpu = torch.device("cpu")
-        spec = LoaderSpec(images=images, plan=plan, labels=labels, size=size, device=cpu, workers=self.threads)
+        data = DataConfig(resolution=self.resolution, size=self.size, workers=self.threads)
+        spec = make_spec(packed, chosen, data, dist.World(device=torch.device("cpu")))
         return Work(spec=spec, ids=packed.ids.tolist())
 
     def line(self) -> str:
@@ -307,7 +305,7 @@ def rate(name: str, work: Work, epoch: Epochs) -> float:
 def _profile(name: str, work: Work) -> dict[str, float]:
     """Milliseconds an image by stage, in one more epoch; summed over threads, but for `wait`."""
     profile = Profile()
-    with closing(open_loader(replace(work.spec, backend=name, profile=profile))) as loader:
+    with closing(Loader(replace(work.spec, backend=name, profile=profile))) as loader:
         for epoch in range(2):  # the first fills what `resident` keeps
             profile.reset()
             for _ in loader.steps(epoch):

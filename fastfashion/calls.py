@@ -109,22 +109,6 @@ def _generators_kept() -> Iterator[None]:
         yield
 
 
-class EmbeddedLoader:
-    """A loader whose errors name arguments."""
-
-    def __init__(self, loader: Any, names: Collection[str]) -> None:
-        self._loader, self._names = loader, names
-        self.num_steps: int = loader.num_steps
-        self.skipped: dict[int, Any] = loader.skipped
-
-    def steps(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        with errors_say_arguments(self._names):
-            yield from self._loader.steps(epoch, start)
-
-    def close(self) -> None:
-        self._loader.close()
-
-
 @contextmanager
 def errors_say_arguments(names: Collection[str]) -> Iterator[None]:
     """Inside this context, FastfashionErrors name the arguments `names` of a function, and settings, if they were written with flags."""

@@ -19,7 +19,7 @@ from test_floors import HEAVY, modules_after
 import fastfashion as ff
 from fastfashion.errors import ConfigError, InputError, TrainingError
 
-NAMES = {"download", "synth", "shard", "verify", "audit", "splits", "preview", "open_packed_set", "open_loader", "train_run"}
+NAMES = {"download", "synth", "shard", "verify", "audit", "splits", "preview", "open_packed_set", "loader", "open_loader", "train_run"}
 NAMES |= {"evaluate_run", "compare", "open_run", "predict", "export", "serve"}
 TINY = {"model": "test_vit", "pretrained": False, "size": "32x32", "epochs": 1, "batch_size": 16, "settings": {"train.precision": "fp32"}}
 
@@ -127,15 +127,15 @@ def test_predict_takes_paths_images_arrays_and_bytes_and_yields_as_it_goes(packe
 def test_a_loader_gives_what_training_gets(packed_small: PackedSmall) -> None:
     parts = {}
     for part in ("train", "val"):
-        loader = ff.open_loader(packed_small.out, task="subCategory,season", part=part, size="32x24", batch_size=8)
+        loader = ff.loader(packed_small.out, task="subCategory,season", split=part, size="32x24", batch_size=8)
         batches = list(loader.steps(0))
         loader.close()
         assert all(batch.images.shape[1:] == (32, 24, 3) and batch.images.dtype == torch.uint8 for batch in batches)
         parts[part] = np.concatenate([batch.rows[batch.rows >= 0].numpy() for batch in batches])
         assert batches[0].labels.shape[1] == 2
     assert len(np.intersect1d(parts["train"], parts["val"])) == 0
-    with pytest.raises(ConfigError, match="train or val"):
-        ff.open_loader(packed_small.out, part="test")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="train, val, test, all"):
+        ff.loader(packed_small.out, split="tests")
 
 
 def test_errors_are_those_of_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

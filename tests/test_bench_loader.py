@@ -187,7 +187,7 @@ def test_an_error_in_the_middle_closes_loaders_and_removes_files(
 def test_a_backend_that_loses_a_batch_is_no_result(
     request_small: BenchRequest, monkeypatch: pytest.MonkeyPatch, nothing_left: None
 ) -> None:
-    whole = bench_loader.open_loader
+    whole = bench_loader.Loader
 
     def open_short(spec: Any) -> Any:
         loader = whole(spec)
@@ -195,7 +195,7 @@ def test_a_backend_that_loses_a_batch_is_no_result(
         monkeypatch.setattr(loader, "steps", lambda number: steps(number, 1))
         return loader
 
-    monkeypatch.setattr(bench_loader, "open_loader", open_short)
+    monkeypatch.setattr(bench_loader, "Loader", open_short)
     with pytest.raises(RuntimeError, match="threads: expected 64 images, each once; found 48"):
         bench_loader.bench(replace(request_small, backends=("threads",)))
 

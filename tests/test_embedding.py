@@ -96,11 +96,11 @@ if __name__ == "__main__":
     unchanged(before, "synth")
     ff.shard(res=32, workers=1)
     unchanged(before, "shard")
-    loader = ff.open_loader(shards, size="32x32", batch_size=8)
+    loader = ff.loader(shards, size="32x32", batch_size=8)
     for batch in loader.steps(0):
         break
     loader.close()
-    unchanged(before, "open_loader")
+    unchanged(before, "loader")
     trained = ff.train_run(shards, task="masterCategory", name="first", model="test_vit", pretrained=False, size="32x32", epochs=1,
                            batch_size=16, settings={"train.precision": "fp32", "train.deterministic": True})
     unchanged(before, "train_run")
@@ -138,17 +138,17 @@ if __name__ == "__main__":
     shards = sys.argv[1]
     torch.set_num_threads(3)
     try:
-        ff.open_loader(shards, size="32x32", batch_size=8)
+        ff.loader(shards, size="32x32", batch_size=8)
         raise AssertionError("each would get all rows")
     except ConfigError as error:
         assert "init_process_group" in str(error), error
     torch.distributed.init_process_group("gloo")
     warnings.simplefilter("error")
     rank, before = torch.distributed.get_rank(), state()
-    loader = ff.open_loader(shards, size="32x32", batch_size=8)
+    loader = ff.loader(shards, size="32x32", batch_size=8)
     rows = [batch.rows[batch.rows >= 0].tolist() for batch in loader.steps(0)]
     loader.close()
-    unchanged(before, "open_loader")
+    unchanged(before, "loader")
     gathered = [None, None]
     torch.distributed.all_gather_object(gathered, rows)
     trained = ff.train_run(shards, task="season", name="together", model="test_resnet", pretrained=False, size="32x32", epochs=1,
@@ -168,7 +168,7 @@ if __name__ == "__main__":
 def test_in_a_process_group_each_rank_has_its_share_and_the_group_stays_the_programs(packed_small: PackedSmall, tmp_path: Path) -> None:
     done = run_host(tmp_path, IN_A_GROUP, packed_small.out, nproc=2)
     first, second = json.loads(done.stdout.splitlines()[-1])
-    loader = ff.open_loader(packed_small.out, size="32x32", batch_size=8)
+    loader = ff.loader(packed_small.out, size="32x32", batch_size=8)
     alone = [sorted(batch.rows[batch.rows >= 0].tolist()) for batch in loader.steps(0)]
     loader.close()
     assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == alone
@@ -219,7 +219,7 @@ def test_what_the_api_has_opened_or_returned_is_taken_in_place_of_a_path(packed_
     report = ff.evaluate_run(opened)
     assert ff.compare(opened, run)["tasks"].keys() == report["tasks"].keys()
     assert ff.open_run(opened, packed).path == run
-    loader = ff.open_loader(packed, size="32x24", batch_size=8)
+    loader = ff.loader(packed, size="32x24", batch_size=8)
     loader.close()
     assert Path(ff.export(opened, "hub", shards=packed, out=tmp_path / "hub").out).is_dir()
 
@@ -238,7 +238,7 @@ def test_what_is_no_run_and_no_set_is_said_in_words(packed_small: PackedSmall, w
             call()
     if wrong is not None:  # which means the only one under shards/
         with pytest.raises(ConfigError, match="expected a path, an address or an opened packed set, found"):
-            ff.open_loader(wrong)  # type: ignore[arg-type]
+            ff.loader(wrong)  # type: ignore[arg-type]
 
 
 def test_errors_name_arguments_and_settings(packed_small: PackedSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +260,7 @@ def test_errors_name_arguments_and_settings(packed_small: PackedSmall, tmp_path:
             lambda: ff.train_run(packed_small.out, **TINY | {"settings": {"model.weights": "none.pth"}}),
             r'weights="none.pth"',
         ),
-        (lambda: ff.open_loader(packed_small.out, device="moon"), r"^device: expected cpu, cuda or cuda:N, found 'moon'$"),
+        (lambda: ff.loader(packed_small.out, device="moon"), r"^device: expected cpu, cuda or cuda:N, found 'moon'$"),
         (lambda: ff.predict(run, packed_small.out, device="mps"), r"^device: expected cpu, cuda or cuda:N, found 'mps'$"),
         (lambda: ff.evaluate_run(run, device="cuda:99"), r"^device: 'cuda:99', but this machine has"),
         (lambda: ff.predict(run, packed_small.out, top=0), r"^top: expected 1 or more, found 0$"),
@@ -279,11 +279,11 @@ def test_an_image_that_does_not_decode_is_said_in_arguments_while_iterating(pack
     shards = tmp_path / "damaged"
     shutil.copytree(packed_small.out, shards)
     damage(shards, list(range(60)))
-    loader = ff.open_loader(shards, size="32x32", batch_size=8, settings={"data.resolution": "full"})
+    loader = ff.loader(shards, size="32x32", batch_size=8, settings={"data.resolution": "full"})
     with pytest.raises(PackedSetError, match=r'with fastfashion verify .*, or leave .*settings=\{"data\.on_bad": "skip"\}'):
         next(loader.steps(0))
     loader.close()
-    ended = ff.open_loader(shards, size="32x32", batch_size=8, settings={"data.resolution": "full", "data.on_bad": "skip"})
+    ended = ff.loader(shards, size="32x32", batch_size=8, settings={"data.resolution": "full", "data.on_bad": "skip"})
     assert all((batch.rows < 0).all() for batch in ended.steps(0))
     ended.close()
 

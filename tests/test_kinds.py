@@ -18,7 +18,7 @@ from fastfashion.config import Size
 from fastfashion.errors import PackedSetError
 from fastfashion.images import codec
 from fastfashion.images.codec import Kind
-from fastfashion.load import LoaderSpec, Plan, open_loader
+from fastfashion.load import Loader, LoaderSpec, Plan
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 from fastfashion.shards.verify import verify
@@ -48,7 +48,7 @@ def load(packed: PackedSet, rows: np.ndarray, backend: str = "threads") -> tuple
         device=torch.device("cpu"),
         backend=backend,
     )
-    with closing(open_loader(spec)) as loader:
+    with closing(Loader(spec)) as loader:
         images = np.concatenate(
             [batch.images.numpy()[: len(step.rows)] for step, batch in zip(plan.steps(0), loader.steps(0), strict=True)]
         )

@@ -17,7 +17,7 @@ from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.images import codec
 from fastfashion.images.jpeg_header import MAGIC as JPEG_MAGIC
-from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_images, dali, open_loader, resident
+from fastfashion.load import Batch, Loader, LoaderSpec, Plan, choose_images, dali, resident
 from fastfashion.pack import PackRequest, pack
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 from fastfashion.shards.layout import shard_name
@@ -50,7 +50,7 @@ def opened() -> Iterator[Any]:
         )
         labels = packed.vocab.codes(packed.table, ["subCategory", "season"])
         spec = LoaderSpec(images=images, plan=plan, labels=labels, size=size, device=CPU, backend=backend, workers=2, **changes)
-        loaders.append(open_loader(spec))
+        loaders.append(Loader(spec))
         return loaders[-1]
 
     yield make
@@ -137,7 +137,7 @@ def test_dali_is_given_the_pixels_of_gray_jpegs_where_nvjpeg_decodes(tmp_path: P
     def watched(spec: LoaderSpec, feed: Any) -> Any:
         def watching() -> Any:
             values = feed()
-            given.extend(zip(loader._fed[-1].part.fetch.tolist(), (data[:2].tobytes() for data in values[0]), strict=True))
+            given.extend(zip(loader._opened.backend._fed[-1].part.fetch.tolist(), (data[:2].tobytes() for data in values[0]), strict=True))
             return values
 
         return build(spec, watching)
@@ -153,7 +153,7 @@ def test_the_resident_loader_of_a_gpu_gives_the_same_batches_on_a_cpu(
     packed: PackedSet, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_host = opened(packed, "resident", size=Size(40, 30))
-    monkeypatch.setattr(resident, "ResidentLoader", resident.ResidentOnDevice)
+    monkeypatch.setattr(resident, "HostStore", resident.DeviceStore)
     on_device = opened(packed, "resident", size=Size(40, 30))
     for epoch in range(2):  # while images are decoded, and when all are
         rows, labels, images = stacked(list(on_host.steps(epoch)))

@@ -10,7 +10,7 @@ from plans import AUGMENTED, CROPPED, SIZES, WINDOWED, assert_same, make_plan
 
 from fastfashion.config import AugmentConfig
 from fastfashion.errors import InputError
-from fastfashion.load.plan import Plan
+from fastfashion.load.plan import Plan, Samples
 
 # What seed 1, epoch 2 over eight images of 80x60 gave when the format of a plan was fixed.
 GOLDEN_ROWS: list[int] = [7, 0, 5, 4, 6, 2, 3, 1]
@@ -53,7 +53,7 @@ def test_any_world_sees_and_mixes_the_same_images(plans: st.SearchStrategy[Plan]
         parts = [step.part(rank, world_size, num_slots) for rank in range(world_size)]
         assert {len(part.rows) for part in parts} == {num_slots}
         real = [part.rows >= 0 for part in parts]
-        drawn = [field.name for field in dataclasses.fields(step) if field.name != "partners" and getattr(step, field.name) is not None]
+        drawn = [field.name for field in dataclasses.fields(Samples) if field.name != "partners" and getattr(step, field.name) is not None]
         assert {"rows", "boxes", "flips"} <= set(drawn) and (step.partners is None or set(drawn) >= {"shares", "pasted"})
         for name in drawn:
             together = np.concatenate([getattr(part, name)[keep] for part, keep in zip(parts, real, strict=True)])

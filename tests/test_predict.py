@@ -23,7 +23,7 @@ from serving import TASKS
 from fastfashion import dist
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.evaluate import predict as predict_batches
-from fastfashion.load import open_loader
+from fastfashion.load import Loader
 from fastfashion.predict.inputs import InputImage, SetInput, find_inputs
 from fastfashion.predict.outputs import FORMATS, choose_format, frame, records, write_answers
 from fastfashion.predict.predictor import PREFETCH, Answers, Predictor, load_encoded, load_images
@@ -69,7 +69,7 @@ def test_a_image_has_the_same_pixels_as_a_file_and_in_a_packed_set(predictor: Pr
     packed = open_packed_set(packed_small.out)
     spec = predictor.spec(packed, np.arange(len(packed)), 16)
     assert spec.images.name == "full"
-    with closing(open_loader(spec)) as loader:
+    with closing(Loader(spec)) as loader:
         from_set = np.concatenate([batch.images[batch.rows >= 0].numpy() for batch in loader.steps(0)])
     files = [packed_small.source / "images" / f"{identity}.jpg" for identity in packed.table["id"]]
     from_files = np.zeros_like(from_set)
@@ -92,7 +92,7 @@ def test_pixels_are_those_of_the_whole_image_squeezed_to_the_input(predictor: Pr
 def test_answers_are_those_of_evaluation(predictor: Predictor, packed_small: PackedSmall) -> None:
     packed = open_packed_set(packed_small.out)
     spec = predictor.spec(packed, np.arange(len(packed)), 16)
-    with closing(open_loader(spec)) as loader:
+    with closing(Loader(spec)) as loader:
         expected = predict_batches(predictor.model, loader.steps(0), dist.World(device=CPU)).probabilities
     found = all_rows(predictor, [str(packed_small.out)], top=99)
     assert found["path"].tolist() == [f"{packed_small.out}/{identity}" for identity in packed.table["id"]]

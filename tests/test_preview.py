@@ -16,7 +16,7 @@ from fastfashion.audit.preview import PreviewRequest, PreviewSummary, View, prev
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.images.sheets import Group, Tile, draw_sheet
-from fastfashion.load import LoaderSpec, Plan, open_loader
+from fastfashion.load import Loader, LoaderSpec, Plan
 from fastfashion.shards import open_packed_set
 from fastfashion.shards.layout import shard_name
 
@@ -81,7 +81,7 @@ def test_a_mixed_image_names_both_its_labels_and_its_partner_the_same_two(packed
     labels = packed.vocab.codes(packed.table, ["subCategory"])
     names = [f"label of {row}" for row in range(60)]
     spec = LoaderSpec(images=images, plan=plan, labels=labels, size=Size(32, 32), device=torch.device("cpu"), backend="threads")
-    with closing(open_loader(spec)) as loader:
+    with closing(Loader(spec)) as loader:
         views = read_views(loader, 0, names)
     assert sorted(views) == rows.tolist()
     assert sum(view.mixture == () for view in views.values()) == 1  # 21 is odd

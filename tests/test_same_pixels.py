@@ -22,7 +22,7 @@ from test_pack import add_row
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import PackedSetError
 from fastfashion.images.codec import Kind
-from fastfashion.load import Loader, LoaderSpec, Plan, open_loader
+from fastfashion.load import Loader, LoaderSpec, Plan
 from fastfashion.pack import PackRequest, pack
 from fastfashion.predict.inputs import find_inputs
 from fastfashion.predict.predictor import Predictor, load_images
@@ -78,7 +78,7 @@ def open_one(images: Resolution, rows: np.ndarray, size: Size, backend: str, *, 
         batch_size=16,
         augment=AugmentConfig() if crops else None,
     )
-    return open_loader(
+    return Loader(
         LoaderSpec(
             images=images,
             plan=plan,
@@ -154,7 +154,7 @@ def test_predict_and_the_page_see_what_the_loader_sees(world: World, tmp_path: P
     spec = predictor.spec(packed, np.arange(len(packed)), 16)
     assert spec.images.name == "full"
     expected = load(packed, WHOLE, "threads")
-    with closing(open_loader(spec)) as loader:
+    with closing(Loader(spec)) as loader:
         np.testing.assert_array_equal(np.concatenate([batch.images[batch.rows >= 0].numpy() for batch in loader.steps(0)]), expected)
 
     paths = [world.file(identity) for identity in world.images]

@@ -1,6 +1,6 @@
 """A contact sheet of images as they are packed, each beside what the model sees of it in a few epochs.
 
-plan of the chosen rows ─► open_loader, epoch by epoch ─► groups: packed │ epoch 0 │ epoch 1 │ epoch 2 ─► PNG
+plan of the chosen rows ─► Loader, epoch by epoch ─► groups: packed │ epoch 0 │ epoch 1 │ epoch 2 ─► PNG
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fastfashion import dist
 from fastfashion.config import AugmentConfig, DataConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.fields import Result
 from fastfashion.files import writing_to
 from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Group, Tile, draw_sheet, write_sheet
-from fastfashion.load.loader import open_loader
-from fastfashion.load.plan import Plan
-from fastfashion.load.spec import Loader, LoaderSpec, choose_images
+from fastfashion.load import Loader, LoaderSpec, Selection, make_spec
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 
 MAX_IMAGES = 512  # the sheet is then some 27,000 pixels high
@@ -74,23 +73,18 @@ def preview(request: PreviewRequest) -> PreviewSummary:
 
     Raises ConfigError for settings, InputError for rows that the set does not have and a bad `out`, PackedSetError for damaged images.
     """
-    import torch
-
     packed = open_packed_set(request.shards)
     tasks = packed.vocab.chosen(DataConfig(shards="", task=request.task).tasks)
-    images, size = choose_images(packed, request.resolution, request.size)
     labels = packed.vocab.codes(packed.table, tasks)
-    plan = _plan(request, images, labels.max(axis=1))
+    spec = _spec(request, packed, tasks, labels)
+    images, size = spec.images, spec.size
     classes, missing = [packed.vocab.names(task) for task in tasks], "no label" if len(tasks) == 1 else "-"
     names = [", ".join(known[code] if code >= 0 else missing for known, code in zip(classes, row, strict=True)) for row in labels.tolist()]
-    epochs, device = tuple(range(request.epoch, request.epoch + VERSIONS)), torch.device("cpu")
-    spec = LoaderSpec(
-        images=images, plan=plan, labels=labels, size=size, device=device, backend=request.backend, workers=request.workers, prefetch=1
-    )
-    with closing(open_loader(spec)) as loader:
+    epochs = tuple(range(request.epoch, request.epoch + VERSIONS))
+    with closing(Loader(spec)) as loader:
         views = {epoch: read_views(loader, epoch, names) for epoch in epochs}
     groups = []
-    for row in plan.rows.tolist():
+    for row in spec.plan.rows.tolist():
         packed_tile = Tile(pixels=images.tile(row).pixels, lines=["packed"])
         seen = [view_tile(views[epoch][row], epoch) for epoch in epochs]
         groups.append(Group(tiles=[packed_tile, *seen], title=f"{packed.table['id'].iloc[row]}  {names[row]}"))
@@ -105,7 +99,7 @@ def preview(request: PreviewRequest) -> PreviewSummary:
         out=str(request.out),
         resolution=images.name,
         size=str(size),
-        rows=tuple(plan.rows.tolist()),
+        rows=tuple(spec.plan.rows.tolist()),
         epochs=epochs,
         width_px=sheet.width,
         height_px=sheet.height,
@@ -117,20 +111,23 @@ def view_tile(view: View, epoch: int) -> Tile:
     return Tile(pixels=view.pixels, lines=[f"epoch {epoch}", *(f"{100 * share:.0f}% {label}" for share, label in view.mixture)])
 
 
-def _plan(request: PreviewRequest, images: Resolution, codes: np.ndarray) -> Plan:
-    """The plan of the rows to show, all in one step."""
+def _spec(request: PreviewRequest, packed: PackedSet, tasks: tuple[str, ...], labels: np.ndarray) -> LoaderSpec:
+    """How to load the rows to show, all in one step."""
+    import torch
+
     if request.rows is not None:
         rows = np.array(list(dict.fromkeys(request.rows)), dtype=np.int64)
-        if outside := [row for row in rows.tolist() if not 0 <= row < len(codes)]:
-            raise InputError(f"{request.shards}: no row {outside[0]}; expected 0 to {len(codes) - 1}")
+        if outside := [row for row in rows.tolist() if not 0 <= row < len(labels)]:
+            raise InputError(f"{request.shards}: no row {outside[0]}; expected 0 to {len(labels) - 1}")
     else:
-        rows = np.flatnonzero(codes >= 0)
-    plan = Plan(
-        rows=rows, heights_px=images.height_px, widths_px=images.width_px, batch_size=len(rows), seed=request.seed, augment=request.augment
-    )
+        rows = np.flatnonzero(labels.max(axis=1) >= 0)
+    chosen = Selection(rows=rows, batch_size=max(1, len(rows)), tasks=tasks, labels=labels, seed=request.seed, augment=request.augment)
+    data = DataConfig(resolution=request.resolution, size=request.size, backend=request.backend, workers=request.workers)
+    spec = make_spec(packed, chosen, data, dist.World(device=torch.device("cpu")))
+    plan = spec.plan
     if request.rows is None:
         plan = replace(plan, rows=np.sort(plan.order(0)[: request.count]))
-    return replace(plan, batch_size=len(plan.rows))
+    return replace(spec, plan=replace(plan, batch_size=len(plan.rows)), prefetch=1)
 
 
 def read_views(loader: Loader, epoch: int, names: Sequence[str]) -> Mapping[int, View]:

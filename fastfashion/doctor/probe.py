@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,9 @@ def _load(backend: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from fastfashion.config import Size
-    from fastfashion.load import LoaderSpec, Plan, open_loader
+    from fastfashion import dist
+    from fastfashion.config import DataConfig
+    from fastfashion.load import Loader, Selection, make_spec
     from fastfashion.pack import PackRequest, pack
     from fastfashion.shards import open_packed_set
     from fastfashion.sources.synth import write_synth
@@ -89,11 +90,9 @@ def _load(backend: str) -> dict[str, Any]:
         write_synth(home / "drawn", rows=ROWS, width_px=60, height_px=80, seed=0, workers=1)
         pack(PackRequest(source=home / "drawn", out=home / "packed", resolutions=("full",), workers=1))
         packed = open_packed_set(home / "packed")
-        images = packed.open("full")
-        plan = Plan(rows=np.arange(64), heights_px=images.height_px, widths_px=images.width_px, batch_size=32, augment=None)
-        labels = packed.vocab.codes(packed.columns, ["subCategory"])
-        spec = LoaderSpec(images=images, plan=plan, labels=labels, size=Size(80, 64), device=device, backend=backend, on_bad="skip")
-        with closing(open_loader(spec)) as loader:
+        data = DataConfig(resolution="full", size="80x64", backend=backend, workers=1, on_bad="skip")
+        chosen = Selection(rows=np.arange(64), batch_size=32, tasks=("subCategory",))
+        with Loader(make_spec(packed, chosen, data, dist.World(device=device))) as loader:
             num_images = sum(int((batch.rows >= 0).sum()) for batch in loader.steps(0))
     return {"num_images": num_images, "device": device.type}
 

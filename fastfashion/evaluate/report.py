@@ -4,7 +4,6 @@ run/best + config.json ─► test rows ─► predict (every rank its share) �
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from fastfashion.evaluate.predictions import Answers, Predictions, predict, pred
 from fastfashion.extras import install, lacks
 from fastfashion.files import plain, publish, publish_json
 from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
-from fastfashion.load import LoaderSpec, Plan, Skipped, choose_images, open_loader
+from fastfashion.load import Loader, Selection, Skipped, make_spec
 from fastfashion.runs.files import PLOTS, PREDICTIONS, REPORT, read_metrics
 from fastfashion.runs.opened import OpenRun, open_run
 from fastfashion.runs.trained_on import SetIdentity
@@ -46,23 +45,9 @@ def predict_rows(
 
     rows: int64 (n,); labels: int64 (N, T) by row of the set, which the predictions carry along.
     """
-    data = opened.config.data
-    images, _ = choose_images(opened.packed, data.resolution, str(opened.size))
-    spec = LoaderSpec(
-        images=images,
-        plan=Plan(rows=rows, heights_px=images.height_px, widths_px=images.width_px, batch_size=opened.size.batch(request.batch_size)),
-        labels=labels,
-        size=opened.size,
-        device=world.device,
-        rank=world.rank,
-        world_size=world.size,
-        backend=data.backend,
-        workers=request.workers or dist.cores_per_process(world.local_size),
-        on_bad=data.on_bad,
-        cache_dir=data.cache_dir,
-        cache_bytes=int(data.cache_gb * 1e9),
-    )
-    with closing(open_loader(spec)) as loader:
+    data = replace(opened.config.data, size=str(opened.size), workers=request.workers or 0)
+    chosen = Selection(rows=rows, batch_size=opened.size.batch(request.batch_size), tasks=tuple(opened.tasks), labels=labels)
+    with Loader(make_spec(opened.packed, chosen, data, world)) as loader:
         hidden = None if world.is_main else True  # None: if it is not a terminal
         batches = tqdm(loader.steps(0), "answers", loader.num_steps, unit=" batches", disable=hidden, dynamic_ncols=True, leave=False)
         predictions = predict(opened.model.to(world.device), batches, world, who=str(opened.path))

@@ -15,7 +15,7 @@ import torch
 from fastfashion import dist
 from fastfashion.config import RunConfig
 from fastfashion.errors import FastfashionError
-from fastfashion.load import open_loader
+from fastfashion.load import Loader
 from fastfashion.predict.predictor import Predictor
 from fastfashion.runs import OpenRun, open_run
 from fastfashion.runs.files import read_config, read_report
@@ -63,7 +63,7 @@ class Subject:
             cache_dir=data.cache_dir,
             cache_bytes=int(data.cache_gb * 1e9),
         )
-        with closing(open_loader(spec)) as loader:
+        with closing(Loader(spec)) as loader:
             for batch in loader.steps(0):
                 real = batch.rows >= 0
                 yield batch.images[real].numpy(), batch.labels[real].numpy()

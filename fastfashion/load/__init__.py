@@ -1,7 +1,8 @@
-"""The epoch plan and the backends that execute it."""
+"""The epoch plan, the loader, and the backends that execute the plan."""
 
-from fastfashion.load.loader import open_loader
+from fastfashion.load.batch import Batch, Profile, Skipped
+from fastfashion.load.loader import Loader, notes
 from fastfashion.load.plan import Plan
-from fastfashion.load.spec import Batch, Loader, LoaderSpec, Profile, Skipped, choose_images
+from fastfashion.load.spec import LoaderSpec, Selection, choose_images, in_order, make_spec
 
-__all__ = ["Batch", "Loader", "LoaderSpec", "Plan", "Profile", "Skipped", "choose_images", "open_loader"]
+__all__ = ["Batch", "Loader", "LoaderSpec", "Plan", "Profile", "Selection", "Skipped", "choose_images", "in_order", "make_spec", "notes"]

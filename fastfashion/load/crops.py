@@ -7,14 +7,11 @@ was not built, for plain JPEGs that `_native` returns (turned by Exif, damaged),
 """
 
 import math
-import sys
 import time
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 
-from fastfashion import dist
 from fastfashion.errors import InputError
 from fastfashion.images import codec
 from fastfashion.load.fit import Padding
@@ -37,11 +34,9 @@ def is_native() -> bool:
     return _native is not None
 
 
-@cache
-def warn_if_slow() -> None:
-    """Print once, on stderr, that the fast path is missing and how to build it."""
-    if _native is None and dist.env_int("LOCAL_RANK", 0) == 0:
-        print(f"loading is slower than it could be: {HOW_TO_BUILD}", file=sys.stderr, flush=True)
+def slow_note() -> str:
+    """That the fast path is missing, and how to build it; "" if it is there."""
+    return "" if is_native() else f"loading is slower than it could be: {HOW_TO_BUILD}"
 
 
 def load_crops(

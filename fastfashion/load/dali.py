@@ -8,7 +8,7 @@ finished crop. Only this module imports DALI.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, IntEnum
 from itertools import chain
@@ -20,10 +20,12 @@ import torch
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.images import codec
 from fastfashion.load.augment import apply
+from fastfashion.load.batch import Profile
+from fastfashion.load.buffers import Buffers, Owner
 from fastfashion.load.crops import load_crop
-from fastfashion.load.life import Backend, Batches, Buffers
+from fastfashion.load.feed import Made, Planned, undecodable
 from fastfashion.load.plan import Part
-from fastfashion.load.spec import Batch, LoaderSpec, Planned, undecodable
+from fastfashion.load.spec import LoaderSpec
 
 HW_DECODER_LOAD = 0.65  # DALI's own default
 
@@ -45,17 +47,19 @@ class Row(IntEnum):
     REFUSED = 2  # not what the index says, or DALI has failed on it: it gets the crop
 
 
-class DaliLoader(Backend):
+class DaliBackend:
     """Keeps `spec.prefetch` batches in progress in a DALI pipeline that is fed from the plan."""
 
-    def __init__(self, spec: LoaderSpec) -> None:
+    needs_shards = True
+
+    def __init__(self, spec: LoaderSpec, profile: Profile) -> None:
         try:
             import nvidia.dali  # noqa: F401
         except ImportError as error:
             raise ConfigError(
                 f"the dali loader needs NVIDIA DALI ({error}): pip install nvidia-dali-cuda120, or use --set data.backend=threads"
             ) from error
-        super().__init__(spec)
+        self._spec, self._profile, self._owner = spec, profile, Owner()
         self._planned: Iterator[Planned] = iter(())
         self._fed: deque[Planned] = deque()  # in the pipeline
         self._errors: dict[int, InputError] = {}  # by row: decode errors
@@ -65,15 +69,15 @@ class DaliLoader(Backend):
         self._pipeline = build_pipeline(spec, self._feed)
         self._state = State.IDLE
 
-    def _steps(self, epoch: int, start: int) -> Batches:
-        self._planned = self._spec.planned(epoch, start)
+    def batches(self, planned: Iterator[Planned]) -> Generator[Made, None, None]:
+        self._planned = planned
         self._start()
         try:
             while (output := self._run()) is not None:
                 yield self._finish(output, self._fed.popleft())
         finally:
             self._planned = iter(())
-            while self._state is State.RUNNING and self._may_clean_up:  # left half-way: empty it, so that the next epoch starts clean
+            while self._state is State.RUNNING and self._owner.may_clean_up:  # left half-way: empty it, so that the next epoch starts clean
                 self._run()
             self._fed.clear()
 
@@ -101,16 +105,15 @@ class DaliLoader(Backend):
         self._start()
         return self._run()
 
-    def _finish(self, output: Any, planned: Planned) -> Batch:
+    def _finish(self, output: Any, planned: Planned) -> Made:
         started = time.perf_counter()
         images = self._to_torch(output)
         apply(images, planned.part)
         errors = {slot: self._errors[row] for slot, row in enumerate(planned.part.fetch.tolist()) if row in self._errors}
         for slot in errors:
             images[slot] = 0
-        batch = self._spec.batch(images, planned, errors, self.skipped)
         self._profile.add(copy_s=time.perf_counter() - started, num_images=len(planned.part.rows))
-        return batch
+        return Made(planned, images, errors)
 
     def _to_torch(self, output: Any) -> torch.Tensor:
         """A copy of DALI's output buffer, which DALI will overwrite."""
@@ -203,7 +206,6 @@ class DaliLoader(Backend):
             self._rows[rows] = Row.REFUSED
 
     def close(self) -> None:
-        super().close()
         self._state, self._pipeline = State.CLOSED, None
         self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,38 +1,324 @@
-"""The choice of a backend.
+"""The loader: an iterable of batches that knows where it is, and continues from there in another process.
 
-plan + packed set ─► open_loader ─► dali | threads | resident ─► Batch, Batch, …
+LoaderSpec ─► Loader ─► feed: what to load ─► backend: dali | threads | resident ─► Batch, Batch, …
 """
 
-from dataclasses import replace
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+from fastfashion.calls import errors_say_arguments
 from fastfashion.config import BACKENDS
 from fastfashion.errors import ConfigError
 from fastfashion.files import is_remote
-from fastfashion.load.spec import Loader, LoaderSpec
+from fastfashion.load.batch import Batch, Profile, Skipped
+from fastfashion.load.buffers import Owner
+from fastfashion.load.crops import slow_note
+from fastfashion.load.feed import Backend, Feed, finish
+from fastfashion.load.spec import LoaderSpec
+from fastfashion.load.state import Position, check_state, describe, identity_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fastfashion.load.prefetch import ShardCache
+    from fastfashion.shards import PackedSet
 
 
-def open_loader(spec: LoaderSpec) -> Loader:
-    """Open a backend; "auto" is DALI on a GPU and threads without one, where they are faster (bench/results/).
+class Loader(IterableDataset[Batch]):
+    """One rank's batches, epoch after epoch, in the order of the plan.
 
-    A set on object storage is read through a cache of its shards. Raises ConfigError if the backend is unknown or cannot run here.
+    Iterating gives the rest of the current epoch; the next iteration then belongs to the next one. Where rows are not shuffled, an
+    iteration that was left early is not continued: the next one starts at the first row. One iterator at a time. Opening raises ConfigError
+    if the backend is unknown or cannot run here. `names` are the arguments of the function that a user called, for errors.
     """
-    if is_remote(spec.images.folder) and spec.cache is None:
-        from fastfashion.load.prefetch import open_cached
 
-        permuted = spec.plan.augment is not None and not spec.plan.window_shards
-        images, cache = open_cached(spec.images, spec.cache_dir, spec.cache_bytes, permuted=permuted)
-        spec = replace(spec, images=images, cache=cache)
-    backend = spec.chosen_backend
-    if backend == "dali":
-        from fastfashion.load.dali import DaliLoader
+    _turn: object | None  # of the live iterator
 
-        return DaliLoader(spec)
-    if backend == "threads":
-        from fastfashion.load.threads import ThreadsLoader
+    def __init__(self, spec: LoaderSpec, packed: "PackedSet | None" = None, names: Collection[str] = ()) -> None:
+        self.spec, self._packed, self._names = spec, packed, names
+        self.skipped: dict[int, Skipped] = {}  # by row, under on_bad="skip"
+        self._position, self._loaded, self._offset = Position(), False, 0
+        self._closed = False
+        self._start_here()
+        self._open()
 
-        return ThreadsLoader(spec)
-    if backend == "resident":
-        from fastfashion.load.resident import open_resident
+    # What a training loop uses.
 
-        return open_resident(spec)
-    raise ConfigError(f"unknown loader backend {spec.backend!r}: choose one of {', '.join(BACKENDS)}")
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch belongs to."""
+        return self._position.epoch
+
+    def __len__(self) -> int:
+        """Batches of this rank in an epoch."""
+        return self.num_steps * self.spec.micro_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The current epoch from the current position.
+
+        Raises ConfigError while another iterator is neither finished nor closed, after `close`, and in a DataLoader with several workers.
+        """
+        return self._run(self._next_start, moves=True)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration; its position is kept if it is the current one.
+
+        A smaller number directly after `load_state_dict` comes from a wrapper that counts from 0 in each process, as accelerate does: it
+        warns, and that number and later ones are counted from the epoch of the state.
+        """
+        if isinstance(epoch, bool) or not isinstance(epoch, int | np.integer) or epoch < 0:
+            raise ConfigError(f"epoch: expected 0 or more, found {epoch!r}")
+        if self._loaded and epoch + self._offset < self.epoch:
+            self._offset = self.epoch - int(epoch)
+            warnings.warn(
+                f"set_epoch({epoch}) after a state of epoch {self.epoch} was loaded: it is taken for a count from the start of this "
+                f"process, so epoch {self.epoch} continues and later numbers are counted from there",
+                stacklevel=2,
+            )
+        if epoch + self._offset != self.epoch:
+            self._move(Position(epoch=int(epoch) + self._offset))
+
+    def state_dict(self, batch: Batch | None = None) -> dict[str, Any]:
+        """The position in the global order, as plain JSON: the same on all ranks; any batch size, world size and backend continues from it.
+
+        It counts the batches that were handed out; with a `batch` of this loader, those up to it, whatever was drawn after it.
+        """
+        return describe(self._identity, self._position if batch is None else self._after(batch))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state: the same rows and the same pixels follow as would have followed there.
+
+        An iterator of this loader that is still alive becomes invalid. Raises ConfigError, with what differs, for a state of other rows, of
+        another seed or order, and for anything that is not a state.
+        """
+        position = check_state(self._identity, state)
+        if position.samples >= self.spec.plan.num_samples:
+            position = Position(epoch=position.epoch + 1)
+        self._move(position)
+        self._loaded, self._offset = True, 0
+
+    def close(self) -> None:
+        """End all threads; also at the end of a `with` block, when the loader is garbage, and at exit."""
+        self._closed = True
+        self._move(self._position)
+        self._finalizer()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # What is loaded.
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """The catalog of the packed set, a line for each row that `batch.rows` can name."""
+        return self._set.table
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The ids of the packed set by row: str objects (N,)."""
+        return self._set.ids
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows of the packed set that this loader loads: int64 (n,)."""
+        return self.spec.plan.rows
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Class names by task; a label code is the place in them."""
+        return {task: self._set.vocab.names(task) for task in self.spec.tasks}
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return self.spec.plan.num_steps
+
+    def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start`; the loader's own position stays. Raises ConfigError as `__iter__`."""
+        if epoch < 0 or not 0 <= start <= self.num_steps:
+            raise ConfigError(f"steps: expected an epoch from 0 and a step from 0 to {self.num_steps}, found epoch {epoch}, step {start}")
+        samples = self.spec.plan.edge(start)
+        return self._run(lambda: Position(epoch=epoch, samples=samples), moves=False)
+
+    # How it works.
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return identity_of(self.spec)
+
+    @property
+    def _set(self) -> "PackedSet":
+        if self._packed is None:
+            raise ConfigError("this loader was opened from a LoaderSpec alone, which has no table")
+        return self._packed
+
+    def _start_here(self) -> None:
+        """What belongs to one process."""
+        self._owner, self._lock = Owner(), threading.Lock()
+        self._turn = None
+        self._opened: _Opened | None = None
+        self._finalizer: Callable[[], object] = lambda: None
+
+    def _open(self) -> "_Opened":
+        """The backend of this process; a child opens its own."""
+        if self._closed:
+            raise ConfigError("this loader is closed: open another one")
+        if not self._owner.is_here:
+            _INHERITED.append(self._opened)  # never to be cleaned up here: its threads exist in the parent alone
+            self._start_here()
+        if self._opened is None:
+            self._opened = _Opened.of(self.spec)
+            self._finalizer = weakref.finalize(self, self._opened.close)
+        return self._opened
+
+    def _run(self, start: Callable[[], Position], *, moves: bool) -> Generator[Batch, None, None]:
+        with errors_say_arguments(self._names) if self._names else nullcontext():
+            if (worker := get_worker_info()) is not None and worker.num_workers > 1:
+                raise ConfigError(f"num_workers={worker.num_workers}: each would load every batch; use 0, it has its own threads")
+            opened, turn = self._open(), self._take_turn()
+            at = start()
+            feed, backend = opened.feed, opened.backend
+            made = backend.batches(feed.planned(at.epoch, at.samples, with_shards=backend.needs_shards))
+            try:
+                for one in made:
+                    started = time.perf_counter()
+                    batch = finish(opened.spec, one, self.skipped)
+                    opened.profile.add(copy_s=time.perf_counter() - started)
+                    if moves:
+                        self._position = self._after(batch)
+                    if one.planned.is_last:  # with it, a consumer may iterate again at once
+                        assert next(made, None) is None, "the backend has more batches than the epoch"
+                        self._end_turn(turn)
+                        yield batch
+                        return
+                    yield batch
+                    self._check_turn(turn)
+            finally:
+                made.close()
+                self._end_turn(turn)
+
+    def _next_start(self) -> Position:
+        """Where an iteration starts."""
+        if not self.spec.plan.shuffled and not self._loaded:
+            self._position = Position(epoch=self.epoch)
+        self._loaded = False
+        return self._position
+
+    def _after(self, batch: Batch) -> Position:
+        if batch.samples >= self.spec.plan.num_samples:
+            return Position(epoch=batch.epoch + 1)
+        return Position(epoch=batch.epoch, samples=batch.samples)
+
+    def _move(self, position: Position) -> None:
+        self._position, self._turn = position, None
+
+    def _take_turn(self) -> object:
+        with self._lock:
+            if self._turn is not None:
+                raise ConfigError(
+                    "this loader has another live iterator, and batches of the two would be mixed: finish that one, close it "
+                    "(`batches.close()`), or open a second loader"
+                )
+            self._turn = object()
+            return self._turn
+
+    def _end_turn(self, turn: object) -> None:
+        with self._lock:
+            if self._turn is turn:
+                self._turn = None
+
+    def _check_turn(self, turn: object) -> None:
+        if not self._owner.is_here:
+            raise ConfigError("this iterator belongs to the parent of this process: iterate the loader again here")
+        if self._closed:
+            raise ConfigError("this loader is closed: open another one")
+        if self._turn is not turn:
+            raise ConfigError("this iterator is invalid: the loader was moved by load_state_dict or set_epoch; iterate it again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which opens a backend of its own."""
+        here = ("_owner", "_lock", "_turn", "_opened", "_finalizer")
+        return {name: value for name, value in self.__dict__.items() if name not in here} | {"spec": replace(self.spec, profile=None)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start_here()
+
+
+_INHERITED: list[Any] = []  # backends that a forked child has from its parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """A backend at work, and what it works for."""
+
+    spec: LoaderSpec
+    feed: Feed
+    backend: Backend
+    profile: Profile
+    cache: "ShardCache | None"
+    owner: Owner
+
+    @classmethod
+    def of(cls, spec: LoaderSpec) -> "_Opened":
+        """Raises ConfigError if the backend is unknown or cannot run here."""
+        if spec.chosen_backend not in BACKENDS:
+            raise ConfigError(f"unknown loader backend {spec.backend!r}: choose one of {', '.join(BACKENDS)}")
+        cache = None
+        if is_remote(spec.images.folder):  # read through a cache of its shards
+            from fastfashion.load.prefetch import open_cached
+
+            images, cache = open_cached(spec.images, spec.cache_dir, spec.cache_bytes)
+            spec = replace(spec, images=images)
+        profile = spec.profile or Profile()
+        try:
+            backend = open_backend(spec, profile)
+        except BaseException:
+            if cache is not None:
+                cache.close()
+            raise
+        return cls(spec=spec, feed=Feed(spec, cache), backend=backend, profile=profile, cache=cache, owner=Owner())
+
+    def close(self) -> None:
+        if self.owner.is_here:
+            if self.cache is not None:
+                self.cache.close()  # first: a thread may be waiting for a shard
+            self.backend.close()
+
+
+def open_backend(spec: LoaderSpec, profile: Profile) -> Backend:
+    """The backend that `spec` names; raises ConfigError if it cannot run here."""
+    if spec.chosen_backend == "dali":
+        from fastfashion.load.dali import DaliBackend
+
+        return DaliBackend(spec, profile)
+    if spec.chosen_backend == "threads":
+        from fastfashion.load.threads import open_threads
+
+        return open_threads(spec, profile)
+    from fastfashion.load.resident import open_resident
+
+    return open_resident(spec, profile)
+
+
+def notes(spec: LoaderSpec) -> list[str]:
+    """What makes loading slower than it could be, a sentence each."""
+    found = [slow_note()] if spec.chosen_backend != "dali" else []
+    if is_remote(spec.images.folder) and spec.plan.shuffled and not spec.plan.window_shards:
+        from fastfashion.load.prefetch import thrashing_note
+
+        found.append(thrashing_note(spec.images, spec.cache_bytes))
+    return [text for text in found if text]

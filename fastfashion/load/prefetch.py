@@ -3,7 +3,6 @@
 plan ─► look ahead ─► shards wanted ─► threads: fetch, retry, check ─► cache folder ─► map into memory ─► the steps
 """
 
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fastfashion import dist
 from fastfashion.errors import ConfigError
 from fastfashion.load.cache import POLL_S, CacheFolder, Closed, ShardSource, cache_path
 from fastfashion.load.plan import Part, Step
@@ -24,27 +22,26 @@ STEPS_AT_ONCE = 8  # to look ahead for each step that is yielded, so that the fi
 MAX_ROWS_AHEAD = 1 << 18  # of the plan, kept in memory
 
 
-def open_cached(
-    images: Resolution, cache_dir: str, limit_bytes: int, *, permuted: bool = False, patience_s: float = PATIENCE_S
-) -> "tuple[Resolution, ShardCache]":
-    """The images of a remote set, read through a cache, and the cache. Raises ConfigError if the limit is smaller than a shard.
-
-    `permuted`: they will be read in one permutation over the whole set; if the cache is smaller, a line on stderr names the better way.
-    """
-    sizes = [entry.num_bytes for entry in images.manifest.shards]
-    if max(sizes, default=0) > limit_bytes:
+def open_cached(images: Resolution, cache_dir: str, limit_bytes: int, *, patience_s: float = PATIENCE_S) -> "tuple[Resolution, ShardCache]":
+    """The images of a remote set, read through a cache, and the cache. Raises ConfigError if the limit is smaller than a shard."""
+    largest = max((entry.num_bytes for entry in images.manifest.shards), default=0)
+    if largest > limit_bytes:
         raise ConfigError(
-            f"data.cache_gb {limit_bytes / 1e9:g}: expected at least {max(sizes) / 1e9:.3g}, the size of a shard of {images.folder}"
-        )
-    if permuted and sum(sizes) > limit_bytes and dist.env_int("LOCAL_RANK", 0) == 0:
-        print(
-            f"{images.folder}: {sum(sizes) / 1e9:.3g} GB in one permutation through a cache of {limit_bytes / 1e9:g} GB: most shards "
-            "will be fetched several times; use --set data.shuffle=window, or a larger data.cache_gb",
-            file=sys.stderr,
-            flush=True,
+            f"data.cache_gb {limit_bytes / 1e9:g}: expected at least {largest / 1e9:.3g}, the size of a shard of {images.folder}"
         )
     cache = ShardCache(images, CacheFolder(cache_path(cache_dir), limit_bytes), limit_bytes, patience_s)
     return cache.images, cache
+
+
+def thrashing_note(images: Resolution, limit_bytes: int) -> str:
+    """That one permutation over a set larger than the cache fetches shards several times; "" if it is not larger."""
+    total = sum(entry.num_bytes for entry in images.manifest.shards)
+    if total <= limit_bytes:
+        return ""
+    return (
+        f"{images.folder}: {total / 1e9:.3g} GB in one permutation through a cache of {limit_bytes / 1e9:g} GB: most shards "
+        "will be fetched several times; use --set data.shuffle=window, or a larger data.cache_gb"
+    )
 
 
 class ShardCache:

@@ -9,9 +9,7 @@ resized as two products with matrices of filter weights: the triangle filter is 
 import contextlib
 import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future
-from dataclasses import replace
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 
@@ -20,18 +18,19 @@ import torch
 
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load.augment import apply, inside_boxes
+from fastfashion.load.batch import Profile
 from fastfashion.load.crops import load_crops, resize_crops
 from fastfashion.load.fit import Padding
 from fastfashion.load.plan import Part
-from fastfashion.load.spec import Batch, Loader, LoaderSpec, Planned
-from fastfashion.load.threads import CHUNK, DecodeErrors, Started, ThreadsLoader
+from fastfashion.load.spec import LoaderSpec
+from fastfashion.load.threads import CHUNK, ChunkPool, DecodeErrors, HostBatches, augment, slices
 
 SHARE_OF_MEMORY = 0.8  # of free memory; the rest is for the model and other programs
 
 
-def open_resident(spec: LoaderSpec) -> Loader:
+def open_resident(spec: LoaderSpec, profile: Profile) -> ChunkPool:
     """Open the backend; raises ConfigError if the plan's images do not fit into the device's memory."""
-    rows = spec.plan.rows
+    rows = np.unique(spec.plan.rows)
     shape = (len(rows), int(spec.images.height_px[rows].max()), int(spec.images.width_px[rows].max()), 3)
     needed, free = int(np.prod(shape, dtype=np.int64)), free_bytes(spec.device)
     if needed > SHARE_OF_MEMORY * free:
@@ -39,7 +38,8 @@ def open_resident(spec: LoaderSpec) -> Loader:
             f"backend resident: {shape[0]} images of up to {shape[2]}x{shape[1]} take {needed / 1e9:.3g} GB, of which at most "
             f"{SHARE_OF_MEMORY * free / 1e9:.3g} GB are free on {spec.device}; use a smaller --res, or another backend"
         )
-    return ResidentOnDevice(spec, shape) if spec.device.type == "cuda" else ResidentLoader(spec, shape)
+    store = DeviceStore(spec, profile, shape) if spec.device.type == "cuda" else HostStore(spec, profile, shape)
+    return ChunkPool(store, spec.workers, spec.prefetch, profile)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -62,41 +62,34 @@ class Place(IntEnum):
     BROKEN = 2  # a decode error: crops are black
 
 
-class ResidentLoader(ThreadsLoader):
-    """Images in host memory: uint8 (n, h, w, 3), each in the upper left corner of its place, in the order of the plan's rows."""
+class DecodedImages:
+    """Which images are decoded, and where they are kept; decodes what is missing, on any thread.
 
-    def __init__(self, spec: LoaderSpec, shape: tuple[int, ...]) -> None:
-        super().__init__(spec)
-        self._decoded = np.empty(shape, dtype=np.uint8)
+    `keep(places, decoded)` gets uint8 (k, h, w, 3), images of one size, and their places, int64 (k,). Two threads may decode the same
+    image, to the same bytes.
+    """
+
+    def __init__(self, spec: LoaderSpec, profile: Profile, keep: Callable[[np.ndarray, np.ndarray], None]) -> None:
+        self._spec, self._profile, self._keep = spec, profile, keep
+        rows = np.unique(spec.plan.rows)
         self._place_of = np.full(len(spec.images.shard), -1)  # by row
-        self._place_of[spec.plan.rows] = np.arange(len(spec.plan.rows))
-        self._state = np.full(len(spec.plan.rows), Place.EMPTY, dtype=np.int8)  # by place
+        self._place_of[rows] = np.arange(len(rows))
+        self._state = np.full(len(rows), Place.EMPTY, dtype=np.int8)  # by place
         self._errors: dict[int, InputError] = {}  # by place, of those that are BROKEN
 
-    def _planned(self, epoch: int, start: int) -> Iterator[Planned]:
-        no_shard_needed = (self._state != Place.EMPTY).all()
-        return (replace(self._spec, cache=None) if no_shard_needed else self._spec).planned(epoch, start)
+    @property
+    def complete(self) -> bool:
+        return bool((self._state != Place.EMPTY).all())
 
-    def _chunks(self, count: int) -> list[slice]:
-        size = max(CHUNK, -(-count // self._spec.workers))  # a resize is so short that the overhead of tasks would show
-        return [slice(at, min(at + size, count)) for at in range(0, count, size)]
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """int64 (n,)."""
+        return self._place_of[rows]
 
-    def _fill(self, out: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
-        places = self._decode(part.fetch[chunk])
-        started = time.perf_counter()
-        resize_crops(self._decoded, places, part.boxes[chunk], part.flips[chunk], out)
-        self._profile.add(resize_s=time.perf_counter() - started, num_images=len(out))
-        return self._blacken(places, out)
+    def has(self, rows: np.ndarray) -> bool:
+        return bool((self._state[self._place_of[rows]] != Place.EMPTY).all())
 
-    def _blacken(self, places: np.ndarray, out: np.ndarray | torch.Tensor) -> DecodeErrors:
-        """Make the crops of broken images black; returns their errors by index in `out`."""
-        broken = np.flatnonzero(self._state[places] == Place.BROKEN).tolist()
-        for i in broken:
-            out[i] = 0
-        return {i: self._errors[int(places[i])] for i in broken}
-
-    def _decode(self, rows: np.ndarray) -> np.ndarray:
-        """Places of rows, whose images are decoded if they are not yet. Two threads may decode the same one, to the same bytes."""
+    def decode(self, rows: np.ndarray) -> np.ndarray:
+        """Places of rows, whose images are decoded if they are not yet."""
         places = self._place_of[rows]
         empty = self._state[places] == Place.EMPTY
         if empty.any():
@@ -105,6 +98,13 @@ class ResidentLoader(ThreadsLoader):
             for size in np.unique(sizes, axis=0):
                 self._decode_alike(fresh[(sizes == size).all(axis=1)], size)
         return places
+
+    def blacken(self, places: np.ndarray, out: np.ndarray | torch.Tensor) -> DecodeErrors:
+        """Make the crops of broken images black; returns their errors by index in `out`."""
+        broken = np.flatnonzero(self._state[places] == Place.BROKEN).tolist()
+        for i in broken:
+            out[i] = 0
+        return {i: self._errors[int(places[i])] for i in broken}
 
     def _decode_alike(self, rows: np.ndarray, size: np.ndarray) -> None:
         """Decode images of one size into their places."""
@@ -117,58 +117,92 @@ class ResidentLoader(ThreadsLoader):
             encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds, self._spec.images.kinds_of(rows)
         )
         self._errors |= {int(places[i]): error for i, error in errors.items()}
-        self._store(places, decoded)
+        self._keep(places, decoded)
         states = np.full(len(rows), Place.DECODED)
         states[list(errors)] = Place.BROKEN
         self._state[places] = states
         self._profile.add(read_s=seconds[0], decode_s=seconds[1] + seconds[2])
 
-    def _store(self, places: np.ndarray, decoded: np.ndarray) -> None:
-        self._decoded[places, : decoded.shape[1], : decoded.shape[2]] = decoded
+
+class HostStore:
+    """Images in host memory: uint8 (n, h, w, 3), each in the upper left corner of its place, ascending by row."""
+
+    def __init__(self, spec: LoaderSpec, profile: Profile, shape: tuple[int, ...]) -> None:
+        self._spec, self._profile, self._batches = spec, profile, HostBatches(spec)
+        self._pixels = np.empty(shape, dtype=np.uint8)
+        self._decoded = DecodedImages(spec, profile, self._keep)
+
+    @property
+    def needs_shards(self) -> bool:
+        return not self._decoded.complete
+
+    def buffer(self) -> torch.Tensor:
+        return self._batches.take()
+
+    def chunks(self, part: Part) -> list[slice]:
+        return even_slices(len(part.rows), self._spec.workers)
+
+    def fill(self, images: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
+        places, out = self._decoded.decode(part.fetch[chunk]), images[chunk]
+        started = time.perf_counter()
+        resize_crops(self._pixels, places, part.boxes[chunk], part.flips[chunk], out)
+        resized = time.perf_counter() - started
+        errors = self._decoded.blacken(places, out)
+        self._profile.add(resize_s=resized + augment(images, part, chunk), num_images=len(out))
+        return {chunk.start + i: error for i, error in errors.items()}
+
+    def finish(self, images: torch.Tensor, part: Part, errors: DecodeErrors) -> tuple[torch.Tensor, DecodeErrors]:
+        return self._spec.to_device(images), errors
+
+    def _keep(self, places: np.ndarray, decoded: np.ndarray) -> None:
+        self._pixels[places, : decoded.shape[1], : decoded.shape[2]] = decoded
 
 
-class ResidentOnDevice(ResidentLoader):
+class DeviceStore:
     """Images in the memory of a GPU. Threads only decode, in the first epoch; the GPU resizes when a batch is requested."""
 
-    def __init__(self, spec: LoaderSpec, shape: tuple[int, ...]) -> None:
-        super().__init__(spec, (0, 0, 0, 3))
-        self._on_device = torch.zeros(shape, dtype=torch.uint8, device=spec.device)  # zeros: unused corners are multiplied by 0
+    def __init__(self, spec: LoaderSpec, profile: Profile, shape: tuple[int, ...]) -> None:
+        self._spec, self._profile = spec, profile
+        self._pixels = torch.zeros(shape, dtype=torch.uint8, device=spec.device)  # zeros: unused corners are multiplied by 0
+        self._decoded = DecodedImages(spec, profile, self._keep)
         if spec.device.type == "cuda":
             torch.cuda.synchronize(spec.device)  # threads write there, on streams of their own
 
-    def _tasks(self, part: Part, images: torch.Tensor) -> list[Future[DecodeErrors]]:
-        if (self._state[self._place_of[part.fetch]] != Place.EMPTY).all():
-            return []
-        return [self._pool.submit(self._decode_only, part.fetch[chunk]) for chunk in self._chunks(len(part.rows))]
+    @property
+    def needs_shards(self) -> bool:
+        return not self._decoded.complete
 
-    def _images(self) -> torch.Tensor:
+    def buffer(self) -> torch.Tensor:
         return torch.empty(0)  # the batch is made on the device
 
-    def _decode_only(self, rows: np.ndarray) -> DecodeErrors:
-        self._decode(rows)
+    def chunks(self, part: Part) -> list[slice]:
+        return [] if self._decoded.has(part.fetch) else even_slices(len(part.rows), self._spec.workers)
+
+    def fill(self, images: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
+        self._decoded.decode(part.fetch[chunk])
         return {}
 
-    def _store(self, places: np.ndarray, decoded: np.ndarray) -> None:
+    def finish(self, images: torch.Tensor, part: Part, errors: DecodeErrors) -> tuple[torch.Tensor, DecodeErrors]:
+        places, size = self._decoded.places(part.fetch), self._spec.size
+        index, boxes, flips = (self._spec.to_device(torch.from_numpy(values)) for values in (places, part.boxes, part.flips))
+        made = resize_on_device(self._pixels[index], boxes, flips, size.height_px, size.width_px)
+        errors = self._decoded.blacken(places, made)
+        apply(made, part)
+        self._profile.add(num_images=len(part.rows))
+        return made, errors
+
+    def _keep(self, places: np.ndarray, decoded: np.ndarray) -> None:
         stream = torch.cuda.Stream(self._spec.device) if self._spec.device.type == "cuda" else None
         with torch.cuda.stream(stream):
             index = torch.from_numpy(places).to(self._spec.device)
-            self._on_device[index, : decoded.shape[1], : decoded.shape[2]] = torch.from_numpy(decoded).to(self._spec.device)
+            self._pixels[index, : decoded.shape[1], : decoded.shape[2]] = torch.from_numpy(decoded).to(self._spec.device)
         if stream is not None:
             stream.synchronize()  # here, in a thread of the pool: the consumer needs the batch later
 
-    def _finish(self, started: Started) -> Batch:
-        waiting = time.perf_counter()
-        started.wait()
-        copying = time.perf_counter()
-        part = started.planned.part
-        places = self._place_of[part.fetch]
-        index, boxes, flips = (self._spec.to_device(torch.from_numpy(values)) for values in (places, part.boxes, part.flips))
-        images = resize_on_device(self._on_device[index], boxes, flips, self._spec.size.height_px, self._spec.size.width_px)
-        errors = self._blacken(places, images)
-        apply(images, part)
-        batch = self._spec.batch(images, started.planned, errors, self.skipped)
-        self._profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying, num_images=len(part.rows))
-        return batch
+
+def even_slices(count: int, workers: int) -> list[slice]:
+    """A task for each thread: a resize is so short that the overhead of more tasks would show."""
+    return slices(count, max(CHUNK, -(-count // workers)))
 
 
 def resize_on_device(

@@ -1,27 +1,49 @@
-"""The thread backend: libjpeg-turbo and a resize without Python's lock, on a pool of threads that fill shared batch arrays.
+"""A pool of threads that fills batches chunk by chunk, ahead of the consumer; and what it does in the `threads` backend.
 
 part ─► chunks of images ─► pool: decode what the crop needs ─► resize ─► flip ─► colours, erased box ─► images[chunk]
 """
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from fastfashion.errors import InputError
 from fastfashion.load.augment import apply_one
-from fastfashion.load.crops import load_crops, warn_if_slow
-from fastfashion.load.life import Backend, Batches, Buffers
+from fastfashion.load.batch import Profile
+from fastfashion.load.buffers import Buffers, Owner
+from fastfashion.load.crops import load_crops
+from fastfashion.load.feed import Made, Planned
 from fastfashion.load.plan import Part
-from fastfashion.load.spec import Batch, LoaderSpec, Planned
+from fastfashion.load.spec import LoaderSpec
 
 CHUNK = 16  # images a task: with one a task, the overhead costs a fifth of the rate
 
 DecodeErrors = dict[int, InputError]  # by slot
+
+
+class Filler(Protocol):
+    """What the pool does for a batch."""
+
+    @property
+    def needs_shards(self) -> bool: ...
+
+    def buffer(self) -> torch.Tensor:
+        """Memory for a batch."""
+
+    def chunks(self, part: Part) -> list[slice]:
+        """The slots of each task; none if there is nothing to do on threads."""
+
+    def fill(self, images: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
+        """One task, on a thread of the pool; returns decode errors by slot, whose images are black."""
+
+    def finish(self, images: torch.Tensor, part: Part, errors: DecodeErrors) -> tuple[torch.Tensor, DecodeErrors]:
+        """After all tasks, on the consumer's thread: the images on the device, and all errors."""
 
 
 @dataclass(frozen=True)
@@ -29,97 +51,122 @@ class Started:
     """A batch in progress."""
 
     planned: Planned
-    images: torch.Tensor  # uint8 (B, H, W, 3), being filled
+    images: torch.Tensor  # being filled
     tasks: list[Future[DecodeErrors]]
 
-    def wait(self) -> DecodeErrors:
-        return {slot: error for task in self.tasks for slot, error in task.result().items()}
+
+class ChunkPool:
+    """The backend that works on `workers` threads of this process, `prefetch` batches ahead; one more thread plans."""
+
+    def __init__(self, filler: Filler, workers: int, prefetch: int, profile: Profile) -> None:
+        self._filler, self._prefetch, self._profile, self._owner = filler, prefetch, profile, Owner()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
+
+    @property
+    def needs_shards(self) -> bool:
+        return self._filler.needs_shards
+
+    def batches(self, planned: Iterator[Planned]) -> Generator[Made, None, None]:
+        ahead = deque(self._planner.submit(self._start_next, planned) for _ in range(self._prefetch + 1))
+        try:
+            while (started := ahead[0].result()) is not None:
+                ahead.popleft()
+                ahead.append(self._planner.submit(self._start_next, planned))
+                yield self._finish(started)
+        finally:
+            if self._owner.may_clean_up:
+                for future in ahead:
+                    if not future.cancel():
+                        future.add_done_callback(_cancel_tasks)  # without waiting: it may itself wait for a shard
+
+    def close(self) -> None:
+        self._planner.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start_next(self, planned: Iterator[Planned]) -> Started | None:
+        """Start the next batch; on the planner's thread, so that the consumer's is free."""
+        coming = next(planned, None)
+        if coming is None:
+            return None
+        images, part = self._filler.buffer(), coming.part
+        filled = images.numpy()
+        return Started(coming, images, [self._pool.submit(self._filler.fill, filled, part, chunk) for chunk in self._filler.chunks(part)])
+
+    def _finish(self, started: Started) -> Made:
+        waiting = time.perf_counter()
+        errors = {slot: error for task in started.tasks for slot, error in task.result().items()}
+        copying = time.perf_counter()
+        images, errors = self._filler.finish(started.images, started.planned.part, errors)
+        self._profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying)
+        return Made(started.planned, images, errors)
 
 
-def _cancel_tasks(future: "Future[Started | None]") -> None:
+def _cancel_tasks(future: Future[Started | None]) -> None:
     if future.exception() is None and (started := future.result()) is not None:
         for task in started.tasks:
             task.cancel()
 
 
-class ThreadsLoader(Backend):
-    """Works on `spec.workers` threads of this process, `spec.prefetch` batches ahead; one more thread plans."""
+class HostBatches:
+    """Memory for a filler whose batches are made on the CPU and then moved to the device."""
 
     def __init__(self, spec: LoaderSpec) -> None:
-        warn_if_slow()
-        super().__init__(spec)
+        self._spec = spec
         self._buffers = Buffers(spec.images_shape, keep=spec.prefetch + 4)
-        self._pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="loader")
-        self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
 
-    def _steps(self, epoch: int, start: int) -> Batches:
-        coming = self._planned(epoch, start)
-        ahead = deque(self._planner.submit(self._start_next, coming) for _ in range(self._spec.prefetch + 1))
-        try:
-            while (started := ahead[0].result()) is not None:
-                ahead.popleft()
-                ahead.append(self._planner.submit(self._start_next, coming))
-                yield self._finish(started)
-        finally:
-            if self._may_clean_up:
-                for future in ahead:
-                    if not future.cancel():
-                        future.add_done_callback(_cancel_tasks)  # without waiting: it may itself wait for a shard
-
-    def _planned(self, epoch: int, start: int) -> Iterator[Planned]:
-        return self._spec.planned(epoch, start)
-
-    def _start_next(self, coming: Iterator[Planned]) -> "Started | None":
-        """Start the next batch; on the planner's thread, so that the consumer's is free."""
-        planned = next(coming, None)
-        if planned is None:
-            return None
-        images = self._images()
-        return Started(planned, images, self._tasks(planned.part, images))
-
-    def _images(self) -> torch.Tensor:
+    def take(self) -> torch.Tensor:
+        """uint8 (B, H, W, 3), uninitialised."""
         if self._spec.device.type == "cuda":
             return torch.empty(self._spec.images_shape, dtype=torch.uint8, pin_memory=True)  # torch itself reuses this memory
         return self._buffers.take()
 
-    def _tasks(self, part: Part, images: torch.Tensor) -> list[Future[DecodeErrors]]:
-        return [self._pool.submit(self._work, images.numpy(), part, chunk) for chunk in self._chunks(len(part.rows))]
 
-    def _chunks(self, count: int) -> list[slice]:
-        return [slice(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
+class CropDecoder:
+    """Decodes each crop from the encoded image, every time."""
 
-    def _work(self, images: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
-        errors = self._fill(images[chunk], part, chunk)
-        started = time.perf_counter()
-        if part.colours is not None or part.erased is not None:
-            for slot in range(chunk.start, chunk.stop):
-                apply_one(images[slot], *(None if values is None else values[slot] for values in (part.colours, part.erased)))
-        self._profile.add(resize_s=time.perf_counter() - started)
-        return {chunk.start + i: error for i, error in errors.items()}
+    needs_shards = True
 
-    def _fill(self, out: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
-        """Load the images of some slots into uint8 (n, H, W, 3); returns decode errors by index in `out`."""
-        rows, images = part.fetch[chunk], self._spec.images
+    def __init__(self, spec: LoaderSpec, profile: Profile) -> None:
+        self._spec, self._profile, self._batches = spec, profile, HostBatches(spec)
+
+    def buffer(self) -> torch.Tensor:
+        return self._batches.take()
+
+    def chunks(self, part: Part) -> list[slice]:
+        return slices(len(part.rows), CHUNK)
+
+    def fill(self, images: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
+        rows, packed, out = part.fetch[chunk], self._spec.images, images[chunk]
         seconds = np.zeros(3)
         started = time.perf_counter()
-        encoded = [images.encoded(row) for row in rows.tolist()]
-        kinds, unlike = images.kinds_of(rows), images.unlike(rows, encoded)
+        encoded = [packed.encoded(row) for row in rows.tolist()]
+        kinds, unlike = packed.kinds_of(rows), packed.unlike(rows, encoded)
         seconds[0] = time.perf_counter() - started
         errors = unlike | load_crops(encoded, part.boxes[chunk], self._spec.sizes_px(rows), part.flips[chunk], out, seconds, kinds)
         out[list(unlike)] = 0
         read, decode, resize = seconds.tolist()
-        self._profile.add(read_s=read, decode_s=decode, resize_s=resize, num_images=len(rows))
-        return errors
+        self._profile.add(read_s=read, decode_s=decode, resize_s=resize + augment(images, part, chunk), num_images=len(rows))
+        return {chunk.start + i: error for i, error in errors.items()}
 
-    def _finish(self, started: Started) -> Batch:
-        waiting = time.perf_counter()
-        errors = started.wait()
-        copying = time.perf_counter()
-        batch = self._spec.batch(self._spec.to_device(started.images), started.planned, errors, self.skipped)
-        self._profile.add(wait_s=copying - waiting, copy_s=time.perf_counter() - copying)
-        return batch
+    def finish(self, images: torch.Tensor, part: Part, errors: DecodeErrors) -> tuple[torch.Tensor, DecodeErrors]:
+        return self._spec.to_device(images), errors
 
-    def close(self) -> None:
-        super().close()
-        self._planner.shutdown(wait=True, cancel_futures=True)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+
+def slices(count: int, size: int) -> list[slice]:
+    """Slots 0 to `count` in pieces of `size`."""
+    return [slice(at, min(at + size, count)) for at in range(0, count, size)]
+
+
+def augment(images: np.ndarray, part: Part, chunk: slice) -> float:
+    """Colours and erased boxes of some slots, in place; returns the seconds that it took."""
+    if part.colours is None and part.erased is None:
+        return 0.0
+    started = time.perf_counter()
+    for slot in range(chunk.start, chunk.stop):
+        apply_one(images[slot], *(None if values is None else values[slot] for values in (part.colours, part.erased)))
+    return time.perf_counter() - started
+
+
+def open_threads(spec: LoaderSpec, profile: Profile) -> ChunkPool:
+    return ChunkPool(CropDecoder(spec, profile), spec.workers, spec.prefetch, profile)

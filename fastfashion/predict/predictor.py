@@ -1,7 +1,7 @@
 """Images to answers: the best classes of every head, with calibrated probabilities.
 
     Image, Image, … ─► threads: read ─► processes: decode, resize ─► batch ───┐
-    packed set ─► open_loader ─────────────────────────────────────────► batch ─┴► model ─► softmax ─► top k ─► Answers
+    packed set ─► Loader ──────────────────────────────────────────────► batch ─┴► model ─► softmax ─► top k ─► Answers
 
 Files go through the code of the loader (`load/crops.py`), so that an image has the same pixels here and in a packed set; they are decoded
 in processes that may die (`predict/decoding.py`), so that a file that kills a decoder is one error among the answers.
@@ -10,8 +10,7 @@ in processes that may die (`predict/decoding.py`), so that a file that kills a d
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -19,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fastfashion import dist
 from fastfashion.config import Size
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.load import LoaderSpec, Plan, choose_images, open_loader
+from fastfashion.load import Loader, LoaderSpec, Selection, make_spec
 from fastfashion.model.artifact import load_artifact
 from fastfashion.model.net import probabilities
 from fastfashion.predict.decode_worker import load_encoded
@@ -124,7 +124,7 @@ class Predictor:
         packed = open_packed_set(path)
         ids = packed.table["id"].to_numpy()
         spec = self.spec(packed, np.arange(len(packed)), batch_size)
-        with closing(open_loader(spec)) as loader:
+        with Loader(spec) as loader:
             for step, batch in zip(spec.plan.steps(0), loader.steps(0), strict=True):
                 rows = step.rows.tolist()
                 names = [f"{path}/{ids[row]}" for row in rows]
@@ -132,20 +132,11 @@ class Predictor:
                 yield self.answers(names, self.probabilities(batch.images[: len(rows)]), errors, top)
 
     def spec(self, packed: PackedSet, rows: np.ndarray, batch_size: int) -> LoaderSpec:
-        """How to load rows of a set, int64 (n,), whole and in order: at the resolution of the training if the set has it."""
-        trained = read_config(self.run).data.resolution
-        images = choose_images(packed, trained if trained in packed.resolutions else "auto", str(self.size))[0]
-        return LoaderSpec(
-            images=images,
-            plan=Plan(
-                rows=rows, heights_px=images.height_px, widths_px=images.width_px, batch_size=batch_size, fit=self.fit, size=self.size
-            ),
-            labels=np.zeros((len(packed), 0), dtype=np.int64),
-            size=self.size,
-            device=self.device,
-            workers=self.workers,
-            on_bad="skip",
-        )
+        """How to load rows of a set, int64 (n,), whole and in order: as the run did, at its resolution if the set has it."""
+        trained = read_config(self.run).data
+        resolution = trained.resolution if trained.resolution in packed.resolutions else "auto"
+        data = replace(trained, resolution=resolution, size=str(self.size), workers=self.workers, on_bad="skip", shuffle="epoch")
+        return make_spec(packed, Selection(rows=rows, batch_size=batch_size), data, dist.World(device=self.device))
 
     def answers(self, names: list[str], probabilities: dict[str, torch.Tensor], errors: dict[int, str], top: int) -> Answers:
         """The `top` best of probabilities {task: (B, C)}."""

@@ -1,6 +1,6 @@
 """The products of the training set that look most like an image, by the model's own features.
 
-training rows ─► open_loader ─► embedding, unit length ─► run/products.safetensors, made once ─► nearest by cosine
+training rows ─► Loader ─► embedding, unit length ─► run/products.safetensors, made once ─► nearest by cosine
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.files import publish
 from fastfashion.images import codec
-from fastfashion.load import open_loader
+from fastfashion.load import Loader
 from fastfashion.model.weights import WEIGHTS, read_shapes
 from fastfashion.predict.decoding import Decoders
 from fastfashion.predict.predictor import Predictor
@@ -111,7 +110,7 @@ class Products:
     def _make(self, run_model: Runner) -> Kept:
         print(f"features of {counted(len(self.rows), 'product')} are computed, once; the page works meanwhile", file=sys.stderr, flush=True)
         parts, kept = [], []
-        with closing(open_loader(self._spec)) as loader:
+        with Loader(self._spec) as loader:
             for batch in loader.steps(0):
                 real = batch.rows >= 0
                 parts.append(run_model(lambda images=batch.images: self._predictor.embedding(images))[real].half().cpu())  # type: ignore[misc]

@@ -1,6 +1,6 @@
 """What a run trains and validates on: the rows of its own list, or of a new split, as a loader needs them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from fastfashion.catalog import ids_hash
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, PackedSetError
 from fastfashion.files import location
-from fastfashion.load import LoaderSpec, Plan, choose_images
+from fastfashion.load import LoaderSpec, Selection, in_order, make_spec
 from fastfashion.model.objective import LossSettings
 from fastfashion.runs.folder import is_untrained
 from fastfashion.runs.opened import assumed_list
@@ -52,35 +52,19 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
             f"{packed.path}: holds other ids, or in another order, than the set of rank 0; every process needs the same packed set"
         )
     split, codes = rows.split, vocab.codes(corrected(packed, data.corrections), tasks)
-    images, size = choose_images(packed, config.data.resolution, config.data.size)
-    plan = Plan(
+    chosen = Selection(
         rows=rows.train,
-        heights_px=images.height_px,
-        widths_px=images.width_px,
         batch_size=config.train.batch_size,
+        tasks=tasks,
+        labels=codes,
         seed=config.train.seed,
         augment=config.augment,
         shard_starts=rows.shard_starts,
         numbers=rows.numbers,
-        window_shards=config.data.window_shards if config.data.shuffle == "window" else 0,
-    )
-    spec = LoaderSpec(
-        images=images,
-        plan=plan,
-        labels=codes,
-        size=size,
-        device=world.device,
-        rank=world.rank,
-        world_size=world.size,
         micro_batches=config.train.accumulate,
-        backend=config.data.backend,
-        workers=config.data.workers or dist.cores_per_process(world.local_size),
-        on_bad=config.data.on_bad,
-        cache_dir=config.data.cache_dir,
-        cache_bytes=int(config.data.cache_gb * 1e9),
     )
-    val_plan = replace(plan, rows=rows.val, augment=None)
-    val_spec = replace(spec, plan=val_plan, labels=split.labels("val", codes), micro_batches=1)
+    spec = make_spec(packed, chosen, config.data, world)
+    val_spec = in_order(spec, rows.val, split.labels("val", codes))
     classes = {task: vocab.names(task) for task in tasks}
     loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights)
     return Data(

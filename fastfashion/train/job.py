@@ -14,7 +14,8 @@ from fastfashion.config import ALL, DEFAULT_RECIPE, RunConfig
 from fastfashion.disk import room_for
 from fastfashion.errors import TrainingError
 from fastfashion.files import clear_unpublished, location, publish_json
-from fastfashion.load import choose_images, open_loader
+from fastfashion.load import Loader, choose_images
+from fastfashion.load import notes as slow_notes
 from fastfashion.load.fit import Fit
 from fastfashion.model.artifact import ModelDescription, count_parameters, save_artifact
 from fastfashion.model.sizes import nearest_size
@@ -145,7 +146,7 @@ def _train(job: Job, held: Held) -> TrainSummary:
         torch.manual_seed(config.train.seed)
         control = Control(world, config.train, signals=job.signals)  # its clock starts here
         data = prepare_data(config, world, run)
-        loader, val_loader = (stack.enter_context(closing(open_loader(each))) for each in (data.spec, data.val_spec))
+        loader, val_loader = (stack.enter_context(closing(Loader(each))) for each in (data.spec, data.val_spec))
         model, heads = build_model(config, data.classes, data.spec, world)
         learner = Learner(config, model, world, config.train.epochs * loader.num_steps)
         checkpoints = stack.enter_context(_checkpoints(job, data, model.channels_last)) if world.is_main else None
@@ -158,7 +159,7 @@ def _train(job: Job, held: Held) -> TrainSummary:
         if world.is_main:
             recorder = _begin_record(job, data, progress, stack)
             recorder.say(intro_text(run, config, world, data, count_parameters(model)))
-            for note in _notes(job, progress, loader.num_steps, heads, held):
+            for note in [*_notes(job, progress, loader.num_steps, heads, held), *slow_notes(data.spec)]:
                 recorder.say(note)
         trainer = Trainer(
             run=run,

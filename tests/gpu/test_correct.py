@@ -23,7 +23,7 @@ import torch
 from fastfashion.config import AugmentConfig, RunConfig
 from fastfashion.dist import cores_per_process, num_threads
 from fastfashion.errors import ConfigError
-from fastfashion.load import open_loader
+from fastfashion.load import Loader
 from fastfashion.runs.files import read_metrics
 from fastfashion.shards import open_packed_set
 from fastfashion.train.checkpoint import read_checkpoint
@@ -80,7 +80,7 @@ def epoch_of(
     """Read when the last batch is made, so that a buffer that is used again too early is seen."""
     where = check.torch_device if device == "cuda" else torch.device("cpu")
     spec = make_spec(check, stock, device=where, augment=augment, rows=rows, backend=backend, hw_decoder_load=load, batch_size=32)
-    with closing(open_loader(spec)) as loader:
+    with closing(Loader(spec)) as loader:
         parts = [(batch.rows, batch.labels, batch.images) for batch in loader.steps(EPOCH)]
         found, labels, images = (torch.cat([part[i] for part in parts]).cpu().numpy() for i in range(3))
     return Images(rows=found, labels=labels, images=images.astype(np.int16))
