@@ -1,0 +1,159 @@
+"""What loaders lose when a run is killed in the middle of an epoch and resumed, each library in an environment of its own.
+
+    library: environment ─► samples in its form ─► way: first run (state saved, later SIGKILL) ─► second run ─► lost, doubled, …
+
+The ways are in `resume_ways/with_*.py`, one file a library; what a run does, in `resume_ways/job.py`; what is counted, in
+`resume_ways/score.py`. A sample is an id and the random number that its augmentation drew.
+"""
+
+import importlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from command import Out, command_line, run
+from fastfashion.bars import tqdm
+from fastfashion.bench import write_record
+from fastfashion.errors import ConfigError
+from fastfashion.provenance import git_commit, machine_info, package_versions
+from fastfashion.tables import table_text as table
+from resume_ways import environments, processes
+from resume_ways.job import Way
+from resume_ways.score import read_log, score
+
+LIBRARIES = {
+    "accelerate": "accelerate",
+    "lightning": "Lightning",
+    "torchdata": "torchdata",
+    "datasets": "Hugging Face datasets",
+    "webdataset": "webdataset",
+    "litdata": "LitData",
+    "streaming": "MosaicML Streaming",
+}
+COLUMNS = ("way", "lost", "doubled", "same order", "same ids", "same pixels", "note")
+
+
+def measure(names: Iterable[str], home: Path, limit_s: float, only: str = "") -> list[dict[str, Any]]:
+    """A row for each way of the libraries: what `row_of` returns."""
+    rows = []
+    for name in names:
+        module = importlib.import_module(f"resume_ways.with_{name}")
+        python = environments.make_environment(home / "environments", name, module.VERSIONS)
+        pins = [pin.partition("==")[0] for pin in module.VERSIONS]
+        versions = environments.versions_in(python, [*pins, "torch", "numpy"])
+        for way in tqdm([way for way in module.WAYS if only in way.text], desc=name):
+            data = home / "data" / f"{name}-{way.rows}"
+            processes.prepare(python, f"with_{name}", data, way.rows)
+            begin = time.monotonic()
+            row = {"library": LIBRARIES[name], "version": versions[pins[0]], "versions": versions, "way": way.text}
+            row |= worst([row_of(way, python, f"with_{name}", home / "runs" / name, data, limit_s) for _ in range(way.times)])
+            rows.append(row | {"seconds": round(time.monotonic() - begin, 1)})
+    return rows
+
+
+def worst(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row with the most samples lost or doubled; where there are several, with what each lost."""
+    bad = [float("inf") if row.get("failed") else row["lost"] + row["doubled"] for row in rows]
+    chosen = rows[bad.index(max(bad))]
+    if len(rows) == 1:
+        return chosen
+    return chosen | {"runs": [{name: row.get(name) for name in ("failed", "lost", "doubled")} for row in rows]}
+
+
+def row_of(way: Way, python: Path, module: str, folder: Path, data: Path, limit_s: float) -> dict[str, Any]:
+    """Run a way: its settings, what was lost, and `failed` with the first words of an error if it could not be run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    row: dict[str, Any] = {
+        "settings": {name: value for name, value in asdict(way).items() if name not in ("text", "note")},
+        "note": way.note,
+    }
+    first = processes.run_processes(python, module, way, folder, data, second=False, limit_s=limit_s)
+    if not first.killed:
+        return row | {"failed": f"when saving: {first.failed or 'ended without being killed'}"}
+    second = processes.run_processes(python, module, way, folder, data, second=True, limit_s=limit_s)
+    if second.failed:
+        return row | {"failed": second.failed}
+    found = score(read_log(folder, "first"), read_log(folder, "second"), epoch=way.epoch, step=way.saved_at)
+    return row | asdict(found)
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row of the table, from the column `way` on."""
+    if row.get("failed"):
+        return [row["way"], "", "", "", "", "", f"`{row['failed']}`"]
+    yes = {True: "yes", False: "no"}
+    marks = [yes[row[name]] for name in ("same_order", "same_ids", "same_pixels")]
+    return [row["way"], str(row["lost"]), str(row["doubled"]), *marks, note(row)]
+
+
+def note(row: Mapping[str, Any]) -> str:
+    """What the columns do not say: other runs of the same way, the epoch after, what is true of an unbroken run as well."""
+    said = [row["note"]] if row["note"] else []
+    if "runs" in row:
+        exact = sum(run["lost"] == run["doubled"] == 0 for run in row["runs"])
+        said.append(f"the worst of {len(row['runs'])} runs; {exact} lost and doubled nothing")
+    lost, doubled = row["next_lost"], row["next_doubled"]
+    if lost or doubled:
+        said.append(f"next epoch: {lost} lost, {doubled} doubled")
+    elif row["next_repeats"]:
+        said.append("the next epoch repeats the order of this one")
+    elif not row["next_same_order"] and row["same_order"]:
+        said.append("the next epoch has another order than without a break")
+    if row["epochs_alike"] and not any(words in row["way"] for words in ("fixed order", "no shuffling")):
+        said.append("every epoch has the same order")
+    if row["unbroken"] != row["settings"]["rows"]:
+        said.append(f"an unbroken epoch has {row['unbroken']} of {row['settings']['rows']} samples")
+    if row["rest"] == 0:
+        said.append("the loader starts the next epoch at once" if row["starts_next"] else "the loader gives an empty epoch first")
+    return "; ".join(said)
+
+
+def table_text(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
+    """The rows for people, or for docs/loader.md."""
+    lines = []
+    last = ""
+    for row in rows:
+        library = f"{row['library']} {row['version']}"
+        lines.append(["" if library == last else library, *cells(row)])
+        last = library
+    return table(["library", *COLUMNS], lines, left=(0, 1, -1), markdown=markdown)
+
+
+def main(
+    library: Annotated[list[str] | None, typer.Option(help=f"Measure these alone: {', '.join(LIBRARIES)}.", metavar="NAME")] = None,
+    only: Annotated[str, typer.Option(help="Measure the ways with this text alone.", metavar="TEXT")] = "",
+    home: Annotated[Path | None, typer.Option(help="Keep environments and runs in this folder.", metavar="FOLDER")] = None,
+    limit: Annotated[float, typer.Option(help="Kill a run that takes longer.", metavar="SECONDS")] = 120.0,
+    out: Out = None,
+) -> None:
+    """Count what each library loses on resume, in environments made with uv."""
+    names = library or list(LIBRARIES)
+    if unknown := [name for name in names if name not in LIBRARIES]:
+        raise ConfigError(f"--library: expected {', '.join(LIBRARIES)}, found {', '.join(unknown)}")
+    scratch = tempfile.mkdtemp(prefix="resume-") if home is None else None
+    try:
+        rows = measure(names, Path(scratch or home or ".").resolve(), limit, only)
+    finally:
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+    result = {
+        "command": command_line(),
+        "commit": git_commit(),
+        "machine": machine_info(),
+        "versions": package_versions(("fastfashion", "torch", "uv")),
+        "rows": rows,
+    }
+    write_record(out, result)
+    sys.stdout.write(table_text(rows) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)
