@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import importlib.util
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -89,17 +90,9 @@ def work(home: Path) -> dict[str, Any]:
     ff.synth(out=home / "synth", rows=60, size="120x90", workers=1)
     ff.shard(home / "synth", home / "shards", res="full,64", workers=1)
     packed = sorted(path for path in (home / "shards").rglob("*.tar"))
-    batches = []
-    loader = ff.open_loader(
-        home / "shards", size="80x64", batch_size=16, settings={"data.backend": "threads", "augment.brightness": 0.2}, device="cpu"
-    )
-    try:
-        for number, batch in enumerate(loader.steps(epoch=0)):
-            batches.append(batch.images.numpy().tobytes() + batch.rows.numpy().tobytes())
-            if number == 1:
-                break
-    finally:
-        loader.close()
+    settings = {"augment.brightness": 0.2}
+    with ff.loader(home / "shards", size="80x64", batch_size=16, backend="threads", settings=settings, device="cpu") as loader:
+        batches = [batch.images.numpy().tobytes() + batch.rows.numpy().tobytes() for batch in itertools.islice(loader, 2)]
     return {"shards": digest([path.read_bytes() for path in packed]), "batches": digest(batches)}
 
 
