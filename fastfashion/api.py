@@ -285,6 +285,7 @@ def preview(request: PreviewRequest) -> "PreviewSummary":
     """Draw a sheet of packed images, each beside what the model sees of it in three epochs of augmentation."""
     from fastfashion.audit.preview import PreviewRequest as SheetRequest
     from fastfashion.audit.preview import preview as draw
+    from fastfashion.load.fit import Fit
 
     config = request.config()
     return draw(
@@ -295,6 +296,7 @@ def preview(request: PreviewRequest) -> "PreviewSummary":
             task=config.data.task,
             resolution=config.data.resolution,
             size=config.data.size,
+            fit=Fit.of(config.data),
             workers=request.workers,
             count=request.count,
             rows=request.row or None,
@@ -319,6 +321,7 @@ def loader(
     task: str | Sequence[str] | None = "subCategory",
     batch_size: int = 128,
     size: str | tuple[int, int] = "auto",
+    fit: str = "squash",
     backend: str = "auto",
     workers: int | None = None,
     seed: int = 0,
@@ -350,6 +353,7 @@ def loader(
         task: Label, several, or all; None: only images and rows.
         batch_size: Images per step, over all processes.
         size: Input size, HxW or (height, width) in pixels; auto: from the images' shape.
+        fit: Fit images to the size: squash (stretch), crop (cut to its shape) or pad (letterbox, in data.pad_color of `settings`).
         backend: auto, dali, threads or resident; auto: dali on a GPU, threads without one.
         workers: Threads of this process; default: its share of the cores.
         seed: Seed of order and augmentation.
@@ -376,7 +380,7 @@ def loader(
     packed: Any = shards if hasattr(shards, "vocab") else open_set(value_of(find_shards, shards, "shards"))
     asked = () if task is None else DataConfig(task=value_of(labels_of, task, "task")).tasks
     place = _place(rank, world_size)
-    data: dict[str, Any] = {"resolution": resolution, "backend": backend, "workers": workers or 0, "protocol": protocol}
+    data: dict[str, Any] = {"fit": fit, "resolution": resolution, "backend": backend, "workers": workers or 0, "protocol": protocol}
     data |= {"split_seed": split_seed, "fold": fold, "window_shards": window, "on_bad": on_bad, "cache_dir": str(cache_dir)}
     request = LoaderRequest(
         split=split,

@@ -124,3 +124,17 @@ def test_what_cannot_be_shown_says_why_and_leaves_no_file(packed_small: PackedSm
     with pytest.raises(PackedSetError, match=rf"00001\.tar.* {offset}"):
         make(packed_small, tmp_path / "a.png", shards=broken, rows=[29, 30])
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_the_sheet_shows_the_fit_of_the_settings(packed_small: PackedSmall, tmp_path: Path) -> None:
+    """Through the function that the command calls: a letterbox in blue is blue where no image is."""
+    import fastfashion as ff
+
+    blue = {"data.fit": "pad", "data.pad_color": "0,0,255", "augment.brightness": 0.5}
+    sheets = {}
+    for name, settings in (("plain", {}), ("blue", blue)):
+        ff.preview(packed_small.out, rows=3, out=tmp_path / f"{name}.png", size="64x128", settings=settings, workers=1)
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            sheets[name] = (np.asarray(sheet.convert("RGB")) == (0, 0, 255)).all(axis=2).mean()
+    assert sheets["plain"] == 0 and sheets["blue"] > 0.1

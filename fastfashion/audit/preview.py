@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from fastfashion.fields import Result
 from fastfashion.files import writing_to
 from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Group, Tile, draw_sheet, write_sheet
 from fastfashion.load import Loader, LoaderSpec, Selection, make_spec
+from fastfashion.load.fit import DEFAULT_FIT, Fit
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 
 MAX_IMAGES = 512  # the sheet is then some 27,000 pixels high
@@ -34,6 +36,7 @@ class PreviewRequest:
     task: str = "subCategory"  # a label, several with commas between, or "all"
     resolution: str = "auto"
     size: str = "auto"
+    fit: Fit = DEFAULT_FIT
     backend: str = "threads"
     workers: int = 1
     count: int = 32  # images, drawn by seed from those with a label of one of the tasks
@@ -122,7 +125,8 @@ def _spec(request: PreviewRequest, packed: PackedSet, tasks: tuple[str, ...], la
     else:
         rows = np.flatnonzero(labels.max(axis=1) >= 0)
     chosen = Selection(rows=rows, batch_size=max(1, len(rows)), tasks=tasks, labels=labels, seed=request.seed, augment=request.augment)
-    data = DataConfig(resolution=request.resolution, size=request.size, backend=request.backend, workers=request.workers)
+    how: dict[str, Any] = {"resolution": request.resolution, "size": request.size, "backend": request.backend, "workers": request.workers}
+    data = DataConfig(**how, **request.fit.settings())
     spec = make_spec(packed, chosen, data, dist.World(device=torch.device("cpu")))
     plan = spec.plan
     if request.rows is None:
@@ -151,7 +155,7 @@ def _header(request: PreviewRequest, packed: PackedSet, images: Resolution, size
     chosen = {field.name: getattr(request.augment, field.name) for field in fields(AugmentConfig)}
     on = [f"{name} {value:g}" for name, value in chosen.items() if value != getattr(off, name)]
     return [
-        f"{packed.path}, resolution {images.name}: what a model with input {size} (height x width) sees; "
+        f"{packed.path}, resolution {images.name}: what a model with input {size} (height x width), fit {request.fit.mode}, sees; "
         f"label: {request.task}; seed: {request.seed}",
         f"augmentation: {', '.join(on) or 'none'}",
     ]

@@ -45,7 +45,7 @@ def predict_rows(
 
     rows: int64 (n,); labels: int64 (N, T) by row of the set, which the predictions carry along.
     """
-    data = replace(opened.config.data, size=str(opened.size), workers=request.workers or 0)
+    data = replace(opened.config.data, size=str(opened.size), workers=request.workers or 0, **opened.fit.settings())
     chosen = Selection(rows=rows, batch_size=opened.size.batch(request.batch_size), tasks=tuple(opened.tasks), labels=labels)
     with Loader(make_spec(opened.packed, chosen, data, world)) as loader:
         hidden = None if world.is_main else True  # None: if it is not a terminal

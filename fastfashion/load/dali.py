@@ -1,6 +1,6 @@
 """The DALI backend: one pipeline definition, device "mixed" on CUDA and "cpu" without.
 
-    plan ─► external source (encoded bytes, box, flip) ─► decode the crop ─► resize ─► flip ─► uint8 NHWC
+    plan ─► external source (encoded bytes, box, flip) ─► decode the crop ─► resize ─► flip ─► with fit pad: pad ─► uint8 NHWC
 
 DALI decodes only plain JPEGs (images/codec.py, Kind), of which all decoders give the same pixels. For every other image it gets the
 finished crop. Only this module imports DALI.
@@ -24,6 +24,7 @@ from fastfashion.load.batch import Profile
 from fastfashion.load.buffers import Buffers, Owner
 from fastfashion.load.crops import load_crop
 from fastfashion.load.feed import Made, Planned, undecodable
+from fastfashion.load.fit import PAD
 from fastfashion.load.plan import Part
 from fastfashion.load.spec import LoaderSpec
 
@@ -128,8 +129,8 @@ class DaliBackend:
         feed_ndarray(dense, images, cuda_stream=torch.cuda.current_stream(self._spec.device))
         return images
 
-    def _feed(self) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-        """The next batch for DALI, which calls this; StopIteration ends the epoch."""
+    def _feed(self) -> tuple[Any, ...]:
+        """The next batch for DALI, which calls this, as `build_pipeline` has it; StopIteration ends the epoch."""
         planned = next(self._planned)
         self._fed.append(planned)
         started = time.perf_counter()
@@ -138,11 +139,14 @@ class DaliBackend:
         self._profile.add(read_s=time.perf_counter() - started)
         self._check_sizes(part.fetch, encoded)
         start, end, flips = part.boxes[:, :2].copy(), part.boxes[:, 2:].copy(), part.flips.astype(np.int32)
-        if len(places := self._not_for_dali(part.fetch)):
-            for place, crop in zip(places.tolist(), self._crops(encoded, part, places), strict=True):
-                encoded[place] = crop
-            start[places], end[places], flips[places] = 0, self._spec.images_shape[1:3], 0
-        return encoded, start, end, flips
+        whole = self._spec.images_shape[1:3]
+        shown = np.tile(np.array(whole, np.int32), (len(flips), 1)) if part.places is None else part.places[:, 2:] - part.places[:, :2]
+        corner = np.zeros_like(shown) if part.places is None else -part.places[:, :2]
+        if len(slots := self._not_for_dali(part.fetch)):
+            for slot, crop in zip(slots.tolist(), self._crops(encoded, part, slots), strict=True):
+                encoded[slot] = crop
+            start[slots], end[slots], flips[slots], shown[slots], corner[slots] = 0, whole, 0, whole, 0
+        return (encoded, start, end, flips) if part.places is None else (encoded, start, end, flips, shown, corner)
 
     def _check_sizes(self, rows: np.ndarray, encoded: list[np.ndarray]) -> None:
         """Refuse images that are not what the index says; DALI itself would allocate memory for any number of pixels."""
@@ -167,23 +171,24 @@ class DaliBackend:
         places: np.ndarray = np.flatnonzero(unfit | (self._rows[rows] == Row.REFUSED))
         return places
 
-    def _crops(self, encoded: list[np.ndarray], part: Part, places: np.ndarray) -> Iterator[np.ndarray]:
-        """Finished crops of the images at `places`, as `load_crop` makes them for all backends, in the bytes of a PPM."""
-        sizes = self._spec.sizes_px(part.fetch)
+    def _crops(self, encoded: list[np.ndarray], part: Part, slots: np.ndarray) -> Iterator[np.ndarray]:
+        """Finished images of some slots, as `load_crop` makes them for all backends, in the bytes of a PPM."""
+        sizes, padding = self._spec.sizes_px(part.fetch), self._spec.plan.fit.padding(part.places)
 
-        def crop(place: int) -> np.ndarray:
-            row, out, seconds = int(part.fetch[place]), np.zeros(self._spec.images_shape[1:], dtype=np.uint8), np.zeros(3)
-            if part.rows[place] >= 0 and row not in self._errors:  # padding stays black
+        def crop(slot: int) -> np.ndarray:
+            row, out, seconds = int(part.fetch[slot]), np.zeros(self._spec.images_shape[1:], dtype=np.uint8), np.zeros(3)
+            if part.rows[slot] >= 0 and row not in self._errors:  # a slot without a row stays black
                 try:
-                    height_px, width_px = sizes[place].tolist()
-                    load_crop(encoded[place], part.boxes[place], (height_px, width_px), bool(part.flips[place]), out, seconds)
+                    height_px, width_px = sizes[slot].tolist()
+                    shown = out if padding is None else padding.fill(slot, out)
+                    load_crop(encoded[slot], part.boxes[slot], (height_px, width_px), bool(part.flips[slot]), shown, seconds)
                 except InputError as error:
                     self._errors[row] = error
                     out[:] = 0
             self._profile.add(decode_s=seconds[1], resize_s=seconds[2])
             return np.frombuffer(codec.encode_pnm(out), dtype=np.uint8)
 
-        return self._pool.map(crop, places.tolist())
+        return self._pool.map(crop, slots.tolist())
 
     def _find_cause(self, error: RuntimeError) -> None:
         """Decode the images in the pipeline one by one: DALI does not say which failed. Raises PackedSetError unless it may be skipped.
@@ -220,10 +225,15 @@ def uses_nvjpeg(spec: LoaderSpec) -> bool:
 
 
 def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]]) -> Any:
-    """The pipeline: `feed` gives encoded images (uint8), crop start and end (int32 y, x) and flips (int32); it returns uint8 (H, W, 3)."""
+    """The pipeline: it returns uint8 (H, W, 3).
+
+    `feed` gives encoded images (uint8), crop start and end (int32 y, x) and flips (int32); with fit pad also the height and width to show
+    them in (int32), and minus the corner (int32 y, x) where.
+    """
     from nvidia.dali import fn, pipeline_def, types
 
-    cuda, whole = spec.device.type == "cuda", uses_nvjpeg(spec)
+    cuda, whole, size, fit = spec.device.type == "cuda", uses_nvjpeg(spec), spec.size, spec.plan.fit
+    kinds = [types.UINT8, types.INT32, types.INT32, types.INT32, types.INT32, types.INT32][: 6 if fit.mode == PAD else 4]
     how = {
         "device": "mixed" if cuda else "cpu",
         "hw_decoder_load": HW_DECODER_LOAD if spec.hw_decoder_load is None else spec.hw_decoder_load,
@@ -233,15 +243,19 @@ def build_pipeline(spec: LoaderSpec, feed: Callable[[], tuple[Any, ...]]) -> Any
 
     @pipeline_def
     def decode_crop_resize() -> Any:
-        encoded, start, end, flip = fn.external_source(
-            source=feed, num_outputs=4, batch=True, dtype=[types.UINT8, types.INT32, types.INT32, types.INT32], ndim=[1, 1, 1, 0]
+        encoded, start, end, flip, *place = fn.external_source(
+            source=feed, num_outputs=len(kinds), batch=True, dtype=kinds, ndim=[1, 1, 1, 0, 1, 1][: len(kinds)]
         )
         crop = {"start": start, "end": end, "axis_names": "HW"}
         images = fn.slice(fn.decoders.image(encoded, **how), **crop) if whole else fn.decoders.image_slice(encoded, **how, **crop)
-        images = fn.resize(
-            images, resize_y=spec.size.height_px, resize_x=spec.size.width_px, interp_type=types.INTERP_LINEAR, antialias=True
-        )
-        return fn.flip(images, horizontal=flip)
+        resize = {"interp_type": types.INTERP_LINEAR, "antialias": True}
+        if not place:
+            images = fn.resize(images, resize_y=size.height_px, resize_x=size.width_px, **resize)
+            return fn.flip(images, horizontal=flip)
+        shown, corner = place
+        images = fn.flip(fn.resize(images, size=fn.cast(shown, dtype=types.FLOAT), **resize), horizontal=flip)
+        whole_size, color = [size.height_px, size.width_px], [float(level) for level in fit.pad_color]
+        return fn.slice(images, start=corner, shape=whole_size, axis_names="HW", out_of_bounds_policy="pad", fill_values=color)
 
     pipeline = decode_crop_resize(
         batch_size=spec.images_shape[0],

@@ -43,7 +43,7 @@ class Fit:
     pad_color: tuple[int, int, int] = parse_color(DEFAULT_PAD_COLOR)
 
     def __post_init__(self) -> None:
-        DataConfig(fit=self.mode, crop_pct=self.crop_pct, pad_color=",".join(map(str, self.pad_color)))
+        DataConfig(**self.settings())
 
     @classmethod
     def of(cls, data: DataConfig) -> "Fit":
@@ -88,13 +88,17 @@ class Fit:
         shown = np.array(shape) if places is None else places[0, 2:] - places[0, :2]
         return float((shown / (boxes[0, 2:] - boxes[0, :2])).max())
 
+    def settings(self) -> dict[str, Any]:
+        """The fields of DataConfig that `of` makes it from."""
+        return {"fit": self.mode, "crop_pct": self.crop_pct, "pad_color": ",".join(map(str, self.pad_color))}
+
     def to_dict(self) -> dict[str, Any]:
         """What model.json and exports say of it."""
         return {"mode": self.mode, "crop_pct": self.crop_pct, "pad_color": list(self.pad_color)}
 
-    def padding(self, places: np.ndarray | None) -> Padding | None:
-        """What backends paint around places; None: nothing."""
-        return None if places is None else Padding(places, self.pad_color)
+    def padding(self, places: np.ndarray | None, chosen: slice = slice(None)) -> Padding | None:
+        """Some of a step's places, and what backends paint around them; None: nothing."""
+        return None if places is None else Padding(places[chosen], self.pad_color)
 
 
 DEFAULT_FIT = Fit()

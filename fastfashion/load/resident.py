@@ -145,7 +145,8 @@ class HostStore:
     def fill(self, images: np.ndarray, part: Part, chunk: slice) -> DecodeErrors:
         places, out = self._decoded.decode(part.fetch[chunk]), images[chunk]
         started = time.perf_counter()
-        resize_crops(self._pixels, places, part.boxes[chunk], part.flips[chunk], out)
+        padding = self._spec.plan.fit.padding(part.places, chunk)
+        resize_crops(self._pixels, places, part.boxes[chunk], part.flips[chunk], out, padding)
         resized = time.perf_counter() - started
         errors = self._decoded.blacken(places, out)
         self._profile.add(resize_s=resized + augment(images, part, chunk), num_images=len(out))
@@ -185,7 +186,8 @@ class DeviceStore:
     def finish(self, images: torch.Tensor, part: Part, errors: DecodeErrors) -> tuple[torch.Tensor, DecodeErrors]:
         places, size = self._decoded.places(part.fetch), self._spec.size
         index, boxes, flips = (self._spec.to_device(torch.from_numpy(values)) for values in (places, part.boxes, part.flips))
-        made = resize_on_device(self._pixels[index], boxes, flips, size.height_px, size.width_px)
+        padding = self._spec.plan.fit.padding(part.places)
+        made = resize_on_device(self._pixels[index], boxes, flips, size.height_px, size.width_px, padding)
         errors = self._decoded.blacken(places, made)
         apply(made, part)
         self._profile.add(num_images=len(part.rows))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fastfashion.errors import InputError
-from fastfashion.load.augment import apply_one
+from fastfashion.load.augment import apply_slot
 from fastfashion.load.batch import Profile
 from fastfashion.load.buffers import Buffers, Owner
 from fastfashion.load.crops import load_crops
@@ -143,7 +143,8 @@ class CropDecoder:
         encoded = [packed.encoded(row) for row in rows.tolist()]
         kinds, unlike = packed.kinds_of(rows), packed.unlike(rows, encoded)
         seconds[0] = time.perf_counter() - started
-        errors = unlike | load_crops(encoded, part.boxes[chunk], self._spec.sizes_px(rows), part.flips[chunk], out, seconds, kinds)
+        boxes, sizes, padding = part.boxes[chunk], self._spec.sizes_px(rows), self._spec.plan.fit.padding(part.places, chunk)
+        errors = unlike | load_crops(encoded, boxes, sizes, part.flips[chunk], out, seconds, kinds, padding)
         out[list(unlike)] = 0
         read, decode, resize = seconds.tolist()
         self._profile.add(read_s=read, decode_s=decode, resize_s=resize + augment(images, part, chunk), num_images=len(rows))
@@ -164,7 +165,7 @@ def augment(images: np.ndarray, part: Part, chunk: slice) -> float:
         return 0.0
     started = time.perf_counter()
     for slot in range(chunk.start, chunk.stop):
-        apply_one(images[slot], *(None if values is None else values[slot] for values in (part.colours, part.erased)))
+        apply_slot(images[slot], part, slot)
     return time.perf_counter() - started
 
 

@@ -135,7 +135,8 @@ class Predictor:
         """How to load rows of a set, int64 (n,), whole and in order: as the run did, at its resolution if the set has it."""
         trained = read_config(self.run).data
         resolution = trained.resolution if trained.resolution in packed.resolutions else "auto"
-        data = replace(trained, resolution=resolution, size=str(self.size), workers=self.workers, on_bad="skip", shuffle="epoch")
+        own = {"size": str(self.size), "workers": self.workers, **self.fit.settings()}
+        data = replace(trained, resolution=resolution, on_bad="skip", shuffle="epoch", **own)
         return make_spec(packed, Selection(rows=rows, batch_size=batch_size), data, dist.World(device=self.device))
 
     def answers(self, names: list[str], probabilities: dict[str, torch.Tensor], errors: dict[int, str], top: int) -> Answers:

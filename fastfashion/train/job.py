@@ -16,7 +16,7 @@ from fastfashion.errors import TrainingError
 from fastfashion.files import clear_unpublished, location, publish_json
 from fastfashion.load import Loader, choose_images
 from fastfashion.load import notes as slow_notes
-from fastfashion.load.fit import Fit
+from fastfashion.load.fit import SQUASH, Fit
 from fastfashion.model.artifact import ModelDescription, count_parameters, save_artifact
 from fastfashion.model.sizes import nearest_size
 from fastfashion.model.weights import ambiguity, check_declared, check_first_weights
@@ -72,8 +72,9 @@ def run_name(config: RunConfig, recipe: str = DEFAULT_RECIPE) -> str:
     tasks = ALL if set(data.tasks) == set(LABEL_COLUMNS) else "+".join(data.tasks)
     by = f"-by-{'+'.join(data.split_tasks)}" if data.split_by else ""
     fold = f"-fold{data.fold}" if data.protocol == "folds" else ""
+    fit = "" if data.fit == SQUASH else f"-{data.fit}"
     by_recipe = "" if recipe == DEFAULT_RECIPE else f"-{recipe}"
-    return f"{tasks}{by}-{config.model.name}{first}{by_recipe}-{data.size}-{data.protocol}{fold}-seed{config.train.seed}"
+    return f"{tasks}{by}-{config.model.name}{first}{by_recipe}-{data.size}{fit}-{data.protocol}{fold}-seed{config.train.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)

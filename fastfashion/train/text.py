@@ -7,6 +7,7 @@ import numpy as np
 
 from fastfashion.config import RunConfig
 from fastfashion.dist import World
+from fastfashion.load.fit import SQUASH
 from fastfashion.train.checkpoint import Progress
 from fastfashion.train.data import Data
 from fastfashion.words import counted
@@ -63,7 +64,8 @@ def intro_text(run: Path, config: RunConfig, world: World, data: Data, num_param
     fold = f", fold {config.data.fold}" if config.data.protocol == "folds" else ""
     split = f"{config.data.protocol}{fold} split by {', '.join(config.data.split_tasks)}"
     first = config.model.weights or ("ImageNet weights" if config.model.pretrained else "random weights")
-    size = f"images {spec.size.height_px} high, {spec.size.width_px} wide"
+    fit = "" if plan.fit.mode == SQUASH else f", fit {plan.fit.mode}"
+    size = f"images {spec.size.height_px} high, {spec.size.width_px} wide{fit}"
     steps = f"{counted(train.epochs, 'epoch')} of {counted(plan.num_steps, 'step')}"
     where = f"{spec.device.type} ({counted(world.size, 'process', 'processes')}), {spec.chosen_backend}"
     lines = [
