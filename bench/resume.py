@@ -7,12 +7,14 @@ The ways are in `resume_ways/with_*.py`, one file a library; what a run does, in
 """
 
 import importlib
+import json
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +38,7 @@ LIBRARIES = {
     "webdataset": "webdataset",
     "litdata": "LitData",
     "streaming": "MosaicML Streaming",
+    "fastfashion": "fastfashion",
 }
 COLUMNS = ("way", "lost", "doubled", "same order", "same ids", "same pixels", "note")
 
@@ -45,8 +48,9 @@ def measure(names: Iterable[str], home: Path, limit_s: float, only: str = "") ->
     rows = []
     for name in names:
         module = importlib.import_module(f"resume_ways.with_{name}")
-        python = environments.make_environment(home / "environments", name, module.VERSIONS)
-        pins = [pin.partition("==")[0] for pin in module.VERSIONS]
+        pins = [pin.partition("==")[0] for pin in module.VERSIONS] or [name]
+        own = module.VERSIONS
+        python = environments.make_environment(home / "environments", name, own) if own else Path(sys.executable)
         versions = environments.versions_in(python, [*pins, "torch", "numpy"])
         for way in tqdm([way for way in module.WAYS if only in way.text], desc=name):
             data = home / "data" / f"{name}-{way.rows}"
@@ -71,10 +75,8 @@ def row_of(way: Way, python: Path, module: str, folder: Path, data: Path, limit_
     """Run a way: its settings, what was lost, and `failed` with the first words of an error if it could not be run."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    row: dict[str, Any] = {
-        "settings": {name: value for name, value in asdict(way).items() if name not in ("text", "note")},
-        "note": way.note,
-    }
+    settings = {name: value for name, value in asdict(way).items() if name not in ("text", "note", "shuffled")}
+    row: dict[str, Any] = {"settings": settings, "shuffled": way.shuffled, "note": way.note}
     first = processes.run_processes(python, module, way, folder, data, second=False, limit_s=limit_s)
     if not first.killed:
         return row | {"failed": f"when saving: {first.failed or 'ended without being killed'}"}
@@ -107,24 +109,37 @@ def note(row: Mapping[str, Any]) -> str:
         said.append("the next epoch repeats the order of this one")
     elif not row["next_same_order"] and row["same_order"]:
         said.append("the next epoch has another order than without a break")
-    if row["epochs_alike"] and not any(words in row["way"] for words in ("fixed order", "no shuffling")):
+    if row["epochs_alike"] and row["shuffled"]:
         said.append("every epoch has the same order")
     if row["unbroken"] != row["settings"]["rows"]:
         said.append(f"an unbroken epoch has {row['unbroken']} of {row['settings']['rows']} samples")
     if row["rest"] == 0:
-        said.append("the loader starts the next epoch at once" if row["starts_next"] else "the loader gives an empty epoch first")
+        said.append("the first iteration is the next epoch" if row["starts_next"] else "nothing is left of the epoch")
     return "; ".join(said)
 
 
-def table_text(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
-    """The rows for people, or for docs/loader.md."""
+def table_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The rows for people."""
     lines = []
     last = ""
     for row in rows:
-        library = f"{row['library']} {row['version']}"
+        library = title(row)
         lines.append(["" if library == last else library, *cells(row)])
         last = library
-    return table(["library", *COLUMNS], lines, left=(0, 1, -1), markdown=markdown)
+    return table(["library", *COLUMNS], lines, left=(0, 1, -1))
+
+
+def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The tables of docs/loader.md, one a library."""
+    lines = []
+    for library, own in groupby(rows, key=title):
+        lines += ["", f"**{library}**", "", f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
+        lines += [f"| {' | '.join(cells(row))} |".replace("  ", " ") for row in own]
+    return "\n".join(lines[1:])
+
+
+def title(row: Mapping[str, Any]) -> str:
+    return f"{row['library']} {row['version']}"
 
 
 def main(
@@ -132,12 +147,17 @@ def main(
     only: Annotated[str, typer.Option(help="Measure the ways with this text alone.", metavar="TEXT")] = "",
     home: Annotated[Path | None, typer.Option(help="Keep environments and runs in this folder.", metavar="FOLDER")] = None,
     limit: Annotated[float, typer.Option(help="Kill a run that takes longer.", metavar="SECONDS")] = 120.0,
+    table_of: Annotated[Path | None, typer.Option(help="Print the tables of this record for docs/loader.md.", metavar="RECORD")] = None,
     out: Out = None,
 ) -> None:
     """Count what each library loses on resume, in environments made with uv."""
+    if table_of is not None:
+        sys.stdout.write(markdown(json.loads(table_of.read_text(encoding="utf-8"))["rows"]) + "\n")
+        return
     names = library or list(LIBRARIES)
     if unknown := [name for name in names if name not in LIBRARIES]:
         raise ConfigError(f"--library: expected {', '.join(LIBRARIES)}, found {', '.join(unknown)}")
+    commit = git_commit()
     scratch = tempfile.mkdtemp(prefix="resume-") if home is None else None
     try:
         rows = measure(names, Path(scratch or home or ".").resolve(), limit, only)
@@ -146,7 +166,7 @@ def main(
             shutil.rmtree(scratch, ignore_errors=True)
     result = {
         "command": command_line(),
-        "commit": git_commit(),
+        "commit": commit,
         "machine": machine_info(),
         "versions": package_versions(("fastfashion", "torch", "uv")),
         "rows": rows,

@@ -40,6 +40,7 @@ class Way:
     options: Mapping[str, Any] = field(default_factory=dict)
     then: Mapping[str, Any] = field(default_factory=dict)
     times: int = 1  # runs, where they differ; the worst is reported
+    shuffled: bool = True
     note: str = ""
 
     @property

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fastfashion
 from resume_ways.job import Way
 
+OURS = "with_fastfashion"
 ENDS_WITHIN_S = 10.0  # other processes of a run, after one has failed
 
 
@@ -41,7 +43,7 @@ def run_processes(python: Path, module: str, way: Way, folder: Path, data: Path,
     for rank in range(world):
         with (folder / f"{name}-{rank}.err").open("wb") as said:
             command = [str(python), "-m", f"resume_ways.{module}", json.dumps(job)]
-            environment = _environment(rank, world, port)
+            environment = _environment(rank, world, port, _folders(module))
             processes.append(subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True))
     try:
         hung = _wait(processes, limit_s)
@@ -77,9 +79,15 @@ def _wait(processes: list[subprocess.Popen[bytes]], limit_s: float) -> bool:
     return False
 
 
-def _environment(rank: int, world: int, port: int) -> Mapping[str, str]:
+def _folders(module: str) -> str:
+    """What a process may import beside its environment: the ways, and for ours the package that runs here."""
+    bench = Path(__file__).parents[1]
+    return os.pathsep.join([str(bench), *([str(Path(fastfashion.__file__).parents[1])] if module == OURS else [])])
+
+
+def _environment(rank: int, world: int, port: int, folders: str) -> Mapping[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "HF_"))}
-    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    path = {"PYTHONPATH": folders}
     quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     ranks: dict[str, Any] = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -96,4 +104,4 @@ def prepare(python: Path, module: str, data: Path, rows: int) -> None:
     """Write the samples in the form that the library reads, in its environment."""
     if not data.exists():
         command = [str(python), "-m", f"resume_ways.{module}", "--prepare", str(data), str(rows)]
-        subprocess.run(command, env=_environment(0, 1, _free_port()), check=True, capture_output=True)
+        subprocess.run(command, env=_environment(0, 1, _free_port(), _folders(module)), check=True, capture_output=True)

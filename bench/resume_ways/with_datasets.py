@@ -19,17 +19,17 @@ WAYS = (
     Way(text="shuffle(buffer_size=50), set_epoch in every epoch", options={"buffer": 50}),
     Way(text="shuffle(buffer_size=200), as large as the data", options={"buffer": 200}),
     Way(text="StatefulDataLoader, 2 workers, no shuffling", options=STATEFUL),
-    Way(text="StatefulDataLoader, no workers, no shuffling", workers=0, options=STATEFUL),
+    Way(text="… no workers", workers=0, options=STATEFUL),
+    Way(text="… batch size 8 to 4", options=STATEFUL, then={"batch": 4}),
+    Way(text="… 2 workers to 4", options=STATEFUL, then={"workers": 4}),
     Way(text="StatefulDataLoader, 2 workers, shuffle(buffer_size=50)", options=STATEFUL | {"buffer": 50}),
     Way(
         text="StatefulDataLoader, 2 workers, shuffle(buffer_size=50, max_buffer_input_shards=1)",
         options=STATEFUL | {"buffer": 50, "max_input": 1},
     ),
-    Way(text="StatefulDataLoader, no shuffling, batch size 8 to 4", options=STATEFUL, then={"batch": 4}),
-    Way(text="StatefulDataLoader, no shuffling, 2 workers to 4", options=STATEFUL, then={"workers": 4}),
     Way(text="split_dataset_by_node, 2 processes, no shuffling", world=2),
-    Way(text="split_dataset_by_node, 2 processes to 1, no shuffling, same global batch", world=2, then={"world": 1}),
-    Way(text="split_dataset_by_node, 1 process to 2, no shuffling, same global batch", then={"world": 2}),
+    Way(text="… 2 processes to 1, same global batch", world=2, then={"world": 1}),
+    Way(text="… 1 process to 2, same global batch", then={"world": 2}),
 )
 
 

@@ -1,8 +1,9 @@
 """Lightning: ModelCheckpoint(every_n_train_steps=…) in the first run, Trainer.fit(…, ckpt_path=…) in the second.
 
 options: seed (seed_everything before anything else), kind of loader: "shuffled", "fixed" (map-style without shuffling), "stream" (an
-IterableDataset without a length), stateful (a torchdata StatefulDataLoader, which Lightning saves and loads), epochs (every_n_epochs=1 with
-save_on_train_epoch_end=True in place of every_n_train_steps).
+IterableDataset without a length), "distributed" (a StatefulDistributedSampler given to the loader); stateful (a torchdata
+StatefulDataLoader, which Lightning saves and loads); epochs (every_n_epochs=1 with save_on_train_epoch_end=True in place of
+every_n_train_steps).
 """
 
 from typing import Any
@@ -11,26 +12,27 @@ from resume_ways.job import LAST, Job, Way, main
 
 VERSIONS = ("lightning==2.6.6", "torchdata==0.11.0")
 STATEFUL = {"stateful": True}
+DISTRIBUTED = {"stateful": True, "seed": 1, "kind": "distributed"}
+SAMPLER = "StatefulDataLoader given a StatefulDistributedSampler"
 WAYS = (
-    Way(text="DataLoader, map-style, no shuffling, broken in the first epoch", epoch=0, options={"kind": "fixed"}),
+    Way(text="DataLoader, map-style, no shuffling, broken in the first epoch", epoch=0, shuffled=False, options={"kind": "fixed"}),
     Way(text="DataLoader, shuffled, seed_everything", options={"seed": 1}),
-    Way(text="DataLoader, shuffled, no seed set"),
-    Way(text="DataLoader, IterableDataset without a length, in fixed order", epoch=0, options={"kind": "stream"}),
+    Way(text="… no seed set"),
+    Way(text="DataLoader, IterableDataset without a length, in fixed order", epoch=0, shuffled=False, options={"kind": "stream"}),
     Way(text="StatefulDataLoader, shuffled", options=STATEFUL),
-    Way(text="StatefulDataLoader, shuffled, no workers, seed_everything", workers=0, options=STATEFUL | {"seed": 1}),
-    Way(text="StatefulDataLoader, shuffled, batch size 8 to 4", options=STATEFUL, then={"batch": 4}),
-    Way(text="StatefulDataLoader, shuffled, 2 workers to 0", options=STATEFUL, then={"workers": 0}),
-    Way(text="StatefulDataLoader, shuffled, state saved in the last step", step=LAST, options=STATEFUL),
+    Way(text="… no workers, seed_everything", workers=0, options=STATEFUL | {"seed": 1}),
+    Way(text="… batch size 8 to 4", options=STATEFUL, then={"batch": 4}),
+    Way(text="… 2 workers to 0", options=STATEFUL, then={"workers": 0}),
+    Way(text="… state saved in the last step", step=LAST, options=STATEFUL),
     Way(
-        text="StatefulDataLoader, shuffled, state saved after the epoch (every_n_epochs=1)",
+        text="… state saved after the epoch (every_n_epochs=1)",
         step=LAST,
         options=STATEFUL | {"epochs": True},
     ),
-    Way(text="StatefulDataLoader, shuffled, 2 processes (ddp)", world=2, options=STATEFUL | {"seed": 1}),
-    Way(
-        text="StatefulDataLoader, shuffled, 2 processes (ddp), broken in the first epoch", epoch=0, world=2, options=STATEFUL | {"seed": 1}
-    ),
-    Way(text="StatefulDataLoader, shuffled, 2 processes to 1", world=2, options=STATEFUL | {"seed": 1}, then={"world": 1}),
+    Way(text="… 2 processes (ddp), seed_everything", world=2, options=STATEFUL | {"seed": 1}),
+    Way(text="… 2 processes to 1", world=2, options=STATEFUL | {"seed": 1}, then={"world": 1}),
+    Way(text=f"{SAMPLER}, 2 processes (ddp)", world=2, options=DISTRIBUTED),
+    Way(text="… broken in the first epoch", epoch=0, world=2, options=DISTRIBUTED),
 )
 
 
@@ -82,7 +84,13 @@ def loader(job: Job) -> Any:
     kind = job.options.get("kind", "shuffled")
     if kind == "stream":
         return given(Stream(job.rows), batch_size=job.batch_here, num_workers=job.workers)
-    return given(Samples(job.rows), batch_size=job.batch_here, num_workers=job.workers, shuffle=kind == "shuffled")
+    samples = Samples(job.rows)
+    if kind == "distributed":
+        from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
+
+        sampler = StatefulDistributedSampler(samples, num_replicas=job.world, rank=job.rank, shuffle=True)
+        return given(samples, batch_size=job.batch_here, num_workers=job.workers, sampler=sampler)
+    return given(samples, batch_size=job.batch_here, num_workers=job.workers, shuffle=kind == "shuffled")
 
 
 if __name__ == "__main__":

@@ -9,22 +9,21 @@ from typing import Any
 from resume_ways.job import LAST, Job, Way, draw, main
 
 VERSIONS = ("litdata==0.2.76",)
-LOADER = "StreamingDataLoader"
 DROP = {"drop_last": True}
 WAYS = (
-    Way(text=f"{LOADER}, same settings"),
-    Way(text=f"{LOADER}, no workers", workers=0),
-    Way(text=f"{LOADER}, broken in the first epoch", epoch=0),
-    Way(text=f"{LOADER}, state saved in the last step", step=LAST),
-    Way(text=f"{LOADER}, batch size 8 to 4", then={"batch": 4}),
-    Way(text=f"{LOADER}, 2 workers to 1", then={"workers": 1}),
-    Way(text=f"{LOADER}, 2 workers to 3", then={"workers": 3}),
-    Way(text=f"{LOADER}, 2 processes", world=2),
-    Way(text=f"{LOADER}, 2 processes to 1, same global batch", world=2, then={"world": 1}),
-    Way(text=f"{LOADER}, 1 process to 2, same global batch", then={"world": 2}),
-    Way(text=f"{LOADER}, drop_last=True, 2 workers to 1", options=DROP, then={"workers": 1}, times=3),
-    Way(text=f"{LOADER}, drop_last=True, 2 workers to 3", options=DROP, then={"workers": 3}, times=3),
-    Way(text=f"{LOADER}, drop_last=True, 2 processes to 1", world=2, options=DROP, then={"world": 1}, times=3),
+    Way(text="StreamingDataLoader, shuffled, same settings"),
+    Way(text="… no workers", workers=0),
+    Way(text="… broken in the first epoch", epoch=0),
+    Way(text="… state saved in the last step", step=LAST),
+    Way(text="… batch size 8 to 4", then={"batch": 4}),
+    Way(text="… 2 workers to 1", then={"workers": 1}),
+    Way(text="… 2 workers to 3", then={"workers": 3}),
+    Way(text="… 2 processes", world=2),
+    Way(text="… 2 processes to 1, same global batch", world=2, then={"world": 1}),
+    Way(text="… 1 process to 2, same global batch", then={"world": 2}),
+    Way(text="… drop_last=True, 2 workers to 1", options=DROP, then={"workers": 1}),
+    Way(text="… drop_last=True, 2 workers to 3", options=DROP, then={"workers": 3}),
+    Way(text="… drop_last=True, 2 processes to 1", world=2, options=DROP, then={"world": 1}),
     Way(text="ParallelStreamingDataset with generators in its transform, same settings", options={"parallel": True}),
 )
 

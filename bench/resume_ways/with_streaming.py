@@ -11,26 +11,25 @@ from typing import Any
 from resume_ways.job import LAST, Job, Way, draw, main
 
 VERSIONS = ("mosaicml-streaming==0.13.0",)
-LOADER = "StreamingDataLoader"
 WAYS = (
-    Way(text=f"{LOADER}, same settings"),
-    Way(text=f"{LOADER}, no workers", workers=0),
-    Way(text=f"{LOADER}, broken in the first epoch", epoch=0),
-    Way(text=f"{LOADER}, state saved in the last step", step=LAST),
-    Way(text=f"{LOADER}, batch size 8 to 4", then={"batch": 4}),
-    Way(text=f"{LOADER}, 2 workers to 1", then={"workers": 1}),
-    Way(text=f"{LOADER}, 2 processes, 192 samples", rows=192, world=2),
-    Way(text=f"{LOADER}, 2 processes to 1, same global batch, 192 samples", rows=192, world=2, then={"world": 1}),
-    Way(text=f"{LOADER}, 1 process to 2, same global batch, 192 samples", rows=192, then={"world": 2}),
-    Way(text=f"{LOADER}, 2 processes to 1, same global batch, 203 samples", rows=203, world=2, then={"world": 1}),
+    Way(text="StreamingDataLoader, shuffled, same settings"),
+    Way(text="… no workers", workers=0),
+    Way(text="… broken in the first epoch", epoch=0),
+    Way(text="… state saved in the last step", step=LAST),
+    Way(text="… batch size 8 to 4", then={"batch": 4}),
+    Way(text="… 2 workers to 1", then={"workers": 1}),
+    Way(text="… 2 processes, 192 samples", rows=192, world=2),
+    Way(text="… 2 processes to 1, same global batch, 192 samples", rows=192, world=2, then={"world": 1}),
+    Way(text="… 1 process to 2, same global batch, 192 samples", rows=192, then={"world": 2}),
+    Way(text="… 2 processes to 1, same global batch, 203 samples", rows=203, world=2, then={"world": 1}),
     Way(
-        text=f"{LOADER}, 2 processes to 1, same global batch, 203 samples, num_canonical_nodes=2",
+        text="… 2 processes to 1, same global batch, 203 samples, num_canonical_nodes=2",
         rows=203,
         world=2,
         options={"nodes": 2},
         then={"world": 1},
     ),
-    Way(text=f"{LOADER}, collate_fn that returns a list of samples", options={"listed": True}),
+    Way(text="… collate_fn that returns a list of samples", options={"listed": True}),
 )
 
 

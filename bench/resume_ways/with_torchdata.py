@@ -13,28 +13,28 @@ from resume_ways.job import LAST, Job, Way, main
 VERSIONS = ("torchdata==0.11.0",)
 LOADER = "StatefulDataLoader, shuffled"
 WAYS = (
-    Way(text=f"{LOADER}, same settings", options={"seed": 1}),
-    Way(text=f"{LOADER}, no seed set"),
-    Way(text=f"{LOADER}, no workers", workers=0),
-    Way(text=f"{LOADER}, broken in the first epoch", epoch=0),
-    Way(text=f"{LOADER}, snapshot_every_n_steps=5", options={"every": 5}),
-    Way(text=f"{LOADER}, no workers, and a dataset with the generator's state in its state_dict()", workers=0, options={"state": True}),
-    Way(text=f"{LOADER}, 2 workers, and a dataset with the generator's state in its state_dict()", options={"state": True}),
-    Way(text=f"{LOADER}, state saved in the last step", step=LAST),
-    Way(text=f"{LOADER}, batch size 8 to 4", then={"batch": 4}),
-    Way(text=f"{LOADER}, batch size 8 to 16", then={"batch": 16}),
-    Way(text=f"{LOADER}, 2 workers to 0", then={"workers": 0}),
-    Way(text=f"{LOADER}, 0 workers to 2", workers=0, then={"workers": 2}),
+    Way(text=f"{LOADER}, same settings, seed set", options={"seed": 1}),
+    Way(text="… no seed set"),
+    Way(text="… no workers", workers=0),
+    Way(text="… broken in the first epoch", epoch=0),
+    Way(text="… snapshot_every_n_steps=5", options={"every": 5}),
+    Way(text="… no workers, the dataset's state_dict() has the state of torch's generator", workers=0, options={"state": True}),
+    Way(text="… 2 workers, the dataset's state_dict() has the state of torch's generator", options={"state": True}),
+    Way(text="… state saved in the last step", step=LAST),
+    Way(text="… batch size 8 to 4", then={"batch": 4}),
+    Way(text="… batch size 8 to 16", then={"batch": 16}),
+    Way(text="… 2 workers to 0", then={"workers": 0}),
+    Way(text="… 0 workers to 2", workers=0, then={"workers": 2}),
     Way(text="torchdata.nodes, SamplerWrapper(RandomSampler), 2 threads, same settings", options={"nodes": "random", "seed": 1}),
     Way(text="torchdata.nodes, SamplerWrapper(DistributedSampler), 2 threads, same settings", options={"nodes": "distributed", "seed": 1}),
-    Way(text="StatefulDistributedSampler, 2 processes", world=2, options={"sampler": "distributed"}),
+    Way(text="StatefulDataLoader with a StatefulDistributedSampler, 2 processes", world=2, options={"sampler": "distributed"}),
     Way(
-        text="StatefulDistributedSampler, 2 processes to 1, same global batch",
+        text="… 2 processes to 1, same global batch",
         world=2,
         options={"sampler": "distributed"},
         then={"world": 1},
     ),
-    Way(text="StatefulDistributedSampler, 1 process to 2, same global batch", options={"sampler": "distributed"}, then={"world": 2}),
+    Way(text="… 1 process to 2, same global batch", options={"sampler": "distributed"}, then={"world": 2}),
 )
 
 

@@ -20,9 +20,9 @@ WAYS = (
         text="StatefulDataLoader, detshuffle=True, seed=1, shardshuffle=True, persistent workers",
         options={"seed": 1, "detshuffle": True, "persistent": True, "buffer": 0},
     ),
-    Way(text="StatefulDataLoader, no shuffling", options={"seed": 1, "buffer": 0, "shards": False}),
-    Way(text="StatefulDataLoader, no shuffling, batch size 8 to 4", options={"buffer": 0, "shards": False}, then={"batch": 4}),
-    Way(text="StatefulDataLoader, no shuffling, 2 workers to 1", options={"buffer": 0, "shards": False}, then={"workers": 1}),
+    Way(text="StatefulDataLoader, no shuffling", shuffled=False, options={"seed": 1, "buffer": 0, "shards": False}),
+    Way(text="… batch size 8 to 4", shuffled=False, options={"buffer": 0, "shards": False}, then={"batch": 4}),
+    Way(text="… 2 workers to 1", shuffled=False, options={"buffer": 0, "shards": False}, then={"workers": 1}),
     Way(text="StatefulDataLoader, resampled=True, with_epoch(100)", options={"resampled": True}),
 )
 
