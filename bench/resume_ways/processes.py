@@ -61,9 +61,11 @@ def run_processes(python: Path, module: str, way: Way, folder: Path, data: Path,
 
 
 def error_words(text: str) -> str:
-    """The exception that a traceback ends with, in one line of 100 characters at most."""
-    lines = [line for line in text.splitlines() if re.match(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Stop\w*)\b", line)]
-    return lines[-1].split(". ")[0][:100].strip() if lines else (text.strip().splitlines() or ["no message"])[-1][:100]
+    """The exception that a traceback ends with, in one line of some 100 characters."""
+    plain = [re.sub(r"^\[rank\d+\]: ", "", line) for line in text.strip().splitlines()]
+    raised = [line for line in plain if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Stop\w*)\b", line)]
+    words = raised[-1].split(". ")[0] if raised else (plain or ["no message"])[-1]
+    return words if len(words) <= 100 else words[:100].rsplit(" ", 1)[0] + " …"
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], limit_s: float) -> bool:

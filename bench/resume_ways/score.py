@@ -45,7 +45,7 @@ def score(first: Sequence[Line], second: Sequence[Line], *, epoch: int, step: in
     rest = [line for line in broken if line["step"] > step]
     resumed = [line for line in second if line["epoch"] == epoch]
     after = [line for line in first if line["epoch"] == epoch + 1]
-    starts_next = not rest and bool(resumed) and difference(ids(after), ids(resumed)) == (0, 0)
+    starts_next = not rest and bool(resumed) and same_order(after, resumed)
     if starts_next:
         resumed, after_resumed = [], resumed
     else:

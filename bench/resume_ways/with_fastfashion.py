@@ -2,7 +2,7 @@
 
 Its "draw" is the CRC-32 of the image as the loader gives it, crop and flip included.
 
-options: backend; exact (no resize, so that backends give the same bytes: crops off, flips, brightness and contrast on); ahead (batches that
+options: seed; backend; exact (no resize, so that backends give the same bytes: crops off, flips, brightness and contrast on); ahead (batches that
 a wrapper draws before the loop gets one; the state is then that of the batch: state_dict(batch)).
 """
 
@@ -57,7 +57,7 @@ def run(job: Job) -> None:
         size="80x60" if job.options.get("exact") else "64x48",
         backend=job.options.get("backend", "threads"),
         workers=job.workers,
-        seed=1,
+        seed=job.options.get("seed", 1),
         shuffle=True,
         augment=exact if job.options.get("exact") else True,
     )
@@ -73,7 +73,7 @@ def run(job: Job) -> None:
 
 
 def drawn_ahead(batches: Any, ahead: int) -> Iterator[Any]:
-    """The batches, each after so many later ones were drawn."""
+    """The batches, each after `ahead` later ones were drawn."""
     waiting: deque[Any] = deque()
     for batch in batches:
         waiting.append(batch)
