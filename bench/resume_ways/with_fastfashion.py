@@ -2,8 +2,8 @@
 
 Its "draw" is the CRC-32 of the image as the loader gives it, crop and flip included.
 
-options: seed; backend; exact (no resize, so that backends give the same bytes: crops off, flips, brightness and contrast on); ahead (batches that
-a wrapper draws before the loop gets one; the state is then that of the batch: state_dict(batch)).
+options: seed; backend; exact (no resize, so that backends give the same bytes: crops off, flips, brightness and contrast on); ahead
+(batches that a wrapper draws before the loop gets one; the state is then that of the batch: state_dict(batch)).
 """
 
 import zlib
