@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from fastfashion.load import Loader
 from fastfashion.predict.inputs import InputImage, SetInput, find_inputs
 from fastfashion.predict.outputs import FORMATS, choose_format, frame, records, write_answers
 from fastfashion.predict.predictor import PREFETCH, Answers, Predictor, load_encoded, load_images
+from fastfashion.runs.files import read_config
 from fastfashion.serve.limits import Limits
 from fastfashion.serve.state import State
 from fastfashion.shards import open_packed_set
@@ -76,6 +78,18 @@ def test_a_image_has_the_same_pixels_as_a_file_and_in_a_packed_set(predictor: Pr
     assert load_images([InputImage(path.name, path.read_bytes) for path in files], from_files) == {}
     assert len(from_set) == 60 and from_set.std() > 20
     np.testing.assert_array_equal(from_files, from_set)
+
+
+@pytest.mark.parametrize(("kept", "installed", "used"), [("resident", False, "resident"), ("dali", True, "dali"), ("dali", False, "auto")])
+def test_a_set_is_read_with_the_backend_and_cache_of_the_run(
+    predictor: Predictor, packed_small: PackedSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, installed: bool, used: str
+) -> None:
+    config = read_config(predictor.run)
+    data = replace(config.data, backend=kept, cache_dir=str(tmp_path), cache_gb=3.0)
+    monkeypatch.setattr("fastfashion.predict.predictor.read_config", lambda run: replace(config, data=data))
+    monkeypatch.setattr("fastfashion.predict.predictor.lacks", lambda module: None if installed else module)
+    spec = predictor.spec(open_packed_set(packed_small.out), np.arange(5), 16)
+    assert (spec.backend, spec.cache_dir, spec.cache_bytes, spec.on_bad) == (used, str(tmp_path), 3 * 10**9, "skip")
 
 
 def test_pixels_are_those_of_the_whole_image_squeezed_to_the_input(predictor: Predictor) -> None:
