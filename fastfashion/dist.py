@@ -50,10 +50,10 @@ def start(timeout_s: float = 600.0) -> World:
     """
     import torch
 
-    local_rank, local_size = env_int("LOCAL_RANK", 0), env_int("LOCAL_WORLD_SIZE", 1)
+    local_rank, local_size, size = env_int("LOCAL_RANK", 0), env_int("LOCAL_WORLD_SIZE", 1), env_int("WORLD_SIZE", 1)
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    world = World(rank=env_int("RANK", 0), size=env_int("WORLD_SIZE", 1), local_rank=local_rank, local_size=local_size, device=device)
+    device = torch.device("cuda", local_rank) if cuda else _without_cuda(size)
+    world = World(rank=env_int("RANK", 0), size=size, local_rank=local_rank, local_size=local_size, device=device)
     if cuda:
         torch.cuda.set_device(device)
     torch.set_num_threads(num_threads(local_size))
@@ -75,13 +75,21 @@ def here() -> World:
     import torch
 
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    size = torch.distributed.get_world_size() if together else 1
     return World(
         rank=torch.distributed.get_rank() if together else 0,
-        size=torch.distributed.get_world_size() if together else 1,
+        size=size,
         local_rank=env_int("LOCAL_RANK", 0),
         local_size=env_int("LOCAL_WORLD_SIZE", 1),
-        device=torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu"),
+        device=torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else _without_cuda(size),
     )
+
+
+def _without_cuda(size: int) -> "torch.device":
+    """Apple's GPU for one process, which is all that it takes; else the CPU."""
+    import torch
+
+    return torch.device("mps" if size == 1 and torch.backends.mps.is_available() else "cpu")
 
 
 def device_of(device: "str | torch.device") -> "torch.device":
@@ -91,9 +99,11 @@ def device_of(device: "str | torch.device") -> "torch.device":
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device: expected cpu, cuda or cuda:N, found {device!r}") from error
-    if found.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device: expected cpu, cuda or cuda:N, found {str(found)!r}")
+        raise ConfigError(f"device: expected cpu, cuda, cuda:N or mps, found {device!r}") from error
+    if found.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device: expected cpu, cuda, cuda:N or mps, found {str(found)!r}")
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device: 'mps', but this machine has no GPU of Apple's that torch can use; choose another, or leave it out")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if found.type == "cuda" and (found.index or 0) >= count:
         there = f"{count} of them" if count else "no GPU that torch can use (fastfashion doctor says why)"

@@ -4,7 +4,6 @@ A location is a `Path`, or for `s3://…` and the like a UPath: pathlib's method
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any, cast
 from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, DiskFullError, FastfashionError, InputError
 from fastfashion.extras import install
+from fastfashion.locks import lock
 from fastfashion.remote import is_remote as is_remote
 from fastfashion.scratch import scratch
 from fastfashion.words import why
@@ -108,7 +108,7 @@ def publish_folder(path: Path, fill: Callable[[Path], object]) -> None:
 
 def _settle(file: Path, mode: int) -> None:
     """Flush a file to its disk, with this mode: safetensors 0.8.0 writes through a temporary file that its maker alone may read."""
-    with file.open("rb") as opened:
+    with file.open("rb" if os.name == "posix" else "r+b") as opened:  # Windows flushes what is open for writing
         if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) != mode:
             file.chmod(mode)
         os.fsync(opened.fileno())
@@ -157,13 +157,11 @@ def writing_to(out: Path) -> Iterator[None]:
 def hold(path: Path, who: str, refuse: type[FastfashionError]) -> Iterator[None]:
     """Hold a folder through the lock file `path` in it; raises `refuse` with the name of the other `who` ("packer") that holds it."""
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file.fileno(), wait=False):
             file.seek(0)
             raise refuse(
                 f"{path.parent}: another {who} holds it: {file.read().strip() or 'it has just started'}; wait for it to end, or stop it"
-            ) from None
+            )
         if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
             raise refuse(f"{path.parent}: another {who} has just finished there; run the same command again")
         try:

@@ -1,7 +1,6 @@
 """A private folder to work in, removed with its owner: when that ends or, if it was killed, when the next one starts there."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -12,7 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastfashion import locks
+
 PREFIX, LOCK = ".fastfashion-work-", ".lock"  # the lock is held as long as the owner lives
+_CLOEXEC, _NONBLOCK, _NOFOLLOW = (getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOFOLLOW"))  # Windows has none
 NEW_S = 600.0  # a folder without a lock is one that is being made, or its maker was killed between the two
 
 
@@ -24,13 +26,14 @@ def scratch(where: Path | None = None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))
     lock = -1
     try:
-        lock = os.open(folder / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = os.open(folder / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR | _CLOEXEC, 0o600)
+        locks.lock(lock, wait=True)
         yield folder
     finally:
         remove(folder)
         if lock >= 0:
             os.close(lock)
+            remove(folder)  # Windows keeps what is open
 
 
 def remove(path: Path) -> None:
@@ -59,17 +62,14 @@ def sweep(where: Path) -> None:
 
 def _is_left(folder: Path) -> bool:
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
         return False
     try:
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        lock = os.open(folder / LOCK, os.O_RDWR | _NOFOLLOW | _NONBLOCK | _CLOEXEC)
     except FileNotFoundError:
         return time.time() - found.st_mtime > NEW_S
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
+        return locks.lock(lock, wait=False)
     finally:
         os.close(lock)
 
@@ -96,7 +96,8 @@ def signals_raise() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    wanted = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    is_main = threading.current_thread() is threading.main_thread()
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if is_main and hasattr(signal, name)]
     before = {number: signal.signal(number, stop) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield

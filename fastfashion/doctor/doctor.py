@@ -99,8 +99,8 @@ def _memory() -> tuple[int, int]:
     kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in _text(MEMORY).splitlines())}
     if "MemTotal" in kib:
         return kib["MemTotal"] << 10, kib.get("MemAvailable", kib["MemTotal"]) << 10
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # macOS does not say what is available
-    return total, total
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0  # not on Windows
+    return total, total  # macOS does not say what is available
 
 
 def _text(path: Path) -> str:

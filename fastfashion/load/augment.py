@@ -118,4 +118,4 @@ def inside_boxes(boxes: np.ndarray, images: torch.Tensor) -> torch.Tensor:
 
 def _move(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
     """A few small values on the images' device; a pinned copy would cost more than it saves."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(images.device, non_blocking=True)
+    return torch.from_numpy(np.ascontiguousarray(values)).to(images.device, non_blocking=images.is_cuda)

@@ -11,7 +11,6 @@ access is evicted first. A process hashes each file before its first use, and ag
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import threading
@@ -21,6 +20,7 @@ from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
+from fastfashion import locks
 from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.remote import at_most, is_web
@@ -144,7 +144,7 @@ class CacheFolder:
         """Keep the other threads and processes of this machine from changing names in the folder."""
         lock = os.open(self._path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            locks.lock(lock, wait=True)
             yield
         finally:
             _unlock(lock)
@@ -176,16 +176,14 @@ def _touch(path: Path) -> None:
 def _lock(path: Path) -> int | None:
     """Lock a file, made if there is none, until `_unlock` or the end of the process; None if it is locked."""
     file = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    return file
+    if locks.lock(file, wait=False):
+        return file
+    os.close(file)
+    return None
 
 
 def _unlock(file: int) -> None:
-    fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: a child of this process may have the file open, too
+    locks.unlock(file)
     os.close(file)
 
 

@@ -11,7 +11,6 @@ Each request says how much memory decoding may take; the kernel refuses more, wh
 import contextlib
 import json
 import os
-import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -26,6 +25,11 @@ from fastfashion.errors import InputError
 from fastfashion.images import codec, pillow
 from fastfashion.load.crops import load_crops
 from fastfashion.load.fit import DEFAULT_FIT, Fit
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 READY = b"ready"
 KEPT_BYTES = 64 << 20  # of freed memory that the allocator may keep; more than its settings allow (decoding.py)
@@ -78,6 +82,8 @@ def prepare() -> None:
 
 def data_bytes() -> int:
     """Private writable memory in bytes, which RLIMIT_DATA counts; 0 if the system does not say."""
+    if resource is None:
+        return 0
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
     except OSError:
@@ -85,7 +91,9 @@ def data_bytes() -> int:
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Have the kernel refuse more memory. Not on macOS, which has no such limit."""
+    """Have the kernel refuse more memory. Not on macOS, which has no such limit, nor on Windows."""
+    if resource is None:
+        return
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (num_bytes if most == resource.RLIM_INFINITY else min(num_bytes, most), most))
 

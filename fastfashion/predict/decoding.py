@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from fastfashion.errors import FastfashionError, InputError
+from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.images.codec import MAX_PIXELS
 from fastfashion.load.fit import DEFAULT_FIT, Fit
 from fastfashion.predict.decode_cost import COPIES, MOST_A_PIXEL, Cost, cost
@@ -182,6 +182,8 @@ class _Worker:
 
     def __init__(self, nice: int) -> None:
         self.kept_bytes = 0  # that decoding left in it
+        if os.name != "posix":
+            raise ConfigError("images of others are decoded in processes that get a socket from this one, which Windows does not do")
         mine, theirs = socket.socketpair()
         with theirs:
             # With the parent's own search path, so that the worker finds the same `fastfashion`. `-m` would look in other places.
@@ -216,7 +218,7 @@ class _Worker:
                 self._pipe.recv_bytes_into(pixels.data.cast("B"))
         except (EOFError, OSError) as error:
             code = self._exit_code()
-            if code == -signal.SIGALRM:
+            if hasattr(signal, "SIGALRM") and code == -signal.SIGALRM:
                 raise Died(self._too_long(asked)) from error
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise Died(f"decoding it crashed the decoding process ({how}): save the image again with another program") from error

@@ -95,7 +95,8 @@ def _run(request: ServeRequest, state: "State", store: Store, listening: socket.
     )
     server = uvicorn.Server(config)
     is_main = threading.current_thread() is threading.main_thread()  # no other may set signal handlers
-    if is_main and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # uvicorn handles SIGTERM and SIGINT itself
+    # uvicorn handles SIGTERM and SIGINT itself; Windows has no SIGHUP
+    if is_main and hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda number, frame: server.handle_exit(signal.SIGTERM, frame))
     if (request.host in EVERYWHERE or not is_loopback(address)) and not request.auth:
         print("anyone who can reach this machine can use the page: --auth-file FILE requires a password", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,7 @@ from fastfashion.words import why
 
 MAX_IMAGE_BYTES = 256 << 20  # a JPEG of 100 megapixels has some 50 MiB; a zip bomb unpacks to gigabytes
 REQUESTS = 16  # to object storage at once: at 50 ms a request, 320 images a second
+_ONE_AT_A_TIME = threading.Lock()  # to read at a place of a file, where the system has no call for it
 UNKNOWN_PATIENCE_S = 10.0  # with an error that is known neither to pass nor to stay
 
 
@@ -109,8 +111,8 @@ class Reader:
             return self._fetch_remote(self.path, start, end, self.version)
         if not self._file:
             self._file.append(open_regular(self.path))
-        data = os.pread(self._file[0].fileno(), end - start, start)
-        while len(data) < end - start and (more := os.pread(self._file[0].fileno(), end - start - len(data), start + len(data))):
+        data = _read_at(self._file[0], end - start, start)
+        while len(data) < end - start and (more := _read_at(self._file[0], end - start - len(data), start + len(data))):
             data += more  # Linux reads 2 GiB at most at once, and a table may have more
         return data
 
@@ -141,6 +143,15 @@ class Reader:
 
     def __getstate__(self) -> dict[str, object]:
         return {"path": self.path, "is_zip": self.is_zip, "version": self.version, "_file": [], "_said": []}
+
+
+def _read_at(file: BinaryIO, num_bytes: int, start: int) -> bytes:
+    """Bytes at a place of a file that several threads may read."""
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), num_bytes, start)
+    with _ONE_AT_A_TIME:  # Windows
+        file.seek(start)
+        return file.read(num_bytes)
 
 
 def _read_file(path: Path, max_bytes: float) -> bytes:

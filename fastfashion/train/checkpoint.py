@@ -159,7 +159,7 @@ class Checkpoints:
             if name not in self._copies:
                 # Of the same strides, so that copying is not transposing; pinned, so that the GPU copies while Python continues.
                 self._copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-            self._copies[name].copy_(tensor, non_blocking=True)
+            self._copies[name].copy_(tensor, non_blocking=tensor.is_cuda)
         arrived = None
         if any(tensor.is_cuda for tensor in tensors.values()):
             arrived = torch.cuda.Event()

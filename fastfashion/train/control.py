@@ -17,7 +17,7 @@ from fastfashion.config import TrainConfig, parse_duration
 from fastfashion.dist import World
 
 T = TypeVar("T")
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 MAX_TIME = 1000  # above every signal's number
 AGREE_S = 20.0  # torchrun kills 30 s after its SIGTERM
 FIRST_SAVE_S = 5.0  # what the first checkpoint may take, before one was measured

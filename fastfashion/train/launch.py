@@ -6,6 +6,7 @@ torchrun -m fastfashion.train … ────┘  (its world has size 1)
 """
 
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -81,7 +82,8 @@ def _launch_once(nproc: int, arguments: Sequence[str]) -> tuple[int, bool]:
             logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
         )
         if hasattr(config, "signals_to_handle"):  # passed to the workers, which save and end
-            config.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+            known = [name for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1") if hasattr(signal, name)]
+            config.signals_to_handle = ",".join(known)
         try:
             elastic_launch(config, sys.executable)("-m", "fastfashion.train", *arguments)
         except ChildFailedError as error:
