@@ -86,8 +86,8 @@ def test_a_set_is_read_with_the_backend_and_cache_of_the_run(
 ) -> None:
     config = read_config(predictor.run)
     data = replace(config.data, backend=kept, cache_dir=str(tmp_path), cache_gb=3.0)
-    monkeypatch.setattr("fastfashion.predict.predictor.read_config", lambda run: replace(config, data=data))
-    monkeypatch.setattr("fastfashion.predict.predictor.lacks", lambda module: None if installed else module)
+    monkeypatch.setattr(sys.modules[Predictor.__module__], "read_config", lambda run: replace(config, data=data))
+    monkeypatch.setattr(sys.modules[Predictor.__module__], "lacks", lambda module: None if installed else module)
     spec = predictor.spec(open_packed_set(packed_small.out), np.arange(5), 16)
     assert (spec.backend, spec.cache_dir, spec.cache_bytes, spec.on_bad) == (used, str(tmp_path), 3 * 10**9, "skip")
 
