@@ -188,7 +188,7 @@ def make_spec(
     rows = np.arange(len(packed)) if rows is None else rows
     batch_size = min(changes.pop("batch_size", stock.batch_size), check.scale.most_batch, len(rows))
     chosen = Selection(rows=rows[: len(rows) // batch_size * batch_size], batch_size=batch_size, tasks=(TASK,), augment=augment)
-    data = DataConfig(resolution=stock.resolution, size=str(changes.pop("size", stock.size)))
+    data = DataConfig(resolution=stock.resolution, size=str(changes.pop("size", stock.size)), **changes.pop("fit", {}))
     return replace(spec_of(packed, chosen, data, dist.World(device=device)), **({"workers": check.threads} | changes))
 
 

@@ -275,6 +275,8 @@ def test_the_smallest_sufficient_resolution_is_chosen(packed: PackedSet) -> None
     assert packed.resolutions == ("32", "full")
     for size, expected in (("32x32", "32"), ("40x30", "32"), ("80x64", "full"), ("224", "full")):
         assert choose_images(packed, "auto", size)[0].name == expected
+    for crop_pct, expected in ((1.0, "32"), (0.875, "full")):  # 28 of its 32 pixels are fewer than the size has
+        assert choose_images(packed, "auto", "32x32", crop_pct)[0].name == expected
     images, size = choose_images(packed, "auto", "auto")
     assert images.name == "full" and (size.height_px, size.width_px) == (80, 64)  # 80x60 to the next multiple of 16
     with pytest.raises(ConfigError, match="there are 32, full"):

@@ -89,7 +89,8 @@ def make_spec(packed: PackedSet, chosen: Selection, data: DataConfig, world: dis
 
     Raises ConfigError for a task, resolution or size that the set does not have, InputError if there are no rows.
     """
-    images, size = choose_images(packed, data.resolution, data.size)
+    fit = Fit.of(data)
+    images, size = choose_images(packed, data.resolution, data.size, fit.crop_pct)
     labels = chosen.labels
     if labels is None:
         codes = packed.vocab.codes(packed.columns, chosen.tasks) if chosen.tasks else None
@@ -110,7 +111,7 @@ def make_spec(packed: PackedSet, chosen: Selection, data: DataConfig, world: dis
         shard_starts=starts,
         numbers=chosen.numbers,
         window_shards=data.window_shards if windowed else 0,
-        fit=Fit.of(data),
+        fit=fit,
         size=size,
     )
     return LoaderSpec(
@@ -138,15 +139,15 @@ def in_order(spec: LoaderSpec, rows: np.ndarray, labels: np.ndarray) -> LoaderSp
     return replace(spec, plan=plan, labels=labels, micro_batches=1)
 
 
-def choose_images(packed: PackedSet, resolution: str, size: str) -> tuple[Resolution, Size]:
-    """Resolve "auto": the input size, and the smallest packed resolution that is large enough for it.
+def choose_images(packed: PackedSet, resolution: str, size: str, crop_pct: float = 1.0) -> tuple[Resolution, Size]:
+    """Resolve "auto": the input size, and the smallest packed resolution that is large enough for it, or for a crop of this share.
 
     An automatic size has the shape of the images (the median's), with the shorter side at most 224.
     """
     wanted = None if size == "auto" else Size.parse(size)
     if resolution == "auto":
-        short_px = min(wanted.height_px, wanted.width_px) if wanted else MAX_AUTO_SHORT_PX
-        enough = [name for name in packed.resolutions if name.isdecimal() and int(name) >= short_px]
+        short_px = (min(wanted.height_px, wanted.width_px) if wanted else MAX_AUTO_SHORT_PX) / crop_pct
+        enough = [name for name in packed.resolutions if name.isdecimal() and int(name) >= round(short_px)]
         resolution = enough[0] if enough else packed.resolutions[-1]
     images = packed.open(resolution)
     if wanted:

@@ -75,11 +75,18 @@ class Images:
 
 
 def epoch_of(
-    check: Check, stock: Stock, augment: AugmentConfig | None, rows: np.ndarray, backend: str, device: str, load: float | None = None
+    check: Check,
+    stock: Stock,
+    augment: AugmentConfig | None,
+    rows: np.ndarray,
+    backend: str,
+    device: str,
+    load: float | None = None,
+    **shape: Any,
 ) -> Images:
     """Read when the last batch is made, so that a buffer that is used again too early is seen."""
     where = check.torch_device if device == "cuda" else torch.device("cpu")
-    spec = make_spec(check, stock, device=where, augment=augment, rows=rows, backend=backend, hw_decoder_load=load, batch_size=32)
+    spec = make_spec(check, stock, device=where, augment=augment, rows=rows, backend=backend, hw_decoder_load=load, batch_size=32, **shape)
     with closing(Loader(spec)) as loader:
         parts = [(batch.rows, batch.labels, batch.images) for batch in loader.steps(EPOCH)]
         found, labels, images = (torch.cat([part[i] for part in parts]).cpu().numpy() for i in range(3))
@@ -93,18 +100,20 @@ def assert_same_images(a: Images, b: Images, one_pixel_off: float, what: str) ->
     assert worst <= TOLERANCE < one_pixel_off, f"{what}: row {a.rows[by_image.argmax()]} differs by {worst:.3f} grey levels in the mean"
 
 
-def compare_backends(check: Check, stock: Stock, augment: AugmentConfig | None, rows: np.ndarray, loads: tuple[float, ...] = ()) -> None:
+def compare_backends(
+    check: Check, stock: Stock, augment: AugmentConfig | None, rows: np.ndarray, loads: tuple[float, ...] = (), **shape: Any
+) -> None:
     """Every backend and device against threads on the CPU, and the GPU's DALI against the CPU's."""
-    reference = epoch_of(check, stock, augment, rows, "threads", "cpu")
+    reference = epoch_of(check, stock, augment, rows, "threads", "cpu", **shape)
     assert 50 < reference.images.mean() < 250  # an image, not black
     one_pixel_off = float(np.median(np.abs(np.diff(reference.images, axis=2)).mean(axis=(1, 2, 3))))
-    dali = epoch_of(check, stock, augment, rows, "dali", "cpu")
+    dali = epoch_of(check, stock, augment, rows, "dali", "cpu", **shape)
     assert_same_images(dali, reference, one_pixel_off, DALI_CPU)
-    resident = epoch_of(check, stock, augment, rows, "resident", check.device)
+    resident = epoch_of(check, stock, augment, rows, "resident", check.device, **shape)
     assert_same_images(resident, reference, one_pixel_off, f"resident on {check.device}")
     for load in (None, *loads) if check.device == "cuda" else ():
         try:
-            found = epoch_of(check, stock, augment, rows, "dali", "cuda", load)
+            found = epoch_of(check, stock, augment, rows, "dali", "cuda", load, **shape)
         except ConfigError as error:
             if load is None:
                 raise
@@ -121,6 +130,13 @@ def some_rows(check: Check, stock: Stock) -> np.ndarray:
 @pytest.mark.parametrize(("stock", "work"), CASES, ids=[f"{stock.name} at {stock.resolution}, {work}" for stock, work in CASES])
 def test_every_backend_makes_the_same_images(check: Check, stock: Stock, work: str) -> None:
     compare_backends(check, stock, WORK[work], some_rows(check, stock), (0.0, 1.0) if work == CROPS and stock in STOCKS else ())
+
+
+@pytest.mark.parametrize("fit", [{"fit": "crop", "crop_pct": 0.875}, {"fit": "pad", "pad_color": "200,40,90"}], ids=lambda fit: fit["fit"])
+@pytest.mark.parametrize("work", [*WORK][:3])
+def test_every_backend_fits_images_alike(check: Check, fit: dict[str, Any], work: str) -> None:
+    small = stock_of("small")
+    compare_backends(check, small, WORK[work], some_rows(check, small), size="64x96", fit=fit)
 
 
 @pytest.mark.parametrize("kind", KINDS)
