@@ -120,7 +120,7 @@ class DataConfig(_Section):
 class AugmentConfig(_Section):
     """Random changes of a training image, all of them part of the epoch plan. 0 switches one off."""
 
-    min_area: float = setting(0.6, "Smallest crop, as a share of the image.", ALLOWED, above=0, most=1)
+    min_area: float = setting(0.6, "Smallest crop, as a share of the image; with fit crop, of the largest crop.", ALLOWED, above=0, most=1)
     max_stretch: float = setting(1.2, "Largest change of the crop's aspect ratio.", ALLOWED, least=1, most=4)
     flip: float = setting(0.5, "Probability of a horizontal flip.", ALLOWED, least=0, most=1)
     brightness: float = setting(0.0, "Change brightness by a factor in 1 ± this.", ALLOWED, least=0, most=1)
