@@ -7,6 +7,7 @@ program that calls it (docs/embedding.md).
 """
 
 import inspect
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ from fastfashion.command_options import (
 )
 from fastfashion.config import DEFAULT_RECIPE, AugmentConfig, DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError, TrainingError
-from fastfashion.fields import Result
+from fastfashion.fields import Result, cast
 from fastfashion.places import find_shards, find_source, place_of, run_of
 from fastfashion.recipes import recipe
 
@@ -380,8 +381,14 @@ def loader(
     packed: Any = shards if hasattr(shards, "vocab") else open_set(value_of(find_shards, shards, "shards"))
     asked = () if task is None else DataConfig(task=value_of(labels_of, task, "task")).tasks
     place = _place(rank, world_size)
-    data: dict[str, Any] = {"fit": fit, "resolution": resolution, "backend": backend, "workers": workers or 0, "protocol": protocol}
-    data |= {"split_seed": split_seed, "fold": fold, "window_shards": window, "on_bad": on_bad, "cache_dir": str(cache_dir)}
+    data: dict[str, Any] = {
+        "fit": fit,
+        "resolution": resolution,
+        "backend": backend,
+        "workers": 0 if workers is None else workers,
+        "protocol": protocol,
+    }
+    data |= {"split_seed": split_seed, "fold": fold, "window_shards": window, "on_bad": on_bad, "cache_dir": _cache_dir(cache_dir)}
     request = LoaderRequest(
         split=split,
         tasks=packed.vocab.chosen(asked) if asked else (),
@@ -404,6 +411,11 @@ def loader(
     return opened
 
 
+def _cache_dir(folder: Any) -> Any:
+    """As text; what is no folder's name as it is, which is refused later."""
+    return "" if folder is None else os.fspath(folder) if isinstance(folder, os.PathLike) else folder
+
+
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Rank and number of processes: those given, or those of torch.distributed."""
     import torch
@@ -412,6 +424,9 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise ConfigError("rank and world_size: expected both or neither")
     if rank is not None and world_size is not None:
+        rank, world_size = cast("rank", int, rank), cast("world_size", int, world_size)
+        if world_size < 1:
+            raise ConfigError(f"world_size: expected 1 or more, found {world_size}")
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank: expected 0 to {world_size - 1}, found {rank}")
         return rank, world_size

@@ -136,7 +136,8 @@ def cast(key: str, kind: Any, value: Any) -> Any:
             raise ValueError  # no number, one without end, or half of one; nan is in no range
         return found
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{key}: expected {getattr(kind, '__name__', kind)}, found {value!r}") from None
+        expected = "a number below 2^63" if kind is int and type(value) is int else getattr(kind, "__name__", kind)
+        raise ConfigError(f"{key}: expected {expected}, found {value!r}") from None
 
 
 class Result:

@@ -301,7 +301,7 @@ def test_a_split_is_that_of_training_and_a_list_is_what_it_names(opened: Opener,
         (["nobody"], r"split: 1 of 1 ids are not in .*, the first is 'nobody'"),
         (np.zeros(59, dtype=bool), r"split: expected a mask of 60 rows, found 59"),
         ("tests", r"split: expected train, val, test, all, or a list of rows or ids, found 'tests'"),
-        (np.zeros((2, 2), dtype=int), r"split: expected a list of rows or ids"),
+        (np.zeros((2, 2), dtype=int), r"split: expected train, .*found an array of shape \(2, 2\)"),
     ):
         with pytest.raises(ConfigError, match=said):
             opened(split=wrong)

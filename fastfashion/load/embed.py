@@ -3,7 +3,7 @@
 LoaderRequest ─► rows, labels, DataConfig ─► make_spec ─► Loader
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from fastfashion import dist
 from fastfashion.catalog import correct, joint_split, oversampled
 from fastfashion.config import DEFAULT_RECIPE, DEFAULT_TASK, AugmentConfig, DataConfig, RunConfig, Size
 from fastfashion.errors import ConfigError
+from fastfashion.load.listed import EXPECTED, listed_rows, listed_weights
 from fastfashion.load.loader import Loader
 from fastfashion.load.spec import Selection, make_spec
 from fastfashion.recipes import recipe
 from fastfashion.shards import PackedSet
 
 PARTS = ("train", "val", "test", "all")
+SHUFFLES = ("epoch", "window")
+TEXTS = ("fit", "backend", "protocol", "on_bad", "cache_dir")  # arguments of this type alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,43 +47,83 @@ class LoaderRequest:
 
 def open_request(packed: PackedSet, request: LoaderRequest, names: Collection[str]) -> Loader:
     """Open the loader; names: the arguments that errors name. Raises ConfigError and InputError for what does not fit the set."""
+    on, shuffled = _switches(request)
     config = _config(packed, request)
-    data, augment, shuffle = config.data, config.augment, request.shuffle
+    data, augment = config.data, config.augment if on else None
     rows, labels = _rows_and_labels(packed, request, data)
-    on = request.augment if request.augment is not None else request.split == "train"
-    if shuffle not in (None, True, False, "epoch", "window"):
-        raise ConfigError(f"shuffle: expected True, False, epoch or window, found {shuffle!r}")
-    shuffled = request.split == "train" if shuffle is None else bool(shuffle)
-    if _least_batch(augment if on is not False else None) * request.world_size > config.train.batch_size:
-        least = _least_batch(augment if on is not False else None) * request.world_size
+    least = request.world_size * (2 if augment is not None and (augment.mixup or augment.cutmix) else 1)  # mixed pairs stay together
+    if least > config.train.batch_size:
         raise ConfigError(f"batch_size: expected {least} or more for {request.world_size} processes, found {config.train.batch_size}")
+    if request.weights is not None and not shuffled:
+        raise ConfigError("weights: expected shuffle=True, found shuffle=False; rows in order come once each, whatever their weights")
     chosen = Selection(
         rows=rows,
         batch_size=config.train.batch_size,
         tasks=request.tasks,
         labels=labels,
         seed=config.train.seed,
-        augment=None if on is False else augment,
+        augment=augment,
         shuffle=shuffled,
         drop_last=request.drop_last,
-        weights=None if request.weights is None else _weights(request.weights, len(packed), rows),
+        weights=None if request.weights is None else listed_weights(request.weights, len(packed), rows),
     )
     world = dist.here()
     place = replace(world, rank=request.rank, size=request.world_size, device=request.device or world.device)
     return Loader(make_spec(packed, chosen, data, place), packed, names)
 
 
+def _switches(request: LoaderRequest) -> tuple[bool, bool]:
+    """Whether images are augmented, and whether rows are shuffled. Raises ConfigError for what is neither on nor off."""
+    is_train = isinstance(request.split, str) and request.split == "train"
+    augment, shuffle = request.augment, request.shuffle
+    if not isinstance(augment, AugmentConfig | Mapping | bool | np.bool_ | None):
+        raise ConfigError(f'augment: expected True, False or settings such as {{"mixup": 0.2}}, found {augment!r}')
+    if not (isinstance(shuffle, bool | np.bool_ | None) or (isinstance(shuffle, str) and shuffle in SHUFFLES)):
+        raise ConfigError(f"shuffle: expected True, False, epoch or window, found {shuffle!r}")
+    if not isinstance(request.drop_last, bool | np.bool_):
+        raise ConfigError(f"drop_last: expected True or False, found {request.drop_last!r}")
+    on = is_train if augment is None else isinstance(augment, AugmentConfig | Mapping) or bool(augment)
+    return on, is_train if shuffle is None else bool(shuffle)
+
+
 def _config(packed: PackedSet, request: LoaderRequest) -> RunConfig:
-    """The settings that the arguments mean, and `settings` on top of them."""
+    """The settings that the arguments mean, and `settings` on top of them; errors name the arguments."""
     for key in request.settings:
-        if key.partition(".")[0] not in ("data", "augment") and key not in ("train.seed", "train.batch_size"):
-            raise ConfigError(f"settings: {key} means nothing to a loader; expected data.…, augment.…, train.seed or train.batch_size")
-    size = request.size if isinstance(request.size, str) else str(Size(*request.size))
+        is_known = isinstance(key, str) and (key.partition(".")[0] in ("data", "augment") or key in ("train.seed", "train.batch_size"))
+        if not is_known or key in ("data.task", "data.shards"):
+            more = f"; use the argument {key.removeprefix('data.')}" if is_known else ""
+            raise ConfigError(
+                f"settings: {key} means nothing to a loader; expected data.…, augment.…, train.seed or train.batch_size{more}"
+            )
     task = request.tasks or ((DEFAULT_TASK,) if DEFAULT_TASK in packed.vocab.classes else tuple(packed.vocab.classes)[:1])
     shuffle = {"data.shuffle": request.shuffle} if isinstance(request.shuffle, str) else {}
-    given = {"data.task": ",".join(task), "data.size": size, "train.seed": request.seed, "train.batch_size": request.batch_size}
-    given |= {f"data.{name}": value for name, value in request.data.items()} | shuffle | _augmentation(request)
-    return RunConfig(data=DataConfig(shards=str(packed.path))).replace({**given, **request.settings})
+    arguments = {"data.size": _size(request.size), "train.seed": request.seed, "train.batch_size": request.batch_size}
+    arguments |= {f"data.{name}": value for name, value in request.data.items()}
+    named = {key: key.partition(".")[2].removesuffix("_shards") for key in arguments if key not in request.settings}
+    for key, argument in named.items():
+        if argument in TEXTS and not isinstance(arguments[key], str):
+            raise ConfigError(f"{argument}: expected text, found {arguments[key]!r}")
+    given = {"data.task": ",".join(task)} | arguments | shuffle | _augmentation(request)
+    try:
+        config = RunConfig(data=DataConfig(shards=str(packed.path))).replace({**given, **request.settings})
+    except ConfigError as error:
+        key, colon, rest = str(error).partition(":")
+        if key not in named:
+            raise
+        raise ConfigError(f"{named[key]}{colon}{rest}") from None
+    if config.data.split_seed < 0:
+        raise ConfigError(f"split_seed: expected 0 or more, found {config.data.split_seed}")
+    return config
+
+
+def _size(size: Any) -> str:
+    """As text: "auto", HxW or a number for a square."""
+    if isinstance(size, str):
+        return size
+    sides = list(size) if isinstance(size, Iterable) else [size]
+    if len(sides) in (1, 2) and all(isinstance(side, int | np.integer) and not isinstance(side, bool) for side in sides):
+        return str(Size(int(sides[0]), int(sides[-1])))
+    raise ConfigError(f"size: expected HxW, (height, width) in pixels, or auto, found {size!r}")
 
 
 def _augmentation(request: LoaderRequest) -> dict[str, Any]:
@@ -89,12 +132,8 @@ def _augmentation(request: LoaderRequest) -> dict[str, Any]:
     if isinstance(request.augment, AugmentConfig):
         return {f"augment.{each.name}": getattr(request.augment, each.name) for each in fields(request.augment)}
     if isinstance(request.augment, Mapping):
-        return usual | {f"augment.{name.removeprefix('augment.')}": value for name, value in request.augment.items()}
+        return usual | {f"augment.{str(name).removeprefix('augment.')}": value for name, value in request.augment.items()}
     return usual
-
-
-def _least_batch(augment: AugmentConfig | None) -> int:
-    return 2 if augment is not None and (augment.mixup or augment.cutmix) else 1  # images are mixed in pairs, which stay together
 
 
 def _rows_and_labels(packed: PackedSet, request: LoaderRequest, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -105,9 +144,9 @@ def _rows_and_labels(packed: PackedSet, request: LoaderRequest, data: DataConfig
         corrected = correct(packed.table, vocab, Path(data.corrections)) if data.corrections else packed.columns
         codes = vocab.codes(corrected, request.tasks)
     if not isinstance(part, str):
-        return _listed(packed, part), codes
+        return listed_rows(packed.ids, part, packed.path), codes
     if part not in PARTS:
-        raise ConfigError(f"split: expected {', '.join(PARTS)}, or a list of rows or ids, found {part!r}")
+        raise ConfigError(f"{EXPECTED}, found {part!r}")
     if part == "all":
         return np.arange(len(packed)), codes
     split = joint_split(packed.columns, vocab, data.tasks, data.split_tasks, data.protocol, data.protocol_seed)
@@ -117,33 +156,3 @@ def _rows_and_labels(packed: PackedSet, request: LoaderRequest, data: DataConfig
             rows = oversampled(rows, vocab.codes(packed.columns, data.split_tasks[:1])[:, 0], data.oversample)
         return rows, codes
     return split.rows(part), split.labels(part, codes) if request.tasks else codes
-
-
-def _listed(packed: PackedSet, listed: Any) -> np.ndarray:
-    """Rows of a list of rows, of ids, or of a mask: int64 (n,)."""
-    values = np.asarray(listed)
-    if values.ndim != 1:
-        raise ConfigError(f"split: expected a list of rows or ids, found an array of shape {values.shape}")
-    if values.dtype == bool:
-        if len(values) != len(packed):
-            raise ConfigError(f"split: expected a mask of {len(packed)} rows, found {len(values)}")
-        return np.flatnonzero(values)
-    if values.dtype.kind in "iu" or not len(values):
-        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < len(packed):
-            wrong = values[(values < 0) | (values >= len(packed))][0]
-            raise ConfigError(f"split: expected rows from 0 to {len(packed) - 1}, found {wrong}; ids are text")
-        return values.astype(np.int64)
-    row_of = {identity: row for row, identity in enumerate(packed.ids.tolist())}
-    rows = [row_of.get(identity, -1) for identity in values.tolist()]
-    if -1 in rows:
-        missing = [values.tolist()[place] for place, row in enumerate(rows) if row < 0]
-        raise ConfigError(f"split: {len(missing)} of {len(rows)} ids are not in {packed.path}, the first is {missing[0]!r}")
-    return np.array(rows, dtype=np.int64)
-
-
-def _weights(weights: Any, num_rows: int, rows: np.ndarray) -> np.ndarray:
-    """The weights of `rows`: float64 (n,)."""
-    values = np.asarray(weights, dtype=np.float64)
-    if values.shape != (num_rows,):
-        raise ConfigError(f"weights: expected a number for each of the {num_rows} rows of the set, found an array of shape {values.shape}")
-    return values[rows]
