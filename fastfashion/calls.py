@@ -114,8 +114,9 @@ def errors_say_arguments(names: Collection[str]) -> Iterator[None]:
     """Inside this context, FastfashionErrors name the arguments `names` of a function, and settings, if they were written with flags."""
     try:
         yield
-    except FastfashionError as error:
-        error.args = tuple(in_arguments(part, names) if isinstance(part, str) else part for part in error.args)
+    except Exception as error:  # while the interpreter ends, an iterator that is left is closed, and our own names are gone
+        if isinstance(error, FastfashionError):
+            error.args = tuple(in_arguments(part, names) if isinstance(part, str) else part for part in error.args)
         raise
 
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import PackedSmall
 
 from fastfashion.catalog import Vocab, joint_split
-from fastfashion.catalog.columns import codes, values
+from fastfashion.catalog.columns import codes, texts_at, values
 from fastfashion.shards import PackedSet, Resolution, open_packed_set
 
 HOME = Path(__file__).parents[1]
@@ -59,6 +59,12 @@ def test_a_column_as_numpy(column: pa.ChunkedArray, expected: np.ndarray) -> Non
     found = values(column)
     assert found.dtype == expected.dtype
     pd.testing.assert_series_equal(pd.Series(found), pd.Series(expected))
+
+
+def test_the_texts_of_rows() -> None:
+    column = pa.chunked_array([["a", "ä"], [], ["c"]], pa.string())
+    assert texts_at(column, np.array([2, 0, 2, 1, 1])[::2]) == ["c", "c", "ä"]
+    assert texts_at(column, np.zeros(0, dtype=np.int64)) == []
 
 
 @pytest.mark.parametrize("protocol", ["reference", "stratified", "folds"])
@@ -139,3 +145,24 @@ def test_a_set_of_other_columns_is_a_set(packed_small: PackedSmall) -> None:
     packed = open_packed_set(packed_small.out)
     changed: PackedSet = replace(packed, columns=packed.columns.slice(0, 9), vocab=Vocab({"gender": ("Men",)}))
     assert (len(changed), len(changed.table), len(changed.ids)) == (9, 9, 9)
+
+
+FIRST_BATCH = """
+import sys
+import fastfashion as ff
+loader = ff.loader(sys.argv[1], backend="threads", batch_size=16, device="cpu")
+batches = iter(loader)
+assert next(batches).images.shape[1:] == (80, 64, 3) and len(loader) == 3 and loader.state_dict()["samples"] and len(loader.ids) == 60
+print(*sys.modules)  # and ends with an iterator that is alive
+"""
+NOT_FOR_A_LOADER = {"timm", "torchvision", "wandb", "huggingface_hub", "typer", "rich", "pandas", "matplotlib", "sklearn", "scipy", "cv2"}
+
+
+def test_a_loader_gives_its_first_batch_without_what_it_does_not_use(packed_small: PackedSmall) -> None:
+    command = [sys.executable, "-c", FIRST_BATCH, str(packed_small.out)]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    loaded = set(done.stdout.split())
+    assert {"torch", "pyarrow", "fastfashion.load.threads"} <= loaded
+    assert not NOT_FOR_A_LOADER & {name.partition(".")[0] for name in loaded}
+    assert "nvidia.dali" not in loaded

@@ -43,8 +43,8 @@ for module, missing in names.items():
 for name in ours:
     importlib.import_module(name)
 import fastfashion as ff
-loader = ff.open_loader(shards, size="32x32", batch_size=16, settings={"data.backend": "threads", "data.workers": 1}, device="cpu")
-print(next(iter(loader.steps(0))).images.shape[1:])
+loader = ff.loader(shards, size="32x32", batch_size=16, backend="threads", workers=1, device="cpu")
+print(next(iter(loader)).images.shape[1:])
 loader.close()
 """
 

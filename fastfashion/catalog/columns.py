@@ -33,6 +33,14 @@ def values(column: Any) -> np.ndarray:
     return found
 
 
+def texts_at(column: "pa.ChunkedArray", rows: np.ndarray) -> list[str]:
+    """The texts of rows, int64 (n,)."""
+    import pyarrow as pa
+
+    places = pa.Int64Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows, dtype=np.int64))])
+    return column.take(places).to_pylist()
+
+
 def codes(names: Sequence[str], column: Any) -> np.ndarray:
     """int64 (N,): the place in `names` of each text of a column, -1 where it is none of them or there is no text."""
     import pyarrow as pa

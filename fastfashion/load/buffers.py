@@ -36,15 +36,17 @@ class Buffers:
 class Owner:
     """The process that started a backend's threads and pipelines."""
 
+    _pid, _exits = staticmethod(os.getpid), staticmethod(sys.is_finalizing)  # kept: while the interpreter exits, names of modules go
+
     def __init__(self) -> None:
-        self._process = os.getpid()
+        self._process = self._pid()
 
     @property
     def is_here(self) -> bool:
         """Whether it is this process, not a forked child."""
-        return os.getpid() == self._process
+        return self._pid() == self._process
 
     @property
     def may_clean_up(self) -> bool:
         """Whether they still answer: not in a forked child, and not while the interpreter exits."""
-        return self.is_here and not sys.is_finalizing()
+        return self.is_here and not self._exits()

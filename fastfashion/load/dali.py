@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.errors import InputError, PackedSetError
+from fastfashion.extras import needs
 from fastfashion.images import codec
 from fastfashion.load.augment import apply
 from fastfashion.load.batch import Profile
@@ -54,12 +55,8 @@ class DaliBackend:
     needs_shards = True
 
     def __init__(self, spec: LoaderSpec, profile: Profile) -> None:
-        try:
+        with needs("cuda12", "the dali loader", "use --set data.backend=threads"):
             import nvidia.dali  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(
-                f"the dali loader needs NVIDIA DALI ({error}): pip install nvidia-dali-cuda120, or use --set data.backend=threads"
-            ) from error
         self._spec, self._profile, self._owner = spec, profile, Owner()
         self._planned: Iterator[Planned] = iter(())
         self._fed: deque[Planned] = deque()  # in the pipeline

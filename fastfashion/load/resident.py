@@ -8,6 +8,7 @@ resized as two products with matrices of filter weights: the triangle filter is 
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable
 from enum import IntEnum
@@ -51,7 +52,9 @@ def free_bytes(device: torch.device) -> int:
             name, _, value = line.partition(":")
             if name == "MemAvailable":
                 return int(value.split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # not Linux, which says only how much is installed
+    if not hasattr(os, "sysconf"):  # Windows
+        return sys.maxsize
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # macOS, which says only how much is installed
 
 
 class Place(IntEnum):

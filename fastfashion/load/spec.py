@@ -81,7 +81,7 @@ class LoaderSpec:
 
     def to_device(self, tensor: "torch.Tensor") -> "torch.Tensor":
         """The tensor on the loader's device; on the CPU without `.to`, which may wait a millisecond for Python's lock."""
-        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=self.device.type == "cuda")
 
 
 def make_spec(packed: PackedSet, chosen: Selection, data: DataConfig, world: dist.World) -> LoaderSpec:

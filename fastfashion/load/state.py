@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastfashion.catalog.columns import texts_at
 from fastfashion.errors import ConfigError
 from fastfashion.load.spec import LoaderSpec
 
@@ -25,7 +26,7 @@ def identity_of(spec: LoaderSpec) -> dict[str, Any]:
         "seed": spec.plan.seed,
         "order": _order(spec),
         "num_rows": len(spec.plan.rows),
-        "ids_sha256": _sha256("\n".join(spec.images.ids.take(spec.plan.rows).to_pylist()).encode()),
+        "ids_sha256": _sha256("\n".join(texts_at(spec.images.ids, spec.plan.rows)).encode()),
         "set": spec.images.folder.parent.name,
     }
 
