@@ -174,3 +174,14 @@ def test_what_an_image_costs_to_decode_is_by_the_box_that_is_decoded() -> None:
         cost(file.getvalue(), 64, 64, fit).num_bytes for fit in (Fit(), Fit(mode="crop"), Fit(mode="crop", crop_pct=0.3), Fit(mode="pad"))
     )
     assert pad < squash == crop < zoomed
+
+
+def test_a_worker_decodes_any_fit_of_a_large_image_in_the_memory_that_it_costs() -> None:
+    file = io.BytesIO()
+    smooth_image(3, 4000, 3000).save(file, "JPEG")
+    fits = [Fit(), *(Fit(mode="crop", crop_pct=share) for share in (1.0, 0.3, 0.1, 0.001)), Fit(mode="pad")]
+    out = np.zeros((1, 96, 64, 3), dtype=np.uint8)
+    with closing(Decoders(1)) as decoders:
+        for fit in fits:
+            assert decoders.fit([file.getvalue()], out, fit=fit) == {}, fit
+    assert cost(file.getvalue(), 96, 64).num_bytes < cost(file.getvalue(), 96, 64, fits[4]).num_bytes / 2
