@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -90,10 +90,16 @@ def row_of(way: Way, python: Path, module: str, folder: Path, data: Path, limit_
 def cells(row: Mapping[str, Any]) -> list[str]:
     """A row of the table, from the column `way` on."""
     if row.get("failed"):
-        return [row["way"], "", "", "", "", "", f"`{row['failed']}`"]
-    yes = {True: "yes", False: "no"}
-    marks = [yes[row[name]] for name in ("same_order", "same_ids", "same_pixels")]
+        return [row["way"], "", "", "", "", "", code(row["failed"])]
+    marks = ["yes" if row[name] else "no" for name in ("same_order", "same_ids", "same_pixels")]
+    if row["rest"] == 0:  # nothing to compare
+        marks[0] = marks[2] = ""
     return [row["way"], str(row["lost"]), str(row["doubled"]), *marks, note(row)]
+
+
+def code(text: str) -> str:
+    """As Markdown's code, with longer fences where the text has backticks."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def note(row: Mapping[str, Any]) -> str:
@@ -110,7 +116,7 @@ def note(row: Mapping[str, Any]) -> str:
     elif not row["next_same_order"] and row["same_order"]:
         said.append("the next epoch has another order than without a break")
     if row["epochs_alike"] and row["shuffled"]:
-        said.append("every epoch has the same order")
+        said.append("this epoch and the next have one order, without a break as well")
     if row["unbroken"] != row["settings"]["rows"]:
         said.append(f"an unbroken epoch has {row['unbroken']} of {row['settings']['rows']} samples")
     if row["rest"] == 0:
@@ -142,8 +148,17 @@ def title(row: Mapping[str, Any]) -> str:
     return f"{row['library']} {row['version']}"
 
 
+def others(record: Path, names: Collection[str]) -> list[dict[str, Any]]:
+    """The rows of a record that are of other libraries, each with the commit that it was measured at."""
+    found = json.loads(record.read_text(encoding="utf-8"))
+    measured = {LIBRARIES[name] for name in names}
+    return [{"commit": found["commit"]} | row for row in found["rows"] if row["library"] not in measured]
+
+
 def main(
-    library: Annotated[list[str] | None, typer.Option(help=f"Measure these alone: {', '.join(LIBRARIES)}.", metavar="NAME")] = None,
+    library: Annotated[
+        list[str] | None, typer.Option(help=f"Measure these alone, and keep the others of --out: {', '.join(LIBRARIES)}.", metavar="NAME")
+    ] = None,
     only: Annotated[str, typer.Option(help="Measure the ways with this text alone.", metavar="TEXT")] = "",
     home: Annotated[Path | None, typer.Option(help="Keep environments and runs in this folder.", metavar="FOLDER")] = None,
     limit: Annotated[float, typer.Option(help="Kill a run that takes longer.", metavar="SECONDS")] = 120.0,
@@ -158,12 +173,14 @@ def main(
     if unknown := [name for name in names if name not in LIBRARIES]:
         raise ConfigError(f"--library: expected {', '.join(LIBRARIES)}, found {', '.join(unknown)}")
     commit = git_commit()
+    kept = [] if library is None or out is None or not out.is_file() else others(out, names)
     scratch = tempfile.mkdtemp(prefix="resume-") if home is None else None
     try:
-        rows = measure(names, Path(scratch or home or ".").resolve(), limit, only)
+        rows = [row | {"commit": commit} for row in measure(names, Path(scratch or home or ".").resolve(), limit, only)]
     finally:
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+    rows = sorted(rows + kept, key=lambda row: list(LIBRARIES.values()).index(row["library"]))
     result = {
         "command": command_line(),
         "commit": commit,

@@ -1,5 +1,5 @@
 """webdataset: it has no state of its own (its author recommends `resampled=True` and a new start), so torchdata's StatefulDataLoader counts
-batches around it. Four tars of 50 samples.
+batches around it. Eight tars of 25 samples.
 
 options: loader ("web": WebLoader, "stateful"), seed (of WebDataset), buffer (shuffle), resampled, detshuffle, persistent (workers).
 """
@@ -12,12 +12,13 @@ from typing import Any
 from resume_ways.job import Job, Way, draw, main
 
 VERSIONS = ("webdataset==1.0.2", "torchdata==0.11.0")
+SHARDS = 8
 WAYS = (
     Way(text="WebLoader.state_dict()", options={"loader": "web"}),
-    Way(text="StatefulDataLoader, shardshuffle=True, shuffle(50), no seed"),
-    Way(text="StatefulDataLoader, shardshuffle=True, shuffle(50, seed=1), seed=1", options={"seed": 1}),
+    Way(text="StatefulDataLoader, shardshuffle=100, shuffle(50), no seed"),
+    Way(text="StatefulDataLoader, shardshuffle=100, shuffle(50, seed=1), seed=1", options={"seed": 1}),
     Way(
-        text="StatefulDataLoader, detshuffle=True, seed=1, shardshuffle=True, persistent workers",
+        text="StatefulDataLoader, detshuffle=True, seed=1, shardshuffle=100, persistent workers",
         options={"seed": 1, "detshuffle": True, "persistent": True, "buffer": 0},
     ),
     Way(text="StatefulDataLoader, no shuffling", shuffled=False, options={"seed": 1, "buffer": 0, "shards": False}),
@@ -29,9 +30,9 @@ WAYS = (
 
 def prepare(folder: Path, rows: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for shard in range(4):
+    for shard in range(SHARDS):
         with tarfile.open(folder / f"{shard:05}.tar", "w") as tar:
-            for row in range(shard * rows // 4, (shard + 1) * rows // 4):
+            for row in range(shard * rows // SHARDS, (shard + 1) * rows // SHARDS):
                 data = str(row).encode()
                 member = tarfile.TarInfo(f"{row:06}.txt")
                 member.size = len(data)
@@ -60,7 +61,7 @@ def make_loader(job: Job) -> Any:
     seed, buffer, resampled = options.get("seed"), options.get("buffer", 50), options.get("resampled", False)
     shards = sorted(str(path) for path in job.data.glob("*.tar"))
     more = {} if seed is None else {"seed": seed}
-    shuffled = False if resampled else options.get("shards", True)
+    shuffled = 100 if options.get("shards", True) and not resampled else False
     dataset = wds.WebDataset(shards, shardshuffle=shuffled, resampled=resampled, detshuffle=options.get("detshuffle", False), **more)
     if buffer:
         dataset = dataset.shuffle(buffer, **more)
