@@ -26,7 +26,8 @@ from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.train.job import resolve, train
 
 CPU = torch.device("cpu")
-SHAPES = [(80, 60), (61, 83), (97, 31), (30, 120), (20, 300), (300, 20), (17, 17), (64, 48), (81, 61), (33, 57)]  # height, width
+# Height, width.
+SHAPES = [(80, 60), (61, 83), (97, 31), (30, 120), (20, 300), (300, 20), (17, 17), (64, 48), (81, 61), (33, 57), (1, 40), (50, 1)]
 SETTINGS: dict[str, dict[str, Any]] = {
     "squash": {},
     "crop": {"fit": "crop"},
