@@ -64,7 +64,11 @@ def parse_table(
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, read_dictionary=texts)
         _check_columns(file.schema_arrow, types, {*needed, *unread})
         names = [name for name in file.schema_arrow.names if name in types and name not in unread]
-        table = file.read(columns=names, use_threads=False)
+        columns = {}
+        for name in names:
+            columns[name] = file.read(columns=[name], use_threads=False)[name]
+            pa.default_memory_pool().release_unused()  # what reading took, of which a catalog of 6 MB would leave 10 more
+        table = pa.table(columns)
         if len(table) != num_rows:
             raise UnfitError(f"expected {num_rows} rows, found {len(table)}")
         text_bytes = _check_texts(table, [name for name in texts if name in names])
