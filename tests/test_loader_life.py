@@ -230,6 +230,59 @@ def test_a_process_ends_at_once_however_it_leaves_its_loader(packed_small: Packe
         assert said == ""  # an iterator left in the middle of an epoch has nothing to say
 
 
+LEFT_OVER = """
+import gc, os, pickle, sys, threading
+import fastfashion as ff
+
+def half_way(loader):
+    batches = iter(loader)
+    next(batches)
+    return batches
+
+def opened():
+    return ff.loader(sys.argv[1], backend=sys.argv[2], batch_size=4, size="32x32", device="cpu")
+
+class Ring:
+    def __init__(self):
+        self.ring, self.batches = self, half_way(opened())
+
+half_way(opened())  # garbage at once
+Ring()
+gc.collect()
+loader = opened()
+batches = half_way(loader)
+for child in ("idle", "own") if sys.argv[2] != "dali" else ():  # DALI may hang in the exit of a forked child
+    if os.fork() == 0:
+        if child == "own":
+            next(iter(loader))
+        sys.exit(0)  # as programs end, not os._exit
+    assert os.wait()[1] == 0
+next(batches)
+sent = half_way(pickle.loads(pickle.dumps(loader)))
+never = iter(opened())
+closed = opened()
+invalid = half_way(closed)
+closed.close()
+
+def work(loader, first):
+    while True:
+        for _ in loader:
+            first.set()
+
+if sys.argv[2] != "dali":  # DALI's own exit fails while a thread still runs a pipeline
+    first = threading.Event()
+    threading.Thread(target=work, args=(opened(), first), daemon=True).start()
+    first.wait()
+"""
+
+
+def test_nothing_is_said_of_what_is_left_half_way(packed_small: PackedSmall, backend: str) -> None:
+    """At garbage collection, at exit, in forked children that end as programs do, and in a thread that Python ends."""
+    command = [sys.executable, "-c", LEFT_OVER, str(packed_small.out), backend]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def damage(shards: Path, rows: list[int]) -> None:
     """Images that are zeros; sizes stay."""
     images = open_packed_set(shards).open("full")

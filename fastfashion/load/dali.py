@@ -6,11 +6,15 @@ DALI decodes only plain JPEGs (images/codec.py, Kind), of which all decoders giv
 finished crop. Only this module imports DALI.
 """
 
+import ctypes
+import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, IntEnum
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -66,6 +70,8 @@ class DaliBackend:
         self._buffers = Buffers(spec.images_shape, keep=4)
         self._pipeline = build_pipeline(spec, self._feed)
         self._state = State.IDLE
+        _keep_in_children()
+        _OPEN.add(self)
 
     def batches(self, planned: Iterator[Planned]) -> Generator[Made, None, None]:
         self._planned = planned
@@ -75,7 +81,7 @@ class DaliBackend:
                 yield self._finish(output, self._fed.popleft())
         finally:
             self._planned = iter(())
-            while self._state is State.RUNNING and self._owner.may_clean_up:  # left half-way: empty it, so that the next epoch starts clean
+            while self._owner.may_clean_up and self._state is State.RUNNING:  # left half-way: empty it, so that the next epoch starts clean
                 self._run()
             self._fed.clear()
 
@@ -210,6 +216,22 @@ class DaliBackend:
     def close(self) -> None:
         self._state, self._pipeline = State.CLOSED, None
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+_OPEN: "weakref.WeakSet[DaliBackend]" = weakref.WeakSet()
+
+
+@cache
+def _keep_in_children() -> None:
+    """Never destroy a pipeline in a forked child: that waits for threads which exist in the parent alone. DALI would, at exit."""
+
+    def keep() -> None:
+        for backend in _OPEN:
+            pipeline = backend._pipeline
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(pipeline))
+            getattr(pipeline, "_pipes", set()).discard(weakref.ref(pipeline))
+
+    os.register_at_fork(after_in_child=keep)
 
 
 def uses_nvjpeg(spec: LoaderSpec) -> bool:

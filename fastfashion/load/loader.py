@@ -3,6 +3,7 @@
 LoaderSpec ─► Loader ─► feed: what to load ─► backend: dali | threads | resident ─► Batch, Batch, …
 """
 
+import inspect
 import threading
 import time
 import warnings
@@ -68,7 +69,7 @@ class Loader(IterableDataset[Batch]):
 
         Raises ConfigError while another iterator is neither finished nor closed, after `close`, and in a DataLoader with several workers.
         """
-        return self._run(self._next_start, moves=True)
+        return self._iterate(self._next_start, moves=True)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; its position is kept if it is the current one.
@@ -111,7 +112,8 @@ class Loader(IterableDataset[Batch]):
         """End all threads; also at the end of a `with` block, when the loader is garbage, and at exit."""
         self._closed = True
         self._move(self._position)
-        self._finalizer()
+        if self._opened is not None:
+            self._opened.close()
 
     def __enter__(self) -> "Loader":
         return self
@@ -151,7 +153,7 @@ class Loader(IterableDataset[Batch]):
         if epoch < 0 or not 0 <= start <= self.num_steps:
             raise ConfigError(f"steps: expected an epoch from 0 and a step from 0 to {self.num_steps}, found epoch {epoch}, step {start}")
         samples = self.spec.plan.edge(start)
-        return self._run(lambda: Position(epoch=epoch, samples=samples), moves=False)
+        return self._iterate(lambda: Position(epoch=epoch, samples=samples), moves=False)
 
     # How it works.
 
@@ -170,24 +172,30 @@ class Loader(IterableDataset[Batch]):
         self._owner, self._lock = Owner(), threading.Lock()
         self._turn = None
         self._opened: _Opened | None = None
-        self._finalizer: Callable[[], object] = lambda: None
+        self._iterators: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
 
     def _open(self) -> "_Opened":
         """The backend of this process; a child opens its own."""
         if self._closed:
             raise ConfigError("this loader is closed: open another one")
         if not self._owner.is_here:
-            _INHERITED.append(self._opened)  # never to be cleaned up here: its threads exist in the parent alone
             self._start_here()
         if self._opened is None:
             self._opened = _Opened.of(self.spec)
-            self._finalizer = weakref.finalize(self, self._opened.close)
+            weakref.finalize(self, _end, self._opened, self._iterators)
         return self._opened
+
+    def _iterate(self, start: Callable[[], Position], *, moves: bool) -> Iterator[Batch]:
+        batches = self._run(start, moves=moves)
+        self._iterators.add(batches)
+        return batches
 
     def _run(self, start: Callable[[], Position], *, moves: bool) -> Generator[Batch, None, None]:
         with errors_say_arguments(self._names) if self._names else nullcontext():
             if (worker := get_worker_info()) is not None and worker.num_workers > 1:
                 raise ConfigError(f"num_workers={worker.num_workers}: each would load every batch; use 0, it has its own threads")
+            if _program_ends():
+                return
             opened, turn = self._open(), self._take_turn()
             at = start()
             feed, backend = opened.feed, opened.backend
@@ -206,6 +214,10 @@ class Loader(IterableDataset[Batch]):
                         return
                     yield batch
                     self._check_turn(turn)
+            except Exception:
+                if not _program_ends():
+                    raise
+                return
             finally:
                 made.close()
                 self._end_turn(turn)
@@ -250,15 +262,12 @@ class Loader(IterableDataset[Batch]):
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which opens a backend of its own."""
-        here = ("_owner", "_lock", "_turn", "_opened", "_finalizer")
+        here = ("_owner", "_lock", "_turn", "_opened", "_iterators")
         return {name: value for name, value in self.__dict__.items() if name not in here} | {"spec": replace(self.spec, profile=None)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start_here()
-
-
-_INHERITED: list[Any] = []  # backends that a forked child has from its parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +306,23 @@ class _Opened:
             if self.cache is not None:
                 self.cache.close()  # first: a thread may be waiting for a shard
             self.backend.close()
+
+
+def _program_ends() -> bool:
+    """Whether Python has ended the thread pools: a daemon thread that still iterates then finds its epoch at an end."""
+    return bool(getattr(threading, "_SHUTTING_DOWN", False))
+
+
+def _end(opened: _Opened, iterators: "weakref.WeakSet[Generator[Batch, None, None]]") -> None:
+    """Leave nothing to do for the time when Python takes modules apart: of a loader that is garbage, or at exit."""
+    left = list(iterators)
+    if not opened.owner.is_here or any(
+        inspect.getgeneratorstate(batches) == inspect.GEN_RUNNING for batches in left
+    ):  # another thread still works with it
+        return
+    opened.close()
+    for batches in left:
+        batches.close()
 
 
 def open_backend(spec: LoaderSpec, profile: Profile) -> Backend:
