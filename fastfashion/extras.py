@@ -14,7 +14,14 @@ def install(extra: str) -> str:
 
 def lacks(*modules: str) -> str | None:
     """The first of these modules that is not installed; None if all are. Imports none of them."""
-    return next((module for module in modules if find_spec(module) is None), None)
+    return next((module for module in modules if not _is_there(module)), None)
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it is in
+        return False
 
 
 def require(extra: str, what: str, *modules: str) -> None:

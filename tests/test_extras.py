@@ -143,3 +143,7 @@ def test_what_is_there_is_looked_for_and_not_imported(monkeypatch: pytest.Monkey
     monkeypatch.setattr(extras, "find_spec", find)
     assert (extras.lacks("a"), extras.lacks("a", "b", "c")) == (None, "b")
     assert looked == ["a", "a", "b"]
+
+
+def test_a_module_of_a_package_that_is_not_there_is_lacking() -> None:
+    assert extras.lacks("json", "no_such_package.module") == "no_such_package.module"

@@ -80,14 +80,16 @@ def test_a_image_has_the_same_pixels_as_a_file_and_in_a_packed_set(predictor: Pr
     np.testing.assert_array_equal(from_files, from_set)
 
 
-@pytest.mark.parametrize(("kept", "installed", "used"), [("resident", False, "resident"), ("dali", True, "dali"), ("dali", False, "auto")])
+@pytest.mark.parametrize(
+    ("kept", "installed", "used"), [("resident", False, "resident"), ("dali", True, "dali"), ("dali", False, "threads")]
+)
 def test_a_set_is_read_with_the_backend_and_cache_of_the_run(
     predictor: Predictor, packed_small: PackedSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, installed: bool, used: str
 ) -> None:
     config = read_config(predictor.run)
     data = replace(config.data, backend=kept, cache_dir=str(tmp_path), cache_gb=3.0)
     monkeypatch.setattr(sys.modules[Predictor.__module__], "read_config", lambda run: replace(config, data=data))
-    monkeypatch.setattr(sys.modules[Predictor.__module__], "lacks", lambda module: None if installed else module)
+    monkeypatch.setattr(sys.modules[Predictor.__module__], "has_dali", lambda: installed)
     spec = predictor.spec(open_packed_set(packed_small.out), np.arange(5), 16)
     assert (spec.backend, spec.cache_dir, spec.cache_bytes, spec.on_bad) == (used, str(tmp_path), 3 * 10**9, "skip")
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from fastfashion.errors import InputError, PackedSetError
-from fastfashion.extras import needs
+from fastfashion.extras import lacks, needs
 from fastfashion.images import codec
 from fastfashion.load.augment import apply
 from fastfashion.load.batch import Profile
@@ -232,6 +232,11 @@ def _keep_in_children() -> None:
             getattr(pipeline, "_pipes", set()).discard(weakref.ref(pipeline))
 
     os.register_at_fork(after_in_child=keep)
+
+
+def has_dali() -> bool:
+    """Whether DALI is installed."""
+    return lacks("nvidia.dali") is None
 
 
 def uses_nvjpeg(spec: LoaderSpec) -> bool:

@@ -21,8 +21,8 @@ import torch
 from fastfashion import dist
 from fastfashion.config import Size
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.extras import lacks
 from fastfashion.load import Loader, LoaderSpec, Selection, make_spec
+from fastfashion.load.dali import has_dali
 from fastfashion.model.artifact import load_artifact
 from fastfashion.model.net import probabilities
 from fastfashion.predict.decode_worker import load_encoded
@@ -136,7 +136,7 @@ class Predictor:
         """How to load rows of a set, int64 (n,), whole and in order: as the run did, at its resolution if the set has it."""
         trained = read_config(self.run).data
         resolution = trained.resolution if trained.resolution in packed.resolutions else "auto"
-        backend = "auto" if trained.backend == "dali" and lacks("nvidia.dali") else trained.backend  # it may have trained elsewhere
+        backend = "threads" if trained.backend == "dali" and not has_dali() else trained.backend  # it may have trained elsewhere
         own = {"size": str(self.size), "workers": self.workers, "backend": backend, **self.fit.settings()}
         data = replace(trained, resolution=resolution, on_bad="skip", shuffle="epoch", **own)
         return make_spec(packed, Selection(rows=rows, batch_size=batch_size), data, dist.World(device=self.device))
