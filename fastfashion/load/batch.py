@@ -1,7 +1,7 @@
 """What a loader yields, and what it lists and times beside it."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     import torch
 
 IGNORED = -100  # torch.nn.functional.cross_entropy's own ignore_index
+SMALLEST_STD = 1e-6  # less is a mistake, and divides by 0
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB in 0..1: most timm backbones expect these
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """One rank's share of a step, on the loader's device."""
+    """One rank's share of a step, on the loader's device. Batches are equal if they are the same object."""
 
     images: "torch.Tensor"  # uint8 (B, H, W, 3), RGB
     labels: "torch.Tensor"  # int64 (B, T), -1 for padding and for a row without that label
@@ -56,11 +57,15 @@ class Batch:
     def normalized(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, dtype: "torch.dtype | None" = None) -> "torch.Tensor":
         """(image / 255 - mean) / std as float (B, 3, H, W) in channels-last memory, on the batch's device; float32 by default.
 
-        mean, std: of red, green and blue, in 0..1. For models that do not normalise; those of `ff.open_run` take `images`.
+        mean, std: of red, green and blue, in 0..1. For models that do not normalise; those of `ff.open_run` take `images`. Raises
+        ConfigError for numbers outside of it, and for a dtype that is not a float.
         """
         import torch
 
         kind = torch.float32 if dtype is None else dtype
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+            raise ConfigError(f"dtype: expected a floating-point one, such as torch.float16, found {dtype!r}")
+        mean, std = _of_channels("mean", mean, 0), _of_channels("std", std, SMALLEST_STD)
         scale, shift = (
             torch.tensor(values, dtype=torch.float32, device=self.images.device)[:, None, None]
             for values in ([1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)])
@@ -69,21 +74,41 @@ class Batch:
 
     def to(self, device: "str | torch.device", *, non_blocking: bool = False) -> "Batch":
         """The batch on another device; itself if it is there already."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory, from which `to(device, non_blocking=True)` copies beside other work; needs a GPU."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def __repr__(self) -> str:
+        count, height_px, width_px, _ = self.images.shape
+        tasks = ", ".join(f"{task} ({classes} classes)" for task, classes in zip(self.tasks, self.num_classes, strict=True)) or "none"
+        where = f"epoch={self.epoch}, samples={self.samples}, device={self.images.device}"
+        return f"Batch({count} images of {height_px}x{width_px}, tasks: {tasks}, {where})"
+
+    def _each(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Batch":
+        """A batch of changed tensors; itself if none has changed."""
         import torch
 
-        moved: dict[str, Any] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, torch.Tensor):
-                moved[each.name] = value.to(device, non_blocking=non_blocking)
-        return self if all(value is getattr(self, name) for name, value in moved.items()) else replace(self, **moved)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        changed = {name: change(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return self if all(value is values[name] for name, value in changed.items()) else replace(self, **changed)
 
     def _column(self, task: str | None) -> int:
         if task is None and len(self.tasks) == 1:
             return 0
         if task not in self.tasks:
-            raise ConfigError(f"task: expected one of {', '.join(self.tasks) or 'none: the loader has no task'}, found {task!r}")
+            expected = f"expected one of {', '.join(self.tasks)}" if self.tasks else "the loader was opened without one (task=None)"
+            raise ConfigError(f"task: {expected}, found {task!r}")
         return self.tasks.index(task)
+
+
+def _of_channels(name: str, values: Any, least: float) -> list[float]:
+    """Three numbers from `least` to 1."""
+    found = [float(value) for value in values] if isinstance(values, Iterable) else []
+    if len(found) != 3 or not all(least <= value <= 1 for value in found):
+        raise ConfigError(f"{name}: expected three numbers in 0..1, of red, green and blue, found {values!r}")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from fastfashion.load.buffers import Owner
 from fastfashion.load.crops import slow_note
 from fastfashion.load.feed import Backend, Feed, finish
 from fastfashion.load.spec import LoaderSpec
-from fastfashion.load.state import Position, check_state, describe, identity_of
+from fastfashion.load.state import Position, check_state, describe, identity_of, is_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,8 +77,8 @@ class Loader(IterableDataset[Batch]):
         A smaller number directly after `load_state_dict` comes from a wrapper that counts from 0 in each process, as accelerate does: it
         warns, and that number and later ones are counted from the epoch of the state.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, int | np.integer) or epoch < 0:
-            raise ConfigError(f"epoch: expected 0 or more, found {epoch!r}")
+        if not is_count(epoch):
+            raise ConfigError(f"epoch: expected 0 or more, a whole number below 2^63, found {epoch!r}")
         if self._loaded and epoch + self._offset < self.epoch:
             self._offset = self.epoch - int(epoch)
             warnings.warn(
@@ -94,6 +94,8 @@ class Loader(IterableDataset[Batch]):
 
         It counts the batches that were handed out; with a `batch` of this loader, those up to it, whatever was drawn after it.
         """
+        if not isinstance(batch, Batch | None):
+            raise ConfigError(f"batch: expected a Batch of this loader, found {type(batch).__name__}; a wrapper may have taken it apart")
         return describe(self._identity, self._position if batch is None else self._after(batch))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -120,6 +122,12 @@ class Loader(IterableDataset[Batch]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        spec, at = self.spec, self._position
+        what = f"{len(spec.plan.rows)} rows of {spec.images.folder.parent.name}, {spec.plan.batch_size} images of {spec.size} per step"
+        rank = f", rank {spec.rank} of {spec.world_size}" if spec.world_size > 1 else ""
+        return f"Loader({what}{rank}, {spec.chosen_backend} on {spec.device}, epoch={at.epoch}, samples={at.samples})"
 
     # What is loaded.
 
@@ -150,7 +158,7 @@ class Loader(IterableDataset[Batch]):
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start`; the loader's own position stays. Raises ConfigError as `__iter__`."""
-        if epoch < 0 or not 0 <= start <= self.num_steps:
+        if not (is_count(epoch) and is_count(start) and start <= self.num_steps):
             raise ConfigError(f"steps: expected an epoch from 0 and a step from 0 to {self.num_steps}, found epoch {epoch}, step {start}")
         samples = self.spec.plan.edge(start)
         return self._iterate(lambda: Position(epoch=epoch, samples=samples), moves=False)
@@ -242,7 +250,8 @@ class Loader(IterableDataset[Batch]):
             if self._turn is not None:
                 raise ConfigError(
                     "this loader has another live iterator, and batches of the two would be mixed: finish that one, close it "
-                    "(`batches.close()`), or open a second loader"
+                    "(`batches.close()`), or open a second loader; where nothing names it any more, as after an exception whose traceback "
+                    "is kept, `loader.load_state_dict(loader.state_dict())` continues without it"
                 )
             self._turn = object()
             return self._turn

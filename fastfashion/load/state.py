@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fastfashion.catalog.columns import texts_at
 from fastfashion.errors import ConfigError
 from fastfashion.load.spec import LoaderSpec
@@ -48,8 +50,8 @@ def check_state(own: Mapping[str, Any], state: Mapping[str, Any]) -> Position:
         found = f"one without {', '.join(missing)}" if missing else repr(type(state).__name__)
         raise ConfigError(f"state: expected what state_dict() of a loader gave, found {found}")
     for name in numbers:
-        if isinstance(state[name], bool) or not isinstance(state[name], int) or state[name] < 0:
-            raise ConfigError(f"state: {name}: expected a whole number from 0, found {state[name]!r}")
+        if not is_count(state[name]):
+            raise ConfigError(f"state: {name}: expected a whole number from 0 to below 2^63, found {state[name]!r}")
     if state["version"] > VERSION:
         raise ConfigError(f"state: it is of version {state['version']}, and this version of fastfashion reads {VERSION}; upgrade it")
     if state["ids_sha256"] != own["ids_sha256"]:
@@ -62,7 +64,12 @@ def check_state(own: Mapping[str, Any], state: Mapping[str, Any]) -> Position:
         raise ConfigError(f"state: expected seed {own['seed']}, that of this loader, found {state['seed']}; open it with that seed")
     if state["order"] != own["order"]:
         raise ConfigError(f"state: expected the order {own['order']!r}, found {state['order']!r}; open the loader with the same shuffle")
-    return Position(epoch=state["epoch"], samples=state["samples"])
+    return Position(epoch=int(state["epoch"]), samples=int(state["samples"]))
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a whole number, Python's or numpy's, that an epoch or a number of samples can be."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _order(spec: LoaderSpec) -> str:
