@@ -91,7 +91,7 @@ class Batch:
         import torch
 
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        changed = {name: change(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
         return self if all(value is values[name] for name, value in changed.items()) else replace(self, **changed)
 
     def _column(self, task: str | None) -> int:

@@ -69,7 +69,7 @@ def check_state(own: Mapping[str, Any], state: Mapping[str, Any]) -> Position:
 
 def is_count(value: object) -> bool:
     """Whether it is a whole number, Python's or numpy's, that an epoch or a number of samples can be."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value < 2**63
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= int(value) < 2**63
 
 
 def _order(spec: LoaderSpec) -> str:
