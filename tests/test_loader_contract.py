@@ -178,7 +178,7 @@ def test_a_state_that_does_not_fit_is_refused_in_words(opened: Opener, changes: 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"samples": -1}, r"state: samples: expected a whole number from 0, found -1"),
+        ({"samples": -1}, r"state: samples: expected a whole number from 0 to below 2\^63, found -1"),
         ({"epoch": 1.0}, r"state: epoch: expected a whole number"),
         ({"version": 99}, r"state: it is of version 99.*upgrade"),
         (None, r"state: expected what state_dict\(\) of a loader gave, found one without epoch"),
@@ -410,3 +410,52 @@ def test_a_batch_moves_to_a_device_whole(opened: Opener) -> None:
     moved: Batch = batch.to("meta")
     tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
     assert len(tensors) == 5 and all(tensor.is_meta for tensor in tensors)
+
+
+def test_a_batch_is_compared_by_identity_and_shown_in_a_line(opened: Opener) -> None:
+    loader = opened(task="subCategory")
+    first, second = islice(loader, 2)
+    assert first in [second, first] and first != second
+    assert repr(first) == "Batch(7 images of 32x24, tasks: subCategory (4 classes), epoch=0, samples=6, device=cpu)"
+    assert repr(loader).endswith(", 7 images of 32x24 per step, threads on cpu, epoch=0, samples=13)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mean": 0.5}, r"mean: expected three numbers in 0..1, of red, green and blue, found 0.5"),
+        ({"mean": (123.0, 116.0, 103.0)}, r"mean: expected three numbers in 0..1"),  # in grey levels: all images would be black
+        ({"std": (0.2, 0.0, 0.2)}, r"std: expected three numbers in 0..1"),
+        ({"std": (0.2, 0.2)}, r"std: expected three numbers in 0..1"),
+        ({"dtype": torch.uint8}, r"dtype: expected a floating-point one"),
+        ({"dtype": "float16"}, r"dtype: expected a floating-point one"),
+    ],
+)
+def test_what_is_no_mean_std_or_float_is_refused(opened: Opener, changes: Any, said: str) -> None:
+    batch = next(iter(opened()))
+    with pytest.raises(ConfigError, match=said):
+        batch.normalized(**changes)
+
+
+def test_numbers_of_numpy_are_numbers_and_those_that_no_epoch_has_are_refused(opened: Opener) -> None:
+    loader = opened()
+    loader.load_state_dict(loader.state_dict() | {"epoch": np.int64(10**6), "samples": np.int32(58)})
+    assert len(rows_of(loader)) == 2 and json.dumps(loader.state_dict())
+    attempts: list[Callable[[], Any]] = [
+        lambda: loader.set_epoch(2**63),
+        lambda: loader.load_state_dict(loader.state_dict() | {"epoch": 2**64}),
+        lambda: loader.steps("a"),  # type: ignore[arg-type]
+        lambda: loader.steps(1.5),  # type: ignore[arg-type]
+        lambda: loader.state_dict({"images": None}),  # type: ignore[arg-type]
+    ]
+    for attempt in attempts:
+        with pytest.raises(ConfigError, match=r"expected"):
+            attempt()
+
+
+def test_a_lost_iterator_is_replaced(opened: Opener) -> None:
+    loader = opened()
+    lost = iter(loader)
+    first = rows_of([next(lost)])
+    loader.load_state_dict(loader.state_dict())  # as the error says
+    assert first + rows_of(loader) == rows_of(opened())
