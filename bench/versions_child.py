@@ -20,7 +20,8 @@ def open_loader(asked: dict[str, Any]) -> Any:
     from fastfashion.shards import open_packed_set
 
     packed = open_packed_set(Path(asked["shards"]))
-    images, size = load.choose_images(packed, asked["res"], asked["size"])
+    choose: Any = getattr(load, "choose_images", None) or load.choose_pictures  # type: ignore[attr-defined]  # until 22a9065
+    images, size = choose(packed, asked["res"], asked["size"])
     plan = load.Plan(
         rows=np.arange(min(asked["images"], len(packed))),
         heights_px=images.height_px,
@@ -28,10 +29,16 @@ def open_loader(asked: dict[str, Any]) -> Any:
         batch_size=asked["batch_size"],
         augment=AugmentConfig(),
     )
-    labels = np.zeros((len(packed), 1), dtype=np.int64)
     known = {field.name for field in dataclasses.fields(load.LoaderSpec)}
-    how = {"backend": asked["backend"], "workers": asked["workers"], "device": torch.device("cpu"), "size": size}
-    spec = load.LoaderSpec(images=images, plan=plan, labels=labels, **{name: value for name, value in how.items() if name in known})
+    spec: Any = load.LoaderSpec(
+        **{"images" if "images" in known else "pictures": images},
+        plan=plan,
+        labels=np.zeros((len(packed), 1), dtype=np.int64),
+        size=size,
+        device=torch.device("cpu"),
+        backend=asked["backend"],
+        workers=asked["workers"],
+    )
     opened = getattr(load, "open_loader", None) or load.Loader
     return opened(spec)
 
