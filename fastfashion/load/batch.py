@@ -130,6 +130,7 @@ class Profile:
     copy_s: float = 0.0  # from buffers of the loader to the batch and its device
     wait_s: float = 0.0  # of the consumer, for its next batch
     num_images: int = 0
+    enabled: bool = True  # False: nobody reads it, and nothing is added
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def reset(self) -> None:
@@ -138,6 +139,8 @@ class Profile:
 
     def add(self, **values: float) -> None:
         """Add to several of the numbers at once, from any thread."""
+        if not self.enabled:
+            return
         with self._lock:
             for name, value in values.items():
                 setattr(self, name, getattr(self, name) + value)

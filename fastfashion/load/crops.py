@@ -58,7 +58,7 @@ def load_crops(
     left = np.ones(len(out), dtype=np.uint8)  # `_native` sets those that it could load to 0
     if _native is not None:
         plain = np.array([codec.kind(data) for data in encoded], dtype=np.int8) if kinds is None else kinds
-        (height, width), some = out.shape[1:3], np.flatnonzero(plain != codec.Kind.OTHER)
+        (height, width), some = out.shape[1:3], plain.nonzero()[0]  # of a kind other than OTHER, which is 0
         if len(some) == len(out):
             _native.load_crops(list(encoded), boxes, sizes, flips, out, height, width, OVERSAMPLE, left, seconds, *_arrays(padding))
         elif len(some):

@@ -138,7 +138,7 @@ class DaliBackend:
         self._fed.append(planned)
         started = time.perf_counter()
         part = planned.part
-        encoded = [self._spec.images.encoded(row) for row in part.fetch.tolist()]
+        encoded = self._spec.images.encoded_all(part.fetch)
         self._profile.add(read_s=time.perf_counter() - started)
         self._check_sizes(part.fetch, encoded)
         start, end, flips = part.boxes[:, :2].copy(), part.boxes[:, 2:].copy(), part.flips.astype(np.int32)

@@ -301,7 +301,7 @@ class _Opened:
 
             images, cache = open_cached(spec.images, spec.cache_dir, spec.cache_bytes)
             spec = replace(spec, images=images)
-        profile = spec.profile or Profile()
+        profile = spec.profile or Profile(enabled=False)
         try:
             backend = open_backend(spec, profile)
         except BaseException:

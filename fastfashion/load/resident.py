@@ -104,6 +104,8 @@ class DecodedImages:
 
     def blacken(self, places: np.ndarray, out: np.ndarray | torch.Tensor) -> DecodeErrors:
         """Make the crops of broken images black; returns their errors by index in `out`."""
+        if not self._errors:
+            return {}
         broken = np.flatnonzero(self._state[places] == Place.BROKEN).tolist()
         for i in broken:
             out[i] = 0
@@ -115,7 +117,7 @@ class DecodedImages:
         whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
         decoded = np.empty((len(rows), *size, 3), dtype=np.uint8)
         seconds = np.zeros(3)
-        encoded = [self._spec.images.encoded(row) for row in rows.tolist()]
+        encoded = self._spec.images.encoded_all(rows)
         errors = self._spec.images.unlike(rows, encoded) | load_crops(
             encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds, self._spec.images.kinds_of(rows)
         )

@@ -140,12 +140,13 @@ class CropDecoder:
         rows, packed, out = part.fetch[chunk], self._spec.images, images[chunk]
         seconds = np.zeros(3)
         started = time.perf_counter()
-        encoded = [packed.encoded(row) for row in rows.tolist()]
+        encoded = packed.encoded_all(rows)
         kinds, unlike = packed.kinds_of(rows), packed.unlike(rows, encoded)
         seconds[0] = time.perf_counter() - started
         boxes, sizes, padding = part.boxes[chunk], self._spec.sizes_px(rows), self._spec.plan.fit.padding(part.places, chunk)
         errors = unlike | load_crops(encoded, boxes, sizes, part.flips[chunk], out, seconds, kinds, padding)
-        out[list(unlike)] = 0
+        if unlike:
+            out[list(unlike)] = 0
         read, decode, resize = seconds.tolist()
         self._profile.add(read_s=read, decode_s=decode, resize_s=resize + augment(images, part, chunk), num_images=len(rows))
         return {chunk.start + i: error for i, error in errors.items()}

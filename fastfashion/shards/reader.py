@@ -70,7 +70,9 @@ class Resolution:
 
     def unlike(self, rows: np.ndarray, encoded: Sequence[np.ndarray]) -> dict[int, InputError]:
         """The errors, by place, of rows, int64 (n,), whose checksum is not the index's. Checks each row once."""
-        wrong = {}
+        wrong: dict[int, InputError] = {}
+        if self._looked_at[rows].all():
+            return wrong
         for place in np.flatnonzero(~self._looked_at[rows]).tolist():
             row, data = int(rows[place]), encoded[place]
             if (found := zlib.crc32(data.data)) != self.crc32[row]:
@@ -81,9 +83,12 @@ class Resolution:
 
     def kinds_of(self, rows: np.ndarray) -> np.ndarray:
         """codec.Kind of rows, int64 (n,), as int8 (n,); looks once at an image of which the index does not say it. Raises as `encoded`."""
-        for row in np.unique(rows[self.kind[rows] == UNKNOWN]).tolist():
-            self.kind[row] = codec.kind(self.encoded(row))
-        return self.kind[rows]
+        kinds = self.kind[rows]
+        if (kinds == UNKNOWN).any():
+            for row in np.unique(rows[kinds == UNKNOWN]).tolist():
+                self.kind[row] = codec.kind(self.encoded(row))
+            kinds = self.kind[rows]
+        return kinds
 
     @cached_property
     def _tar_bytes(self) -> dict[int, int]:
@@ -97,6 +102,15 @@ class Resolution:
             raise PackedSetError(f"row {row}, id {self.id_of(row)}: {error}") from error
         start = int(self.offset[row])
         return shard[start : start + int(self.num_bytes[row])]
+
+    def encoded_all(self, rows: np.ndarray) -> list[np.ndarray]:
+        """As `encoded`, for rows, int64 (n,)."""
+        maps, found = self._maps, []
+        places = self.shard[rows].tolist(), self.offset[rows].tolist(), self.num_bytes[rows].tolist()
+        for row, number, start, size in zip(rows.tolist(), *places, strict=True):
+            shard = maps.get(number)
+            found.append(self.encoded(row) if shard is None else shard[start : start + size])
+        return found
 
     def read(self, row: int) -> np.ndarray:
         """The encoded image of a row, also from object storage; each call is a request, so only for a few images."""
