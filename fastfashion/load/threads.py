@@ -6,7 +6,7 @@ part ─► chunks of images ─► pool: decode what the crop needs ─► resi
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from fastfashion.load.buffers import Buffers, Owner
 from fastfashion.load.crops import load_crops
 from fastfashion.load.feed import Made, Planned
 from fastfashion.load.plan import Part
+from fastfashion.load.pool import Pool
 from fastfashion.load.spec import LoaderSpec
 
 CHUNK = 16  # images a task: with one a task, the overhead costs a fifth of the rate
@@ -60,8 +61,8 @@ class ChunkPool:
 
     def __init__(self, filler: Filler, workers: int, prefetch: int, profile: Profile) -> None:
         self._filler, self._prefetch, self._profile, self._owner = filler, prefetch, profile, Owner()
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
-        self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
+        self._pool = Pool(workers, "loader")
+        self._planner = Pool(1, "planner")
 
     @property
     def needs_shards(self) -> bool:
@@ -81,8 +82,8 @@ class ChunkPool:
                         future.add_done_callback(_cancel_tasks)  # without waiting: it may itself wait for a shard
 
     def close(self) -> None:
-        self._planner.shutdown(wait=True, cancel_futures=True)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._planner.close()
+        self._pool.close()
 
     def _start_next(self, planned: Iterator[Planned]) -> Started | None:
         """Start the next batch; on the planner's thread, so that the consumer's is free."""
