@@ -61,8 +61,10 @@ def test_exit_does_not_wait_for_a_server_that_does_not_answer(stuck_server: str,
     assert (result.stdout, result.stderr, result.returncode) == ("first\n", "", 0)
 
 
-@pytest.mark.parametrize("backend", ["threads", "resident"])
+@pytest.mark.parametrize("backend", ["threads", "resident", pytest.param("dali", marks=pytest.mark.slow)])
 def test_a_thread_that_trains_on_after_the_main_one_ended_loses_nothing(packed_small: PackedSmall, tmp_path: Path, backend: str) -> None:
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali")
     code = """
 def train():
     threading.main_thread().join()

@@ -12,7 +12,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, IntEnum
 from functools import cache
 from itertools import chain
@@ -31,6 +30,7 @@ from fastfashion.load.crops import load_crop
 from fastfashion.load.feed import Made, Planned, undecodable
 from fastfashion.load.fit import PAD
 from fastfashion.load.plan import Part
+from fastfashion.load.pool import Pool
 from fastfashion.load.spec import LoaderSpec
 
 HW_DECODER_LOAD = 0.65  # DALI's own default
@@ -66,7 +66,7 @@ class DaliBackend:
         self._fed: deque[Planned] = deque()  # in the pipeline
         self._errors: dict[int, InputError] = {}  # by row: decode errors
         self._rows = np.full(len(spec.images.num_bytes), Row.UNCHECKED, dtype=np.int8)
-        self._pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="loader")  # for what DALI does not decode
+        self._pool = Pool(spec.workers, "loader")  # for what DALI does not decode
         self._buffers = Buffers(spec.images_shape, keep=4)
         self._pipeline = build_pipeline(spec, self._feed)
         self._state = State.IDLE
@@ -191,7 +191,8 @@ class DaliBackend:
             self._profile.add(decode_s=seconds[1], resize_s=seconds[2])
             return np.frombuffer(codec.encode_pnm(out), dtype=np.uint8)
 
-        return self._pool.map(crop, slots.tolist())
+        tasks = [self._pool.submit(crop, slot) for slot in slots.tolist()]
+        return (task.result() for task in tasks)
 
     def _find_cause(self, error: RuntimeError) -> None:
         """Decode the images in the pipeline one by one: DALI does not say which failed. Raises PackedSetError unless it may be skipped.
@@ -215,7 +216,7 @@ class DaliBackend:
 
     def close(self) -> None:
         self._state, self._pipeline = State.CLOSED, None
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
 
 
 _OPEN: "weakref.WeakSet[DaliBackend]" = weakref.WeakSet()

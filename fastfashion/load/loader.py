@@ -3,6 +3,7 @@
 LoaderSpec ─► Loader ─► feed: what to load ─► backend: dali | threads | resident ─► Batch, Batch, …
 """
 
+import atexit
 import inspect
 import threading
 import time
@@ -11,7 +12,7 @@ import weakref
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,6 +192,7 @@ class Loader(IterableDataset[Batch]):
         if self._opened is None:
             self._opened = _Opened.of(self.spec)
             weakref.finalize(self, _end, self._opened, self._iterators)
+            _watch_exit()
         return self._opened
 
     def _iterate(self, start: Callable[[], Position], *, moves: bool) -> Iterator[Batch]:
@@ -317,9 +319,18 @@ class _Opened:
             self.backend.close()
 
 
+_EXIT = threading.Event()  # all threads of the program but daemons have ended
+
+
+@cache
+def _watch_exit() -> None:
+    """To be called after the first `weakref.finalize`, so that the event is set before loaders are closed."""
+    atexit.register(_EXIT.set)
+
+
 def _program_ends() -> bool:
-    """Whether Python has ended the thread pools: a daemon thread that still iterates then finds its epoch at an end."""
-    return bool(getattr(threading, "_SHUTTING_DOWN", False))
+    """Whether loaders are being closed for good: a daemon thread that still iterates then finds its epoch at an end."""
+    return _EXIT.is_set()
 
 
 def _end(opened: _Opened, iterators: "weakref.WeakSet[Generator[Batch, None, None]]") -> None:
