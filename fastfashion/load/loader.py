@@ -4,13 +4,12 @@ LoaderSpec ─► Loader ─► feed: what to load ─► backend: dali | thread
 """
 
 import atexit
-import inspect
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -335,14 +334,12 @@ def _program_ends() -> bool:
 
 def _end(opened: _Opened, iterators: "weakref.WeakSet[Generator[Batch, None, None]]") -> None:
     """Leave nothing to do for the time when Python takes modules apart: of a loader that is garbage, or at exit."""
-    left = list(iterators)
-    if not opened.owner.is_here or any(
-        inspect.getgeneratorstate(batches) == inspect.GEN_RUNNING for batches in left
-    ):  # another thread still works with it
+    if not opened.owner.is_here:
         return
-    opened.close()
-    for batches in left:
-        batches.close()
+    opened.close()  # first: a daemon thread that waits for a batch then finds its epoch at an end
+    for batches in list(iterators):
+        with suppress(ValueError):  # that thread is in it
+            batches.close()
 
 
 def open_backend(spec: LoaderSpec, profile: Profile) -> Backend:
