@@ -42,10 +42,14 @@ def draw_crops(
     return np.stack([y0, x0, y0 + crop_heights, x0 + crop_widths], axis=1).astype(np.int32)
 
 
+def changes_colours(augment: AugmentConfig) -> bool:
+    return any((augment.brightness, augment.contrast, augment.saturation, augment.hue, augment.grayscale))
+
+
 def draw_colours(uniforms: np.ndarray, augment: AugmentConfig) -> np.ndarray | None:
     """Jitter, then grayscale with its probability, as `colour_matrices`: float32 (L, 3, 4), None if all are off; from five lines."""
     widths = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
-    if not any(widths) and not augment.grayscale:
+    if not changes_colours(augment):
         return None
     brightness, contrast, saturation, turns = (width * (2 * u - 1) for width, u in zip(widths, uniforms[:4], strict=True))
     coloured = uniforms[4] >= augment.grayscale

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastfashion.config import AugmentConfig, Size
 from fastfashion.errors import ConfigError, InputError
-from fastfashion.load.draws import draw_colours, draw_crops, draw_erased, draw_mixing
+from fastfashion.load.draws import changes_colours, draw_colours, draw_crops, draw_erased, draw_mixing
 from fastfashion.load.fit import CROP, DEFAULT_FIT, SQUASH, Fit
 
 # The highest word of Philox's counter, which separates the streams.
@@ -249,8 +249,8 @@ class Plan:
             boxes=boxes,
             flips=crops[4] < self.augment.flip,
             places=self.fit.places(boxes, self._shape),
-            colours=draw_colours(uniforms(_COLOUR_STREAM, 5), self.augment),
-            erased=draw_erased(uniforms(_ERASE_STREAM, 5), self.augment),
+            colours=draw_colours(uniforms(_COLOUR_STREAM, 5), self.augment) if changes_colours(self.augment) else None,
+            erased=draw_erased(uniforms(_ERASE_STREAM, 5), self.augment) if self.augment.erase else None,
             partners=partners,
             shares=shares,
             pasted=pasted,

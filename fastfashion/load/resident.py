@@ -79,10 +79,12 @@ class DecodedImages:
         self._place_of[rows] = np.arange(len(rows))
         self._state = np.full(len(rows), Place.EMPTY, dtype=np.int8)  # by place
         self._errors: dict[int, InputError] = {}  # by place, of those that are BROKEN
+        self._complete = False
 
-    @property
-    def complete(self) -> bool:
-        return bool((self._state != Place.EMPTY).all())
+    def look(self) -> bool:
+        """Whether all images are decoded; from then on nothing is searched for what is missing."""
+        self._complete = self._complete or bool((self._state != Place.EMPTY).all())
+        return self._complete
 
     def places(self, rows: np.ndarray) -> np.ndarray:
         """int64 (n,)."""
@@ -94,6 +96,8 @@ class DecodedImages:
     def decode(self, rows: np.ndarray) -> np.ndarray:
         """Places of rows, whose images are decoded if they are not yet."""
         places = self._place_of[rows]
+        if self._complete:
+            return places
         empty = self._state[places] == Place.EMPTY
         if empty.any():
             fresh = np.unique(rows[empty])
@@ -139,7 +143,7 @@ class HostStore:
 
     @property
     def needs_shards(self) -> bool:
-        return not self._decoded.complete
+        return not self._decoded.look()
 
     def buffer(self) -> torch.Tensor:
         return self._batches.take()
@@ -176,7 +180,7 @@ class DeviceStore:
 
     @property
     def needs_shards(self) -> bool:
-        return not self._decoded.complete
+        return not self._decoded.look()
 
     def buffer(self) -> torch.Tensor:
         return torch.empty(0)  # the batch is made on the device
