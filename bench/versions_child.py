@@ -20,7 +20,7 @@ def open_loader(asked: dict[str, Any]) -> Any:
     from fastfashion.shards import open_packed_set
 
     packed = open_packed_set(Path(asked["shards"]))
-    choose: Any = getattr(load, "choose_images", None) or load.choose_pictures  # type: ignore[attr-defined]  # until 22a9065
+    choose: Any = getattr(load, "choose_images", None) or load.choose_pictures  # as it was until 22a9065
     images, size = choose(packed, asked["res"], asked["size"])
     plan = load.Plan(
         rows=np.arange(min(asked["images"], len(packed))),

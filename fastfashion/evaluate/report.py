@@ -46,7 +46,7 @@ def predict_rows(
     rows: int64 (n,); labels: int64 (N, T) by row of the set, which the predictions carry along.
     """
     data = replace(opened.config.data, size=str(opened.size), workers=request.workers or 0, **opened.fit.settings())
-    chosen = Selection(rows=rows, batch_size=opened.size.batch(request.batch_size), tasks=tuple(opened.tasks), labels=labels)
+    chosen = Selection(rows=rows, batch_size=opened.size.batch(request.batch_size), labels=labels)
     with Loader(make_spec(opened.packed, chosen, data, world)) as loader:
         hidden = None if world.is_main else True  # None: if it is not a terminal
         batches = tqdm(loader.steps(0), "answers", loader.num_steps, unit=" batches", disable=hidden, dynamic_ncols=True, leave=False)
