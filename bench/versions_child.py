@@ -29,9 +29,9 @@ def open_loader(asked: dict[str, Any]) -> Any:
         batch_size=asked["batch_size"],
         augment=AugmentConfig(),
     )
-    known = {field.name for field in dataclasses.fields(load.LoaderSpec)}
+    first = dataclasses.fields(load.LoaderSpec)[0].name  # it had another name until 22a9065
     spec: Any = load.LoaderSpec(
-        **{"images" if "images" in known else "pictures": images},
+        **{first: images},
         plan=plan,
         labels=np.zeros((len(packed), 1), dtype=np.int64),
         size=size,
