@@ -155,6 +155,9 @@ def _said(found: re.Match[str], names: Collection[str]) -> str:
 
 
 def _setting(key: str, value: str | None, names: Collection[str]) -> str:
+    section, _, name = key.partition(".")
+    if section == "data" and name in names and value is not None:  # such as on_bad of ff.loader
+        return f"{name}={_value(value)}"
     if "settings" not in names or value is None:
         return key if value is None else f"{key}={value}"
     return f'settings={{"{key}": {_value(value)}}}'
