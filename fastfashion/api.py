@@ -398,6 +398,7 @@ def loader(
         augment=augment,
         shuffle=shuffle,
         weights=weights,
+        placed=rank is not None,
         rank=place[0],
         world_size=place[1],
         device=None if device is None else dist.device_of(device),

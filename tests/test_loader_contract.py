@@ -228,6 +228,22 @@ def test_a_second_live_iterator_is_refused_and_the_first_one_goes_on(opened: Ope
     assert rows_of([*batches, *first]) == rows_of(opened())
 
 
+@pytest.mark.parametrize(("place", "refused"), [({}, True), ({"rank": 0, "world_size": 1}, False)])
+def test_a_loader_from_before_the_process_group_is_refused_in_it(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch, place: dict[str, int], refused: bool
+) -> None:
+    """Lightning starts a group in `fit`: each of its processes would get all rows."""
+    loader = opened(**place)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    if refused:
+        with pytest.raises(ConfigError, match="initialised after this loader was opened, and each of its 2 processes would get all rows"):
+            next(iter(loader))
+    else:
+        assert len(rows_of(loader)) == 60
+
+
 def test_a_closed_loader_says_so_and_garbage_says_nothing(opened: Opener, packed_small: PackedSmall) -> None:
     with opened() as loader:
         batches = iter(loader)

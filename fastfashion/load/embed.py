@@ -37,6 +37,7 @@ class LoaderRequest:
     augment: AugmentConfig | Mapping[str, float] | bool | None = None
     shuffle: bool | str | None = None
     weights: Sequence[float] | np.ndarray | None = None  # by row of the set
+    placed: bool = True  # rank and world_size were chosen
     rank: int = 0
     world_size: int = 1
     device: Any = None
@@ -69,7 +70,7 @@ def open_request(packed: PackedSet, request: LoaderRequest, names: Collection[st
     )
     world = dist.here()
     place = replace(world, rank=request.rank, size=request.world_size, device=request.device or world.device)
-    return Loader(make_spec(packed, chosen, data, place), packed, names)
+    return Loader(make_spec(packed, chosen, data, place), packed, names, placed=request.placed)
 
 
 def _switches(request: LoaderRequest) -> tuple[bool, bool]:

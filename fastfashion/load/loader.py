@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from fastfashion import dist
 from fastfashion.calls import errors_say_arguments
 from fastfashion.config import BACKENDS
 from fastfashion.errors import ConfigError
@@ -41,12 +42,13 @@ class Loader(IterableDataset[Batch]):
     Iterating gives the rest of the current epoch; the next iteration then belongs to the next one. Where rows are not shuffled, an
     iteration that was left early is not continued: the next one starts at the first row. One iterator at a time. Opening raises ConfigError
     if the backend is unknown or cannot run here. `names` are the arguments of the function that a user called, for errors.
+    `placed`: rank and world were chosen; otherwise they are those of torch.distributed, which must not be initialised later.
     """
 
     _turn: object | None  # of the live iterator
 
-    def __init__(self, spec: LoaderSpec, packed: "PackedSet | None" = None, names: Collection[str] = ()) -> None:
-        self.spec, self._packed, self._names = spec, packed, names
+    def __init__(self, spec: LoaderSpec, packed: "PackedSet | None" = None, names: Collection[str] = (), *, placed: bool = True) -> None:
+        self.spec, self._packed, self._names, self._placed = spec, packed, names, placed
         self.skipped: dict[int, Skipped] = {}  # by row, under on_bad="skip"
         self._position, self._loaded, self._offset = Position(), False, 0
         self._closed = False
@@ -203,6 +205,11 @@ class Loader(IterableDataset[Batch]):
         with errors_say_arguments(self._names) if self._names else nullcontext():
             if (worker := get_worker_info()) is not None and worker.num_workers > 1:
                 raise ConfigError(f"num_workers={worker.num_workers}: each would load every batch; use 0, it has its own threads")
+            if not self._placed and self.spec.world_size == 1 and (size := dist.here().size) > 1:
+                raise ConfigError(
+                    f"torch.distributed was initialised after this loader was opened, and each of its {size} processes would get all rows: "
+                    "open the loader afterwards, or give it rank and world_size"
+                )
             if _program_ends():
                 return
             opened, turn = self._open(), self._take_turn()
