@@ -62,11 +62,9 @@ class Side:
 def interval(values: list[float]) -> tuple[float, float]:
     """The narrowest symmetric pair of order statistics that holds the median with CONFIDENCE; all values if there are too few."""
     ordered, n = sorted(values), len(values)
-    for skip in range(n // 2, -1, -1):
-        outside = 2 * sum(comb(n, k) for k in range(skip)) / 2**n if skip else 0.0
-        if 1 - outside >= CONFIDENCE or skip == 0:
-            return ordered[max(skip - 1, 0)], ordered[n - max(skip, 1)]
-    return ordered[0], ordered[-1]
+    inside = [skip for skip in range(n // 2) if 2 * sum(comb(n, k) for k in range(skip + 1)) / 2**n <= 1 - CONFIDENCE]
+    skip = max(inside, default=0)
+    return ordered[skip], ordered[n - 1 - skip]
 
 
 def compare(other: str, settings: dict[str, Any], rounds: int) -> dict[str, Any]:

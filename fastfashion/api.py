@@ -40,7 +40,7 @@ from fastfashion.command_options import (
 )
 from fastfashion.config import DEFAULT_RECIPE, AugmentConfig, DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError, TrainingError
-from fastfashion.fields import Result, cast
+from fastfashion.fields import Result
 from fastfashion.places import find_shards, find_source, place_of, run_of
 from fastfashion.recipes import recipe
 
@@ -380,15 +380,18 @@ def loader(
 
     packed: Any = shards if hasattr(shards, "vocab") else open_set(value_of(find_shards, shards, "shards"))
     asked = () if task is None else DataConfig(task=value_of(labels_of, task, "task")).tasks
-    place = _place(rank, world_size)
     data: dict[str, Any] = {
         "fit": fit,
         "resolution": resolution,
         "backend": backend,
         "workers": 0 if workers is None else workers,
         "protocol": protocol,
+        "split_seed": split_seed,
+        "fold": fold,
+        "window_shards": window,
+        "on_bad": on_bad,
+        "cache_dir": cache_dir,
     }
-    data |= {"split_seed": split_seed, "fold": fold, "window_shards": window, "on_bad": on_bad, "cache_dir": _cache_dir(cache_dir)}
     request = LoaderRequest(
         split=split,
         tasks=packed.vocab.chosen(asked) if asked else (),
@@ -398,9 +401,8 @@ def loader(
         augment=augment,
         shuffle=shuffle,
         weights=weights,
-        placed=rank is not None,
-        rank=place[0],
-        world_size=place[1],
+        rank=rank,
+        world_size=world_size,
         device=None if device is None else dist.device_of(device),
         drop_last=drop_last,
         data=data,
@@ -410,32 +412,6 @@ def loader(
     for note in notes(opened.spec):
         warnings.warn(in_arguments(note, ("settings",)), RuntimeWarning, stacklevel=4)
     return opened
-
-
-def _cache_dir(folder: Any) -> Any:
-    """As text; what is no folder's name as it is, which is refused later."""
-    return "" if folder is None else os.fspath(folder) if isinstance(folder, os.PathLike) else folder
-
-
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Rank and number of processes: those given, or those of torch.distributed."""
-    import torch
-
-    world, started = dist.here(), dist.env_int("WORLD_SIZE", 1)
-    if (rank is None) != (world_size is None):
-        raise ConfigError("rank and world_size: expected both or neither")
-    if rank is not None and world_size is not None:
-        rank, world_size = cast("rank", int, rank), cast("world_size", int, world_size)
-        if world_size < 1:
-            raise ConfigError(f"world_size: expected 1 or more, found {world_size}")
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank: expected 0 to {world_size - 1}, found {rank}")
-        return rank, world_size
-    if world.size == 1 and started > 1 and not torch.distributed.is_initialized():
-        raise ConfigError(
-            f"this is one of {started} processes (WORLD_SIZE), and each would get all rows: call torch.distributed.init_process_group first"
-        )
-    return world.rank, world.size
 
 
 @embedded
@@ -600,7 +576,6 @@ def serve(request: ServeRequest) -> None:
     The page loads nothing from other sites. The first start reads the training set once, for the nearest products. Returns when
     the process is stopped.
     """
-    import os
 
     serve_with(request, dict(os.environ))
 

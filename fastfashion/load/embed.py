@@ -3,6 +3,7 @@
 LoaderRequest ─► rows, labels, DataConfig ─► make_spec ─► Loader
 """
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from fastfashion import dist
 from fastfashion.catalog import correct, joint_split, oversampled
 from fastfashion.config import DEFAULT_RECIPE, DEFAULT_TASK, AugmentConfig, DataConfig, RunConfig, Size
 from fastfashion.errors import ConfigError
+from fastfashion.fields import cast
 from fastfashion.load.listed import EXPECTED, listed_rows, listed_weights
 from fastfashion.load.loader import Loader
 from fastfashion.load.spec import Selection, make_spec
@@ -37,9 +39,8 @@ class LoaderRequest:
     augment: AugmentConfig | Mapping[str, float] | bool | None = None
     shuffle: bool | str | None = None
     weights: Sequence[float] | np.ndarray | None = None  # by row of the set
-    placed: bool = True  # rank and world_size were chosen
-    rank: int = 0
-    world_size: int = 1
+    rank: int | None = None  # None: that of torch.distributed, as the number of processes
+    world_size: int | None = None
     device: Any = None
     drop_last: bool = False
     data: Mapping[str, Any]  # fields of DataConfig
@@ -49,12 +50,13 @@ class LoaderRequest:
 def open_request(packed: PackedSet, request: LoaderRequest, names: Collection[str]) -> Loader:
     """Open the loader; names: the arguments that errors name. Raises ConfigError and InputError for what does not fit the set."""
     on, shuffled = _switches(request)
+    world = _place(request)
     config = _config(packed, request)
     data, augment = config.data, config.augment if on else None
     rows, labels = _rows_and_labels(packed, request, data)
-    least = request.world_size * (2 if augment is not None and (augment.mixup or augment.cutmix) else 1)  # mixed pairs stay together
+    least = world.size * (2 if augment is not None and (augment.mixup or augment.cutmix) else 1)  # mixed pairs stay together
     if least > config.train.batch_size:
-        raise ConfigError(f"batch_size: expected {least} or more for {request.world_size} processes, found {config.train.batch_size}")
+        raise ConfigError(f"batch_size: expected {least} or more for {world.size} processes, found {config.train.batch_size}")
     if request.weights is not None and not shuffled:
         raise ConfigError("weights: expected shuffle=True, found shuffle=False; rows in order come once each, whatever their weights")
     chosen = Selection(
@@ -68,9 +70,29 @@ def open_request(packed: PackedSet, request: LoaderRequest, names: Collection[st
         drop_last=request.drop_last,
         weights=None if request.weights is None else listed_weights(request.weights, len(packed), rows),
     )
-    world = dist.here()
-    place = replace(world, rank=request.rank, size=request.world_size, device=request.device or world.device)
-    return Loader(make_spec(packed, chosen, data, place), packed, names, placed=request.placed)
+    return Loader(make_spec(packed, chosen, data, world), packed, names, placed=request.rank is not None)
+
+
+def _place(request: LoaderRequest) -> dist.World:
+    """This process among the others: as asked for, or as torch.distributed says, if it is initialised."""
+    import torch
+
+    world, started = dist.here(), dist.env_int("WORLD_SIZE", 1)
+    world = replace(world, device=request.device or world.device)
+    if (request.rank is None) != (request.world_size is None):
+        raise ConfigError("rank and world_size: expected both or neither")
+    if request.rank is not None and request.world_size is not None:
+        rank, size = cast("rank", int, request.rank), cast("world_size", int, request.world_size)
+        if size < 1:
+            raise ConfigError(f"world_size: expected 1 or more, found {size}")
+        if not 0 <= rank < size:
+            raise ConfigError(f"rank: expected 0 to {size - 1}, found {rank}")
+        return replace(world, rank=rank, size=size)
+    if world.size == 1 and started > 1 and not torch.distributed.is_initialized():
+        raise ConfigError(
+            f"this is one of {started} processes (WORLD_SIZE), and each would get all rows: call torch.distributed.init_process_group first"
+        )
+    return world
 
 
 def _switches(request: LoaderRequest) -> tuple[bool, bool]:
@@ -100,6 +122,8 @@ def _config(packed: PackedSet, request: LoaderRequest) -> RunConfig:
     shuffle = {"data.shuffle": request.shuffle} if isinstance(request.shuffle, str) else {}
     arguments = {"data.size": _size(request.size), "train.seed": request.seed, "train.batch_size": request.batch_size}
     arguments |= {f"data.{name}": value for name, value in request.data.items()}
+    folder = arguments["data.cache_dir"]
+    arguments["data.cache_dir"] = "" if folder is None else os.fspath(folder) if isinstance(folder, os.PathLike) else folder
     named = {key: key.partition(".")[2].removesuffix("_shards") for key in arguments if key not in request.settings}
     for key, argument in named.items():
         if argument in TEXTS and not isinstance(arguments[key], str):

@@ -132,7 +132,6 @@ class State:
             overlays = {task: overlay(pixels[0], one) for task, one in maps.items()}
         except NoMapError as error:
             why = str(error)
-        print(f"no nearest products: {why}", file=sys.stderr)
         nearest = []
         if self.products is not None and self.products.ready:
             nearest = self.products.nearest(self.predictor.embedding(pixels)[0], num_nearest)
@@ -216,4 +215,5 @@ def open_state(run: Path, device: torch.device, limits: Limits, *, shards: Path 
         products = Products(opened, predictor, decoders)
     except (FastfashionError, OSError) as error:
         why = str(error)
+        print(f"no nearest products: {why}", file=sys.stderr)
     return State(run=run, predictor=predictor, limits=limits, products=products, no_products=why, decoders=decoders)
