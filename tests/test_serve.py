@@ -63,6 +63,17 @@ def state(run: Path) -> Iterator[State]:
     opened.close()
 
 
+def test_without_its_set_a_run_says_once_why_there_are_no_nearest_products(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one.jpg").write_bytes(jpeg())
+    with closing(open_state(run, CPU, Limits(), shards=tmp_path / "nowhere")) as opened:
+        assert capsys.readouterr().err == f"no nearest products: {opened.no_products}\n"
+        assert "nowhere" in opened.no_products
+        assert asyncio.run(opened.look(tmp_path / "one.jpg")).answers
+        assert capsys.readouterr().err == ""
+
+
 @pytest.fixture(scope="module")
 def server(served: ServedRun) -> ServedRun:
     return served
