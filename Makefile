@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two stamps: the demo needs fastfashion and its page, tests and lint all that is in [dev], which the demo's is a part of.
 BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
-NEEDED := pyproject.toml setup.py constraints.txt fastfashion/load/_native.c tools/install.py
+NEEDED := pyproject.toml setup.py constraints.txt $(wildcard fastfashion/images/native/*.[ch]) tools/install.py
 DEMO := demo
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 0

@@ -24,7 +24,7 @@ def use(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "python":
         monkeypatch.setattr(crops, "_native", None)
     elif not crops.is_native():
-        pytest.skip("fastfashion.load._native was not built: it takes a C compiler and libjpeg-turbo's headers (libjpeg-dev)")
+        pytest.skip("fastfashion.images._native was not built: it takes a C compiler and libjpeg-turbo's headers (libjpeg-dev)")
 
 
 @pytest.fixture(params=PATHS)

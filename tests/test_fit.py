@@ -222,7 +222,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if request.param == "python":
         monkeypatch.setattr(crops, "_native", None)
     elif not crops.is_native():
-        pytest.skip("fastfashion.load._native was not built: it takes a C compiler and libjpeg-turbo's headers (libjpeg-dev)")
+        pytest.skip("fastfashion.images._native was not built: it takes a C compiler and libjpeg-turbo's headers (libjpeg-dev)")
     return str(request.param)
 
 
@@ -321,7 +321,7 @@ def any_boxes(rng: np.random.Generator, shapes: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("place", [[0, 0, 9, 8], [-1, 0, 8, 8], [5, 5, 5, 8], [0, 3, 8, 3], [0, 0, 8, 9]])
 def test_a_place_outside_of_its_output_is_refused(place: list[int]) -> None:
     if not crops.is_native():
-        pytest.skip("fastfashion.load._native was not built: it takes a C compiler and libjpeg-turbo's headers (libjpeg-dev)")
+        pytest.skip("fastfashion.images._native was not built: it takes a C compiler and libjpeg-turbo's headers (libjpeg-dev)")
     data, box = encode(smooth_image(0, 70, 90)), np.array([[0, 0, 90, 70]], np.int32)
     out, flips, padding = np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, bool), Padding(np.array([place], np.int32), (0, 0, 0))
     with pytest.raises(ValueError, match="place 0: expected y0 < y1 <= 8 and x0 < x1 <= 8"):

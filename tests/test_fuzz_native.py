@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOOL, NATIVE = ROOT / "tools" / "fuzz_native.py", ROOT / "fastfashion" / "load" / "_native.c"
+TOOL, NATIVE = ROOT / "tools" / "fuzz_native.py", ROOT / "fastfashion" / "images" / "native"
 
 
 def fuzz(*options: str) -> subprocess.CompletedProcess[str]:
@@ -27,10 +27,12 @@ def test_the_native_decoder_passes_a_moment_of_fuzzing() -> None:
 
 def test_a_bound_that_is_off_by_one_is_reported_with_its_batch(tmp_path: Path) -> None:
     right = "in_line = (columns + 2) * CHANNELS"
-    text = NATIVE.read_text(encoding="utf-8")
+    shutil.copytree(NATIVE, tmp_path / "wrong")
+    source = tmp_path / "wrong" / "resample.c"
+    text = source.read_text(encoding="utf-8")
     assert right in text
-    (tmp_path / "wrong.c").write_text(text.replace(right, right.replace("2", "1")), encoding="utf-8")
-    done = fuzz("--native", str(tmp_path / "wrong.c"))
+    source.write_text(text.replace(right, right.replace("2", "1")), encoding="utf-8")
+    done = fuzz("--native", str(tmp_path / "wrong"))
     assert done.returncode == 1
-    assert "heap-buffer-overflow" in done.stderr and "wrong.c:" in done.stderr
+    assert "heap-buffer-overflow" in done.stderr and "resample.c:" in done.stderr
     assert "repeat with --seed 0 --first " in done.stdout

@@ -231,7 +231,7 @@ def test_more_profiles_than_are_kept_are_no_trouble() -> None:
 def test_the_compiled_loader_leaves_rare_frames_to_us_whatever_an_index_says(name: str) -> None:
     """One of them cut into parts has other pixels. `lying` is an index that calls it plain."""
     if not crops.is_native():
-        pytest.skip("fastfashion.load._native was not built: it takes a C compiler and libjpeg-turbo's headers (libjpeg-dev)")
+        pytest.skip("fastfashion.images._native was not built: it takes a C compiler and libjpeg-turbo's headers (libjpeg-dev)")
     data = np.frombuffer(odd_images()[f"jpeg {name}"].data, np.uint8)
     height, width = odd_images()[f"jpeg {name}"].expected.shape[:2]
     out, left = np.zeros((1, height, width, 3), np.uint8), np.ones(1, np.uint8)

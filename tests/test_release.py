@@ -25,9 +25,10 @@ STUB = "struct jpeg_error_mgr *jpeg_std_error(struct jpeg_error_mgr *errors) { r
 
 def extend(home: Path, prefix: Path | str) -> subprocess.CompletedProcess[str]:
     """Build the extension alone, from a copy of its sources in `home`, with FASTFASHION_JPEG=prefix."""
-    for name in ("pyproject.toml", "setup.py", "README.md", "fastfashion/__init__.py", "fastfashion/load/_native.c"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "fastfashion/__init__.py"):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, home / name)
+    shutil.copytree(ROOT / "fastfashion/images/native", home / "fastfashion/images/native", dirs_exist_ok=True)
     command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "built"]
     environment = os.environ | {"FASTFASHION_JPEG": str(prefix), "CFLAGS": "-O0"}
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
@@ -53,7 +54,7 @@ def test_the_static_library_is_linked_and_none_of_its_functions_is_shown(tmp_pat
     subprocess.run(["ar", "rc", prefix / "lib" / "libjpeg.a", "stub.o"], cwd=tmp_path, check=True)
     done = extend(tmp_path / "source", prefix)
     assert done.returncode == 0, done.stderr[-2000:]
-    library = tmp_path / "source" / "built" / "fastfashion" / "load" / "_native.abi3.so"
+    library = tmp_path / "source" / "built" / "fastfashion" / "images" / "_native.abi3.so"
     dynamic = subprocess.run(["readelf", "--dynamic", library], capture_output=True, text=True, check=True).stdout
     assert "NEEDED" in dynamic and "jpeg" not in dynamic and "RUNPATH" not in dynamic and "RPATH" not in dynamic
     shown = subprocess.run(["nm", "--dynamic", "--defined-only", library], capture_output=True, text=True, check=True).stdout
@@ -63,7 +64,7 @@ def test_the_static_library_is_linked_and_none_of_its_functions_is_shown(tmp_pat
 def test_the_compiled_loader_keeps_to_the_abi_that_the_wheel_promises() -> None:
     """Python's headers hide what is newer than Py_LIMITED_API; the tag and the least Python are of the same version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    source = (ROOT / "fastfashion" / "load" / "_native.c").read_text(encoding="utf-8")
+    source = (ROOT / "fastfashion" / "images" / "native" / "module.c").read_text(encoding="utf-8")
     (limit,) = re.findall(r"^#define Py_LIMITED_API 0x03([0-9a-f]{2})0000$", source, re.M)
     assert source.index("Py_LIMITED_API") < source.index("#include <Python.h>")
     assert project["tool"]["distutils"]["bdist_wheel"]["py-limited-api"] == f"cp3{int(limit, 16)}"

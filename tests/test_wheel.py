@@ -61,12 +61,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_and_sdist_hold_the_files_of_the_package_and_nothing_else(wheel: Path, built: Path) -> None:
     package = set(tracked("fastfashion"))
-    assert {Path(name).suffix for name in package} >= {".py", ".pyi", ".typed", ".c", ".toml", ".jinja", ".css", ".csv", ".txt"}
+    assert {Path(name).suffix for name in package} >= {".py", ".pyi", ".typed", ".c", ".h", ".toml", ".jinja", ".css", ".csv", ".txt"}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     information = {name for name in names if name.startswith("fastfashion-") and ".dist-info/" in name}
-    compiled = {name for name in names if name.startswith("fastfashion/load/_native.") and name.endswith((".so", ".pyd"))}
-    assert names - information - compiled == package - {"fastfashion/load/_native.c"}
+    compiled = {name for name in names if name.startswith("fastfashion/images/_native.") and name.endswith((".so", ".pyd"))}
+    assert names - information - compiled == {name for name in package if not name.startswith("fastfashion/images/native/")}
     assert {Path(name).name for name in information if "/licenses/" in name} == {"LICENSE", "LICENSE-libjpeg-turbo"}
 
     (sdist,) = built.glob("*.tar.gz")
@@ -84,7 +84,7 @@ def test_one_wheel_for_every_python_from_3_11(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         libraries = [name for name in archive.namelist() if name.endswith(".so")]
         metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
-    assert libraries == (["fastfashion/load/_native.abi3.so"] if crops.is_native() else [])
+    assert libraries == (["fastfashion/images/_native.abi3.so"] if crops.is_native() else [])
     assert "Requires-Dist: torch" in metadata and "License-Expression: MIT" in metadata and "# fastfashion" in metadata
 
 

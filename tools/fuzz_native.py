@@ -1,4 +1,4 @@
-"""Fuzz fastfashion/load/_native.c under AddressSanitizer and UndefinedBehaviorSanitizer: `make fuzz`, or this file with --help.
+"""Fuzz fastfashion/images/native under AddressSanitizer and UndefinedBehaviorSanitizer: `make fuzz`, or this file with --help.
 
     seeds by our own encoder ─► mutate: bits, bytes, lengths, cuts, segments ─► _native.c, built with -fsanitize ─► a report, or none
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-NATIVE = Path(__file__).parents[1] / "fastfashion" / "load" / "_native.c"
+NATIVE = Path(__file__).parents[1] / "fastfashion" / "images" / "native"
 FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 OPTIONS = {
     # Python keeps memory at its end, and libjpeg asks for as much as a header says.
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--batches", type=int, default=0, help=f"end after this many batches of {BATCH} images instead")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default 0)")
     parser.add_argument("--first", type=int, default=0, help="number of the first batch")
-    parser.add_argument("--native", type=Path, default=NATIVE, help="source to build")
+    parser.add_argument("--native", type=Path, default=NATIVE, help="folder of the sources to build")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -83,7 +83,7 @@ def build(source: Path, home: Path) -> Path:
     compiler = os.environ.get("CC", "gcc")
     include = sysconfig.get_paths()["include"]
     flags = [*FLAGS, "-include", str(guard), "-shared", "-fPIC", f"-I{include}"]
-    subprocess.run([compiler, *flags, str(source), "-o", str(module), "-ljpeg", "-lm"], check=True)
+    subprocess.run([compiler, *flags, *map(str, sorted(source.glob("*.c"))), "-o", str(module), "-ljpeg", "-lm"], check=True)
     return module
 
 
@@ -118,7 +118,7 @@ def watch(asked: argparse.Namespace, module: Path, home: Path) -> int:
         return 0
     batch = asked.first + counted(home / "counter")[0]
     print(f"\nfailed (status {process.returncode}) in batch {batch}: repeat with --seed {asked.seed} --first {batch} --batches 1")
-    if asked.native.name.encode() not in said and b"_native" not in said and b"ERROR: AddressSanitizer" in said:
+    if not any(path.name.encode() in said for path in asked.native.glob("*.c")) and b"ERROR: AddressSanitizer" in said:
         print("no line of ours in the report: a fault of another library: report it to its maintainers")
     return 1
 

@@ -92,8 +92,8 @@ def check_library(wheel: Path, folder: Path) -> None:
     """The compiled loader has SIMD, needs no libjpeg, shows none of its functions, and keeps to Python's stable ABI."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith(".so")]
-        if names != ["fastfashion/load/_native.abi3.so"]:
-            raise WheelError(f"{wheel.name}: expected one library, fastfashion/load/_native.abi3.so, found {names}")
+        if names != ["fastfashion/images/_native.abi3.so"]:
+            raise WheelError(f"{wheel.name}: expected one library, fastfashion/images/_native.abi3.so, found {names}")
         library = Path(archive.extract(names[0], folder / "library"))
     if not static_jpeg.has_simd(library):
         raise WheelError(f"{wheel.name}: no SIMD decoder in {names[0]}: decoding would take three times as long")

@@ -37,10 +37,10 @@ def package() -> Path:
 
 def native(home: Path) -> ModuleType:
     """The compiled loader, imported without the rest of the package, which needs torch."""
-    found = sorted(home.glob("load/_native*.so")) + sorted(home.glob("load/_native*.pyd"))
+    found = sorted(home.glob("images/_native*.so")) + sorted(home.glob("images/_native*.pyd"))
     if not found:
-        raise SmokeError(f"{home / 'load'} has no compiled loader (_native.abi3.so)")
-    spec = importlib.util.spec_from_file_location("fastfashion.load._native", found[0])
+        raise SmokeError(f"{home / 'images'} has no compiled loader (_native.abi3.so)")
+    spec = importlib.util.spec_from_file_location("fastfashion.images._native", found[0])
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -17,7 +17,7 @@ from fastfashion.images import codec
 from fastfashion.load.fit import Padding
 
 try:
-    from fastfashion.load import _native
+    from fastfashion.images import _native
 except ImportError:  # built without a C compiler, or without libjpeg-turbo's headers
     _native = None  # type: ignore[assignment]
 

@@ -245,7 +245,7 @@ def resize_on_device(
 
 
 def filter_weights(starts: torch.Tensor, ends: torch.Tensor, size: int, source: int) -> torch.Tensor:
-    """Triangle filter from [start, end) of `source` pixels to `size`, as in load/_native.c: float32 (B, size, source), rows sum to 1."""
+    """Triangle filter from [start, end) of `source` pixels to `size`, as in resample.c: float32 (B, size, source), rows sum to 1."""
     at = torch.arange(source, device=starts.device)
     scale = ((ends - starts) / size)[:, None, None]
     centre = starts[:, None, None] + (torch.arange(size, device=starts.device)[None, :, None] + 0.5) * scale

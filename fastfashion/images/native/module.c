@@ -1,0 +1,196 @@
+/* Decodes the part of a JPEG that a crop needs, and resizes it: whole chunks of images, without Python's lock.
+ *
+ *   encoded ─► turbo.c: the part that the box needs, at the scale that it needs ─► resample.c: two axes, flip ─► place in out
+ *
+ * Built if a C compiler and libjpeg-turbo's headers are available; load/crops.py does the same without it, more slowly.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+
+#include "resample.h"
+#include "turbo.h"
+
+static Target find_target(uint8_t *out, int height, int width, const int32_t *place) {
+    Target all = {out, (ptrdiff_t)width * CHANNELS, height, width};
+    if (!place) return all;
+    Target part = {out + place[0] * all.stride + place[1] * CHANNELS, all.stride, place[2] - place[0], place[3] - place[1]};
+    return part;
+}
+
+static void fill_pixels(uint8_t *to, const uint8_t *end, const uint8_t *colour) {
+    for (; to < end; to += CHANNELS) memcpy(to, colour, CHANNELS);
+}
+
+/* Paint everything around a place of one output image. */
+static void fill_around(uint8_t *out, int height, int width, const int32_t *place, const uint8_t *colour) {
+    ptrdiff_t stride = (ptrdiff_t)width * CHANNELS;
+    fill_pixels(out, out + place[0] * stride, colour);
+    for (int y = place[0]; y < place[2]; y++) {
+        uint8_t *line = out + y * stride;
+        fill_pixels(line, line + place[1] * CHANNELS, colour);
+        fill_pixels(line + place[3] * CHANNELS, line + stride, colour);
+    }
+    fill_pixels(out + place[2] * stride, out + height * stride, colour);
+}
+
+typedef struct {
+    int height, width;
+    double oversample;
+    const int32_t *places; /* four an image, or NULL: each fills its output image */
+    const uint8_t *colour; /* of what is around a place */
+} Wanted;
+
+static void load_all(const Py_buffer *encoded, Py_ssize_t count, const int32_t *boxes, const int32_t *sizes, const uint8_t *flips,
+                     const Wanted *wanted, uint8_t *out, uint8_t *status, double *seconds) {
+    Turbo *turbo = open_turbo();
+    if (!turbo) {
+        memset(status, NO_MEMORY, count);
+        return;
+    }
+    Resampler resampler = {0};
+    size_t bytes = (size_t)wanted->height * wanted->width * CHANNELS;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const int32_t *place = wanted->places ? wanted->places + 4 * i : NULL;
+        Target target = find_target(out + i * bytes, wanted->height, wanted->width, place);
+        status[i] = turbo_load(turbo, &resampler, encoded[i].buf, encoded[i].len, boxes + 4 * i, sizes + 2 * i, flips[i], &target, wanted->oversample, seconds);
+        if (place) fill_around(out + i * bytes, wanted->height, wanted->width, place, wanted->colour);
+    }
+    close_turbo(turbo);
+    free_resampler(&resampler);
+}
+
+/* The buffers of an argument list, released together; `hold` checks the size in bytes unless it is below 0. */
+typedef struct {
+    Py_buffer views[8];
+    int held;
+} Held;
+
+static void *hold(Held *held, PyObject *object, const char *name, Py_ssize_t size, int writable) {
+    Py_buffer *view = &held->views[held->held];
+    if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0)) < 0) return NULL;
+    held->held++;
+    if (size >= 0 && view->len != size) {
+        PyErr_Format(PyExc_ValueError, "%s: expected %zd bytes, found %zd", name, size, view->len);
+        return NULL;
+    }
+    return view->buf;
+}
+
+static void release(Held *held) {
+    while (held->held) PyBuffer_Release(&held->views[--held->held]);
+}
+
+/* Python passes boxes inside of images; any other box would read or write outside of them. */
+static int check_box(const char *name, Py_ssize_t i, const int32_t *box, int height, int width) {
+    if (box[0] >= 0 && box[1] >= 0 && box[0] < box[2] && box[1] < box[3] && box[2] <= height && box[3] <= width) return 1;
+    PyErr_Format(PyExc_ValueError, "%s %zd: expected y0 < y1 <= %d and x0 < x1 <= %d, found %d, %d, %d, %d", name, i, height, width, box[0],
+                 box[1], box[2], box[3]);
+    return 0;
+}
+
+static int check_boxes(const int32_t *boxes, const int32_t *sizes, Py_ssize_t count) {
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!check_box("box", i, boxes + 4 * i, sizes[2 * i], sizes[2 * i + 1])) return 0;
+    return 1;
+}
+
+/* Places and their colour, which are both None or both arrays. Returns 0 if they are not what `count` images need. */
+static int hold_places(Held *held, PyObject *places_o, PyObject *colour_o, Py_ssize_t count, Wanted *wanted) {
+    wanted->places = NULL, wanted->colour = NULL;
+    if (places_o == Py_None) return 1;
+    if (!(wanted->places = hold(held, places_o, "places", count * 16, 0)) || !(wanted->colour = hold(held, colour_o, "colour", CHANNELS, 0)))
+        return 0;
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!check_box("place", i, wanted->places + 4 * i, wanted->height, wanted->width)) return 0;
+    return 1;
+}
+
+static PyObject *load_crops(PyObject *module, PyObject *args) {
+    PyObject *list, *boxes_o, *sizes_o, *flips_o, *out_o, *status_o, *seconds_o, *places_o = Py_None, *colour_o = Py_None, *result = NULL;
+    Wanted wanted;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!OOOOiidOO|OO", &PyList_Type, &list, &boxes_o, &sizes_o, &flips_o, &out_o, &wanted.height, &wanted.width,
+                          &wanted.oversample, &status_o, &seconds_o, &places_o, &colour_o))
+        return NULL;
+    Py_ssize_t count = PyList_Size(list), opened = 0;
+    Held held = {.held = 0};
+    Py_buffer *encoded = PyMem_Calloc(count ? count : 1, sizeof *encoded);
+    if (!encoded) return PyErr_NoMemory();
+    int32_t *boxes, *sizes;
+    uint8_t *flips, *out, *status;
+    double *seconds;
+    if (!(boxes = hold(&held, boxes_o, "boxes", count * 16, 0)) || !(sizes = hold(&held, sizes_o, "sizes", count * 8, 0)) ||
+        !(flips = hold(&held, flips_o, "flips", count, 0)) ||
+        !(out = hold(&held, out_o, "out", count * wanted.height * wanted.width * CHANNELS, 1)) ||
+        !(status = hold(&held, status_o, "status", count, 1)) || !(seconds = hold(&held, seconds_o, "seconds", 3 * sizeof(double), 1)) ||
+        !check_boxes(boxes, sizes, count) || !hold_places(&held, places_o, colour_o, count, &wanted))
+        goto done;
+    for (; opened < count; opened++)
+        if (PyObject_GetBuffer(PyList_GetItem(list, opened), encoded + opened, PyBUF_C_CONTIGUOUS) < 0) goto done;
+    Py_BEGIN_ALLOW_THREADS
+    load_all(encoded, count, boxes, sizes, flips, &wanted, out, status, seconds);
+    Py_END_ALLOW_THREADS
+    result = memchr(status, NO_MEMORY, count) ? PyErr_NoMemory() : Py_NewRef(Py_None);
+done:
+    while (opened) PyBuffer_Release(encoded + --opened);
+    PyMem_Free(encoded);
+    release(&held);
+    return result;
+}
+
+static PyObject *resize_crops(PyObject *module, PyObject *args) {
+    PyObject *source_o, *index_o, *boxes_o, *flips_o, *out_o, *places_o = Py_None, *colour_o = Py_None, *result = NULL;
+    int source_height, source_width;
+    Wanted wanted;
+    Py_ssize_t count;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OiiOOOOnii|OO", &source_o, &source_height, &source_width, &index_o, &boxes_o, &flips_o, &out_o, &count,
+                          &wanted.height, &wanted.width, &places_o, &colour_o))
+        return NULL;
+    Held held = {.held = 0};
+    Resampler resampler = {0};
+    uint8_t *source, *flips, *out;
+    int64_t *index;
+    int32_t *boxes;
+    if (!(source = hold(&held, source_o, "source", -1, 0)) || !(index = hold(&held, index_o, "index", count * 8, 0)) ||
+        !(boxes = hold(&held, boxes_o, "boxes", count * 16, 0)) || !(flips = hold(&held, flips_o, "flips", count, 0)) ||
+        !(out = hold(&held, out_o, "out", count * wanted.height * wanted.width * CHANNELS, 1)) ||
+        !hold_places(&held, places_o, colour_o, count, &wanted))
+        goto done;
+    size_t image = (size_t)source_height * source_width * CHANNELS, shown = (size_t)wanted.height * wanted.width * CHANNELS;
+    int64_t images = image ? held.views[0].len / (Py_ssize_t)image : 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!check_box("box", i, boxes + 4 * i, source_height, source_width)) goto done;
+        if (index[i] < 0 || index[i] >= images) {
+            PyErr_Format(PyExc_ValueError, "index %zd: expected 0 or more and below %lld, found %lld", i, (long long)images, (long long)index[i]);
+            goto done;
+        }
+    }
+    int ok = 1;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < count && ok; i++) {
+        double box[4];
+        for (int k = 0; k < 4; k++) box[k] = boxes[4 * i + k];
+        const int32_t *place = wanted.places ? wanted.places + 4 * i : NULL;
+        Target target = find_target(out + i * shown, wanted.height, wanted.width, place);
+        ok = resample(&resampler, source + index[i] * image, (ptrdiff_t)source_width * CHANNELS, box, &target, flips[i]);
+        if (place) fill_around(out + i * shown, wanted.height, wanted.width, place, wanted.colour);
+    }
+    Py_END_ALLOW_THREADS
+    result = ok ? Py_NewRef(Py_None) : PyErr_NoMemory();
+done:
+    free_resampler(&resampler);
+    release(&held);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"load_crops", load_crops, METH_VARARGS, "Decode and resize boxes of JPEGs; see load/crops.py."},
+    {"resize_crops", resize_crops, METH_VARARGS, "Resize boxes of decoded images; see load/crops.py."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&definition); }

@@ -1,0 +1,49 @@
+/* What the files of the native decoder share: buffers, targets, and vector instructions. */
+#ifndef FASTFASHION_NATIVE_H
+#define FASTFASHION_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Pixels are computed with integers only, so that they are the same on every machine, with AVX2 and without. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define HAS_AVX2 __builtin_cpu_supports("avx2")
+#define HAS_AVX512 __builtin_cpu_supports("avx512bw")
+#define FOR_AVX2 __attribute__((target("avx2")))
+#define FOR_AVX512 __attribute__((target("avx512bw,prefer-vector-width=512")))
+#else
+#define HAS_AVX2 0
+#define HAS_AVX512 0
+#define FOR_AVX2
+#define FOR_AVX512
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { CHANNELS = 3, NOT_FOR_US = 1, NO_MEMORY = 2 };
+
+/* A buffer that only grows. `reserve` returns 0 if there is no memory. */
+typedef struct {
+    void *data;
+    size_t size;
+} Buffer;
+
+INLINE int reserve(Buffer *buffer, size_t size) {
+    if (buffer->size < size) {
+        free(buffer->data);
+        buffer->data = malloc(size);
+        buffer->size = buffer->data ? size : 0;
+    }
+    return buffer->data != NULL;
+}
+
+/* Where an image is shown: all of `out`, or the part of it that a place (y0, x0, y1, x1) names; lines are `stride` bytes apart. */
+typedef struct {
+    uint8_t *out;
+    ptrdiff_t stride;
+    int height, width;
+} Target;
+
+#endif

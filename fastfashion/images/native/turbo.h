@@ -1,0 +1,18 @@
+/* Decodes the part of a JPEG that a crop needs with libjpeg-turbo: turbo.c. */
+#ifndef FASTFASHION_TURBO_H
+#define FASTFASHION_TURBO_H
+
+#include "native.h"
+#include "resample.h"
+
+typedef struct Turbo Turbo;
+
+Turbo *open_turbo(void); /* NULL if there is no memory */
+void close_turbo(Turbo *);
+
+/* Load one image; returns 0, NOT_FOR_US if Python must load it, or NO_MEMORY. `size` is the expected height and width; the time for
+ * reading, decoding and resizing is added to `seconds`. */
+int turbo_load(Turbo *, Resampler *, const uint8_t *encoded, size_t length, const int32_t *box, const int32_t *size, int flip, const Target *,
+               double oversample, double *seconds);
+
+#endif
