@@ -46,4 +46,14 @@ typedef struct {
     int height, width;
 } Target;
 
+/* A decoded component of an image, or the part of it that a box needs. */
+typedef struct {
+    const uint8_t *pixels; /* of pixel (top, left) */
+    ptrdiff_t stride;
+    int top, left, height, width; /* the decoded part, in pixels of the component at this scale */
+    int full_height, full_width;  /* of the whole component at this scale */
+    double scale_y, scale_x;      /* component pixels per pixel of the whole, unscaled image: luma at 1/4: 0.25 */
+    int fancy_y, fancy_x;         /* 1: half of luma's resolution on this axis, upsampled as libjpeg does (3/4, 1/4; ends replicate) */
+} Plane;
+
 #endif

@@ -204,3 +204,13 @@ void free_resampler(Resampler *s) {
                      &s->pairs};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->data);
 }
+
+int resample_planes(Resampler *s, const Plane *planes, int count, const double box[4], const Target *target, int flip, int kernel) {
+    (void)s, (void)planes, (void)count, (void)box, (void)target, (void)flip, (void)kernel;
+    return NO_MEMORY; /* to come */
+}
+
+int resample_rgb(Resampler *s, const uint8_t *source, ptrdiff_t stride, const double box[4], const Target *target, int flip, int kernel) {
+    (void)kernel; /* to come */
+    return resample(s, source, stride, box, target, flip) ? 0 : NO_MEMORY;
+}

@@ -24,4 +24,13 @@ void free_resampler(Resampler *);
  * Returns 0 if there is no memory. */
 int resample(Resampler *, const uint8_t *source, ptrdiff_t stride, const double *box, const Target *, int flip);
 
+enum { TRIANGLE, CUBIC }; /* Pillow's BILINEAR and BICUBIC */
+
+/* Resize a box (y0, x0, y1, x1; pixels of the whole, unscaled image) of one plane (gray) or three (Y, Cb, Cr) to RGB, mirrored if `flip`.
+ * Returns 0 or NO_MEMORY. */
+int resample_planes(Resampler *, const Plane *planes, int count, const double box[4], const Target *, int flip, int kernel);
+
+/* As resample_planes, of RGB lines, all of which must exist that the box touches. Nothing is read past their last pixel. */
+int resample_rgb(Resampler *, const uint8_t *source, ptrdiff_t stride, const double box[4], const Target *, int flip, int kernel);
+
 #endif
