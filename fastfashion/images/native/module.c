@@ -39,25 +39,58 @@ typedef struct {
     double oversample;
     const int32_t *places; /* four an image, or NULL: each fills its output image */
     const uint8_t *colour; /* of what is around a place */
+    int own;               /* decode plain JPEGs with the decoder of our own; 0: with libjpeg-turbo */
 } Wanted;
 
-static void load_all(const Py_buffer *encoded, Py_ssize_t count, const int32_t *boxes, const int32_t *sizes, const uint8_t *flips,
-                     const Wanted *wanted, uint8_t *out, uint8_t *status, double *seconds) {
-    Turbo *turbo = open_turbo();
-    if (!turbo) {
-        memset(status, NO_MEMORY, count);
+/* What a call works with. It is kept for a later call: making it takes as long as half a small image. */
+typedef struct State {
+    struct State *next;
+    Turbo *turbo;
+    Resampler resampler;
+} State;
+
+enum { MOST_KEPT = 64, MOST_KEPT_BYTES = 4 << 20 /* of buffers, in each */ };
+static State *kept; /* only with Python's lock */
+static int num_kept;
+
+static void close_state(State *state) {
+    close_turbo(state->turbo);
+    free_resampler(&state->resampler);
+    free(state);
+}
+
+/* A state that no other call has, or NULL with Python's error set. */
+static State *take_state(void) {
+    State *state = kept;
+    if (state) {
+        kept = state->next, num_kept--;
+        return state;
+    }
+    if ((state = calloc(1, sizeof *state)) && (state->turbo = open_turbo())) return state;
+    free(state);
+    PyErr_NoMemory();
+    return NULL;
+}
+
+static void give_back(State *state) {
+    if (num_kept == MOST_KEPT || turbo_bytes(state->turbo) + resampler_bytes(&state->resampler) > MOST_KEPT_BYTES) {
+        close_state(state);
         return;
     }
-    Resampler resampler = {0};
+    state->next = kept;
+    kept = state, num_kept++;
+}
+
+static void load_all(State *state, const Py_buffer *encoded, Py_ssize_t count, const int32_t *boxes, const int32_t *sizes, const uint8_t *flips,
+                     const Wanted *wanted, uint8_t *out, uint8_t *status, double *seconds) {
     size_t bytes = (size_t)wanted->height * wanted->width * CHANNELS;
     for (Py_ssize_t i = 0; i < count; i++) {
         const int32_t *place = wanted->places ? wanted->places + 4 * i : NULL;
         Target target = find_target(out + i * bytes, wanted->height, wanted->width, place);
-        status[i] = turbo_load(turbo, &resampler, encoded[i].buf, encoded[i].len, boxes + 4 * i, sizes + 2 * i, flips[i], &target, wanted->oversample, seconds);
+        status[i] = turbo_load(state->turbo, &state->resampler, encoded[i].buf, encoded[i].len, boxes + 4 * i, sizes + 2 * i, flips[i], &target,
+                               wanted->oversample, seconds);
         if (place) fill_around(out + i * bytes, wanted->height, wanted->width, place, wanted->colour);
     }
-    close_turbo(turbo);
-    free_resampler(&resampler);
 }
 
 /* The buffers of an argument list, released together; `hold` checks the size in bytes unless it is below 0. */
@@ -108,10 +141,11 @@ static int hold_places(Held *held, PyObject *places_o, PyObject *colour_o, Py_ss
 
 static PyObject *load_crops(PyObject *module, PyObject *args) {
     PyObject *list, *boxes_o, *sizes_o, *flips_o, *out_o, *status_o, *seconds_o, *places_o = Py_None, *colour_o = Py_None, *result = NULL;
-    Wanted wanted;
+    Wanted wanted = {.own = 1};
+    State *state = NULL;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!OOOOiidOO|OO", &PyList_Type, &list, &boxes_o, &sizes_o, &flips_o, &out_o, &wanted.height, &wanted.width,
-                          &wanted.oversample, &status_o, &seconds_o, &places_o, &colour_o))
+    if (!PyArg_ParseTuple(args, "O!OOOOiidOO|OOp", &PyList_Type, &list, &boxes_o, &sizes_o, &flips_o, &out_o, &wanted.height, &wanted.width,
+                          &wanted.oversample, &status_o, &seconds_o, &places_o, &colour_o, &wanted.own))
         return NULL;
     Py_ssize_t count = PyList_Size(list), opened = 0;
     Held held = {.held = 0};
@@ -128,9 +162,11 @@ static PyObject *load_crops(PyObject *module, PyObject *args) {
         goto done;
     for (; opened < count; opened++)
         if (PyObject_GetBuffer(PyList_GetItem(list, opened), encoded + opened, PyBUF_C_CONTIGUOUS) < 0) goto done;
+    if (!(state = take_state())) goto done;
     Py_BEGIN_ALLOW_THREADS
-    load_all(encoded, count, boxes, sizes, flips, &wanted, out, status, seconds);
+    load_all(state, encoded, count, boxes, sizes, flips, &wanted, out, status, seconds);
     Py_END_ALLOW_THREADS
+    give_back(state);
     result = memchr(status, NO_MEMORY, count) ? PyErr_NoMemory() : Py_NewRef(Py_None);
 done:
     while (opened) PyBuffer_Release(encoded + --opened);
@@ -142,14 +178,14 @@ done:
 static PyObject *resize_crops(PyObject *module, PyObject *args) {
     PyObject *source_o, *index_o, *boxes_o, *flips_o, *out_o, *places_o = Py_None, *colour_o = Py_None, *result = NULL;
     int source_height, source_width;
-    Wanted wanted;
+    Wanted wanted = {0};
     Py_ssize_t count;
     (void)module;
     if (!PyArg_ParseTuple(args, "OiiOOOOnii|OO", &source_o, &source_height, &source_width, &index_o, &boxes_o, &flips_o, &out_o, &count,
                           &wanted.height, &wanted.width, &places_o, &colour_o))
         return NULL;
     Held held = {.held = 0};
-    Resampler resampler = {0};
+    State *state;
     uint8_t *source, *flips, *out;
     int64_t *index;
     int32_t *boxes;
@@ -167,6 +203,7 @@ static PyObject *resize_crops(PyObject *module, PyObject *args) {
             goto done;
         }
     }
+    if (!(state = take_state())) goto done;
     int ok = 1;
     Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t i = 0; i < count && ok; i++) {
@@ -174,13 +211,13 @@ static PyObject *resize_crops(PyObject *module, PyObject *args) {
         for (int k = 0; k < 4; k++) box[k] = boxes[4 * i + k];
         const int32_t *place = wanted.places ? wanted.places + 4 * i : NULL;
         Target target = find_target(out + i * shown, wanted.height, wanted.width, place);
-        ok = resample(&resampler, source + index[i] * image, (ptrdiff_t)source_width * CHANNELS, box, &target, flips[i]);
+        ok = resample(&state->resampler, source + index[i] * image, (ptrdiff_t)source_width * CHANNELS, box, &target, flips[i]);
         if (place) fill_around(out + i * shown, wanted.height, wanted.width, place, wanted.colour);
     }
     Py_END_ALLOW_THREADS
+    give_back(state);
     result = ok ? Py_NewRef(Py_None) : PyErr_NoMemory();
 done:
-    free_resampler(&resampler);
     release(&held);
     return result;
 }

@@ -205,6 +205,10 @@ void free_resampler(Resampler *s) {
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->data);
 }
 
+size_t resampler_bytes(const Resampler *s) {
+    return s->rows.memory.size + s->rows.reals.size + s->columns.memory.size + s->columns.reals.size + s->line.size + s->shown.size + s->pairs.size;
+}
+
 int resample_planes(Resampler *s, const Plane *planes, int count, const double box[4], const Target *target, int flip, int kernel) {
     (void)s, (void)planes, (void)count, (void)box, (void)target, (void)flip, (void)kernel;
     return NO_MEMORY; /* to come */

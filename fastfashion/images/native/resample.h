@@ -19,6 +19,7 @@ typedef struct {
 } Resampler;
 
 void free_resampler(Resampler *);
+size_t resampler_bytes(const Resampler *); /* of its buffers */
 
 /* Resize a box (y0, x0, y1, x1) of RGB lines to a target, mirrored if `flip`. The lines of the box must exist up to the next whole pixel.
  * Returns 0 if there is no memory. */

@@ -112,6 +112,8 @@ void close_turbo(Turbo *turbo) {
     free(turbo);
 }
 
+size_t turbo_bytes(const Turbo *turbo) { return turbo->decoded.size + turbo->pointers.size; }
+
 int turbo_load(Turbo *turbo, Resampler *resampler, const uint8_t *encoded, size_t length, const int32_t *box, const int32_t *size, int flip,
                const Target *target, double oversample, double *seconds) {
     struct jpeg_decompress_struct *jpeg = &turbo->jpeg;

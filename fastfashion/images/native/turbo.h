@@ -9,6 +9,7 @@ typedef struct Turbo Turbo;
 
 Turbo *open_turbo(void); /* NULL if there is no memory */
 void close_turbo(Turbo *);
+size_t turbo_bytes(const Turbo *); /* of its buffers */
 
 /* Load one image; returns 0, NOT_FOR_US if Python must load it, or NO_MEMORY. `size` is the expected height and width; the time for
  * reading, decoding and resizing is added to `seconds`. */
