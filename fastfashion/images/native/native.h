@@ -10,11 +10,13 @@
 /* Pixels are computed with integers only, so that they are the same on every machine, with AVX2 and without. */
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
+#define HAS_X86 1
 #define HAS_AVX2 __builtin_cpu_supports("avx2")
 #define HAS_AVX512 __builtin_cpu_supports("avx512bw")
-#define FOR_AVX2 __attribute__((target("avx2")))
+#define FOR_AVX2 __attribute__((target("avx2,bmi,bmi2")))
 #define FOR_AVX512 __attribute__((target("avx512bw,prefer-vector-width=512")))
 #else
+#define HAS_X86 0
 #define HAS_AVX2 0
 #define HAS_AVX512 0
 #define FOR_AVX2

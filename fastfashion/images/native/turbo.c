@@ -39,24 +39,26 @@ static unsigned read_number(const uint8_t *at, int bytes, int big) {
     return value;
 }
 
-/* Whether Exif says, or could say, that the image must be turned. */
+int exif_turned(const uint8_t *data, size_t length) {
+    if (length < 6 || memcmp(data, "Exif\0", 6)) return -1;
+    data += 6, length -= 6;
+    if (length < 8) return 1;
+    int big = data[0] == 'M';
+    unsigned directory = read_number(data + 4, 4, big);
+    if (directory > length || length - directory < 2) return 1;
+    unsigned entries = read_number(data + directory, 2, big);
+    for (unsigned i = 0; i < entries; i++) {
+        if (length - directory < 2 + 12 * ((size_t)i + 1)) return 1;
+        const uint8_t *entry = data + directory + 2 + 12 * i;
+        if (read_number(entry, 2, big) == 0x0112 && read_number(entry + 8, 2, big) != 1) return 1;
+    }
+    return 0;
+}
+
 static int is_turned(const struct jpeg_decompress_struct *jpeg) {
     for (jpeg_saved_marker_ptr marker = jpeg->marker_list; marker; marker = marker->next) {
-        const uint8_t *data = marker->data;
-        unsigned length = marker->data_length;
-        if (length < 6 || memcmp(data, "Exif\0", 6)) continue;
-        data += 6, length -= 6;
-        if (length < 8) return 1;
-        int big = data[0] == 'M';
-        unsigned directory = read_number(data + 4, 4, big);
-        if (directory > length || length - directory < 2) return 1;
-        unsigned entries = read_number(data + directory, 2, big);
-        for (unsigned i = 0; i < entries; i++) {
-            if (length - directory < 2 + 12 * (i + 1)) return 1;
-            const uint8_t *entry = data + directory + 2 + 12 * i;
-            if (read_number(entry, 2, big) == 0x0112 && read_number(entry + 8, 2, big) != 1) return 1;
-        }
-        return 0;
+        int turned = exif_turned(marker->data, marker->data_length);
+        if (turned >= 0) return turned;
     }
     return 0;
 }

@@ -11,6 +11,9 @@ Turbo *open_turbo(void); /* NULL if there is no memory */
 void close_turbo(Turbo *);
 size_t turbo_bytes(const Turbo *); /* of its buffers */
 
+/* Whether an Exif segment (its body) says, or could say, that the image must be turned; -1 for a segment that is not Exif. */
+int exif_turned(const uint8_t *data, size_t length);
+
 /* Load one image; returns 0, NOT_FOR_US if Python must load it, or NO_MEMORY. `size` is the expected height and width; the time for
  * reading, decoding and resizing is added to `seconds`. */
 int turbo_load(Turbo *, Resampler *, const uint8_t *encoded, size_t length, const int32_t *box, const int32_t *size, int flip, const Target *,
