@@ -1,5 +1,16 @@
 import numpy as np
 
+def decode_rgb(data: bytes | memoryview | np.ndarray, eighths: int, out: np.ndarray, /) -> bool: ...
+def resize_rgb(
+    source: np.ndarray,
+    source_height: int,
+    source_width: int,
+    box: tuple[float, float, float, float],
+    out: np.ndarray,
+    height: int,
+    width: int,
+    /,
+) -> None: ...
 def load_crops(
     encoded: list[np.ndarray],
     boxes: np.ndarray,

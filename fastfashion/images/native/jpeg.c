@@ -744,6 +744,8 @@ void close_baseline(Jpeg *jpeg) {
     free(jpeg);
 }
 
+size_t baseline_bytes(const Jpeg *jpeg) { return jpeg->memory.size + jpeg->planes.size; }
+
 /* ---- decoding ---- */
 
 /* The blocks of each component that a box needs, at a scale. */
@@ -922,6 +924,14 @@ int baseline_decode(Jpeg *jpeg, int eighths, const int32_t *box, const Marks *ma
         if (!is_within(jpeg)) return NOT_FOR_US;
     }
     return 0;
+}
+
+int baseline_is_whole(Jpeg *jpeg) {
+    if (jpeg->mcu != jpeg->header.mcus_down * jpeg->header.mcus_across) return 0;
+    while (!jpeg->ended)
+        if (!clean_more(jpeg)) return 0;
+    int64_t left = (jpeg->clean_end - jpeg->clean) * 8 - used_bits(jpeg);
+    return left >= 0 && left < 8 && jpeg->marker == 0xD9;
 }
 
 int baseline_find_marks(Jpeg *jpeg, int rows, int columns, Mark *marks) {

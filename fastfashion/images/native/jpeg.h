@@ -28,6 +28,7 @@ typedef struct {
 
 Jpeg *open_baseline(void); /* NULL if there is no memory */
 void close_baseline(Jpeg *);
+size_t baseline_bytes(const Jpeg *); /* that its buffers hold */
 
 /* Read the header of an image, whose bytes must stay until it is decoded. Returns 0, NOT_FOR_US if libjpeg-turbo must decode it, or NO_MEMORY. */
 int baseline_read_header(Jpeg *, const uint8_t *data, size_t size);
@@ -36,6 +37,9 @@ const JpegHeader *baseline_header(const Jpeg *);
 /* Decode what a box (y0, x0, y1, x1, in pixels of the whole image, inside of it) needs at 1, 2, 4 or 8 eighths of the size: one plane for each
  * component, which stay until the next call. Returns 0, NOT_FOR_US if the data are damaged, or NO_MEMORY. */
 int baseline_decode(Jpeg *, int eighths, const int32_t *box, const Marks *, Plane *planes);
+
+/* Whether what was decoded last was a whole image, whose end (EOI) follows its last code. */
+int baseline_is_whole(Jpeg *);
 
 /* Find the marks of the first MCU of every `rows`-th row of MCUs, and in it of every `columns`-th MCU, but for the first of the image.
  * `marks` has room for all MCUs. Returns their number, or -NOT_FOR_US. */

@@ -8,7 +8,9 @@
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 
+#include "jpeg.h"
 #include "resample.h"
+#include "rgb.h"
 #include "turbo.h"
 
 static Target find_target(uint8_t *out, int height, int width, const int32_t *place) {
@@ -46,7 +48,9 @@ typedef struct {
 typedef struct State {
     struct State *next;
     Turbo *turbo;
+    Jpeg *own;
     Resampler resampler;
+    Buffer lines;
 } State;
 
 enum { MOST_KEPT = 64, MOST_KEPT_BYTES = 4 << 20 /* of buffers, in each */ };
@@ -55,6 +59,8 @@ static int num_kept;
 
 static void close_state(State *state) {
     close_turbo(state->turbo);
+    close_baseline(state->own);
+    free(state->lines.data);
     free_resampler(&state->resampler);
     free(state);
 }
@@ -66,14 +72,14 @@ static State *take_state(void) {
         kept = state->next, num_kept--;
         return state;
     }
-    if ((state = calloc(1, sizeof *state)) && (state->turbo = open_turbo())) return state;
-    free(state);
+    if ((state = calloc(1, sizeof *state)) && (state->turbo = open_turbo()) && (state->own = open_baseline())) return state;
+    if (state) close_state(state);
     PyErr_NoMemory();
     return NULL;
 }
 
 static void give_back(State *state) {
-    if (num_kept == MOST_KEPT || turbo_bytes(state->turbo) + resampler_bytes(&state->resampler) > MOST_KEPT_BYTES) {
+    if (num_kept == MOST_KEPT || turbo_bytes(state->turbo) + baseline_bytes(state->own) + resampler_bytes(&state->resampler) > MOST_KEPT_BYTES) {
         close_state(state);
         return;
     }
@@ -222,7 +228,75 @@ done:
     return result;
 }
 
+/* A whole image at 1, 2, 4 or 8 eighths of its size, of which `out` must have the bytes. Returns 0, NOT_FOR_US or NO_MEMORY. */
+static int decode_whole(State *state, const Py_buffer *data, int eighths, uint8_t *out, Py_ssize_t bytes) {
+    Plane planes[3];
+    int status = baseline_read_header(state->own, data->buf, (size_t)data->len);
+    if (status) return status;
+    const JpegHeader *header = baseline_header(state->own);
+    /* Sides are below 2^16: no product leaves 64 bits. */
+    int64_t height = ((int64_t)header->height * eighths + 7) / 8, width = ((int64_t)header->width * eighths + 7) / 8;
+    if (height * width * CHANNELS != bytes) return NOT_FOR_US;
+    const int32_t box[4] = {0, 0, header->height, header->width};
+    if ((status = baseline_decode(state->own, eighths, box, NULL, planes))) return status;
+    if (!baseline_is_whole(state->own)) return NOT_FOR_US;
+    return planes_to_rgb(planes, header->components, out, (ptrdiff_t)width * CHANNELS, &state->lines) ? 0 : NO_MEMORY;
+}
+
+static PyObject *decode_rgb(PyObject *module, PyObject *args) {
+    PyObject *data_o, *out_o, *result = NULL;
+    int eighths, status = NO_MEMORY;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OiO", &data_o, &eighths, &out_o)) return NULL;
+    if (eighths != 1 && eighths != 2 && eighths != 4 && eighths != 8)
+        return PyErr_Format(PyExc_ValueError, "eighths: expected 1, 2, 4 or 8, found %d", eighths);
+    Held held = {.held = 0};
+    State *state = NULL;
+    uint8_t *out;
+    if (!hold(&held, data_o, "data", -1, 0) || !(out = hold(&held, out_o, "out", -1, 1)) || !(state = take_state())) goto done;
+    Py_BEGIN_ALLOW_THREADS
+    status = decode_whole(state, &held.views[0], eighths, out, held.views[1].len);
+    Py_END_ALLOW_THREADS
+    result = status == NO_MEMORY ? PyErr_NoMemory() : PyBool_FromLong(status == 0);
+done:
+    if (state) give_back(state);
+    release(&held);
+    return result;
+}
+
+static PyObject *resize_rgb(PyObject *module, PyObject *args) {
+    PyObject *source_o, *out_o, *result = NULL;
+    int source_height, source_width, height, width, ok = 0;
+    double box[4];
+    (void)module;
+    if (!PyArg_ParseTuple(args, "Oii(dddd)Oii", &source_o, &source_height, &source_width, &box[0], &box[1], &box[2], &box[3], &out_o, &height,
+                          &width))
+        return NULL;
+    if (!(box[0] >= 0 && box[1] >= 0 && box[0] < box[2] && box[1] < box[3] && box[2] <= source_height && box[3] <= source_width) || height < 1 ||
+        width < 1) {
+        PyErr_SetString(PyExc_ValueError, "box: expected 0 <= y0 < y1 <= height, 0 <= x0 < x1 <= width and an output of 1 pixel or more");
+        return NULL;
+    }
+    Held held = {.held = 0};
+    State *state = NULL;
+    uint8_t *source, *out;
+    if (!(source = hold(&held, source_o, "source", (Py_ssize_t)source_height * source_width * CHANNELS, 0)) ||
+        !(out = hold(&held, out_o, "out", (Py_ssize_t)height * width * CHANNELS, 1)) || !(state = take_state()))
+        goto done;
+    Target target = find_target(out, height, width, NULL);
+    Py_BEGIN_ALLOW_THREADS
+    ok = resample_rgb(&state->resampler, source, (ptrdiff_t)source_width * CHANNELS, box, &target, 0, CUBIC) == 0;
+    Py_END_ALLOW_THREADS
+    result = ok ? Py_NewRef(Py_None) : PyErr_NoMemory();
+done:
+    if (state) give_back(state);
+    release(&held);
+    return result;
+}
+
 static PyMethodDef methods[] = {
+    {"decode_rgb", decode_rgb, METH_VARARGS, "Decode a whole JPEG; see images/codec.py."},
+    {"resize_rgb", resize_rgb, METH_VARARGS, "Resize a decoded image, bicubic; see images/resampling.py."},
     {"load_crops", load_crops, METH_VARARGS, "Decode and resize boxes of JPEGs; see load/crops.py."},
     {"resize_crops", resize_crops, METH_VARARGS, "Resize boxes of decoded images; see load/crops.py."},
     {NULL, NULL, 0, NULL},
