@@ -15,6 +15,7 @@ from fastfashion import bench
 from fastfashion.bench import EPOCH, BenchRequest, rate, spread, write_record
 from fastfashion.dist import cores_per_process
 from fastfashion.load import Loader
+from fastfashion.load.crops import OWN
 from loader_peers import PEERS
 
 BACKENDS = bench.BACKENDS | PEERS
@@ -68,6 +69,7 @@ def main(
     batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 64,
     images: Annotated[int, typer.Option(help="Images per measurement, the same for every backend.")] = 4096,
     rounds: Annotated[int, typer.Option(help="Interleaved measurements of each backend.")] = 5,
+    decoder: Annotated[str, typer.Option(help="Decoder of our backends: own or turbo.")] = OWN,
     backend: Annotated[list[str] | None, typer.Option(help="Backend to measure, by the start of its name; repeatable.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Also print where the time of a batch goes.")] = False,
     out: Out = None,
@@ -81,6 +83,7 @@ def main(
         batch_size=batch_size,
         num_images=images,
         rounds=rounds,
+        decoder=decoder,
         backends=tuple(backend or ()),
         known=BACKENDS,
         profile=profile,

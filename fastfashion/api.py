@@ -298,6 +298,7 @@ def preview(request: PreviewRequest) -> "PreviewSummary":
             resolution=config.data.resolution,
             size=config.data.size,
             fit=Fit.of(config.data),
+            decoder=config.data.decoder,
             workers=request.workers,
             count=request.count,
             rows=request.row or None,

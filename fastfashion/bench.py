@@ -25,7 +25,7 @@ from fastfashion.errors import ConfigError
 from fastfashion.files import publish_json
 from fastfashion.images.codec import decode_rgb
 from fastfashion.load import Loader, LoaderSpec, Profile, Selection, make_spec
-from fastfashion.load.crops import is_native
+from fastfashion.load.crops import OWN, decoder_name, is_native
 from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.scratch import scratch
 from fastfashion.shards import open_packed_set
@@ -167,6 +167,7 @@ class BenchRequest:
     batch_size: int = 64
     num_images: int = 4096
     rounds: int = 5
+    decoder: str = OWN  # data.decoder of our backends
     backends: tuple[str, ...] = ()  # of `known`, by the start of their names; none: all
     known: Mapping[str, Backend] = field(default_factory=lambda: BACKENDS, repr=False)
     profile: bool = False
@@ -199,7 +200,7 @@ class BenchRequest:
             tasks=tuple(packed.vocab.classes)[:1],
             augment=AugmentConfig(),
         )
-        data = DataConfig(resolution=self.resolution, size=self.size, workers=self.threads)
+        data = DataConfig(resolution=self.resolution, size=self.size, workers=self.threads, decoder=self.decoder)
         spec = make_spec(packed, chosen, data, dist.World(device=torch.device("cpu")))
         return Work(spec=spec, ids=packed.ids.tolist())
 
@@ -207,7 +208,10 @@ class BenchRequest:
         """The command that measures this again, without absolute paths."""
         shards = self.shards.name if self.shards.is_absolute() else self.shards
         line = f"{self.command} --shards {shards} --res {self.resolution} --size {self.size} --workers {self.threads} --batch-size "
-        line += f"{self.batch_size} --images {self.num_images} --rounds {self.rounds}"
+        line += f"{self.batch_size} --images {self.num_images} --rounds {self.rounds}" + f" --decoder {self.decoder}" * (
+            self.decoder != OWN
+        )
+        line += f" --decoder {self.decoder}" * (self.decoder != OWN)
         return line + "".join(f" --backend {name!r}" for name in self.backends) + " --profile" * self.profile
 
 
@@ -234,6 +238,7 @@ def bench(request: BenchRequest) -> dict[str, Any]:
         "bytes_a_image": round(float(work.spec.images.num_bytes[work.spec.plan.rows].mean())),
         "rounds": request.rounds,
         "native": is_native(),
+        "decoder": decoder_name(request.decoder),
         "augment": asdict(AugmentConfig()),
         "ceiling_images_per_s": ceiling["median"],
         "ceiling_by_round": ceiling["by_round"],
@@ -323,7 +328,8 @@ def table_text(result: dict[str, Any]) -> str:
             rows.append(["decode only", f"{result['ceiling_images_per_s']:,.0f}", "", "", ""])
     lines = [
         f"{result['set']}, resolution {result['resolution']}, to {result['size']}, threads {result['threads']}, "
-        f"batches of {result['batch_size']}, {counted(result['num_images'], 'image')}, {counted(result['rounds'], 'round')}",
+        f"batches of {result['batch_size']}, {counted(result['num_images'], 'image')}, {counted(result['rounds'], 'round')}, "
+        f"decoder {result['decoder']}",
         table(["backend", "images/s (median)", "low–high", "times decode only", "times ImageFolder"], rows),
         "decode only: whole images, decoded and dropped",
         *(f"{row['backend']}: {row['why'].splitlines()[0]}" for row in result["rows"] if row["images_per_s"] is None),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastfashion.config import ALL, DEFAULT_RECIPE, FOLDS, PROTOCOLS, DataConfig, RunConfig, parse_settings, settings
+from fastfashion.config import ALL, DECODERS, DEFAULT_RECIPE, FOLDS, PROTOCOLS, DataConfig, RunConfig, parse_settings, settings
 from fastfashion.dist import cores_per_process
 from fastfashion.errors import ConfigError
 from fastfashion.fields import Writes, cast, check, flag_of, option, options_of
@@ -547,5 +547,6 @@ class BenchLoaderRequest(Request):
     batch_size: int = option("Images per batch.", 64, panel=RUN, least=1)
     images: int = option("Images per measurement, the same for every backend.", 4096, panel=RUN, least=1)
     rounds: int = option("Interleaved measurements of each backend.", 5, panel=RUN, least=1)
+    decoder: str = option("Decoder of plain JPEGs: own or turbo; default: own.", DECODERS[0], panel=RUN, choices=DECODERS)
     backend: tuple[str, ...] = option("Backend to measure, by the start of its name; repeatable.", (), panel=RUN, many=True, find=names_of)
     profile: bool = option("Also print where the time of a batch goes.", False, panel=RUN)

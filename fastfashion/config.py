@@ -22,6 +22,7 @@ ALL, DEFAULT_TASK, DEFAULT_RECIPE = "all", "subCategory", "fast"
 FITS = ("squash", "crop", "pad")
 DEFAULT_PAD_COLOR = "124,116,104"  # ImageNet's mean, which the backbones' normalisation makes 0: what convolutions pad with
 BACKENDS = ("auto", "dali", "threads", "resident")
+DECODERS = ("own", "turbo")
 OPTIMIZERS = ("adamw", "adam", "sgd")
 PRECISIONS = ("auto", "fp32", "bf16")
 TRACKERS = ("wandb", "mlflow")
@@ -87,6 +88,7 @@ class DataConfig(_Section):
     protocol: str = setting("stratified", "How to split: stratified (default), reference or folds.", choices=PROTOCOLS)
     split_seed: int = setting(0, "Seed of the stratified protocol; several train.seed can share one split.")
     backend: str = setting("auto", "Loader backend; auto: dali on a GPU, threads without one.", FREE, choices=BACKENDS)
+    decoder: str = setting("own", "Decoder of plain JPEGs on the CPU: own, or turbo (libjpeg-turbo); not for dali.", FREE, choices=DECODERS)
     workers: int = setting(0, "Loader threads per process; 0: its share of the cores.", FREE, least=0, most=1024)
     shuffle: str = setting("epoch", "epoch: permute all rows; window: permute shards, then rows in a window.", choices=("epoch", "window"))
     window_shards: int = setting(16, "Shards in a window.", least=1)

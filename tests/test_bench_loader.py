@@ -22,6 +22,7 @@ from fastfashion import bench as bench_loader
 from fastfashion import provenance
 from fastfashion.bench import OURS, BenchRequest, Work
 from fastfashion.errors import ConfigError
+from fastfashion.load.crops import is_native
 from fastfashion.pack import PackRequest, pack
 from fastfashion.provenance import git_commit, package_versions
 from loader import BACKENDS, measure, table_text
@@ -104,6 +105,7 @@ def test_a_benchmark_gives_what_was_promised_and_leaves_only_its_record(request_
         "rounds": 2,
     }
     assert result["ceiling_images_per_s"] > 0
+    assert result["decoder"] == ("own" if is_native() else "python")
     assert [row["backend"] for row in result["rows"]] == list(FAST)
     assert [row["backend"] for row in result["rows"] if not row["decodes"]] == ["resident"]
     for row in result["rows"]:

@@ -44,7 +44,7 @@ if "fastfashion.predict.decode_worker" in " ".join(sys.orig_argv):
     from fastfashion.predict import decode_worker
     whole = decode_worker.load_encoded
 
-    def load_encoded(encoded, out, max_pixels, fit):
+    def load_encoded(encoded, out, max_pixels, fit, decoder):
         for data in encoded:
             if data.endswith(b"please be killed"):
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -54,7 +54,7 @@ if "fastfashion.predict.decode_worker" in " ".join(sys.orig_argv):
                 time.sleep(600)
             if data.endswith(b"please raise"):
                 raise KeyError("a bare one")
-        return whole(encoded, out, max_pixels, fit)
+        return whole(encoded, out, max_pixels, fit, decoder)
 
     decode_worker.load_encoded = load_encoded
 """

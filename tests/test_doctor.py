@@ -40,7 +40,7 @@ def healthy() -> dict[str, Any]:
             "driver_gpus": ["NVIDIA H100"],
         },
         "dali": {"builds": {"nvidia-dali-cuda120": "2.4.0"}, "num_images": 64, "device": "cuda"},
-        "threads": {"native": True, "num_images": 64, "device": "cuda"},
+        "threads": {"native": True, "decoder": "own", "num_images": 64, "device": "cuda"},
         "disk": {"free_bytes": 10**12, "write_bytes_per_s": 1e9, "read_bytes_per_s": 2e9},
         "data": {"sources": ["data/fashion-product-images-small.zip"], "packed": []},
         "kaggle": {"credentials": None, "num_bytes": 592_000_000},

@@ -38,6 +38,7 @@ class PreviewRequest:
     size: str = "auto"
     fit: Fit = DEFAULT_FIT
     backend: str = "threads"
+    decoder: str = "own"
     workers: int = 1
     count: int = 32  # images, drawn by seed from those with a label of one of the tasks
     rows: Sequence[int] | None = None  # these rows of the set instead
@@ -125,7 +126,7 @@ def _spec(request: PreviewRequest, packed: PackedSet, tasks: tuple[str, ...], la
     else:
         rows = np.flatnonzero(labels.max(axis=1) >= 0)
     chosen = Selection(rows=rows, batch_size=max(1, len(rows)), tasks=tasks, labels=labels, seed=request.seed, augment=request.augment)
-    how: dict[str, Any] = {"resolution": request.resolution, "size": request.size, "backend": request.backend, "workers": request.workers}
+    how: dict[str, Any] = {name: getattr(request, name) for name in ("resolution", "size", "backend", "decoder", "workers")}
     data = DataConfig(**how, **request.fit.settings())
     spec = make_spec(packed, chosen, data, dist.World(device=torch.device("cpu")))
     plan = spec.plan

@@ -291,6 +291,7 @@ def bench_loader(request: BenchLoaderRequest) -> Answer:
         batch_size=request.batch_size,
         num_images=request.images,
         rounds=request.rounds,
+        decoder=request.decoder,
         backends=request.backend,
         profile=request.profile,
     )

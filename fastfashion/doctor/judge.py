@@ -148,7 +148,7 @@ def _compiled(threads: Facts) -> Verdict:
         return State.BROKEN, f"does not load images: {threads['error']}", advice
     if not threads["native"]:
         return State.GAP, "works through Pillow, several times slower", HOW_TO_BUILD
-    return State.OK, "compiled", None
+    return State.OK, f"compiled, with {threads['decoder']} as the decoder of plain JPEGs", None
 
 
 def _disk(disk: Facts) -> Verdict:

@@ -67,9 +67,10 @@ def dali() -> dict[str, Any]:
 
 
 def threads() -> dict[str, Any]:
-    from fastfashion.load.crops import is_native
+    from fastfashion.config import DataConfig
+    from fastfashion.load.crops import decoder_name, is_native
 
-    return {"native": is_native(), **_attempt(lambda: _load("threads"))}
+    return {"native": is_native(), "decoder": decoder_name(DataConfig().decoder), **_attempt(lambda: _load("threads"))}
 
 
 def _load(backend: str) -> dict[str, Any]:

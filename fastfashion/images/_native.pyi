@@ -24,6 +24,7 @@ def load_crops(
     seconds: np.ndarray,
     places: np.ndarray | None = ...,
     colour: np.ndarray | None = ...,
+    own: bool = ...,
     /,
 ) -> None: ...
 def resize_crops(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fastfashion.config import DECODERS
 from fastfashion.errors import InputError
 from fastfashion.images import codec
 from fastfashion.load.fit import Padding
@@ -22,6 +23,7 @@ except ImportError:  # built without a C compiler, or without libjpeg-turbo's he
     _native = None  # type: ignore[assignment]
 
 OVERSAMPLE = 1.5  # decoded pixels for one output pixel, a side, that the decoder's own scaling must leave; bench/LOG.md compares others
+OWN, TURBO = DECODERS
 SCALES = (1, 2, 4, 8)  # eighths; libjpeg-turbo has SIMD only for these
 HOW_TO_BUILD = (
     "fastfashion was installed without a C compiler or libjpeg-turbo's headers (Debian: apt install gcc libjpeg-dev); "
@@ -32,6 +34,11 @@ HOW_TO_BUILD = (
 def is_native() -> bool:
     """Whether the fast path was built."""
     return _native is not None
+
+
+def decoder_name(decoder: str) -> str:
+    """What decodes plain JPEGs on the CPU under data.decoder: `decoder`, or "python" (images/codec.py), if `_native` was not built."""
+    return decoder if is_native() else "python"
 
 
 def slow_note() -> str:
@@ -48,24 +55,25 @@ def load_crops(
     seconds: np.ndarray,
     kinds: np.ndarray | None = None,
     padding: Padding | None = None,
+    decoder: str = OWN,
 ) -> dict[int, InputError]:
     """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded images; returns decode errors by index, whose images are black.
 
     boxes int32 (n, 4): y0, x0, y1, x1 in pixels of whole images, of height and width `sizes`, int32 (n, 2); flips bool (n,); kinds int8
-    (n,), codec.Kind, by default read from each image; padding: the place of each box in its output, by default all of it. The time for
-    reading, decoding and resizing is added to `seconds`, float64 (3,).
+    (n,), codec.Kind, by default read from each image; padding: the place of each box in its output, by default all of it; decoder:
+    data.decoder. The time for reading, decoding and resizing is added to `seconds`, float64 (3,).
     """
     left = np.ones(len(out), dtype=np.uint8)  # `_native` sets those that it could load to 0
     if _native is not None:
         plain = np.array([codec.kind(data) for data in encoded], dtype=np.int8) if kinds is None else kinds
-        (height, width), some = out.shape[1:3], plain.nonzero()[0]  # of a kind other than OTHER, which is 0
+        own, (height, width), some = decoder == OWN, out.shape[1:3], plain.nonzero()[0]  # of a kind other than OTHER, which is 0
         if len(some) == len(out):
-            _native.load_crops(list(encoded), boxes, sizes, flips, out, height, width, OVERSAMPLE, left, seconds, *_arrays(padding))
+            _native.load_crops(list(encoded), boxes, sizes, flips, out, height, width, OVERSAMPLE, left, seconds, *_arrays(padding), own)
         elif len(some):
             crops, missed, data = np.empty((len(some), *out.shape[1:]), dtype=np.uint8), left[some], [encoded[i] for i in some.tolist()]
             chosen = boxes[some], sizes[some], flips[some]
             around = _arrays(None if padding is None else padding[some])
-            _native.load_crops(data, *chosen, crops, height, width, OVERSAMPLE, missed, seconds, *around)
+            _native.load_crops(data, *chosen, crops, height, width, OVERSAMPLE, missed, seconds, *around, own)
             out[some], left[some] = crops, missed
     errors = {}
     for i in np.flatnonzero(left).tolist():
@@ -83,15 +91,16 @@ def resize_crops(
 ) -> None:
     """As `load_crops`, from decoded images, uint8 (N, h, w, 3), those at `index`, int64 (n,)."""
     if _native is not None:
-        _native.resize_crops(images, images.shape[1], images.shape[2], index, boxes, flips, out, *out.shape[:3], *_arrays(padding))
+        (count, height, width), around = out.shape[:3], _arrays(padding)
+        _native.resize_crops(images, images.shape[1], images.shape[2], index, boxes, flips, out, count, height, width, *around)
         return
     for i, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
         resize_crop(images[index[i]], (y0, x0, y1, x1), bool(flips[i]), out[i] if padding is None else padding.fill(i, out[i]))
 
 
-def _arrays(padding: Padding | None) -> tuple[np.ndarray, ...]:
-    """The last arguments of `_native`'s functions."""
-    return () if padding is None else (np.ascontiguousarray(padding.places), np.array(padding.color, dtype=np.uint8))
+def _arrays(padding: Padding | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Places and colour as `_native` takes them."""
+    return (None, None) if padding is None else (np.ascontiguousarray(padding.places), np.array(padding.color, dtype=np.uint8))
 
 
 def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bool, out: np.ndarray, seconds: np.ndarray) -> None:

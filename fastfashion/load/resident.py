@@ -122,9 +122,9 @@ class DecodedImages:
         decoded = np.empty((len(rows), *size, 3), dtype=np.uint8)
         seconds = np.zeros(3)
         encoded = self._spec.images.encoded_all(rows)
-        errors = self._spec.images.unlike(rows, encoded) | load_crops(
-            encoded, whole, sizes, np.zeros(len(rows), dtype=bool), decoded, seconds, self._spec.images.kinds_of(rows)
-        )
+        flips, kinds = np.zeros(len(rows), dtype=bool), self._spec.images.kinds_of(rows)
+        loaded = load_crops(encoded, whole, sizes, flips, decoded, seconds, kinds, decoder=self._spec.decoder)
+        errors = self._spec.images.unlike(rows, encoded) | loaded
         self._errors |= {int(places[i]): error for i, error in errors.items()}
         self._keep(places, decoded)
         states = np.full(len(rows), Place.DECODED)

@@ -55,6 +55,7 @@ class LoaderSpec:
     world_size: int = 1
     micro_batches: int = 1
     backend: str = "auto"
+    decoder: str = "own"  # of plain JPEGs on the CPU: one of config.DECODERS
     workers: int = 1  # threads of this process
     prefetch: int = 3  # batches that are prepared while one is in use
     on_bad: str = "stop"  # at a decode error: raise PackedSetError, or "skip": mask the image and list it in `skipped`
@@ -126,6 +127,7 @@ def make_spec(packed: PackedSet, chosen: Selection, data: DataConfig, world: dis
         world_size=world.size,
         micro_batches=chosen.micro_batches,
         backend=data.backend,
+        decoder=data.decoder,
         workers=data.workers or dist.cores_per_process(world.local_size),
         on_bad=data.on_bad,
         cache_dir=data.cache_dir,

@@ -145,7 +145,7 @@ class CropDecoder:
         kinds, unlike = packed.kinds_of(rows), packed.unlike(rows, encoded)
         seconds[0] = time.perf_counter() - started
         boxes, sizes, padding = part.boxes[chunk], self._spec.sizes_px(rows), self._spec.plan.fit.padding(part.places, chunk)
-        errors = unlike | load_crops(encoded, boxes, sizes, part.flips[chunk], out, seconds, kinds, padding)
+        errors = unlike | load_crops(encoded, boxes, sizes, part.flips[chunk], out, seconds, kinds, padding, self._spec.decoder)
         if unlike:
             out[list(unlike)] = 0
         read, decode, resize = seconds.tolist()

@@ -23,7 +23,7 @@ from PIL import Image
 
 from fastfashion.errors import InputError
 from fastfashion.images import codec, pillow
-from fastfashion.load.crops import load_crops
+from fastfashion.load.crops import OWN, load_crops
 from fastfashion.load.fit import DEFAULT_FIT, Fit
 
 try:
@@ -103,7 +103,7 @@ def work(asked: dict[str, Any], encoded: Sequence[bytes]) -> tuple[dict[int, str
     if asked["work"] == "fit":
         out = np.empty((len(encoded), *asked["size"], 3), dtype=np.uint8)
         fit = Fit(**asked["fit"] | {"pad_color": tuple(asked["fit"]["pad_color"])})
-        return load_encoded(encoded, out, asked["max_pixels"], fit), out
+        return load_encoded(encoded, out, asked["max_pixels"], fit, asked["decoder"]), out
     height_px, width_px = asked["size"]
     try:
         return {}, codec.decode_rgb(encoded[0], min_height_px=height_px, min_width_px=width_px, max_pixels=asked["max_pixels"])
@@ -111,9 +111,11 @@ def work(asked: dict[str, Any], encoded: Sequence[bytes]) -> tuple[dict[int, str
         return {0: str(error)}, np.empty((0, 0, 3), dtype=np.uint8)
 
 
-def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = codec.MAX_PIXELS, fit: Fit = DEFAULT_FIT) -> dict[int, str]:
+def load_encoded(
+    encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = codec.MAX_PIXELS, fit: Fit = DEFAULT_FIT, decoder: str = OWN
+) -> dict[int, str]:
     """Fill `out`, uint8 (n, H, W, 3), with images as evaluation fits them; returns why those could not be decoded that are left black, by
-    place.
+    place. `decoder` is data.decoder.
 
     An image of more than `max_pixels` by its header is refused before any is decoded.
     """
@@ -135,7 +137,7 @@ def load_encoded(encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = co
     filled = out if len(good) == len(out) else np.empty((len(good), *out.shape[1:]), dtype=np.uint8)
     arrays = [np.frombuffer(encoded[place], dtype=np.uint8) for place in good]
     flips = np.zeros(len(good), dtype=bool)
-    wrong = load_crops(arrays, boxes, sizes[good], flips, filled, np.zeros(3), kinds[good], padding) if good else {}
+    wrong = load_crops(arrays, boxes, sizes[good], flips, filled, np.zeros(3), kinds[good], padding, decoder) if good else {}
     errors |= {good[i]: str(error) for i, error in wrong.items()}
     if filled is not out:
         out[:] = 0

@@ -27,6 +27,7 @@ import numpy as np
 
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.images.codec import MAX_PIXELS
+from fastfashion.load.crops import OWN
 from fastfashion.load.fit import DEFAULT_FIT, Fit
 from fastfashion.predict.decode_cost import COPIES, MOST_A_PIXEL, Cost, cost
 from fastfashion.predict.decode_worker import KEPT_BYTES, READY, too_many_pixels
@@ -67,11 +68,13 @@ class _Lane:
 class Decoders:
     """Up to `workers` processes, each started when it is first needed. Any thread may call its methods, which wait for a free one.
 
-    With `large`, up to that many more processes decode all large images.
+    With `large`, up to that many more processes decode all large images. `decoder` is data.decoder, for `fit`.
     """
 
-    def __init__(self, workers: int, timeout_s: float = TIMEOUT_S, *, large: int = 0, memory: Memory = Memory()) -> None:
-        self._timeout_s, self.memory, self.workers, self.large = timeout_s, memory, workers, large
+    def __init__(
+        self, workers: int, timeout_s: float = TIMEOUT_S, *, large: int = 0, memory: Memory = Memory(), decoder: str = OWN
+    ) -> None:
+        self._timeout_s, self.memory, self.workers, self.large, self.decoder = timeout_s, memory, workers, large, decoder
         # There is room for any number of small images: their size is bounded.
         self._small = _Lane(workers, FairSemaphore(memory.all_bytes if not large else sys.maxsize))
         self._large = _Lane(large, FairSemaphore(memory.all_bytes), LARGE_NICE) if large else self._small
@@ -81,7 +84,7 @@ class Decoders:
 
     def fit(self, encoded: Sequence[bytes], out: np.ndarray, max_pixels: int = MAX_PIXELS, fit: Fit = DEFAULT_FIT) -> dict[int, str]:
         """What `load_encoded` does: `out`, uint8 (n, H, W, 3), is filled; returns why images could not be decoded, by place."""
-        asked = {"work": "fit", "size": out.shape[1:3], "max_pixels": max_pixels, "fit": fit.to_dict()}
+        asked = {"work": "fit", "size": out.shape[1:3], "max_pixels": max_pixels, "fit": fit.to_dict(), "decoder": self.decoder}
         refused: dict[int, str] = {}
         costs = [cost(data, out.shape[1], out.shape[2], fit) for data in encoded]
         for place, one in enumerate(costs):

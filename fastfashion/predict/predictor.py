@@ -22,13 +22,14 @@ from fastfashion import dist
 from fastfashion.config import Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.load import Loader, LoaderSpec, Selection, make_spec
+from fastfashion.load.crops import OWN
 from fastfashion.load.dali import has_dali
 from fastfashion.model.artifact import load_artifact
 from fastfashion.model.net import probabilities
 from fastfashion.predict.decode_worker import load_encoded
 from fastfashion.predict.decoding import Decoders
 from fastfashion.predict.inputs import Input, InputImage, SetInput
-from fastfashion.runs.files import BEST, read_config
+from fastfashion.runs.files import BEST, CONFIG, read_config
 from fastfashion.shards import PackedSet, open_packed_set
 from fastfashion.sources.ranges import UnreachableError
 
@@ -65,6 +66,11 @@ class Predictor:
             raise ConfigError(f"unknown task {unknown[0]!r}: {run} has heads for {', '.join(description.classes)}")
         self.classes = {task: names for task, names in description.classes.items() if not tasks or task in tasks}
 
+    @property
+    def decoder(self) -> str:
+        """The data.decoder that it was trained with; own for a model without the settings of its run."""
+        return read_config(self.run).data.decoder if (self.run / CONFIG).is_file() else OWN
+
     def probabilities(self, images: np.ndarray | torch.Tensor) -> dict[str, torch.Tensor]:
         """uint8 (B, H, W, 3) of the model's size to calibrated probabilities {task: float32 (B, C)}, on the model's device.
 
@@ -95,7 +101,7 @@ class Predictor:
                     yield from self._answer_set(one.path, top, batch_size)
 
     def _answer_images(self, images: Iterator[InputImage], top: int, batch_size: int) -> Iterator[Answers]:
-        decoders = Decoders(self.workers)
+        decoders = Decoders(self.workers, decoder=self.decoder)
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="predict")
         ahead: deque[_Started] = deque()
         try:

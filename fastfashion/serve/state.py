@@ -205,7 +205,8 @@ def open_state(run: Path, device: torch.device, limits: Limits, *, shards: Path 
     Raises InputError if there is no model, or one that answers NaN.
     """
     memory = Memory(one_bytes=limits.decoding_bytes, all_bytes=limits.decoding_bytes)
-    predictor, decoders = Predictor(run, device, workers=workers), Decoders(workers, large=max(1, workers // 2), memory=memory)
+    predictor = Predictor(run, device, workers=workers)
+    decoders = Decoders(workers, large=max(1, workers // 2), memory=memory, decoder=predictor.decoder)
     predictor.probabilities(drawn(predictor.size, 2))  # a model that answers NaN is refused here, and not at every request
     products, why = None, ""
     try:
