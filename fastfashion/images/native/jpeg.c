@@ -533,7 +533,7 @@ INLINE void idct_half_line(const int16_t *in, uint32_t *out) {
     out[1] = tmp12 + tmp0, out[2] = tmp12 - tmp0;
 }
 
-INLINE void idct_4x4(const int16_t *block, const int16_t *quant, uint8_t *to, ptrdiff_t stride) {
+static void idct_4x4(const int16_t *block, const int16_t *quant, uint8_t *to, ptrdiff_t stride) {
     int16_t in[BLOCK], turned[BLOCK];
     uint32_t out[4];
     for (int i = 0; i < BLOCK; i++) in[i] = (int16_t)times(block[i], quant[i]);
@@ -555,7 +555,7 @@ INLINE void idct_quarter_line(const int32_t *in, uint32_t *out) {
     out[0] = first + sum, out[1] = first - sum;
 }
 
-INLINE void idct_2x2(const int16_t *block, const int16_t *quant, uint8_t *to, ptrdiff_t stride) {
+static void idct_2x2(const int16_t *block, const int16_t *quant, uint8_t *to, ptrdiff_t stride) {
     static const int used[5] = {7, 5, 3, 1, 0};
     int32_t lines[2][5];
     uint32_t out[2];
@@ -566,13 +566,87 @@ INLINE void idct_2x2(const int16_t *block, const int16_t *quant, uint8_t *to, pt
             in[k] = (int16_t)times(block[at], quant[at]);
         }
         idct_quarter_line(in, out);
-        for (int y = 0; y < 2; y++) lines[y][i] = descale(out[y], CONST_BITS - PASS1_BITS + 2);
+        for (int y = 0; y < 2; y++) {
+            lines[y][i] = descale(out[y], CONST_BITS - PASS1_BITS + 2);
+            if (i < 4) lines[y][i] = within(lines[y][i], INT16_MIN, INT16_MAX);
+        }
     }
     for (int y = 0; y < 2; y++, to += stride) {
         idct_quarter_line(lines[y], out);
         for (int x = 0; x < 2; x++) to[x] = pixel(descale(out[x], CONST_BITS + PASS1_BITS + 3 + 2));
     }
 }
+
+#if HAS_X86
+/* The coefficients of a row, dequantised. */
+FOR_AVX2 INLINE __m128i scaled_row(const int16_t *block, const int16_t *quant, int y) {
+    return _mm_mullo_epi16(_mm_loadu_si128((const __m128i *)block + y), _mm_loadu_si128((const __m128i *)quant + y));
+}
+
+/* a * first + b * second in each of eight columns; 2^16 * 2^15 is the largest sum. */
+FOR_AVX2 INLINE __m256i mix_rows(__m128i a, __m128i b, int first, int second) {
+    __m256i pairs = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi16(a, b)), _mm_unpackhi_epi16(a, b), 1);
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi32((int)((uint32_t)second << 16 | (uint16_t)first)));
+}
+
+FOR_AVX2 INLINE __m128i mix_pairs(__m128i pairs, int first, int second) {
+    return _mm_madd_epi16(pairs, _mm_set1_epi32((int)((uint32_t)second << 16 | (uint16_t)first)));
+}
+
+FOR_AVX2 static void idct_4x4_avx2(const int16_t *block, const int16_t *quant, uint8_t *to, ptrdiff_t stride) {
+    __m128i r0 = scaled_row(block, quant, 0), r1 = scaled_row(block, quant, 1), r2 = scaled_row(block, quant, 2), r3 = scaled_row(block, quant, 3);
+    __m128i r5 = scaled_row(block, quant, 5), r6 = scaled_row(block, quant, 6), r7 = scaled_row(block, quant, 7);
+    __m256i half = _mm256_set1_epi32(1 << (CONST_BITS - PASS1_BITS));
+    __m256i first = _mm256_add_epi32(_mm256_slli_epi32(_mm256_cvtepi16_epi32(r0), CONST_BITS + 1), half), second = mix_rows(r2, r6, 15137, -6270);
+    __m256i sum = _mm256_add_epi32(first, second), difference = _mm256_sub_epi32(first, second);
+    __m256i inner = _mm256_add_epi32(mix_rows(r1, r3, 8697, -17799), mix_rows(r5, r7, 11893, -1730));
+    __m256i outer = _mm256_add_epi32(mix_rows(r1, r3, 20995, 7373), mix_rows(r5, r7, -4926, -4176));
+    enum { DOWN = CONST_BITS - PASS1_BITS + 1 };
+    __m256i lines[2] = {_mm256_packs_epi32(_mm256_srai_epi32(_mm256_add_epi32(sum, outer), DOWN), _mm256_srai_epi32(_mm256_add_epi32(difference, inner), DOWN)),
+                        _mm256_packs_epi32(_mm256_srai_epi32(_mm256_sub_epi32(difference, inner), DOWN), _mm256_srai_epi32(_mm256_sub_epi32(sum, outer), DOWN))};
+    /* Of each line, columns (0, 1), (2, 3) are in one half, (4, 5), (6, 7) in the other: pairs of columns, four lines each. */
+    const __m256i turned = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15)); /* (0, 2), (1, 3) */
+    __m256i a = _mm256_shuffle_epi8(lines[0], turned), b = _mm256_shuffle_epi8(lines[1], turned);
+    __m256i even = _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88)); /* (0, 2) | (4, 6) */
+    __m256i odd = _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0xDD));  /* (1, 3) | (5, 7) */
+    __m128i c02 = _mm256_castsi256_si128(even), c46 = _mm256_extracti128_si256(even, 1);
+    __m128i c13 = _mm256_castsi256_si128(odd), c57 = _mm256_extracti128_si256(odd, 1);
+    __m128i zeroth = _mm_add_epi32(mix_pairs(c02, 1 << (CONST_BITS + 1), 0), _mm_set1_epi32(1 << (CONST_BITS + PASS1_BITS + 3)));
+    __m128i ends = _mm_add_epi32(mix_pairs(c02, 0, 15137), mix_pairs(c46, 0, -6270));
+    __m128i plus = _mm_add_epi32(zeroth, ends), minus = _mm_sub_epi32(zeroth, ends);
+    __m128i near = _mm_add_epi32(mix_pairs(c13, 8697, -17799), mix_pairs(c57, 11893, -1730));
+    __m128i far = _mm_add_epi32(mix_pairs(c13, 20995, 7373), mix_pairs(c57, -4926, -4176));
+    enum { LAST = CONST_BITS + PASS1_BITS + 4 };
+    __m128i left = _mm_packs_epi32(_mm_srai_epi32(_mm_add_epi32(plus, far), LAST), _mm_srai_epi32(_mm_add_epi32(minus, near), LAST));
+    __m128i right = _mm_packs_epi32(_mm_srai_epi32(_mm_sub_epi32(minus, near), LAST), _mm_srai_epi32(_mm_sub_epi32(plus, far), LAST));
+    __m128i columns = _mm_xor_si128(_mm_packs_epi16(left, right), _mm_set1_epi8(-128));
+    __m128i shown = _mm_shuffle_epi8(columns, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    int32_t pixels[4];
+    memcpy(pixels, &shown, sizeof pixels);
+    for (int y = 0; y < 4; y++) memcpy(to + y * stride, pixels + y, 4);
+}
+
+FOR_AVX2 static void idct_2x2_avx2(const int16_t *block, const int16_t *quant, uint8_t *to, ptrdiff_t stride) {
+    __m256i odd = _mm256_add_epi32(mix_rows(scaled_row(block, quant, 1), scaled_row(block, quant, 3), 29692, -10426),
+                                   mix_rows(scaled_row(block, quant, 5), scaled_row(block, quant, 7), 6967, -5906));
+    enum { DOWN = CONST_BITS - PASS1_BITS + 2, LAST = CONST_BITS + PASS1_BITS + 5 };
+    __m256i first = _mm256_slli_epi32(_mm256_cvtepi16_epi32(scaled_row(block, quant, 0)), CONST_BITS + 2);
+    first = _mm256_add_epi32(first, _mm256_set1_epi32(1 << (DOWN - 1)));
+    __m256i a = _mm256_srai_epi32(_mm256_add_epi32(first, odd), DOWN), b = _mm256_srai_epi32(_mm256_sub_epi32(first, odd), DOWN);
+    __m256i both = _mm256_packs_epi32(a, b); /* columns 0 to 3 of the first line, and of the second | 4 to 7 */
+    both = _mm256_madd_epi16(both, _mm256_setr_epi16(0, 29692, 0, -10426, 0, 29692, 0, -10426, 0, 6967, 0, -5906, 0, 6967, 0, -5906));
+    __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    sums = _mm_hadd_epi32(sums, sums);
+    __m128i zeroth = _mm_slli_epi32(_mm_unpacklo_epi32(_mm256_castsi256_si128(a), _mm256_castsi256_si128(b)), CONST_BITS + 2);
+    zeroth = _mm_add_epi32(zeroth, _mm_set1_epi32(1 << (LAST - 1)));
+    __m128i shown = _mm_unpacklo_epi32(_mm_add_epi32(zeroth, sums), _mm_sub_epi32(zeroth, sums));
+    shown = _mm_packs_epi32(_mm_srai_epi32(shown, LAST), shown);
+    shown = _mm_xor_si128(_mm_packs_epi16(shown, shown), _mm_set1_epi8(-128));
+    int32_t pixels = _mm_cvtsi128_si32(shown);
+    memcpy(to, &pixels, 2);
+    memcpy(to + stride, (uint8_t *)&pixels + 2, 2);
+}
+#endif
 
 INLINE void fill_block(int size, int dc, uint8_t *to, ptrdiff_t stride) {
     uint8_t value = pixel(descale((uint32_t)dc, 3));
@@ -585,21 +659,15 @@ INLINE void fill_block(int size, int dc, uint8_t *to, ptrdiff_t stride) {
 
 /* ---- variants for kinds of processors: the same bodies, compiled for each ---- */
 
-#define VARIANT(name, target, whole)                                                                                                          \
+#define VARIANT(name, target, whole, half, quarter)                                                                                           \
     target static int one_##name(Bits *b, Component *part, int16_t *block) { return read_block_by_one(b, part, block); }                      \
     target static int two_##name(Bits *b, Component *part, int16_t *block) { return read_block_by_two(b, part, block); }                      \
     target static int skip_##name(Bits *b, Component *part) { return skip_block_by_steps(b, part); }                                          \
-    target static void half_##name(const int16_t *block, const int16_t *quant, uint8_t *to, ptrdiff_t stride) {                               \
-        idct_4x4(block, quant, to, stride);                                                                                                   \
-    }                                                                                                                                         \
-    target static void quarter_##name(const int16_t *block, const int16_t *quant, uint8_t *to, ptrdiff_t stride) {                            \
-        idct_2x2(block, quant, to, stride);                                                                                                   \
-    }                                                                                                                                         \
-    static const Variant name = {one_##name, two_##name, skip_##name, {[8] = whole, [4] = half_##name, [2] = quarter_##name}};
+    static const Variant name = {one_##name, two_##name, skip_##name, {[8] = whole, [4] = half, [2] = quarter}};
 
-VARIANT(plain, , idct_8x8)
+VARIANT(plain, , idct_8x8, idct_4x4, idct_2x2)
 #if HAS_X86
-VARIANT(avx2, FOR_AVX2, idct_8x8_avx2)
+VARIANT(avx2, FOR_AVX2, idct_8x8_avx2, idct_4x4_avx2, idct_2x2_avx2)
 #endif
 
 static const Variant *find_variant(void) {
