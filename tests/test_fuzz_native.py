@@ -26,13 +26,13 @@ def test_the_native_decoder_passes_a_moment_of_fuzzing() -> None:
 
 
 def test_a_bound_that_is_off_by_one_is_reported_with_its_batch(tmp_path: Path) -> None:
-    right = "in_line = (columns + 2) * CHANNELS"
+    right = "size * (bound + 2)"
     shutil.copytree(NATIVE, tmp_path / "wrong")
-    source = tmp_path / "wrong" / "resample.c"
+    source = tmp_path / "wrong" / "taps.c"
     text = source.read_text(encoding="utf-8")
     assert right in text
     source.write_text(text.replace(right, right.replace("2", "1")), encoding="utf-8")
     done = fuzz("--native", str(tmp_path / "wrong"))
     assert done.returncode == 1
-    assert "heap-buffer-overflow" in done.stderr and "resample.c:" in done.stderr
+    assert "heap-buffer-overflow" in done.stderr and "taps.c:" in done.stderr
     assert "repeat with --seed 0 --first " in done.stdout

@@ -217,7 +217,7 @@ static PyObject *resize_crops(PyObject *module, PyObject *args) {
         for (int k = 0; k < 4; k++) box[k] = boxes[4 * i + k];
         const int32_t *place = wanted.places ? wanted.places + 4 * i : NULL;
         Target target = find_target(out + i * shown, wanted.height, wanted.width, place);
-        ok = resample(&state->resampler, source + index[i] * image, (ptrdiff_t)source_width * CHANNELS, box, &target, flips[i]);
+        ok = !resample_rgb(&state->resampler, source + index[i] * image, (ptrdiff_t)source_width * CHANNELS, box, &target, flips[i], TRIANGLE);
         if (place) fill_around(out + i * shown, wanted.height, wanted.width, place, wanted.colour);
     }
     Py_END_ALLOW_THREADS

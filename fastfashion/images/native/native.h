@@ -14,7 +14,7 @@
 #define HAS_AVX2 __builtin_cpu_supports("avx2")
 #define HAS_AVX512 __builtin_cpu_supports("avx512bw")
 #define FOR_AVX2 __attribute__((target("avx2,bmi,bmi2")))
-#define FOR_AVX512 __attribute__((target("avx512bw,prefer-vector-width=512")))
+#define FOR_AVX512 __attribute__((target("avx512bw")))
 #else
 #define HAS_X86 0
 #define HAS_AVX2 0
@@ -22,7 +22,15 @@
 #define FOR_AVX2
 #define FOR_AVX512
 #endif
+#if defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
 #define INLINE static inline __attribute__((always_inline))
+
+/* The widest vectors that are used: those that the processor has, or fewer, for tests. */
+enum { SIMD_PLAIN, SIMD_AVX2, SIMD_AVX512 };
+extern int simd_level;     /* the most that may be used; below 0: any */
+int find_simd_level(void); /* resample.c */
 
 enum { CHANNELS = 3, NOT_FOR_US = 1, NO_MEMORY = 2 };
 

@@ -1,31 +1,18 @@
-/* Resizes a box of an RGB image: resample.c. */
+/* Resizes a box of an image to RGB: resample.c. */
 #ifndef FASTFASHION_RESAMPLE_H
 #define FASTFASHION_RESAMPLE_H
 
 #include "native.h"
+#include "taps.h"
 
-/* The source pixels of an output pixel along one axis: `count` of them from start[i], times weights[i * count ...]. */
+/* Taps and buffers that are kept from image to image. */
 typedef struct {
-    Buffer memory, reals;
-    int count;
-    int32_t *start;
-    int16_t *weights;
-} Taps;
-
-/* Buffers that are kept from image to image. */
-typedef struct {
-    Taps rows, columns;
-    Buffer line, shown, pairs;
+    TapsCache taps;
+    Buffer lines[3], turned[3], sums[3], wide[3]; /* of each plane */
 } Resampler;
 
 void free_resampler(Resampler *);
 size_t resampler_bytes(const Resampler *); /* of its buffers */
-
-/* Resize a box (y0, x0, y1, x1) of RGB lines to a target, mirrored if `flip`. The lines of the box must exist up to the next whole pixel.
- * Returns 0 if there is no memory. */
-int resample(Resampler *, const uint8_t *source, ptrdiff_t stride, const double *box, const Target *, int flip);
-
-enum { TRIANGLE, CUBIC }; /* Pillow's BILINEAR and BICUBIC */
 
 /* Resize a box (y0, x0, y1, x1; pixels of the whole, unscaled image) of one plane (gray) or three (Y, Cb, Cr) to RGB, mirrored if `flip`.
  * Returns 0 or NO_MEMORY. */

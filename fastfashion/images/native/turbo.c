@@ -168,7 +168,7 @@ int turbo_load(Turbo *turbo, Resampler *resampler, const uint8_t *encoded, size_
     seconds[1] += decoded - read;
     if (damaged) return NOT_FOR_US;
     for (int i = 0; i < 4; i++) inner[i] -= i % 2 ? left : top;
-    if (!resample(resampler, turbo->decoded.data, stride, inner, target, flip)) return NO_MEMORY;
+    if (resample_rgb(resampler, turbo->decoded.data, stride, inner, target, flip, TRIANGLE)) return NO_MEMORY;
     seconds[2] += now_s() - decoded;
     return 0;
 }
