@@ -1,7 +1,8 @@
 """One image: probe, decode, resize, encode. Its pixels are defined here, for every use; docs/images.md describes them.
 
-    bytes ─► jpeg_header: which kind? ─► a usual JPEG: libjpeg-turbo (simplejpeg), the same pixels as Pillow's, bit for bit
-                                     └► all others: Pillow (pillow.py)                  ─► sRGB ─► over white ─► upright
+    bytes ─► jpeg_header: which kind? ─► a baseline JPEG: `_native`, if it was built, and the file is not damaged ┐
+                                     ├► a usual JPEG: libjpeg-turbo (simplejpeg), the same pixels, bit for bit   ├► sRGB ─► over white ─► upright
+                                     └► all others: Pillow (pillow.py), which for usual JPEGs has the same, too  ┘
 
 Of an animation the first frame counts. An ICC profile other than sRGB is applied. Only this module decodes images of Kind.OTHER.
 
@@ -20,8 +21,14 @@ from fastfashion.errors import InputError
 from fastfashion.images import jpeg_header, metadata
 from fastfashion.images.jpeg_header import Encoded, JpegHeader
 
+try:
+    from fastfashion.images import _native
+except ImportError:  # built without a C compiler, or without libjpeg-turbo's headers
+    _native = None  # type: ignore[assignment]
+
 # A progressive JPEG of this size takes 900 MB while it is decoded. Medium-format cameras reach it, product photographs do not.
 MAX_PIXELS = 100_000_000
+EIGHTHS = (1, 2, 4, 8)  # scales at which decoding is fast: libjpeg-turbo has SIMD for these, and `_native` has no others
 # In this order: of several images with one id, the first counts.
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _UNSUPPORTED = {
@@ -143,17 +150,19 @@ def decode_rgb(
 
 
 def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_px: int) -> np.ndarray | None:
-    """Decode a JPEG of a usual frame with libjpeg-turbo; None if it refuses."""
+    """Decode a JPEG of a usual frame with `_native` or libjpeg-turbo; None if both refuse."""
     turn = header.orientation.turn
     if turn >= 5:
         min_height_px, min_width_px = min_width_px, min_height_px
     # libjpeg-turbo has SIMD only for 1/8, 1/4, 1/2 and 1: with the resize that follows, 7/8 takes longer than full size (bench/LOG.md).
     if 4 * min_height_px > 3 * header.height_px or 4 * min_width_px > 3 * header.width_px:
         min_height_px = min_width_px = 0
-    try:
-        pixels = simplejpeg.decode_jpeg(data, min_height=min_height_px, min_width=min_width_px)
-    except ValueError:
-        return None  # strict decoding also refuses harmless oddities: Pillow decides, and refuses truncation
+    pixels = _native_jpeg(data, header, min_height_px, min_width_px)
+    if pixels is None:
+        try:
+            pixels = simplejpeg.decode_jpeg(data, min_height=min_height_px, min_width=min_width_px)
+        except ValueError:
+            return None  # strict decoding also refuses harmless oddities: Pillow decides, and refuses truncation
     if not metadata.is_srgb(header.icc, header.mode):
         from PIL import Image
 
@@ -165,6 +174,24 @@ def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_
             stored = Image.fromarray(np.ascontiguousarray(band[..., 0]) if header.mode == "L" else band)
             band[...] = np.asarray(metadata.to_srgb(stored, header.icc))
     return _upright(pixels, turn)
+
+
+def _native_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_px: int) -> np.ndarray | None:
+    """The pixels that simplejpeg would return, from the decoder of our own; None if simplejpeg must decode, or say what is wrong."""
+    if _native is None or header.process != jpeg_header.BASELINE:
+        return None
+    eighths, size = 8, (header.height_px, header.width_px)
+    if min_height_px > 0 or min_width_px > 0:
+        sizes = [(-(-size[0] * n // 8), -(-size[1] * n // 8)) for n in range(1, 9)]
+        eighths = next((n for n, (height, width) in enumerate(sizes, 1) if height >= min_height_px and width >= min_width_px), 8)
+        if eighths not in EIGHTHS or sizes.count(sizes[eighths - 1]) > 1:  # of a few pixels: simplejpeg chooses among scales of one size
+            return None
+        size = sizes[eighths - 1]
+    pixels = np.empty((*size, 3), dtype=np.uint8)
+    try:
+        return pixels if _native.decode_rgb(data, eighths, pixels) else None
+    except MemoryError:
+        return None
 
 
 def _jpeg_header(data: Encoded) -> JpegHeader | None:
