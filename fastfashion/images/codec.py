@@ -1,10 +1,10 @@
 """One image: probe, decode, resize, encode. Its pixels are defined here, for every use; docs/images.md describes them.
 
-    bytes ─► jpeg_header: which kind? ─► a baseline JPEG: `_native`, if it was built, and the file is not damaged ┐
-                                     ├► a usual JPEG: libjpeg-turbo (simplejpeg), the same pixels, bit for bit   ├► sRGB ─► over white ─► upright
-                                     └► all others: Pillow (pillow.py), which for usual JPEGs has the same, too  ┘
+    bytes ─► jpeg_header: which kind? ─► a baseline JPEG: `_native`, where it was built             ┐
+                                     ├► a usual one, or damaged: libjpeg-turbo (simplejpeg)         ├► sRGB ─► over white ─► upright
+                                     └► all others: Pillow (pillow.py)                              ┘
 
-Of an animation the first frame counts. An ICC profile other than sRGB is applied. Only this module decodes images of Kind.OTHER.
+A JPEG of a usual frame has the same pixels from all three, bit for bit. Of an animation the first frame counts. An ICC profile other than sRGB is applied. Only this module decodes images of Kind.OTHER.
 
 Pillow is imported when an image needs it: a loader of usual JPEGs does without.
 """
