@@ -4,7 +4,8 @@
                                      ├► a usual one, or damaged: libjpeg-turbo (simplejpeg)         ├► sRGB ─► over white ─► upright
                                      └► all others: Pillow (pillow.py)                              ┘
 
-A JPEG of a usual frame has the same pixels from all three, bit for bit. Of an animation the first frame counts. An ICC profile other than sRGB is applied. Only this module decodes images of Kind.OTHER.
+A JPEG of a usual frame has the same pixels from all three, bit for bit. Of an animation the first frame counts. An ICC profile other
+than sRGB is applied. Only this module decodes images of Kind.OTHER.
 
 Pillow is imported when an image needs it: a loader of usual JPEGs does without.
 """
