@@ -73,6 +73,12 @@ def test_a_damaged_jpeg_has_the_answer_of_libjpeg(name: str) -> None:
         check_same(data, info.height_px, info.width_px, has_sense=len(data) < len(whole.data))
 
 
+def test_a_version_of_jfif_that_libjpeg_warns_of_has_its_answer() -> None:
+    data, height_px, width_px, _ = ZOO["smooth 48x36 quality 90 420"]
+    at = data.index(b"JFIF") + 5
+    check_same(data[:at] + b"\2" + data[at + 1 :], height_px, width_px)
+
+
 def test_sizes_and_scales_that_do_not_fit_are_refused() -> None:
     data, height_px, width_px, _ = ZOO[next(iter(ZOO))]
     with pytest.raises(ValueError, match="eighths: expected 1, 2, 4 or 8, found 3"):

@@ -758,8 +758,9 @@ static int read_segment(Jpeg *jpeg, int marker, const uint8_t *at, const uint8_t
             jpeg->header.restarts = (int)read_16(at);
             return 0;
         case 0xE0:
-            if (end - at >= 14 && !memcmp(at, "JFIF", 5)) jpeg->jfif = 1;
-            return 0;
+            if (end - at < 14 || memcmp(at, "JFIF", 5)) return 0;
+            jpeg->jfif = 1;
+            return at[5] == 1 ? 0 : NOT_FOR_US; /* libjpeg warns of another version, so such an image goes the way of damaged ones */
         case 0xE1:
             if (jpeg->header.turned < 0) jpeg->header.turned = exif_turned(at, (size_t)(end - at));
             return 0;
