@@ -78,7 +78,8 @@ class Form:
     steps: tuple[tuple[int, ...], ...] = ((16,) * 64, (20,) * 64)  # quantisation in zigzag order: luma's, chroma's
     tables: dict[int, Huffman] = field(default_factory=usual_tables)
     restart: int = 0  # MCUs
-    fill: int = 0  # bytes 0xFF before each marker
+    fill: int = 0  # bytes 0xFF before each marker of the scan
+    fill_before: int = 0  # and of the header
     before: bytes = JFIF  # segments
     tail: bytes = EOI
     together: bool = False  # all tables of a kind in one segment
@@ -120,7 +121,7 @@ def coefficients(pixels: np.ndarray, form: Form) -> list[np.ndarray]:
 
 def write(parts: Sequence[np.ndarray], height: int, width: int, form: Form) -> bytes:
     """A baseline JPEG with these coefficients, which may be any that its tables have codes for."""
-    fill = b"\xff" * form.fill
+    fill, fill_before = b"\xff" * form.fill, b"\xff" * form.fill_before
     across, down = form.luma if len(parts) > 1 else (1, 1)
     frame = struct.pack(">BHHB", 8, height, width, len(parts))
     for i, number in enumerate(form.numbers):
@@ -134,14 +135,14 @@ def write(parts: Sequence[np.ndarray], height: int, width: int, form: Form) -> b
     for i, number in enumerate(form.numbers):
         scan += bytes([number, 0 if i == 0 else form.chroma_place * 0x11])
     segments.append((0xDA, scan + b"\0\x3f\0"))
-    head = b"\xff\xd8" + form.before + b"".join(fill + jpeg_segment(marker, body) for marker, body in segments)
+    head = b"\xff\xd8" + form.before + b"".join(fill_before + jpeg_segment(marker, body) for marker, body in segments)
     return head + _scan(parts, form, fill) + fill + form.tail
 
 
 def _bodies(bodies: list[bytes], form: Form) -> list[bytes]:
-    if form.twice:  # of the same places, in the other order
-        places = [body[:1] for body in bodies]
-        bodies = [place + other[1:] for place, other in zip(places, reversed(bodies), strict=True)] + bodies
+    if form.twice:  # first those of the neighbour, of the same class
+        by_place = {body[0]: body for body in bodies}
+        bodies = [body[:1] + by_place.get(body[0] ^ 1, body)[1:] for body in bodies] + bodies
     return [b"".join(bodies)] if form.together else bodies
 
 

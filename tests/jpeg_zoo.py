@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import simplejpeg
 from hypothesis import strategies as st
-from jpeg_writer import AC_VALUES, DC_VALUES, EOI, Form, blocks_of, coefficients, comb, flat, usual_tables, write
+from jpeg_writer import AC_VALUES, DC_VALUES, EOI, Form, Huffman, blocks_of, coefficients, comb, flat, usual_tables, write
 from odd_writers import JFIF, adobe, jpeg_segment
 from PIL import Image
 
@@ -23,16 +23,17 @@ CONTENTS = ("smooth", "noise", "black and white", "flat", "edges")
 # No code of all ones, nor one as short as most; values that no coefficient of 8 bits needs have codes, too.
 LONG = {0x00: comb(DC_VALUES, 6), 0x10: comb(AC_VALUES, 7), 0x01: comb(DC_VALUES[::-1], 9), 0x11: comb(AC_VALUES[::-1], 8)}
 EVEN = {0x00: flat(DC_VALUES), 0x10: flat(AC_VALUES), 0x01: flat(DC_VALUES), 0x11: flat(AC_VALUES)}
+ALL_TAKEN = Huffman((0,) * 6 + (81, 94) + (0,) * 8, AC_VALUES + AC_VALUES[:13])  # the last code is all ones
 FINE = ((1,) * 64, (1,) * 64)
 
 
 class Jpeg(NamedTuple):
-    """A JPEG, and what is known of it; `plain`: our own decoder must take it, and not leave it to libjpeg-turbo."""
+    """A JPEG, and what is known of it."""
 
     data: bytes
     height: int
     width: int
-    plain: bool = True
+    plain: bool = True  # our own decoder must take it, and not leave it to libjpeg-turbo
 
 
 def pixels(content: str, height: int, width: int, seed: int = 0, gray: bool = False) -> np.ndarray:
@@ -76,7 +77,7 @@ def by_us(drawn: np.ndarray, **options: Any) -> Jpeg:
 
 
 def wild(how: str, sampling: str, seed: int = 0, **options: Any) -> Jpeg:
-    """Coefficients that no image has, but that baseline codes can say, in 3 x 2 MCUs."""
+    """Coefficients that no image has, but that baseline codes can say, in 3 x 2 MCUs; either decoder may take them."""
     form = Form(luma=SAMPLINGS[sampling], **options)
     height, width = 24 * form.luma[1], 16 * form.luma[0]
     rng = np.random.default_rng(seed)
@@ -96,7 +97,7 @@ def wild(how: str, sampling: str, seed: int = 0, **options: Any) -> Jpeg:
                 at = np.cumsum(rng.integers(1, 40, 20))
                 block[at[at < 64]] = rng.choice([-1, 1, 2, -3, 900], int((at < 64).sum()))
         parts.append(part)
-    return Jpeg(write(parts, height, width, form), height, width)
+    return Jpeg(write(parts, height, width, form), height, width, plain=False)
 
 
 WILD = ("differences", "runs", "all", "ones", "any run")
@@ -171,6 +172,9 @@ def _others() -> dict[str, Jpeg]:
     """Valid, or nearly so, and not for our own decoder."""
     drawn = pixels("smooth", 45, 52)
     found = {
+        "fill bytes in the header": by_us(drawn, fill_before=2),
+        "JFIF of version 2": by_us(drawn, before=JFIF.replace(b"JFIF\0\1", b"JFIF\0\2")),
+        "a code of ones alone": by_us(drawn, tables=usual_tables() | {0x10: ALL_TAKEN}),
         "16-bit steps": by_us(drawn, wide_steps=True),
         "16-bit steps above 255": by_us(drawn, wide_steps=True, steps=((300,) * 64, (20,) * 64)),
         "extended": by_us(drawn, frame=0xC1),

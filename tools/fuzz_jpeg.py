@@ -51,12 +51,11 @@ def main() -> int:
 
 
 def build(compiler: str, source: Path, home: Path, memory: bool) -> Path:
-    """The harness and all but Python's entry points and libjpeg's."""
-    sources = [path for path in sorted(source.glob("*.c")) if path.name not in ("module.c", "turbo.c")]
+    """The harness, and all but Python's entry points."""
+    sources = [path for path in sorted(source.glob("*.c")) if "Python.h" not in path.read_text(encoding="utf-8")]
     program = home / "fuzz_jpeg"
     flags = [*FLAGS, *(MEMORY if memory else ADDRESS), f"-I{source}"]
-    libraries = ["-lm"] if memory else ["-ljpeg", "-lm"]
-    subprocess.run([compiler, *flags, str(HARNESS), *map(str, sources), "-o", str(program), *libraries], check=True)
+    subprocess.run([compiler, *flags, str(HARNESS), *map(str, sources), "-o", str(program), "-ljpeg", "-lm"], check=True)
     return program
 
 

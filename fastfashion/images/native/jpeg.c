@@ -95,7 +95,7 @@ static const uint8_t order[BLOCK + END_OF_BLOCK + 32] = {
 /* ---- tables ---- */
 
 /* Make the look-up of one table. Entries are made in the order of the codes, so that each is written once. Returns 0 for a table that no
- * baseline encoder makes. */
+ * baseline encoder makes, and for one that has a code of ones alone, which libjpeg refuses. */
 static int make_table(Huffman *table, int is_dc) {
     uint32_t code = 0, *at = table->entry, *end = table->entry + (1 << table->bits);
     int number = 0;
@@ -103,7 +103,7 @@ static int make_table(Huffman *table, int is_dc) {
         table->offset[length] = number - (int32_t)code;
         for (int i = 0; i < table->counts[length - 1]; i++, number++, code++) {
             int symbol = table->symbols[number], size = symbol & 15, most = is_dc ? 11 : 10, spare = table->bits - length;
-            if (code >= 1u << length || size > most || (is_dc ? symbol > most : size == 0 && symbol != 0 && symbol != 0xF0)) return 0;
+            if (code + 1 >= 1u << length || size > most || (is_dc ? symbol > most : size == 0 && symbol != 0 && symbol != 0xF0)) return 0;
             /* `at` stays below `end`: the codes so far take code + 1 <= 2^length of the 2^length equal parts of the look-up. */
             uint32_t step = (uint32_t)(is_dc ? 0 : symbol == 0 ? END_OF_BLOCK : (symbol >> 4) + 1) << 8;
             if (spare < 0) continue;
@@ -684,9 +684,10 @@ static unsigned read_16(const uint8_t *at) { return (unsigned)at[0] << 8 | at[1]
 /* DQT, T.81, B.2.4.1. Each of these returns 0, NOT_FOR_US or NO_MEMORY for the body of one segment. */
 static int read_quant(Jpeg *jpeg, const uint8_t *at, const uint8_t *end) {
     for (; at < end; at += 1 + BLOCK) {
-        if (end - at < 1 + BLOCK || at[0] > 3) return NOT_FOR_US; /* 16 bits, or a table that does not exist */
-        for (int k = 0; k < BLOCK; k++) jpeg->quant[at[0]][order[k]] = at[1 + k];
-        jpeg->has_quant |= 1 << at[0];
+        int number = at[0];
+        if (end - at < 1 + BLOCK || number > 3) return NOT_FOR_US; /* 16 bits, or a table that does not exist */
+        for (int k = 0; k < BLOCK; k++) jpeg->quant[number][order[k]] = at[1 + k];
+        jpeg->has_quant |= 1 << number;
     }
     return 0;
 }
@@ -696,9 +697,11 @@ static int read_tables(Jpeg *jpeg, const uint8_t *at, const uint8_t *end, int bi
     while (at < end) {
         if (end - at < 17) return NOT_FOR_US;
         int kind = at[0] >> 4, number = at[0] & 15, total = 0;
-        for (int i = 1; i <= 16; i++) total += at[i];
+        uint8_t counts[16]; /* what bounds something is read once: somebody may write to the file below a memory map */
+        memcpy(counts, at + 1, sizeof counts);
+        for (int i = 0; i < 16; i++) total += counts[i];
         if (kind > 1 || number > 1 || total > 256 || end - at < 17 + total) return NOT_FOR_US;
-        Huffman *table = find_table(jpeg, kind, at + 1, at + 17, total, bits);
+        Huffman *table = find_table(jpeg, kind, counts, at + 17, total, bits);
         if (!table) return NO_MEMORY;
         if (table->total < 0) return NOT_FOR_US;
         jpeg->current[kind][number] = table;
@@ -713,16 +716,17 @@ static int read_frame(Jpeg *jpeg, const uint8_t *at, const uint8_t *end) {
     if (header->components || end - at < 6 || at[0] != 8) return NOT_FOR_US;
     header->height = (int)read_16(at + 1);
     header->width = (int)read_16(at + 3);
-    header->components = at[5];
-    if (!header->height || !header->width || (at[5] != 1 && at[5] != 3) || end - at != 6 + 3 * at[5]) return NOT_FOR_US;
-    for (int i = 0; i < at[5]; i++) {
+    int count = at[5], sampling = 0;
+    if (!header->height || !header->width || (count != 1 && count != 3) || end - at != 6 + 3 * count) return NOT_FOR_US;
+    header->components = count;
+    for (int i = 0; i < count; i++) {
         Component *part = jpeg->components + i;
         const uint8_t *said = at + 6 + 3 * i;
-        part->number = said[0], part->across = said[1] >> 4, part->down = said[1] & 15, part->quant_number = said[2];
-        if (said[2] > 3 || (i && said[1] != 0x11)) return NOT_FOR_US;
+        part->number = said[0], part->quant_number = said[2];
+        if (part->quant_number > 3 || (i && said[1] != 0x11)) return NOT_FOR_US;
+        if (i == 0) sampling = said[1];
     }
-    int sampling = at[7];
-    if (sampling != 0x11 && (at[5] == 1 || (sampling != 0x21 && sampling != 0x22))) return NOT_FOR_US;
+    if (sampling != 0x11 && (count == 1 || (sampling != 0x21 && sampling != 0x22))) return NOT_FOR_US;
     header->across = sampling >> 4, header->down = sampling & 15;
     header->mcus_across = (header->width + 8 * header->across - 1) / (8 * header->across);
     header->mcus_down = (header->height + 8 * header->down - 1) / (8 * header->down);
@@ -772,12 +776,12 @@ static int read_segment(Jpeg *jpeg, int marker, const uint8_t *at, const uint8_t
 }
 
 int baseline_read_header(Jpeg *jpeg, const uint8_t *data, size_t size) {
-    const uint8_t *at = data + 2, *end = data + size;
     memset(&jpeg->header, 0, sizeof jpeg->header);
     memset(jpeg->current, 0, sizeof jpeg->current);
     jpeg->has_quant = jpeg->jfif = 0, jpeg->adobe = jpeg->header.turned = -1;
     jpeg->scan = NULL;
     if (size < 4 || data[0] != 0xFF || data[1] != 0xD8) return NOT_FOR_US;
+    const uint8_t *at = data + 2, *end = data + size;
     while (end - at >= 4) {
         int marker = at[1];
         size_t length = read_16(at + 2);
@@ -785,10 +789,12 @@ int baseline_read_header(Jpeg *jpeg, const uint8_t *data, size_t size) {
         if (marker == 0xDA) {
             int status = read_scan(jpeg, at + 4, at + 2 + length);
             if (status) return status;
-            jpeg->scan = at + 2 + length;
-            jpeg->end = end;
+            at += 2 + length;
+            if (!reserve(&jpeg->memory, (size_t)(end - at) + 2 * BLOCK_BYTES)) return NO_MEMORY;
             if (jpeg->header.turned < 0) jpeg->header.turned = 0;
-            return reserve(&jpeg->memory, (size_t)(end - jpeg->scan) + 2 * BLOCK_BYTES) ? 0 : NO_MEMORY;
+            jpeg->scan = at;
+            jpeg->end = end;
+            return 0;
         }
         int status = read_segment(jpeg, marker, at + 4, at + 2 + length, size);
         if (status) return status;
