@@ -9,8 +9,20 @@ def resize_rgb(
     out: np.ndarray,
     height: int,
     width: int,
+    kernel: int = ...,
     /,
 ) -> None: ...
+def resize_planes(
+    planes: list[tuple[np.ndarray, int, int, int, int, int, int, float, float, bool, bool]],
+    box: tuple[float, float, float, float],
+    out: np.ndarray,
+    height: int,
+    width: int,
+    flip: bool,
+    kernel: int,
+    /,
+) -> None: ...
+def set_simd(level: int, /) -> int: ...
 def load_crops(
     encoded: list[np.ndarray],
     boxes: np.ndarray,

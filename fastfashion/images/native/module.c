@@ -266,11 +266,11 @@ done:
 
 static PyObject *resize_rgb(PyObject *module, PyObject *args) {
     PyObject *source_o, *out_o, *result = NULL;
-    int source_height, source_width, height, width, ok = 0;
+    int source_height, source_width, height, width, kernel = CUBIC, ok = 0;
     double box[4];
     (void)module;
-    if (!PyArg_ParseTuple(args, "Oii(dddd)Oii", &source_o, &source_height, &source_width, &box[0], &box[1], &box[2], &box[3], &out_o, &height,
-                          &width))
+    if (!PyArg_ParseTuple(args, "Oii(dddd)Oii|i", &source_o, &source_height, &source_width, &box[0], &box[1], &box[2], &box[3], &out_o, &height,
+                          &width, &kernel))
         return NULL;
     if (!(box[0] >= 0 && box[1] >= 0 && box[0] < box[2] && box[1] < box[3] && box[2] <= source_height && box[3] <= source_width) || height < 1 ||
         width < 1) {
@@ -285,7 +285,7 @@ static PyObject *resize_rgb(PyObject *module, PyObject *args) {
         goto done;
     Target target = find_target(out, height, width, NULL);
     Py_BEGIN_ALLOW_THREADS
-    ok = resample_rgb(&state->resampler, source, (ptrdiff_t)source_width * CHANNELS, box, &target, 0, CUBIC) == 0;
+    ok = resample_rgb(&state->resampler, source, (ptrdiff_t)source_width * CHANNELS, box, &target, 0, kernel) == 0;
     Py_END_ALLOW_THREADS
     result = ok ? Py_NewRef(Py_None) : PyErr_NoMemory();
 done:
@@ -294,11 +294,57 @@ done:
     return result;
 }
 
+/* One plane as Python describes it; its pixels are held. Returns 0 with Python's error set. */
+static int hold_plane(Held *held, PyObject *description, Plane *plane) {
+    PyObject *pixels;
+    if (!PyArg_ParseTuple(description, "Oiiiiiiddpp", &pixels, &plane->height, &plane->width, &plane->top, &plane->left, &plane->full_height,
+                          &plane->full_width, &plane->scale_y, &plane->scale_x, &plane->fancy_y, &plane->fancy_x))
+        return 0;
+    plane->stride = plane->width;
+    plane->pixels = hold(held, pixels, "plane", (Py_ssize_t)plane->height * plane->width, 0);
+    return plane->pixels != NULL;
+}
+
+static PyObject *resize_planes(PyObject *module, PyObject *args) {
+    PyObject *list, *out_o, *result = NULL;
+    int height, width, flip, kernel, count, ok = 0;
+    double box[4];
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!(dddd)Oiipi", &PyList_Type, &list, &box[0], &box[1], &box[2], &box[3], &out_o, &height, &width, &flip, &kernel))
+        return NULL;
+    count = (int)PyList_Size(list);
+    if (count != 1 && count != CHANNELS) return PyErr_Format(PyExc_ValueError, "planes: expected 1 or 3, found %d", count);
+    Held held = {.held = 0};
+    State *state = NULL;
+    Plane planes[CHANNELS];
+    uint8_t *out;
+    for (int i = 0; i < count; i++)
+        if (!hold_plane(&held, PyList_GetItem(list, i), planes + i)) goto done;
+    if (!(out = hold(&held, out_o, "out", (Py_ssize_t)height * width * CHANNELS, 1)) || !(state = take_state())) goto done;
+    Target target = find_target(out, height, width, NULL);
+    Py_BEGIN_ALLOW_THREADS
+    ok = resample_planes(&state->resampler, planes, count, box, &target, flip, kernel) == 0;
+    Py_END_ALLOW_THREADS
+    result = ok ? Py_NewRef(Py_None) : PyErr_NoMemory();
+done:
+    if (state) give_back(state);
+    release(&held);
+    return result;
+}
+
+static PyObject *set_simd(PyObject *module, PyObject *args) {
+    (void)module;
+    if (!PyArg_ParseTuple(args, "i", &simd_level)) return NULL;
+    return PyLong_FromLong(find_simd_level());
+}
+
 static PyMethodDef methods[] = {
     {"decode_rgb", decode_rgb, METH_VARARGS, "Decode a whole JPEG; see images/codec.py."},
-    {"resize_rgb", resize_rgb, METH_VARARGS, "Resize a decoded image, bicubic; see images/resampling.py."},
+    {"resize_rgb", resize_rgb, METH_VARARGS, "Resize a decoded image; see images/resampling.py."},
     {"load_crops", load_crops, METH_VARARGS, "Decode and resize boxes of JPEGs; see load/crops.py."},
     {"resize_crops", resize_crops, METH_VARARGS, "Resize boxes of decoded images; see load/crops.py."},
+    {"resize_planes", resize_planes, METH_VARARGS, "Resize Y, or Y, Cb and Cr, to RGB; for tests, see images/resampling.py."},
+    {"set_simd", set_simd, METH_VARARGS, "Use no wider vectors than 0 (plain), 1 (AVX2), 2 (AVX-512); -1: any; returns what is used. For tests."},
     {NULL, NULL, 0, NULL},
 };
 
