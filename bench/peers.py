@@ -63,11 +63,11 @@ def with_img2dataset(out: Path, size: int, files: Sequence[Path]) -> int:
 
 
 def decode_only(min_height_px: int, min_width_px: int, files: Sequence[Path]) -> int:
-    """Read, and decode at the scale that packing asks for."""
+    """Read, and decode with libjpeg-turbo at the smallest scale of this size or more."""
     from fastfashion.images.codec import decode_rgb
 
     for file in files:
-        decode_rgb(file.read_bytes(), min_height_px=min_height_px, min_width_px=min_width_px)
+        decode_rgb(file.read_bytes(), min_height_px=min_height_px, min_width_px=min_width_px, own=False)
     return len(files)
 
 

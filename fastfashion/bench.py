@@ -76,7 +76,7 @@ def _decode_only(work: Work, folder: Path) -> Iterator[Epochs]:
 
     def decode(rows: np.ndarray) -> tuple[np.ndarray, None]:
         for row in rows:
-            decode_rgb(work.spec.images.encoded(int(row)))
+            decode_rgb(work.spec.images.encoded(int(row)), own=False)
         return rows, None
 
     with ThreadPoolExecutor(work.spec.workers, thread_name_prefix="decode") as pool:

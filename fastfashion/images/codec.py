@@ -123,18 +123,25 @@ def check_size(data: Encoded, height_px: int, width_px: int) -> ImageInfo:
 
 
 def decode_rgb(
-    data: Encoded, *, min_height_px: int = 0, min_width_px: int = 0, max_pixels: int = MAX_PIXELS, info: ImageInfo | None = None
+    data: Encoded,
+    *,
+    min_height_px: int = 0,
+    min_width_px: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    info: ImageInfo | None = None,
+    own: bool = True,
 ) -> np.ndarray:
     """Decode to uint8 RGB (H, W, 3), upright, in sRGB, transparency over white; `info`, from `probe`, saves reading the header again.
 
     A JPEG of a usual frame is decoded at a DCT scale of libjpeg (1/8 to 6/8, or 8/8) that gives at least the minimum size; 0 is full
-    size. Raises InputError if the bytes do not decode completely, or, before decoding, hold more than `max_pixels`.
+    size. Not `own`: libjpeg-turbo decodes it even where `_native` could, to the same pixels, for benchmarks to compare with. Raises
+    InputError if the bytes do not decode completely, or, before decoding, hold more than `max_pixels`.
     """
     header = info.header if info else _jpeg_header(data)
     if header:
         _check_pixels(header.height_px, header.width_px, max_pixels)
         if jpeg_header.unlisted(header) is None:
-            pixels = _fast_jpeg(data, header, min_height_px, min_width_px)
+            pixels = _fast_jpeg(data, header, min_height_px, min_width_px, own)
             if pixels is not None:
                 return pixels
     from fastfashion.images import pillow
@@ -150,7 +157,7 @@ def decode_rgb(
         raise InputError(_unreadable(data, error)) from error
 
 
-def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_px: int) -> np.ndarray | None:
+def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_px: int, own: bool) -> np.ndarray | None:
     """Decode a JPEG of a usual frame with `_native` or libjpeg-turbo; None if both refuse."""
     turn = header.orientation.turn
     if turn >= 5:
@@ -158,7 +165,7 @@ def _fast_jpeg(data: Encoded, header: JpegHeader, min_height_px: int, min_width_
     # libjpeg-turbo has SIMD only for 1/8, 1/4, 1/2 and 1: with the resize that follows, 7/8 takes longer than full size (bench/LOG.md).
     if 4 * min_height_px > 3 * header.height_px or 4 * min_width_px > 3 * header.width_px:
         min_height_px = min_width_px = 0
-    pixels = _native_jpeg(data, header, min_height_px, min_width_px)
+    pixels = _native_jpeg(data, header, min_height_px, min_width_px) if own else None
     if pixels is None:
         try:
             pixels = simplejpeg.decode_jpeg(data, min_height=min_height_px, min_width=min_width_px)
