@@ -110,8 +110,8 @@ def load_crop(data: np.ndarray, box: np.ndarray, size: tuple[int, int], flip: bo
     y0, x0, y1, x1 = (int(v) for v in box)
     needed = 8 * OVERSAMPLE * max(out.shape[0] / (y1 - y0), out.shape[1] / (x1 - x0))
     eighths = next((scale for scale in SCALES if scale >= needed), 8)
-    least = {} if eighths == 8 else {"min_height_px": math.ceil(size[0] * eighths / 8), "min_width_px": math.ceil(size[1] * eighths / 8)}
-    image = codec.decode_rgb(data, max_pixels=size[0] * size[1], info=info, **least)
+    height, width = (0, 0) if eighths == 8 else (math.ceil(side * eighths / 8) for side in size)
+    image = codec.decode_rgb(data, min_height_px=height, min_width_px=width, max_pixels=size[0] * size[1], info=info)
     decoded = time.perf_counter()
     left, upper, right, lower = codec.content_box(image, info)
     down, across = (lower - upper) / size[0], (right - left) / size[1]
