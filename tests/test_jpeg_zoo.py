@@ -71,16 +71,17 @@ def small_ones() -> list[Jpeg]:
 
 @pytest.mark.parametrize("number", range(6))
 def test_a_damaged_file_has_no_pixels_or_those_of_libjpeg_turbo(number: int) -> None:
-    image, decoded = small_ones()[number], 0
+    image, decoded, different = small_ones()[number], 0, 0
     for data in damaged(image, flips=1500, seed=number):
         own = by_own(data, image.height, image.width)
         if own is None:
             continue
         turbo = by_turbo(data)
         assert turbo is not None, "pixels where libjpeg-turbo has an error"
-        assert turbo.shape == own.shape
         decoded += 1
-    assert decoded > 100
+        different += not np.array_equal(own, turbo)
+    # A wrong bit may make a coefficient above 8191, eight times the range, of which libjpeg's own functions make different pixels.
+    assert decoded > 100 and different <= decoded // 200
 
 
 @given(jpegs(most=30), st.data())

@@ -22,6 +22,7 @@ enum {
     CHUNK = 8192,        /* bytes cleaned at once */
     /* A block is at most 64 codes of at most 16 bits with 15 bits of value: 248 bytes; reading is up to 16 bytes ahead. */
     BLOCK_BYTES = 272,
+    MOST_DC = 4096,
     PADDING = 64, /* bytes after the lines of a plane, which whole registers may read */
     END_OF_BLOCK = 128, /* a step past every coefficient */
     APART = 128, SLOW = 0,
@@ -414,7 +415,7 @@ INLINE int skip_block_by_steps(Bits *reader, Component *part) {
     }
 }
 
-/* ---- inverse DCT: jidctint.c and jidctred.c of libjpeg, with saturation between the passes as its SIMD has it ---- */
+/* ---- inverse DCT: jidctint.c and jidctred.c of libjpeg; as in its SIMD, sums of inputs are of 16 bits, and the first pass saturates ---- */
 
 enum { CONST_BITS = 13, PASS1_BITS = 2 };
 
@@ -427,10 +428,11 @@ INLINE uint32_t times(int32_t value, int32_t factor) { return (uint32_t)value * 
 /* Eight outputs of eight coefficients; `stride` apart. */
 INLINE void idct_line(const int16_t *in, uint32_t *out) {
     uint32_t z1 = times(in[16] + in[48], 4433), tmp2 = z1 - times(in[48], 15137), tmp3 = z1 + times(in[16], 6270);
-    uint32_t tmp0 = (uint32_t)(in[0] + in[32]) << CONST_BITS, tmp1 = (uint32_t)(in[0] - in[32]) << CONST_BITS;
+    uint32_t tmp0 = (uint32_t)(int16_t)(in[0] + in[32]) << CONST_BITS, tmp1 = (uint32_t)(int16_t)(in[0] - in[32]) << CONST_BITS;
     uint32_t tmp10 = tmp0 + tmp3, tmp13 = tmp0 - tmp3, tmp11 = tmp1 + tmp2, tmp12 = tmp1 - tmp2;
     int32_t c7 = in[56], c5 = in[40], c3 = in[24], c1 = in[8];
-    uint32_t z5 = times(c7 + c3 + c5 + c1, 9633), z3 = z5 - times(c7 + c3, 16069), z4 = z5 - times(c5 + c1, 3196), z2 = times(c5 + c3, 20995);
+    int32_t c73 = (int16_t)(c7 + c3), c51 = (int16_t)(c5 + c1);
+    uint32_t z5 = times(c73 + c51, 9633), z3 = z5 - times(c73, 16069), z4 = z5 - times(c51, 3196), z2 = times(c5 + c3, 20995);
     z1 = times(c7 + c1, 7373);
     tmp0 = times(c7, 2446) - z1 + z3;
     tmp1 = times(c5, 16819) - z2 + z4;
@@ -463,14 +465,15 @@ FOR_AVX2 INLINE void idct_pass(__m128i *line, int bits) {
 #define TIMES(x, factor) _mm256_mullo_epi32(x, _mm256_set1_epi32(factor))
 #define ADD _mm256_add_epi32
 #define SUB _mm256_sub_epi32
-    __m256i c0 = WIDE(line[0]), c1 = WIDE(line[1]), c2 = WIDE(line[2]), c3 = WIDE(line[3]);
-    __m256i c4 = WIDE(line[4]), c5 = WIDE(line[5]), c6 = WIDE(line[6]), c7 = WIDE(line[7]);
+    __m256i c1 = WIDE(line[1]), c2 = WIDE(line[2]), c3 = WIDE(line[3]);
+    __m256i c5 = WIDE(line[5]), c6 = WIDE(line[6]), c7 = WIDE(line[7]);
     __m256i z1 = TIMES(ADD(c2, c6), 4433), tmp2 = SUB(z1, TIMES(c6, 15137)), tmp3 = ADD(z1, TIMES(c2, 6270));
-    __m256i tmp0 = _mm256_slli_epi32(ADD(c0, c4), CONST_BITS), tmp1 = _mm256_slli_epi32(SUB(c0, c4), CONST_BITS);
+    __m256i tmp0 = _mm256_slli_epi32(WIDE(_mm_add_epi16(line[0], line[4])), CONST_BITS);
+    __m256i tmp1 = _mm256_slli_epi32(WIDE(_mm_sub_epi16(line[0], line[4])), CONST_BITS);
     __m256i half = _mm256_set1_epi32(1 << (bits - 1));
     tmp0 = ADD(tmp0, half), tmp1 = ADD(tmp1, half);
     __m256i tmp10 = ADD(tmp0, tmp3), tmp13 = SUB(tmp0, tmp3), tmp11 = ADD(tmp1, tmp2), tmp12 = SUB(tmp1, tmp2);
-    __m256i c73 = ADD(c7, c3), c51 = ADD(c5, c1), z5 = TIMES(ADD(c73, c51), 9633);
+    __m256i c73 = WIDE(_mm_add_epi16(line[7], line[3])), c51 = WIDE(_mm_add_epi16(line[5], line[1])), z5 = TIMES(ADD(c73, c51), 9633);
     __m256i z3 = SUB(z5, TIMES(c73, 16069)), z4 = SUB(z5, TIMES(c51, 3196)), z2 = TIMES(ADD(c5, c3), 20995);
     z1 = TIMES(ADD(c7, c1), 7373);
     tmp0 = ADD(SUB(TIMES(c7, 2446), z1), z3);
@@ -912,8 +915,11 @@ static int decode_block(Jpeg *jpeg, Component *part, uint8_t *to) {
         last = (part->ac->pairs ? jpeg->variant->two : jpeg->variant->one)(&jpeg->reader, part, block);
         if (last < 0) return 0;
     }
+    /* Four times what samples give: DC that a wrong bit made. libjpeg's functions make different pixels of it, so they are asked. */
+    int dc = (int16_t)part->predictor * part->quant[0];
+    if (dc < -MOST_DC || dc >= MOST_DC) return 0;
     if (last == 0)
-        fill_block(part->size, (int16_t)times((int16_t)part->predictor, part->quant[0]), to, part->stride);
+        fill_block(part->size, dc, to, part->stride);
     else
         jpeg->variant->idct[part->size](block, part->quant, to, part->stride);
     return 1;
