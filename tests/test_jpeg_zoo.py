@@ -89,3 +89,17 @@ def test_a_damaged_file_has_no_pixels_or_those_of_libjpeg_turbo(number: int) -> 
 def test_a_file_cut_anywhere_is_left_to_libjpeg_turbo(image: Jpeg, data: st.DataObject) -> None:
     length = data.draw(st.integers(2, image.data.index(b"\xff\xd9")))
     assert by_own(image.data[:length], image.height, image.width) is None
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_whole_images_are_the_same_with_all_vectors(level: int) -> None:
+    images = [image for image in zoo().values()][level::3]
+    widest = [by_own(image.data, *size_at(image, eighths), eighths) for image in images for eighths in SCALES]
+    try:
+        if _native.set_simd(level) != level:
+            pytest.skip("this processor has no AVX2")
+        narrow = [by_own(image.data, *size_at(image, eighths), eighths) for image in images for eighths in SCALES]
+    finally:
+        _native.set_simd(-1)
+    for one, other in zip(widest, narrow, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -21,7 +21,10 @@
 #include <jpeglib.h>
 #endif
 
-enum { BATCH = 256, MAX_FILES = 4096, MAX_BYTES = 6000, ROOM = 16384, MAX_PIXELS = 1 << 18, HANGS_S = 60 };
+enum {
+    BATCH = 256, MAX_FILES = 4096, MAX_BYTES = 6000, ROOM = 16384, MAX_PIXELS = 1 << 18, HANGS_S = 60,
+    PADDED = 45000, /* a file of this size is read with other tables than a small one */
+};
 
 /* Random numbers: splitmix64, or the last bytes of what libFuzzer made. */
 typedef struct {
@@ -429,16 +432,28 @@ static void with_marks(const JpegHeader *header, size_t size, int eighths, const
     free(marks);
 }
 
-/* Planes to an output image of any size; `first` is what was decoded last. */
-static void show(const int32_t *box, Random *random) {
+static int levels; /* of vector instructions that this processor has, beside none */
+
+/* Planes to an output image of any size, the same with all vectors; `from` is what was decoded last. */
+static void show(const Decoded *from, const int32_t *box, Random *random) {
     int height = 1 + (int)below(random, 40), width = 1 + (int)below(random, 70);
     size_t size = (size_t)height * width * CHANNELS;
     uint8_t *out = malloc(size);
     Target target = {out, (ptrdiff_t)width * CHANNELS, height, width};
     const double real[4] = {box[0], box[1], box[2], box[3]};
-    int kernel = below(random, 4) ? TRIANGLE : CUBIC;
-    require(out && resample_planes(&resampler, first.planes, first.components, real, &target, (int)below(random, 2), kernel) == 0, "no memory");
+    int kernel = below(random, 4) ? TRIANGLE : CUBIC, flip = (int)below(random, 2);
+    require(out && resample_planes(&resampler, from->planes, from->components, real, &target, flip, kernel) == 0, "no memory");
     for (size_t i = 0; i < size; i++) checksum += out[i] > 127;
+    if (below(random, 4) == 0) {
+        uint8_t *other = malloc(size);
+        Target beside = {other, target.stride, height, width};
+        int before = simd_level;
+        simd_level = (int)below(random, (uint32_t)levels + 1);
+        require(other && resample_planes(&resampler, from->planes, from->components, real, &beside, flip, kernel) == 0, "no memory");
+        require(!memcmp(out, other, size), "other pixels with other vectors");
+        simd_level = before;
+        free(other);
+    }
     free(out);
 }
 
@@ -446,10 +461,41 @@ static void show(const int32_t *box, Random *random) {
 static void show_whole(const Decoded *from) {
     int height = from->planes->full_height, width = from->planes->full_width;
     size_t size = (size_t)height * width * CHANNELS;
-    uint8_t *out = malloc(size);
+    uint8_t *out = malloc(2 * size), *other = out + size;
+    int before = simd_level;
     require(out && planes_to_rgb(from->planes, from->components, out, (ptrdiff_t)width * CHANNELS, &lines), "no memory");
     for (size_t i = 0; i < size; i++) checksum += out[i] > 127;
+    simd_level = before ? 0 : levels;
+    require(planes_to_rgb(from->planes, from->components, other, (ptrdiff_t)width * CHANNELS, &lines), "no memory");
+    require(!memcmp(out, other, size), "other RGB with other vectors");
+    simd_level = before;
     free(out);
+}
+
+/* With bytes after it that nobody reads, and with other vectors. Bytes after a scan that was cut short are its own: that may be damage. */
+static void like_a_large_file(const uint8_t *data, size_t size, int eighths, const int32_t *box, Random *random) {
+    int before = simd_level;
+    uint8_t *padded = calloc(PADDED, 1);
+    require(padded && size <= PADDED, "no memory");
+    memcpy(padded, data, size);
+    simd_level = (int)below(random, (uint32_t)levels + 1);
+    size_t large = below(random, 2) ? PADDED : size < 8000 ? 8000 : size;
+    require(baseline_read_header(kept, padded, large) == 0, "a larger file has another header");
+    decode(kept, eighths, box, NULL, &second);
+    if (first.status == 0) {
+        require(second.status == 0, "a larger file has another answer");
+        require(same_where_both(&first, &second), "a larger file has other pixels");
+    }
+    size_t count;
+    JpegHeader header = *baseline_header(kept);
+    Mark *marks = second.status == 0 ? find_marks(&header, random, &count) : NULL;
+    if (marks) {
+        decode(kept, eighths, box, &(Marks){marks, count}, &first);
+        require(first.status == 0 && same_where_both(&first, &second), "a larger file has other pixels with marks");
+        free(marks);
+    }
+    simd_level = before;
+    free(padded);
 }
 
 static void like_a_new_decoder(const uint8_t *data, size_t size, int eighths, const int32_t *box) {
@@ -495,7 +541,7 @@ static void run(const uint8_t *data, size_t size, Random *random) {
     draw_box(header.height, header.width, box, random);
     decode(kept, eighths, box, NULL, &first);
     decoded_runs += first.status == 0;
-    if (first.status == 0 && below(random, 2)) show(box, random);
+    if (first.status == 0 && below(random, 2)) show(&first, box, random);
     uint32_t also = below(random, 16);
     if (also < 4)
         with_marks(&header, size, eighths, box, random);
@@ -503,6 +549,8 @@ static void run(const uint8_t *data, size_t size, Random *random) {
         like_a_new_decoder(data, size, eighths, box);
     else if (also < 8 && (int64_t)header.height * header.width <= MAX_PIXELS)
         like_the_whole(&header, data, size, eighths);
+    else if (also < 10)
+        like_a_large_file(data, size, eighths, box, random);
 }
 
 /* Each input in memory of its own, with guarded ends. */
@@ -518,7 +566,8 @@ static void run_copy(const uint8_t *data, size_t size, Random *random) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Random random = {size};
     for (size_t i = size > 8 ? size - 8 : 0; i < size; i++) random.state = random.state * 257 + data[i];
-    if (!kept) kept = open_baseline();
+    if (!kept) kept = open_baseline(), levels = find_simd_level();
+    simd_level = (int)below(&random, (uint32_t)levels + 1);
     run_copy(data, size, &random);
     return 0;
 }
@@ -534,6 +583,7 @@ static void run_batch(void) {
     Random random = {seed * 0x2545F4914F6CDD1Du ^ batch << 20};
     kept = open_baseline();
     require(kept != NULL, "no memory");
+    simd_level = (int)below(&random, (uint32_t)levels + 1);
     for (int i = 0; i < BATCH; i++) {
         const File *file = draw_file(&random);
         File changed = {room, file->size};
@@ -559,6 +609,7 @@ int main(int count, char **given) {
     signal(SIGALRM, hangs);
     alarm(HANGS_S);
     read_corpus(given[1]);
+    levels = find_simd_level();
     for (batch = begin; batches ? batch - begin < batches : now_s() - started < seconds; batch++) run_batch();
     double took = now_s() - started;
     printf("%ld runs in %.0f s, %.0f a second, %ld of them decoded, %ld the same as libjpeg: no report; seed %llu, batches %llu to %llu, checksum %u\n",

@@ -675,7 +675,7 @@ VARIANT(avx2, FOR_AVX2, idct_8x8_avx2, idct_4x4_avx2, idct_2x2_avx2)
 
 static const Variant *find_variant(void) {
 #if HAS_X86
-    if (HAS_AVX2) return &avx2;
+    if (find_simd_level() >= SIMD_AVX2) return &avx2;
 #endif
     return &plain;
 }
@@ -808,11 +808,7 @@ int baseline_read_header(Jpeg *jpeg, const uint8_t *data, size_t size) {
 
 const JpegHeader *baseline_header(const Jpeg *jpeg) { return &jpeg->header; }
 
-Jpeg *open_baseline(void) {
-    Jpeg *jpeg = calloc(1, sizeof *jpeg);
-    if (jpeg) jpeg->variant = find_variant();
-    return jpeg;
-}
+Jpeg *open_baseline(void) { return calloc(1, sizeof(Jpeg)); }
 
 void close_baseline(Jpeg *jpeg) {
     if (!jpeg) return;
@@ -975,6 +971,7 @@ static void make_more_tables(Jpeg *jpeg) {
 
 static int start_scan(Jpeg *jpeg) {
     jpeg->mcu = 0;
+    jpeg->variant = find_variant();
     make_more_tables(jpeg);
     for (int i = 0; i < COMPONENTS; i++) jpeg->components[i].predictor = 0;
     return start_reading(jpeg, jpeg->scan, 0);

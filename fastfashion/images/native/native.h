@@ -12,7 +12,7 @@
 #include <immintrin.h>
 #define HAS_X86 1
 #define HAS_AVX2 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
-#define HAS_AVX512 __builtin_cpu_supports("avx512bw")
+#define HAS_AVX512 (HAS_AVX2 && __builtin_cpu_supports("avx512bw"))
 #define FOR_AVX2 __attribute__((target("avx2,bmi,bmi2")))
 #define FOR_AVX512 __attribute__((target("avx512bw")))
 #else

@@ -182,7 +182,7 @@ int planes_to_rgb(const Plane *planes, int components, uint8_t *out, ptrdiff_t s
     if (!reserve(buffer, sums * sizeof(uint16_t) + 2 * (2 * (size_t)width))) return 0;
     Lines lines = {(uint16_t *)buffer->data + SIDES, {(uint8_t *)((uint16_t *)buffer->data + sums)}};
     lines.wide[1] = lines.wide[0] + 2 * (size_t)width;
-    MakeLines *make = HAS_AVX2 ? make_lines_avx2 : make_lines;
+    MakeLines *make = find_simd_level() >= SIMD_AVX2 ? make_lines_avx2 : make_lines;
     make(planes, components, out, stride, &lines);
     return 1;
 }
