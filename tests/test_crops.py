@@ -75,7 +75,7 @@ def test_any_box_at_any_size_is_what_pillow_makes_of_it(
     assert not wrong
     difference = np.abs(out[0].astype(int) - pillow(data, box, flip, size))
     # Pillow rounds between the axes and we do not. Chroma at the edge of a partial decode lacks a neighbour farther than the margin.
-    assert difference.max() <= 1
+    assert difference.max() <= 2
 
 
 def test_a_box_that_is_not_resized_has_the_decoders_own_pixels(path: str) -> None:
@@ -116,7 +116,7 @@ def test_every_kind_of_image_is_cropped_alike(path: str, kind: str) -> None:
     data, box = kinds()[kind], [5, 8, 85, 60]
     out, wrong = load([data], [box], [True], (60, 40))
     assert not wrong
-    assert np.abs(out[0].astype(int) - pillow(data, box, True, (60, 40))).max() <= 1
+    assert np.abs(out[0].astype(int) - pillow(data, box, True, (60, 40))).max() <= 2
 
 
 @pytest.mark.parametrize("turn", range(1, 9))

@@ -238,7 +238,7 @@ def test_padded_images_are_pillows(path: str, shape: tuple[int, int], size: Size
     color = (250, 7, 90)
     expected = ImageOps.pad(whole, (size.width_px, size.height_px), Image.Resampling.BILINEAR, color=color)
     found = fitted(Fit(mode=PAD, pad_color=color), [data], np.array([shape]), size)
-    assert np.abs(found[0].astype(int) - np.asarray(expected)).max() <= 1
+    assert np.abs(found[0].astype(int) - np.asarray(expected)).max() <= 2
     mirrored = fitted(Fit(mode=PAD, pad_color=color), [data], np.array([shape]), size, flip=True)
     places = Fit(mode=PAD).places(np.array([[0, 0, *shape]]), (size.height_px, size.width_px))
     assert places is not None

@@ -160,7 +160,7 @@ def test_the_resident_loader_of_a_gpu_gives_the_same_batches_on_a_cpu(
         other_rows, other_labels, other_images = stacked(list(on_device.steps(epoch)))
         np.testing.assert_array_equal(rows, other_rows)
         np.testing.assert_array_equal(labels, other_labels)
-        assert np.abs(images.astype(int) - other_images).max() <= 1
+        assert np.abs(images.astype(int) - other_images).max() <= 2
 
 
 @pytest.mark.parametrize("other", ["dali", "resident"])

@@ -136,7 +136,7 @@ def test_crops_of_every_kind_are_the_same_in_all_backends(world: World, size: Si
     threads, resident, dali = (load(packed, size, backend, crops=True) for backend in BACKENDS)
     other = world.rows("OTHER")
     np.testing.assert_array_equal(dali[other], threads[other])  # DALI is given what threads shows
-    assert largest(resident, threads) <= 1
+    assert largest(resident, threads) <= 2
     assert largest(dali[:, 4:-4, 4:-4], threads[:, 4:-4, 4:-4]) <= 2  # DALI repeats the border
 
 

@@ -2,7 +2,7 @@
 
     encoded, box ─► decode the part that the box needs, at the scale that it needs ─► triangle filter ─► flip ─► place in out
 
-`_native` does it for whole chunks of plain JPEGs without Python's lock. `images/codec.py` does it, to within a grey level, if `_native`
+`_native` does it for whole chunks of plain JPEGs without Python's lock. `images/codec.py` does it, to within two grey levels, if `_native`
 was not built, for plain JPEGs that `_native` returns (turned by Exif, damaged), and for all other images, which `_native` never sees.
 """
 

@@ -1,6 +1,6 @@
 /* Decodes the part of a JPEG that a crop needs, and resizes it: whole chunks of images, without Python's lock.
  *
- *   encoded ─► turbo.c: the part that the box needs, at the scale that it needs ─► resample.c: two axes, flip ─► place in out
+ *   encoded ─► jpeg.c, or turbo.c: the part that the box needs, at the scale that it needs ─► resample.c: two axes, flip ─► place in out
  *
  * Built if a C compiler and libjpeg-turbo's headers are available; load/crops.py does the same without it, more slowly.
  */
@@ -87,14 +87,53 @@ static void give_back(State *state) {
     kept = state, num_kept++;
 }
 
+static void mirror(const Target *target) {
+    for (int y = 0; y < target->height; y++) {
+        uint8_t *left = target->out + y * target->stride, *right = left + (target->width - 1) * CHANNELS;
+        for (; left < right; left += CHANNELS, right -= CHANNELS) {
+            uint8_t pixel[CHANNELS];
+            memcpy(pixel, left, CHANNELS), memcpy(left, right, CHANNELS), memcpy(right, pixel, CHANNELS);
+        }
+    }
+}
+
+/* Load one image with the decoder of our own; NOT_FOR_US if libjpeg-turbo must load it. */
+static int own_load(State *state, const Py_buffer *encoded, const int32_t *box, const int32_t *size, int flip, const Target *target, double oversample,
+                    const Marks *marks, double *seconds) {
+    Plane planes[3];
+    double started = now_s();
+    int status = baseline_read_header(state->own, encoded->buf, (size_t)encoded->len);
+    const JpegHeader *header = baseline_header(state->own);
+    if (!status && (header->turned || header->height != size[0] || header->width != size[1])) status = NOT_FOR_US;
+    /* Without a resize, the pixels are those of every decoder. */
+    int same = box[2] - box[0] == target->height && box[3] - box[1] == target->width;
+    if (!status && same && (box[0] || box[1] || box[2] != header->height || box[3] != header->width)) status = NOT_FOR_US;
+    if (!status) status = baseline_decode(state->own, choose_eighths(box, target->height, target->width, oversample), box, marks, planes);
+    double decoded = now_s();
+    seconds[1] += decoded - started;
+    if (status) return status;
+    if (same) {
+        if (!planes_to_rgb(planes, header->components, target->out, target->stride, &state->lines)) return NO_MEMORY;
+        if (flip) mirror(target);
+    } else {
+        const double whole[4] = {box[0], box[1], box[2], box[3]};
+        status = resample_planes(&state->resampler, planes, header->components, whole, target, flip, TRIANGLE);
+    }
+    seconds[2] += now_s() - decoded;
+    return status;
+}
+
 static void load_all(State *state, const Py_buffer *encoded, Py_ssize_t count, const int32_t *boxes, const int32_t *sizes, const uint8_t *flips,
                      const Wanted *wanted, uint8_t *out, uint8_t *status, double *seconds) {
     size_t bytes = (size_t)wanted->height * wanted->width * CHANNELS;
     for (Py_ssize_t i = 0; i < count; i++) {
         const int32_t *place = wanted->places ? wanted->places + 4 * i : NULL;
         Target target = find_target(out + i * bytes, wanted->height, wanted->width, place);
-        status[i] = turbo_load(state->turbo, &state->resampler, encoded[i].buf, encoded[i].len, boxes + 4 * i, sizes + 2 * i, flips[i], &target,
-                               wanted->oversample, seconds);
+        const int32_t *box = boxes + 4 * i, *size = sizes + 2 * i;
+        status[i] = wanted->own ? own_load(state, encoded + i, box, size, flips[i], &target, wanted->oversample, NULL, seconds) : NOT_FOR_US;
+        if (status[i] == NOT_FOR_US)
+            status[i] = turbo_load(state->turbo, &state->resampler, encoded[i].buf, encoded[i].len, box, size, flips[i], &target,
+                                   wanted->oversample, seconds);
         if (place) fill_around(out + i * bytes, wanted->height, wanted->width, place, wanted->colour);
     }
 }

@@ -18,7 +18,7 @@
 enum { MARGIN_PX = 4, EXIF_MARKER = JPEG_APP0 + 1 };
 #define WORTH_CROPPING 0.6
 
-static double now_s(void) {
+double now_s(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec + t.tv_nsec * 1e-9;
@@ -63,8 +63,7 @@ static int is_turned(const struct jpeg_decompress_struct *jpeg) {
     return 0;
 }
 
-/* Smallest scale, in eighths, that leaves `oversample` times the output's pixels; libjpeg-turbo is fast (SIMD) only at these four. */
-static int choose_eighths(const int32_t *box, int height, int width, double oversample) {
+int choose_eighths(const int32_t *box, int height, int width, double oversample) {
     for (int eighths = 1; eighths < 8; eighths *= 2)
         if ((box[2] - box[0]) * eighths >= 8 * oversample * height && (box[3] - box[1]) * eighths >= 8 * oversample * width) return eighths;
     return 8;

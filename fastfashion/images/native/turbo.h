@@ -7,6 +7,11 @@
 
 typedef struct Turbo Turbo;
 
+double now_s(void); /* of a clock that only goes forward */
+
+/* Smallest scale, in eighths, that leaves `oversample` times the output's pixels; libjpeg-turbo is fast (SIMD) only at these four. */
+int choose_eighths(const int32_t *box, int height, int width, double oversample);
+
 Turbo *open_turbo(void); /* NULL if there is no memory */
 void close_turbo(Turbo *);
 size_t turbo_bytes(const Turbo *); /* of its buffers */
