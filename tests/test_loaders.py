@@ -99,7 +99,7 @@ def test_all_backends_give_the_same_batch_for_the_same_plan(packed: PackedSet, o
     np.testing.assert_array_equal(rows, other_rows)
     np.testing.assert_array_equal(labels, other_labels)
     difference = np.abs(images.astype(float) - other_images.astype(float))
-    # `threads` converts colours after the resize; DALI rounds after each axis, and repeats the border where we leave out what lies beyond it.
+    # `threads` converts colours after the resize; DALI rounds after each axis, and repeats the border, beyond which we see nothing.
     assert difference[:, 4:-4, 4:-4].max() <= 2
     assert difference.mean() <= 0.6
     # Another epoch's crops differ by far more, so the tolerance does distinguish images and boxes.
