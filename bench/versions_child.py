@@ -1,18 +1,26 @@
-"""One version's loader for bench/versions.py: an epoch for each line on stdin, its rate on stdout. Runs with older versions, too."""
+"""One side of bench/versions.py: an epoch for each line on stdin, its rate on stdout. Runs with older versions, too."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
 import torch
 
+CHUNK = 16  # images a task of decoding alone
+SEEK_S = 600.0  # for the seek tables of a set that has none
 
-def open_loader(asked: dict[str, Any]) -> Any:
-    """A loader of the first rows, with the default augmentation."""
+
+def make_spec(asked: dict[str, Any]) -> Any:
+    """The first rows, with the default augmentation but for the smallest crop."""
     from pathlib import Path
 
     from fastfashion import load
@@ -27,10 +35,13 @@ def open_loader(asked: dict[str, Any]) -> Any:
         heights_px=images.height_px,
         widths_px=images.width_px,
         batch_size=asked["batch_size"],
-        augment=AugmentConfig(),
+        augment=AugmentConfig(min_area=asked["min_area"]),
     )
     first = dataclasses.fields(load.LoaderSpec)[0].name  # it had another name until 22a9065
-    spec: Any = load.LoaderSpec(
+    made: Any = load.LoaderSpec
+    if asked["side"] == "without_seek" and hasattr(made, "seeks"):
+        made.seeks = False
+    return made(
         **{first: images},
         plan=plan,
         labels=np.zeros((len(packed), 1), dtype=np.int64),
@@ -39,21 +50,72 @@ def open_loader(asked: dict[str, Any]) -> Any:
         backend=asked["backend"],
         workers=asked["workers"],
     )
-    opened = getattr(load, "open_loader", None) or load.Loader
-    return opened(spec)
+
+
+def digest(plan: Any) -> str:
+    """Of the rows, crops and flips of an epoch."""
+    hashed = hashlib.sha256()
+    for step in plan.steps(0):
+        for values in (step.rows, step.boxes, step.flips):
+            hashed.update(np.ascontiguousarray(values).tobytes())
+    return hashed.hexdigest()
+
+
+def open_loader(spec: Any, stack: ExitStack) -> Callable[[int], int]:
+    """A function that loads an epoch; returns its number of images."""
+    from fastfashion import load
+
+    loader: Any = stack.enter_context(closing((getattr(load, "open_loader", None) or load.Loader)(spec)))
+    return lambda epoch: sum(int((batch.rows >= 0).sum()) for batch in loader.steps(epoch))
+
+
+def open_decoder(spec: Any, stack: ExitStack) -> Callable[[int], int]:
+    """A function that decodes an epoch's images with libjpeg-turbo (simplejpeg), in full, to RGB; returns their number.
+
+    Images that it does not decode go through images/codec.py.
+    """
+    import simplejpeg
+
+    from fastfashion.images.codec import decode_rgb
+
+    pool = stack.enter_context(ThreadPoolExecutor(spec.workers))
+
+    def decode(rows: np.ndarray) -> int:
+        for row in rows.tolist():
+            encoded = spec.images.encoded(row)
+            try:
+                simplejpeg.decode_jpeg(encoded)
+            except ValueError:
+                decode_rgb(encoded)
+        return len(rows)
+
+    def epoch(number: int) -> int:
+        order = spec.plan.order(number)
+        return sum(pool.map(decode, [order[at : at + CHUNK] for at in range(0, len(order), CHUNK)]))
+
+    return epoch
+
+
+def wait_for_seek_tables() -> None:
+    """They are made in the background, from the first epoch on."""
+    ends = time.monotonic() + SEEK_S
+    while time.monotonic() < ends and any(thread.name.startswith("seek") for thread in threading.enumerate()):
+        time.sleep(0.05)
 
 
 def main() -> None:
-    with os.fdopen(os.dup(1), "w") as out:
+    asked = json.loads(sys.argv[1])
+    with os.fdopen(os.dup(1), "w") as out, ExitStack() as stack:
         os.dup2(2, 1)  # libraries print there
-        loader = open_loader(json.loads(sys.argv[1]))
-        print(json.dumps({"open": True}), file=out, flush=True)
-        for epoch, _ in enumerate(sys.stdin):
-            started, count = time.perf_counter(), 0
-            for batch in loader.steps(epoch):
-                count += int((batch.rows >= 0).sum())
+        spec = make_spec(asked)
+        epoch = (open_decoder if asked["side"] == "decode_only" else open_loader)(spec, stack)
+        print(json.dumps({"plan": digest(spec.plan)}), file=out, flush=True)
+        for number, _ in enumerate(sys.stdin):
+            started = time.perf_counter()
+            count = epoch(number)
             print(json.dumps({"images_per_s": count / (time.perf_counter() - started)}), file=out, flush=True)
-        loader.close()
+            if number == 0:
+                wait_for_seek_tables()
 
 
 if __name__ == "__main__":

@@ -1,34 +1,15 @@
 """Figures in README.md and docs/: each is the value that the record it links to has at the place the link names."""
 
-import json
 import re
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/benchmarks.md")
-FIGURE = re.compile(r'\[([^\]\n]+)\]\((?:\.\./)?(bench/results/[\w.-]+\.json) "([^"\n]+)"\)')
-STEP = re.compile(r"\[([^\]]*)\]|([^.\[\]]+)")
+sys.path.insert(0, str(ROOT / "tools"))
 
-
-def value_at(record: Any, place: str) -> Any:
-    """`rows[backend=dali].images_per_s`: keys, indices, and the element of a list with this value at this key."""
-    for inside, key in STEP.findall(place):
-        if "=" in inside:
-            name, _, wanted = inside.partition("=")
-            (record,) = [each for each in record if str(each[name]) == wanted]
-        else:
-            record = record[int(inside)] if inside.isdecimal() else record[inside or key]
-    return record
-
-
-def written(text: str, value: float) -> str:
-    """A value with as many decimals, and in the unit, that a figure has."""
-    share = text.endswith(" %")
-    digits = text.removesuffix(" %").partition(".")[2]
-    return f"{100 * value if share else value:,.{len(digits)}f}" + (" %" if share else "")
+from figures import FIGURE, PAGES, read_record, value_at, written  # noqa: E402
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -36,8 +17,8 @@ def test_each_figure_is_what_its_record_says(page: str) -> None:
     figures = FIGURE.findall((ROOT / page).read_text(encoding="utf-8"))
     assert len(figures) > 30
     wrong = []
-    for text, record, place in figures:
-        value = value_at(json.loads((ROOT / record).read_text(encoding="utf-8")), place)
+    for text, _, record, place in figures:
+        value = value_at(read_record(record), place)
         if text != written(text, value):
             wrong.append(f"{text}: {record} has {value} at {place}")
     assert wrong == []

@@ -26,7 +26,7 @@ from fastfashion.load.spec import LoaderSpec
 CHUNK = 16  # decoded images a task, at least: with one a task, the overhead costs a fifth of the rate
 CHUNK_BYTES = 200_000  # of encoded images a task: a millisecond or two, beside which the task's own tenth of one is little
 FEWEST, MOST = 4, 64  # encoded images a task
-SAMPLED = 1024  # rows whose sizes are looked at
+SAMPLED = 1024  # rows whose sizes are read
 
 DecodeErrors = dict[int, InputError]  # by slot
 
