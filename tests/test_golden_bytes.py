@@ -4,13 +4,19 @@ import base64
 import hashlib
 import importlib.metadata
 import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import COLUMNS
 
-from fastfashion.pack import PackRequest, pack
+from fastfashion.errors import PackedSetError
+from fastfashion.images import codec, resampling
+from fastfashion.pack import PackRequest, pack, packer, request
+from fastfashion.pack.repair import repair
+from fastfashion.shards import open_packed_set
+from fastfashion.shards.verify import verify
 
 # Made once by Pillow: 48x64, 4:2:0.
 JPEG = """
@@ -33,24 +39,33 @@ PLAIN: dict[str, str] = {
     "rejected.csv": "50d6f9f430b96855",
     "vocab.json": "a44ad25ef5db4595",
 }
-# Depend on the JPEG encoder, the resize and the Parquet writer, with the versions in VERSIONS (the first two are in the manifest, too).
+# Depend on the JPEG encoder, the resampler and the Parquet writer, with the versions in VERSIONS (the first two are in the manifest, too).
 BY_VERSION: dict[str, str] = {
-    "16/00000.idx": "eac8303fbefc602f",
-    "16/00000.tar": "7f65e71ab092f583",
-    "16/00001.idx": "978b905cbfb4c71c",
-    "16/00001.tar": "af83cc3b2ebcf8c9",
-    "16/index.parquet": "680b4b0e931262c7",
-    "16/manifest.json": "910fa6f92a3ccd96",
-    "48/00000.idx": "d21fd6aa3bc3f64e",
-    "48/00000.tar": "cea5058c51138527",
-    "48/00001.idx": "e8d70b07d60f1dde",
-    "48/00001.tar": "4ffe115dbacef8e2",
-    "48/index.parquet": "d8b528e5e91c12db",
-    "48/manifest.json": "75da53e3ea51271c",
+    "16/00000.idx": "8c2aba45e45ebfa1",
+    "16/00000.tar": "a9126f1d5ce502cd",
+    "16/00001.idx": "666374090337f351",
+    "16/00001.tar": "a226b931d245fb06",
+    "16/index.parquet": "131d01fa9b2d919f",
+    "16/manifest.json": "5b76d8ae880e638e",
+    "48/00000.idx": "6e9dd407bb4f6975",
+    "48/00000.tar": "07d75de5c85dd673",
+    "48/00001.idx": "ecfc3de6175e9974",
+    "48/00001.tar": "95763205092ea5e5",
+    "48/index.parquet": "a832782ad3f5e46e",
+    "48/manifest.json": "65b9eec471ed10de",
     "catalog.parquet": "285f61cf7bceecfb",
     "full/index.parquet": "230c4fa4ecc10519",
     "full/manifest.json": "ca7168f1fa3c0f70",
     "set.json": "2f07ff9096a98eb8",
+}
+# The same source when Pillow resized: manifests named no resampler.
+BY_PILLOW: dict[str, str] = {
+    "16/00000.tar": "7f65e71ab092f583",
+    "16/00001.tar": "af83cc3b2ebcf8c9",
+    "16/manifest.json": "910fa6f92a3ccd96",
+    "48/00000.tar": "cea5058c51138527",
+    "48/00001.tar": "4ffe115dbacef8e2",
+    "48/manifest.json": "75da53e3ea51271c",
 }
 
 
@@ -78,12 +93,25 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[1, 8], ids=["one worker", "eight workers"])
-def found(request: pytest.FixtureRequest, source: Path) -> dict[str, str]:
-    out = source.parent / f"out{request.param}"
-    pack(PackRequest(source=source, out=out, resolutions=("full", "48", "16"), rows_per_shard=3, workers=request.param))
+def digests(out: Path) -> dict[str, str]:
     files = sorted(path for path in out.rglob("*") if path.is_file())
     return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
+
+
+def packed(source: Path, out: Path, workers: int = 1) -> dict[str, str]:
+    pack(PackRequest(source=source, out=out, resolutions=("full", "48", "16"), rows_per_shard=3, workers=workers))
+    return digests(out)
+
+
+@pytest.fixture(scope="module", params=[1, 8, 0], ids=["one worker", "eight workers", "no compiler"])
+def found(request: pytest.FixtureRequest, source: Path) -> dict[str, str]:
+    out = source.parent / f"out{request.param}"
+    if request.param:
+        return packed(source, out, request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (codec, resampling):
+            patch.setattr(module, "_native", None)
+        return packed(source, out)
 
 
 def test_what_depends_on_no_library_has_the_bytes_written_down(found: dict[str, str]) -> None:
@@ -94,6 +122,26 @@ def test_with_the_versions_written_down_every_file_has_the_bytes_written_down(fo
     here = {name: importlib.metadata.version(name) for name in VERSIONS}
     assert here == VERSIONS, "the goldens were made with the versions of constraints.txt: install those (make install)"
     assert found == PLAIN | BY_VERSION
+
+
+def test_a_set_from_before_our_resampler_opens_and_is_repaired_to_its_bytes(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(request, "MADE_BY", {})
+        patch.setattr(packer, "Job", partial(packer.Job, by_pillow=True))
+        before = packed(source, tmp_path / "set")
+    assert {name: before[name] for name in BY_PILLOW} == BY_PILLOW
+    assert verify(tmp_path / "set").damage == ()
+    assert open_packed_set(tmp_path / "set").open("16").encoded(0).tobytes()[:3] == b"\xff\xd8\xff"
+    for name in ("16/00001.tar", "48/00000.tar"):
+        (tmp_path / "set" / name).unlink()
+    assert repair(tmp_path / "set", source, verify(tmp_path / "set").damage, 1) == ["16/00001.tar", "48/00000.tar"]
+    assert digests(tmp_path / "set") == before
+    with pytest.raises(PackedSetError, match=r"16: packed with other settings or .*, resampler not named \(here fastfashion 1\); remove"):
+        packed(source, tmp_path / "set")
+    pack(PackRequest(source=source, out=tmp_path / "set", resolutions=("32",), rows_per_shard=3))
+    assert verify(tmp_path / "set").damage == ()
 
 
 def test_the_versions_written_down_are_those_that_are_installed_by_default() -> None:

@@ -18,6 +18,7 @@ from workers import fastfashion
 
 from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.errors import ConfigError, InputError, PackedSetError
+from fastfashion.images import codec, resampling
 from fastfashion.images.codec import decode_rgb, encode_jpeg
 from fastfashion.pack import PackProgress, PackRequest, dry_run, pack
 from fastfashion.places import find_source
@@ -193,6 +194,26 @@ def test_a_photograph_is_resized_as_well_as_by_full_decoding_and_pillows_bicubic
             assert min(found.shape[:2]) == int(name)
             # At quality 100 what is left is the scaled decode, the cascade 512 -> 224 -> 64, and rounding.
             assert psnr_db(found, np.asarray(whole.resize(found.shape[1::-1], Image.Resampling.BICUBIC))) >= 45, (identity, name)
+
+
+def test_every_version_has_the_same_bytes_with_and_without_the_native_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path / "set", rows=0)
+    sizes = {"large": (900, 1200), "odd": (701, 935), "wide": (1333, 777), "tall": (131, 1205), "small": (60, 80)}
+    for seed, (identity, (width_px, height_px)) in enumerate(sizes.items()):
+        pixels = photograph(np.asarray(smooth_image(seed, width_px, height_px)), width_px, height_px, np.random.default_rng(seed))
+        add_row(source, identity, encode_jpeg(pixels, 90, ("420", "422", "444")[seed % 3]))
+    file = io.BytesIO()
+    smooth_image(9, 640, 480).save(file, "PNG")
+    add_row(source, "png", file.getvalue())
+    with_native, without = (
+        PackRequest(source=source, out=tmp_path / name, resolutions=("full", "224", "100", "16")) for name in ("with", "without")
+    )
+    pack(with_native)
+    pytest.importorskip("fastfashion.images._native", reason="built without a C compiler")
+    for module in (codec, resampling):
+        monkeypatch.setattr(module, "_native", None)
+    pack(without)
+    assert digests(with_native.out) == digests(without.out)
 
 
 def test_a_small_image_is_not_enlarged(tmp_path: Path) -> None:

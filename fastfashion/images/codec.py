@@ -252,6 +252,13 @@ def fit_short_side(height_px: int, width_px: int, short_px: int) -> tuple[int, i
     return max(1, round(height_px * short_px / short)), max(1, round(width_px * short_px / short))
 
 
+def scaled_size(info: ImageInfo, short_px: float) -> tuple[int, int]:
+    """(height, width) at the smallest of `EIGHTHS` that leaves `short_px` on the shorter side, else of all of it: for `decode_rgb`."""
+    height, width = info.height_px, info.width_px
+    eighths = next((n for n in EIGHTHS if min(height, width) * n >= 8 * short_px), 8)
+    return -(-height * eighths // 8), -(-width * eighths // 8)
+
+
 def content_box(image: np.ndarray, info: ImageInfo) -> Box:
     """(left, upper, right, lower) of the true image in a scaled decode (H, W, 3) of it, in pixels of that decode.
 

@@ -15,19 +15,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from fastfashion.catalog.duplicates import fingerprint
 from fastfashion.errors import InputError
 from fastfashion.files import publish
 from fastfashion.images import codec
+from fastfashion.images.resampling import resize_rgb
 from fastfashion.shards.layout import FULL, ShardEntry
 from fastfashion.shards.writer import ShardWriter
 from fastfashion.sources.listing import Member
 from fastfashion.sources.reader import Reader
 from fastfashion.untrusted import Count
 
-# Decoding to twice the target before the bicubic step keeps 48 dB PSNR against decoding in full; to the target itself, only 33 dB.
-OVERSAMPLE = 2
+# Decoding to 1.75 times the target before the bicubic step keeps at least 45 dB PSNR against decoding in full on drawn products, 51 dB on
+# stand-ins for photographs; to the target itself, 40 dB and less (bench/LOG.md). A version is made from another one of twice its size.
+OVERSAMPLE, CASCADED = 1.75, 2
+OLD_OVERSAMPLE = 2  # of sets that Pillow resized
 # Enough for a fingerprint. For `full` alone no more is decoded: a smaller scale reads every byte anyway.
 LOOK_SHORT_PX = 128
 TICK_S = 0.25
@@ -47,6 +51,7 @@ class Job:
     keep_unshrunk: bool  # in numbered resolutions: the source's bytes of plain, upright, baseline JPEGs that are not shrunk
     folders: dict[str, Path]  # resolution -> where its shards are written
     records: Path
+    by_pillow: bool = False  # resized by Pillow, as in sets whose manifests name no resampler: to repair them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +177,11 @@ def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str
     the image does not decode completely.
     """
     shown = codec.probe(data, max_pixels=job.max_pixels)
-    shorts = [int(name) for name in job.resolutions if name != FULL]
-    wanted = codec.fit_short_side(shown.height_px, shown.width_px, OVERSAMPLE * max(shorts) if shorts else LOOK_SHORT_PX)
-    pixels = codec.decode_rgb(data, min_height_px=wanted[0], min_width_px=wanted[1], max_pixels=job.max_pixels, info=shown)
+    pixels = _decode(job, data, shown)
     box = codec.content_box(pixels, shown)
     kind = shown.kind
     keep = job.keep_unshrunk and kind is not codec.Kind.OTHER and shown.turn == 1 and shown.is_baseline
+    resize = codec.resize if job.by_pillow else _resize
     levels = [pixels]
     versions: dict[str, Version] = {}
     for name in job.resolutions:
@@ -185,8 +189,8 @@ def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str
             versions[name] = Version(data, shown.height_px, shown.width_px, kind)
             continue
         height_px, width_px = codec.fit_short_side(shown.height_px, shown.width_px, int(name))
-        large = next((level for level in reversed(levels) if level.shape[0] >= OVERSAMPLE * height_px), pixels)
-        levels.append(codec.resize(large, height_px, width_px, box if large is pixels else None))
+        large = next((level for level in reversed(levels) if level.shape[0] >= CASCADED * height_px), pixels)
+        levels.append(resize(large, height_px, width_px, box if large is pixels else None))
         if keep and (height_px, width_px) == (shown.height_px, shown.width_px):
             versions[name] = Version(data, height_px, width_px, kind)
             continue
@@ -194,3 +198,21 @@ def make_versions(job: Job, data: bytes) -> tuple[tuple[int, int, str], dict[str
         versions[name] = Version(encoded, height_px, width_px, codec.Kind.COLOR)
     looked_at = next((level for level in reversed(levels) if min(level.shape[:2]) >= LOOK_SHORT_PX), pixels)
     return (shown.height_px, shown.width_px, fingerprint(looked_at).hex()), versions
+
+
+def _decode(job: Job, data: bytes, shown: codec.ImageInfo) -> np.ndarray:
+    """All that the resolutions need: uint8 (H, W, 3) at a scale of the decoder's."""
+    largest = max((int(name) for name in job.resolutions if name != FULL), default=0)
+    if job.by_pillow and largest:
+        height_px, width_px = codec.fit_short_side(shown.height_px, shown.width_px, OLD_OVERSAMPLE * largest)
+    else:
+        height_px, width_px = codec.scaled_size(shown, OVERSAMPLE * largest or LOOK_SHORT_PX)
+    return codec.decode_rgb(data, min_height_px=height_px, min_width_px=width_px, max_pixels=job.max_pixels, info=shown)
+
+
+def _resize(image: np.ndarray, height_px: int, width_px: int, box: codec.Box | None) -> np.ndarray:
+    """Bicubic, in whole numbers: the same bytes with the native code and without."""
+    left, upper, right, lower = box or (0, 0, image.shape[1], image.shape[0])
+    if (0, 0, height_px, width_px) == (upper, left, lower, right):
+        return image
+    return resize_rgb(image, (upper, left, lower, right), height_px, width_px)

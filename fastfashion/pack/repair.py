@@ -19,7 +19,7 @@ from fastfashion.files import is_remote, publish
 from fastfashion.pack.block import Block, Job
 from fastfashion.pack.engines import open_engine
 from fastfashion.pack.plan import PackPlan, make_plan
-from fastfashion.pack.request import UNSHRUNK, PackRequest, encoder_differences
+from fastfashion.pack.request import MADE_BY, RESAMPLER, UNSHRUNK, PackRequest, encoder_differences
 from fastfashion.pack.staging import STAGING, lock
 from fastfashion.scratch import scratch
 from fastfashion.shards import PackedSet, open_packed_set
@@ -98,10 +98,10 @@ def _make_job(plan: PackPlan, manifest: Manifest, work: Path, folder: Path) -> J
         encoder = msgspec.convert(found, _Encoder)
     except msgspec.ValidationError as error:
         raise PackedSetError(f"{folder / MANIFEST}: encoder: {error}; fastfashion cannot make its bytes again") from error
-    cascade = encoder.cascade
+    cascade, by_pillow = encoder.cascade, RESAMPLER not in found
     if manifest.resolution not in cascade:
         raise PackedSetError(f"{folder / MANIFEST}: encoder: expected {manifest.resolution} in its cascade, found {', '.join(cascade)}")
-    if found and (different := encoder_differences(found, encoder.quality, encoder.subsampling)):
+    if found and (different := encoder_differences((MADE_BY if by_pillow else {}) | found, encoder.quality, encoder.subsampling)):
         raise PackedSetError(
             f"{folder}: packed with {', '.join(different)}; with these its bytes cannot be made again: install those, or pack it again"
         )
@@ -118,6 +118,7 @@ def _make_job(plan: PackPlan, manifest: Manifest, work: Path, folder: Path) -> J
         keep_unshrunk=UNSHRUNK in found,
         folders=folders,
         records=records,
+        by_pillow=by_pillow,
     )
 
 

@@ -17,7 +17,9 @@ from fastfashion.words import counted
 
 SUBSAMPLINGS = ("420", "422", "444")
 ENGINES = ("local", "ray")
-UNSHRUNK, CASCADE = "unshrunk", "cascade"
+UNSHRUNK, CASCADE, DECODER, RESAMPLER = "unshrunk", "cascade", "decoder", "resampler"
+# What decodes and resizes, whose bytes are the same with the native code and without (shards/FORMAT.md): change a number with the bytes.
+MADE_BY = {DECODER: "fastfashion 1", RESAMPLER: "fastfashion 1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +70,23 @@ def encoder_settings(quality: int, subsampling: str) -> dict[str, Any]:
     made in the same pass, each from a larger one.
     """
     versions = {name.lower(): importlib.metadata.version(name) for name in ("simplejpeg", "Pillow")}
-    return {"format": "jpeg", "quality": quality, "subsampling": subsampling, "resize": "bicubic", UNSHRUNK: "kept"} | versions
+    ours = {"format": "jpeg", "quality": quality, "subsampling": subsampling, "resize": "bicubic", UNSHRUNK: "kept"}
+    return ours | MADE_BY | versions
 
 
 def encoder_differences(found: Mapping[str, Any], quality: int, subsampling: str) -> list[str]:
-    """How a manifest's settings differ from ours. Sets of version 2 have no `unshrunk`: there every image was encoded."""
+    """How a manifest's settings differ from ours.
+
+    Sets of version 2 have no `unshrunk`: there every image was encoded. Older sets of version 3 name no resampler: Pillow's was used.
+    """
     ours = encoder_settings(quality, subsampling)
     theirs = {UNSHRUNK: ours[UNSHRUNK], **found}
     names = [name for name in dict.fromkeys([*ours, *theirs]) if name != CASCADE]
-    return [f"{name} {theirs.get(name)} (here {ours.get(name)})" for name in names if theirs.get(name) != ours.get(name)]
+    return [
+        f"{name} {theirs.get(name, 'not named')} (here {ours.get(name, 'not named')})"
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
 
 
 def descending(resolutions: set[str]) -> tuple[str, ...]:
