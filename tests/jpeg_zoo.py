@@ -163,7 +163,6 @@ def _forms(luma: tuple[int, int]) -> dict[str, dict[str, Any]]:
         "even codes": usual | {"tables": EVEN},
         "fine steps": usual | {"steps": FINE},
         "coarse steps": usual | {"steps": ((255,) * 64, (255,) * 64)},
-        "bytes after the end": usual | {"tail": EOI + bytes(50)},
         "an image after the end": usual | {"tail": EOI + by_pillow(pixels("flat", 8, 8)).data},
     }
 
@@ -181,6 +180,7 @@ def _others() -> dict[str, Jpeg]:
         "tables at place 2": by_us(
             drawn, chroma_place=2, tables={place & 0x10 | 2 * (place & 1): t for place, t in usual_tables().items()}
         ),
+        "bytes after the end": by_us(drawn, tail=EOI + bytes(50)),
         "without an end": by_us(drawn, tail=b""),
         "a part of a marker at the end": by_us(drawn, tail=b"\xff"),
         "numbers of others": by_us(drawn, numbers=(7, 8, 9)),

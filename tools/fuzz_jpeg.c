@@ -220,6 +220,8 @@ static void mutate(File *file, Random *random) {
         } else /* a piece of its own, elsewhere */
             splice(file, below(random, (uint32_t)file->size), 0, memcpy(some, file->data, file->size < 40 ? file->size : 40), below(random, 40));
     }
+    static const uint8_t end[] = {0xFF, 0xD9};
+    if (below(random, 4)) splice(file, file->size, 0, end, sizeof end); /* without one, our decoder looks no further */
 }
 
 /* What is compared. */
@@ -478,8 +480,9 @@ static void like_a_large_file(const uint8_t *data, size_t size, int eighths, con
     uint8_t *padded = calloc(PADDED, 1);
     require(padded && size <= PADDED, "no memory");
     memcpy(padded, data, size);
-    simd_level = (int)below(random, (uint32_t)levels + 1);
     size_t large = below(random, 2) ? PADDED : size < 8000 ? 8000 : size;
+    padded[large - 2] = 0xFF, padded[large - 1] = 0xD9;
+    simd_level = (int)below(random, (uint32_t)levels + 1);
     require(baseline_read_header(kept, padded, large) == 0, "a larger file has another header");
     decode(kept, eighths, box, NULL, &second);
     if (first.status == 0) {

@@ -784,6 +784,7 @@ int baseline_read_header(Jpeg *jpeg, const uint8_t *data, size_t size) {
     jpeg->has_quant = jpeg->jfif = 0, jpeg->adobe = jpeg->header.turned = -1;
     jpeg->scan = NULL;
     if (size < 4 || data[0] != 0xFF || data[1] != 0xD8) return NOT_FOR_US;
+    if (data[size - 2] != 0xFF || data[size - 1] != 0xD9) return NOT_FOR_US; /* cut short, most likely: that has the same answer for every box */
     const uint8_t *at = data + 2, *end = data + size;
     while (end - at >= 4) {
         int marker = at[1];
