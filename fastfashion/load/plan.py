@@ -12,8 +12,9 @@ of the rows inside each window, computed when a step needs it: then only a windo
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from fastfashion.load.fit import CROP, DEFAULT_FIT, SQUASH, Fit
 # The highest word of Philox's counter, which separates the streams.
 _ORDER_STREAM, _CROP_STREAM, _COLOUR_STREAM, _ERASE_STREAM, _MIX_STREAM, _SHARDS_STREAM, _WINDOW_STREAM = range(7)
 _UNIFORMS_PER_SAMPLE = 8  # of each stream: two Philox blocks of four; the unused ones are reserved for later augmentations
+_DRAWN_SAMPLES = 1024  # at a time, unless a step has more: for a few, NumPy's calls take longer than its work
 _CHECKED_ROWS = 1 << 20  # at a time, so that checking an order takes little memory
 
 
@@ -41,6 +43,16 @@ class Samples:
     partners: np.ndarray | None = None  # int64 (L,): index, here, of the image to mix with; the image's own if it is not mixed
     shares: np.ndarray | None = None  # float32 (L,): weight of the image itself in the mixture
     pasted: np.ndarray | None = None  # float32 (L, 4): the box, as `erased`, that shows the partner (cutmix); all 0: a blend (mixup)
+
+    def _slices(self, first: int, end: int) -> dict[str, Any]:
+        """Views of the samples from `first` to `end`; mixed pairs must stay together."""
+        found = {name: values[first:end] for name in _PER_SAMPLE if (values := getattr(self, name)) is not None}
+        if self.partners is not None:
+            found["partners"] = self.partners[first:end] - first
+        return found
+
+
+_PER_SAMPLE = tuple(field.name for field in fields(Samples))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +73,9 @@ class Step(Samples):
         size, together = len(self.rows), 1 if self.partners is None else 2
         units = math.ceil(size / together)
         first, end = (min(edge * units // world_size * together, size) for edge in (rank, rank + 1))
+        if end - first == num_slots:
+            kept = self._slices(first, end)
+            return Part(fetch=kept["rows"], **kept)
         taken = np.full(num_slots, first if first < end else 0)
         taken[: end - first] = np.arange(first, end)
         fetch = self.rows[taken]
@@ -71,6 +86,10 @@ class Step(Samples):
             more["shares"] = np.where(real, self.shares[taken], np.float32(1))
             more["pasted"] = np.where(real[:, None], self.pasted[taken], np.float32(0))
         return Part(rows=np.where(real, fetch, -1), fetch=fetch, boxes=self.boxes[taken], flips=self.flips[taken], **more)
+
+    def cut(self, first: int, end: int, samples: int) -> "Step":
+        """Some of its samples, not of mixed ones; samples: of the epoch that are done after them."""
+        return self if end - first == len(self.rows) else Step(end=samples, **self._slices(first, end))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +171,15 @@ class Plan:
     def steps_after(self, epoch: int, samples: int) -> Iterator[Step]:
         """The rest of an epoch of which `samples` are done; the first step is a short one if they end inside a step."""
         order = self._order(epoch)
+        together = 1 if self._mixes else max(1, _DRAWN_SAMPLES // self.batch_size)  # a step is mixed by itself
         while samples < self.num_samples:
-            end = self.edge(self.step_of(samples) + 1)
-            yield self._draw(epoch, samples, order(samples, end).astype(np.int64))
-            samples = end
+            step = self.step_of(samples)
+            ends = [self.edge(number + 1) for number in range(step, min(step + together, self.num_steps))]
+            drawn = self._draw(epoch, samples, order(samples, ends[-1]).astype(np.int64))
+            first = samples
+            for end in ends:
+                yield drawn.cut(samples - first, end - first, end)
+                samples = end
 
     def edge(self, step: int) -> int:
         """Samples of an epoch before a step."""
