@@ -53,9 +53,10 @@ lint: install
 docs: install
 	$(BIN)/mkdocs build --strict
 
-# The native decoder under AddressSanitizer and UndefinedBehaviorSanitizer, which come with gcc.
+# The native code under AddressSanitizer and UndefinedBehaviorSanitizer, which come with gcc: through Python, then our own decoder in C alone.
 fuzz: install
 	$(BIN)/python tools/fuzz_native.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
+	$(BIN)/python tools/fuzz_jpeg.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
 
 # An sdist and a wheel with libjpeg-turbo linked in, in dist/, tried in empty environments (docs/releases.md). Needs cmake and nasm.
 wheel: install

@@ -14,11 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sanitized import ADDRESS, DEBUG, MEMORY, NATIVE, compile_all
+
 ROOT = Path(__file__).parents[1]
-NATIVE, HARNESS = ROOT / "fastfashion" / "images" / "native", ROOT / "tools" / "fuzz_jpeg.c"
-ADDRESS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
-MEMORY = ["-fsanitize=memory", "-fsanitize-memory-track-origins", "-fno-sanitize-recover=all", "-DWITHOUT_LIBJPEG"]
-FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-Wall", "-Wextra"]
+HARNESS = ROOT / "tools" / "fuzz_jpeg.c"
 OPTIONS = {  # a header asks for as much memory as it likes
     "ASAN_OPTIONS": "allocator_may_return_null=1:max_allocation_size_mb=2048:exitcode=99",
     "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=99",
@@ -34,6 +33,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first batch")
     parser.add_argument("--native", type=Path, default=NATIVE, help="folder of the sources to build")
     parser.add_argument("--memory", action="store_true", help="look for reads of memory that nothing was written to (clang)")
+    parser.add_argument("--objects", type=Path, help="folder for what is compiled, which a later run uses again")
     parser.add_argument("--keep", type=Path, help="build into this folder, and leave program and corpus there")
     asked = parser.parse_args()
     compiler = os.environ.get("CC", "clang" if asked.memory else "gcc")
@@ -43,19 +43,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="fastfashion-fuzz-") as folder:
         home = asked.keep or Path(folder)
         home.mkdir(parents=True, exist_ok=True)
-        program = build(compiler, asked.native, home, memory=asked.memory)
+        program = build(compiler, asked.native, asked.objects or home, home, memory=asked.memory)
         make_corpus(home / "corpus")
         limits = [str(asked.seconds), str(asked.batches), str(asked.seed), str(asked.first)]
         status = subprocess.run([str(program), str(home / "corpus"), *limits], env=os.environ | OPTIONS).returncode
     return 1 if status else 0
 
 
-def build(compiler: str, source: Path, home: Path, memory: bool) -> Path:
+def build(compiler: str, source: Path, objects: Path, home: Path, memory: bool) -> Path:
     """The harness, and all but Python's entry points."""
     sources = [path for path in sorted(source.glob("*.c")) if "Python.h" not in path.read_text(encoding="utf-8")]
-    program = home / "fuzz_jpeg"
-    flags = [*FLAGS, *(MEMORY if memory else ADDRESS), f"-I{source}"]
-    subprocess.run([compiler, *flags, str(HARNESS), *map(str, sources), "-o", str(program), "-ljpeg", "-lm"], check=True)
+    program, flags = home / "fuzz_jpeg", [*DEBUG, *(MEMORY if memory else ADDRESS)]
+    compiled = compile_all(compiler, sources, source, objects, flags)
+    compiled += compile_all(compiler, [HARNESS], source, objects, [*flags, "-Wall", "-Wextra", *(["-DWITHOUT_LIBJPEG"] if memory else [])])
+    subprocess.run([compiler, *flags, *map(str, compiled), "-o", str(program), "-ljpeg", "-lm"], check=True)
     return program
 
 

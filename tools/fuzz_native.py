@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sanitized import ADDRESS, DEBUG, NATIVE, compile_all
 
-NATIVE = Path(__file__).parents[1] / "fastfashion" / "images" / "native"
-FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 OPTIONS = {
     # Python keeps memory at its end, and libjpeg asks for as much as a header says.
     "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2048:abort_on_error=0:exitcode=99",
@@ -61,6 +60,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default 0)")
     parser.add_argument("--first", type=int, default=0, help="number of the first batch")
     parser.add_argument("--native", type=Path, default=NATIVE, help="folder of the sources to build")
+    parser.add_argument("--objects", type=Path, help="folder for what is compiled, which a later run uses again")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -73,17 +73,25 @@ def main() -> int:
             return 2
         (home / "seeds").write_bytes(pickle.dumps(make_seeds()))
         (home / "counter").write_bytes(bytes(16))
-        return watch(asked, build(asked.native, home), home)
+        return watch(asked, build(asked.native, asked.objects or home, home), home)
 
 
-def build(source: Path, home: Path) -> Path:
+def build(source: Path, objects: Path, home: Path) -> Path:
     """The extension with sanitizers; plain gcc is enough."""
-    module, guard = home / "_native.abi3.so", home / "guard.h"
+    module, guard = home / "_native.abi3.so", objects / "guard.h"
+    objects.mkdir(parents=True, exist_ok=True)
     guard.write_text(GUARD)
     compiler = os.environ.get("CC", "gcc")
-    include = sysconfig.get_paths()["include"]
-    flags = [*FLAGS, "-include", str(guard), "-shared", "-fPIC", f"-I{include}"]
-    subprocess.run([compiler, *flags, *map(str, sorted(source.glob("*.c"))), "-o", str(module), "-ljpeg", "-lm"], check=True)
+    flags = [*DEBUG, *ADDRESS]
+    groups: tuple[list[Path], list[Path], list[Path]] = ([], [], [])  # with neither header, with Python's, with libjpeg's
+    for path in sorted(source.glob("*.c")):
+        text = path.read_text(encoding="utf-8")
+        groups[1 if "Python.h" in text else 2 if "jpeglib.h" in text else 0].append(path)
+    more = ([], [f"-I{sysconfig.get_paths()['include']}"], ["-include", str(guard)])
+    compiled: list[Path] = []
+    for paths, own in zip(groups, more, strict=True):
+        compiled += compile_all(compiler, paths, source, objects, [*flags, *own])
+    subprocess.run([compiler, *flags, "-shared", *map(str, compiled), "-o", str(module), "-ljpeg", "-lm"], check=True)
     return module
 
 
@@ -156,7 +164,10 @@ def make_seeds() -> list[bytes]:
     for entries, said in ((1, 1), (1, 2), (3, 3), (3, 4), (0, 1)):
         exif = b"Exif\0\0II*\0\x08\0\0\0" + bytes([said, 0]) + entry * entries
         seeds += [data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:] for data in seeds[:3]]
-    return seeds
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    import jpeg_zoo
+
+    return seeds + [image.data for image in list(jpeg_zoo.zoo().values())[::4] if len(image.data) < 4000]
 
 
 # In the process that may die.
@@ -252,10 +263,13 @@ def one_batch(native: Any, corpus: list[bytes], draw: np.random.Generator) -> in
     oversample = float(draw.choice([1.0, 1.5, 2.0]))
     arrays = [np.frombuffer(data, np.uint8).copy() for data in files]  # each in memory of its own, with guarded ends
     around = any_places(height, width, draw)
-    called(
-        lambda: native.load_crops(arrays, boxes, sizes, flips, out, height, width, oversample, status, np.zeros(3), *around), around, out
-    )
+    shown, own = (height, width, oversample, status, np.zeros(3)), bool(draw.random() < 0.7)
+    native.set_simd(int(draw.integers(-1, 3)))
+    called(lambda: native.load_crops(arrays, boxes, sizes, flips, out, *shown, *(around or (None, None)), own), around, out)
     assert set(status.tolist()) <= {0, 1}
+    for data, (high, wide) in zip(arrays, sizes.tolist(), strict=True):
+        eighths = int(draw.choice([1, 2, 4, 8]))
+        native.decode_rgb(data, eighths, np.empty((-(-high * eighths // 8), -(-wide * eighths // 8), 3), np.uint8))
     some, size = 4, draw.integers(1, 60, 2)
     images = draw.integers(0, 256, (some, *size, 3), dtype=np.uint8)
     index, boxes = draw.integers(0, some, BATCH), any_boxes(np.tile(size, (BATCH, 1)), draw)
