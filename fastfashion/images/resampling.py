@@ -19,7 +19,7 @@ except ImportError:  # built without a C compiler, or without libjpeg-turbo's he
     _native = None  # type: ignore[assignment]
 
 FEW_TAPS = 12  # source pixels of an output pixel, a side, from which on products are not rounded one by one
-WEIGHT_BITS, LINE_BITS, SHOWN_BITS, PLACE_BITS, KERNEL_BITS, SHARE_BITS = 14, 6, 5, 32, 16, 4
+WEIGHT_BITS, LINE_BITS, SHOWN_BITS, PLACE_BITS, DISTANCE_BITS = 14, 6, 5, 32, 27
 
 Box = tuple[float, float, float, float]  # y0, x0, y1, x1
 
@@ -109,7 +109,7 @@ def resize_planes(planes: Sequence[Plane], box: Box, height_px: int, width_px: i
 
 
 def find_taps(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
-    """First source pixels, int64 (size,), and weights, int64 (size, n), of each output pixel; weights sum to 2^14."""
+    """First source pixels, int64 (size,), and weights, int32 (size, n), of each output pixel; weights sum to 2^14."""
     one, half = 1 << PLACE_BITS, 1 << (PLACE_BITS - 1)
     step = int((axis.end - axis.start) * float(one) / axis.size)
     support = max(step, one)
@@ -119,17 +119,28 @@ def find_taps(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
         first = min(max(first, axis.low), axis.high - 1)
         last = min(max(last, first + 1), axis.high)
     centres = int(axis.start * float(one)) + step // 2 + np.arange(axis.size, dtype=np.int64) * step
-    starts = np.maximum(((centres - reach - half) >> PLACE_BITS) + 1, first)
-    ends = np.minimum((centres + reach + half - 1) >> PLACE_BITS, last)
-    none = ends <= starts  # the nearest pixel
-    starts[none] = np.minimum(starts[none], last - 1)
-    ends[none] = starts[none] + 1
-    pixels = starts[:, None] + np.arange((ends - starts).max())
-    distances = np.abs((pixels << PLACE_BITS) + half - centres[:, None]) * ((1 << KERNEL_BITS) / support)
-    values = _kernel(distances.astype(np.int64), axis.kernel)
-    values[none, 0] = 1 << KERNEL_BITS
-    values[pixels >= ends[:, None]] = 0
-    return _weigh(*(_fold(axis, pixels, ends, values) if axis.fancy else (starts, values, ends - starts)))
+    starts = np.clip(((centres - reach - half) >> PLACE_BITS) + 1, first, last - 1)
+    ends = np.clip((centres + reach + half - 1) >> PLACE_BITS, starts + 1, last)
+    end = last
+    if axis.fancy:  # pixel 2 j is made of j and j - 1, pixel 2 j + 1 of j and j + 1
+        end = min(axis.high, axis.full)
+        starts = np.clip((starts - 1) >> 1, axis.low, end - 1)
+        ends = np.clip(ends >> 1, axis.low, end - 1) + 1
+    count = int((ends - starts).max())
+    starts = np.minimum(starts, end - count)
+    shift = max(PLACE_BITS // 2, reach.bit_length() - DISTANCE_BITS)
+    narrowing = np.float32((1 << shift) / support)
+    pixels = starts[:, None] + np.arange(count)
+    if axis.fancy:
+        pixels = 2 * starts[:, None] - 1 + np.arange(2 * count + 2)
+    seen = np.clip(pixels, 0, 2 * axis.full - 1) if axis.fancy else pixels
+    far = 1 << (DISTANCE_BITS + 2 + shift)  # only a box far from all pixels that exist is that far
+    distances = np.abs(np.clip((seen << PLACE_BITS) + half - centres[:, None], -far, far) >> shift)
+    values = _kernel(distances, narrowing, (reach >> shift) // 2, axis.kernel)
+    if axis.fancy:  # four times 3/4 of pixels 2 j and 2 j + 1, and 1/4 of their neighbours
+        values[(seen < first) | (seen >= last)] = 0
+        values = (values[:, :-2:2] + values[:, 3::2]) + np.float32(3) * (values[:, 1:-1:2] + values[:, 2::2])
+    return starts, _weigh(values)
 
 
 def blend_rows(image: np.ndarray, starts: np.ndarray, weights: np.ndarray, top: int) -> np.ndarray:
@@ -170,40 +181,25 @@ def _sums(image: np.ndarray, starts: np.ndarray, weights: np.ndarray, dtype: typ
     return sums.reshape(len(starts), *image.shape[1:])
 
 
-def _kernel(t: np.ndarray, kernel: Kernel) -> np.ndarray:
-    """The kernel at distances t >= 0, both in units of 2^-16; cubic: 1 - 5/2 t^2 + 3/2 t^3 below 1, 2 - 4 t + 5/2 t^2 - 1/2 t^3 below 2."""
-    one = 1 << KERNEL_BITS
+def _kernel(distances: np.ndarray, narrowing: np.float32, one: int, kernel: Kernel) -> np.ndarray:
+    """The kernel, float32, at distances that `narrowing` brings to its argument; `one` is half the cubic's reach, as a distance."""
     if kernel == Kernel.TRIANGLE:
-        return one - t
-    square = t * t >> KERNEL_BITS
-    near = one + ((3 * t - 5 * one) * square >> (KERNEL_BITS + 1))
-    far = 2 * one - 4 * t + ((5 * one - t) * square >> (KERNEL_BITS + 1))
-    return np.where(t < one, near, far)
+        return np.maximum(np.float32(1) - distances.astype(np.float32) * narrowing, np.float32(0))
+    inner = np.minimum(distances, one)
+    t, u = inner.astype(np.float32) * narrowing, np.minimum(distances - inner, one).astype(np.float32) * narrowing
+    near = (np.float32(1.5) * t - np.float32(2.5)) * (t * t) + np.float32(1)
+    return near - np.float32(0.5) * u * ((1 - u) * (1 - u))
 
 
-def _fold(axis: Axis, pixels: np.ndarray, ends: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """From pixels of twice the component's resolution to the component's: 2 j is 3/4 of j and 1/4 of j - 1, 2 j + 1 of j and j + 1."""
-    low, high = axis.low, min(axis.high, axis.full) - 1
-    starts = np.clip((pixels[:, 0] - 1) >> 1, low, high)
-    counts = np.clip(ends >> 1, low, high) - starts + 1
-    folded = np.zeros((axis.size, int(counts.max())), dtype=np.int64)
-    near = pixels >> 1
-    for part, share in ((near, 3), (np.where(pixels & 1, near + 1, near - 1), 1)):
-        places = np.clip(part, low, high) - starts[:, None]
-        inside = pixels < ends[:, None]
-        np.add.at(folded, (np.nonzero(inside)[0], places[inside]), share * values[inside])
-    return starts, folded, counts
-
-
-def _weigh(starts: np.ndarray, values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights that sum to 2^14 from values of the kernel; what rounding leaves goes to the heaviest."""
-    values = values[:, : counts.max()]
-    sums = values.sum(axis=1)
-    shares = np.divide(float(1 << (WEIGHT_BITS + SHARE_BITS)), sums, out=np.zeros(len(sums)), where=sums > 0)
-    weights = ((values * shares[:, None]).astype(np.int64) + (1 << (SHARE_BITS - 1))) >> SHARE_BITS
-    heaviest = values.argmax(axis=1)
-    weights[np.arange(len(weights)), heaviest] += (1 << WEIGHT_BITS) - weights.sum(axis=1)
-    return starts, weights
+def _weigh(values: np.ndarray) -> np.ndarray:
+    """Weights that sum to 2^14 from values of the kernel; what rounding leaves goes to the first of the heaviest."""
+    one, sums = 1 << WEIGHT_BITS, values[:, 0].copy()
+    for k in range(1, values.shape[1]):  # in one order: floating-point sums depend on it
+        sums += values[:, k]
+    shares = np.float32(one) / np.maximum(sums, np.float32(1 / 256))
+    weights = (values * shares[:, None] + np.float32(one + 0.5)).astype(np.int32) - np.int32(one)
+    weights[np.arange(len(weights)), values.argmax(axis=1)] += one - weights.sum(axis=1, dtype=np.int32)
+    return weights
 
 
 def _times(a: np.ndarray, b: np.ndarray | int) -> np.ndarray:

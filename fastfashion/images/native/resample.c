@@ -22,8 +22,8 @@ typedef struct {
     const Taps *rows, *columns;
     int in_line; /* of `lines`: a multiple of MOST_LANES, at least `width` */
     int16_t *lines, *turned;
-    int32_t *sums;
-    uint8_t *wide;
+    int32_t *weights; /* of one line */
+    uint8_t *wide;    /* lines that are narrower than a vector */
 } Source;
 
 typedef struct {
@@ -40,6 +40,8 @@ typedef struct {
 #define TIMES(a, b) ((Rows)_mm512_mulhrs_epi16((__m512i)(a), (__m512i)(b)))
 #define LOWER(a, b) ((Rows)_mm512_min_epi16((__m512i)(a), (__m512i)(b)))
 #define HIGHER(a, b) ((Rows)_mm512_max_epi16((__m512i)(a), (__m512i)(b)))
+#define MADD(a, b) ((Halves_avx512)_mm512_madd_epi16((__m512i)(a), (__m512i)(b)))
+#define PACK(c, d) ((Rows)_mm512_packs_epi32((__m512i)(c), (__m512i)(d)))
 #define WIDEN(p) ((Rows)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(p))))
 #define LOW16(a, b) ((Rows)_mm512_unpacklo_epi16((__m512i)(a), (__m512i)(b)))
 #define LOW32(a, b) ((Rows)_mm512_unpacklo_epi32((__m512i)(a), (__m512i)(b)))
@@ -69,6 +71,8 @@ FOR_AVX512 INLINE void scatter_avx512(uint8_t *p, ptrdiff_t step, __m512i a) {
 #define TIMES(a, b) ((Rows)_mm256_mulhrs_epi16((__m256i)(a), (__m256i)(b)))
 #define LOWER(a, b) ((Rows)_mm256_min_epi16((__m256i)(a), (__m256i)(b)))
 #define HIGHER(a, b) ((Rows)_mm256_max_epi16((__m256i)(a), (__m256i)(b)))
+#define MADD(a, b) ((Halves_avx2)_mm256_madd_epi16((__m256i)(a), (__m256i)(b)))
+#define PACK(c, d) ((Rows)_mm256_packs_epi32((__m256i)(c), (__m256i)(d)))
 #define WIDEN(p) ((Rows)_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(p))))
 #define LOW16(a, b) ((Rows)_mm256_unpacklo_epi16((__m256i)(a), (__m256i)(b)))
 #define LOW32(a, b) ((Rows)_mm256_unpacklo_epi32((__m256i)(a), (__m256i)(b)))
@@ -108,6 +112,19 @@ INLINE Eight times_plain(Eight a, Eight b) {
 #endif
 }
 
+INLINE FourInts madd_plain(Eight a, Eight b) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    return (FourInts)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+    FourInts sums;
+    for (int i = 0; i < 4; i++) sums[i] = a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+    return sums;
+#endif
+}
+
+/* The lower 16 bits of each: no sum needs more. */
+INLINE Eight pack_plain(FourInts a, FourInts b) { return __builtin_shufflevector((Eight)a, (Eight)b, 0, 2, 4, 6, 8, 10, 12, 14); }
+
 INLINE Eight choose_plain(Eight yes, Eight a, Eight b) { return (yes & a) | (~yes & b); }
 
 INLINE Eight widen_plain(const uint8_t *p) {
@@ -129,6 +146,8 @@ INLINE Eight load_plain8(const int16_t *p) {
 #define TIMES(a, b) times_plain(a, b)
 #define LOWER(a, b) choose_plain((a) < (b), a, b)
 #define HIGHER(a, b) choose_plain((a) > (b), a, b)
+#define MADD(a, b) madd_plain(a, b)
+#define PACK(c, d) pack_plain(c, d)
 #define WIDEN(p) widen_plain(p)
 #define LOW16(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
 #define HIGH16(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
@@ -172,9 +191,9 @@ static int find_room(Resampler *s, Source *source, int number, int channels) {
     size_t numbers = (size_t)MOST_LANES * source->in_line;
     source->lines = room(&s->lines[number], numbers * sizeof(int16_t));
     source->turned = room(&s->turned[number], numbers * sizeof(int16_t));
-    source->sums = room(&s->sums[number], source->in_line * sizeof(int32_t));
+    source->weights = room(&s->weights[number], (size_t)source->rows->count * sizeof(int32_t));
     source->wide = room(&s->wide[number], (size_t)source->rows->count * MOST_LANES);
-    return source->lines && source->turned && source->sums && source->wide;
+    return source->lines && source->turned && source->weights && source->wide;
 }
 
 static void copy_lines(const Job *job) {
@@ -223,11 +242,11 @@ int resample_planes(Resampler *s, const Plane *planes, int count, const double b
 
 size_t resampler_bytes(const Resampler *s) {
     size_t bytes = taps_bytes(&s->taps);
-    for (int i = 0; i < 3; i++) bytes += s->lines[i].size + s->turned[i].size + s->sums[i].size + s->wide[i].size;
+    for (int i = 0; i < 3; i++) bytes += s->lines[i].size + s->turned[i].size + s->weights[i].size + s->wide[i].size;
     return bytes;
 }
 
 void free_resampler(Resampler *s) {
     free_taps(&s->taps);
-    for (int i = 0; i < 3; i++) free(s->lines[i].data), free(s->turned[i].data), free(s->sums[i].data), free(s->wide[i].data);
+    for (int i = 0; i < 3; i++) free(s->lines[i].data), free(s->turned[i].data), free(s->weights[i].data), free(s->wide[i].data);
 }

@@ -8,7 +8,7 @@
 /* Taps and buffers that are kept from image to image. */
 typedef struct {
     TapsCache taps;
-    Buffer lines[3], turned[3], sums[3], wide[3]; /* of each plane */
+    Buffer lines[3], turned[3], weights[3], wide[3]; /* of each plane */
 } Resampler;
 
 void free_resampler(Resampler *);

@@ -3,6 +3,7 @@
  * It defines LANES (8, 16 or 32), NAME(x), FOR_LEVEL (the functions' target), and, for vectors of 16 bits:
  *   TIMES(a, b)            (a * b + 2^14) >> 15
  *   LOWER(a, b), HIGHER(a, b)
+ *   MADD(a, b), PACK(c, d) sums of products of neighbours, in 32 bits; two of such sums back to 16 bits, in the order of LOW16 and HIGH16
  *   WIDEN(p)               LANES bytes from p on
  *   LOW16(a, b), HIGH16    interleave the lower (higher) halves of each 128 bits, by 16 bits; LOW32, HIGH32, LOW64, HIGH64: by 32 and 64
  *   GATHER(p, step)        128 bits each from p, p + 8 * step, ... int16_t
@@ -46,29 +47,43 @@ FOR_LEVEL INLINE void NAME(copy)(int16_t *line, const uint8_t *source, int width
     }
 }
 
-/* As blend, from more than FEW_TAPS lines: summed in 32 bits. */
-FOR_LEVEL static void NAME(blend_many)(int16_t *line, int32_t *sums, const uint8_t *source, ptrdiff_t stride, int width, const int32_t *weights,
-                                       int count) {
-    for (int x = 0; x < width; x++) sums[x] = 1 << (WEIGHT_BITS - LINE_BITS - 1);
-    for (int k = 0; k < count; k++) {
-        int weight = (int16_t)weights[k];
-        for (int x = 0; x < width; x++) sums[x] += source[k * stride + x] * weight;
-    }
-    for (int x = 0; x < width; x++) line[x] = (int16_t)(sums[x] >> (WEIGHT_BITS - LINE_BITS));
+/* Two weights of taps.h, of pixels k and k + 1; past the last, 0. */
+INLINE int32_t NAME(pair)(const int32_t *weights, int k, int count, int size) {
+    uint32_t first = (uint32_t)weights[(size_t)k * size], second = k + 1 < count ? (uint32_t)weights[(size_t)(k + 1) * size] : 0;
+    return (int32_t)((first & 0xFFFF) | second << 16);
 }
 
-FOR_LEVEL static void NAME(blend_any)(int16_t *line, int32_t *sums, const uint8_t *source, ptrdiff_t stride, int width, const int32_t *weights,
-                                      int count) {
-    switch (count) { /* loops of a fixed count keep their weights in registers */
+/* Add a and b times the two weights of a pair to 32-bit sums of the lower and the higher half of each 128 bits. */
+FOR_LEVEL INLINE void NAME(add_pair)(NAME(Halves) *sums, Rows a, Rows b, int32_t pair) {
+    Rows weights = NAME(weight)(&pair);
+    sums[0] += MADD(LOW16(a, b), weights), sums[1] += MADD(HIGH16(a, b), weights);
+}
+
+/* As blend, from more than FEW_TAPS lines: summed in 32 bits. */
+FOR_LEVEL static void NAME(blend_many)(int16_t *line, const uint8_t *source, ptrdiff_t stride, int width, const int32_t *weights, int count) {
+    enum { SHIFT = WEIGHT_BITS - LINE_BITS };
+    for (int x = 0; x < width; x += LANES) {
+        const uint8_t *from = source + (x + LANES <= width ? x : width - LANES);
+        NAME(Halves) sums[2] = {(NAME(Halves)){0} + (1 << (SHIFT - 1)), (NAME(Halves)){0} + (1 << (SHIFT - 1))};
+        for (int k = 0; k < count; k += 2) {
+            const uint8_t *next = from + (k + 1 < count ? stride : 0);
+            NAME(add_pair)(sums, WIDEN(from), WIDEN(next), NAME(pair)(weights, k, count, 1));
+            from = next + (k + 1 < count ? stride : 0);
+        }
+        NAME(store)(line + (x + LANES <= width ? x : width - LANES), PACK(sums[0] >> SHIFT, sums[1] >> SHIFT));
+    }
+}
+
+FOR_LEVEL static void NAME(blend_any)(int16_t *line, const uint8_t *source, ptrdiff_t stride, int width, const int32_t *weights,
+                                      int count, int most) {
+    switch (most <= FEW_TAPS ? count : 0) { /* loops of a fixed count keep their weights in registers */
         case 1: NAME(copy)(line, source, width); return;
         case 2: NAME(blend)(line, source, stride, width, weights, 2); return;
         case 3: NAME(blend)(line, source, stride, width, weights, 3); return;
         case 4: NAME(blend)(line, source, stride, width, weights, 4); return;
+        case 0: NAME(blend_many)(line, source, stride, width, weights, count); return;
+        default: NAME(blend)(line, source, stride, width, weights, count);
     }
-    if (count <= FEW_TAPS)
-        NAME(blend)(line, source, stride, width, weights, count);
-    else
-        NAME(blend_many)(line, sums, source, stride, width, weights, count);
 }
 
 /* Lines that are narrower than a vector are copied to where they are not. */
@@ -81,17 +96,16 @@ FOR_LEVEL static const uint8_t *NAME(widened)(const Source *source, const uint8_
 FOR_LEVEL static void NAME(blend_lines)(const Source *source, int y, int count) {
     const Taps *taps = source->rows;
     for (int i = 0; i < count; i++) {
-        const int32_t *weights = taps->weights + (size_t)(y + i) * taps->count;
+        int32_t few[FEW_TAPS], *weights = taps->count <= FEW_TAPS ? few : source->weights;
         int start = taps->start[y + i], lines = taps->count;
-        if (taps->count <= FEW_TAPS) {
-            while (lines > 1 && !weights[lines - 1]) lines--;
-            while (lines > 1 && !*weights) weights++, start++, lines--;
-        }
+        for (int k = 0; k < lines; k++) weights[k] = taps->weights[(size_t)k * taps->axis.size + y + i];
+        while (lines > 1 && !weights[lines - 1]) lines--;
+        while (lines > 1 && !*weights) weights++, start++, lines--;
         const uint8_t *from = source->pixels + (start - source->top) * source->stride;
         ptrdiff_t stride = source->stride;
         int width = source->width;
         if (width < LANES) from = NAME(widened)(source, from, lines, source->wide), stride = width = LANES;
-        NAME(blend_any)(source->lines + (size_t)i * source->in_line, source->sums, from, stride, width, weights, lines);
+        NAME(blend_any)(source->lines + (size_t)i * source->in_line, from, stride, width, weights, lines, taps->count);
     }
 }
 
@@ -115,26 +129,26 @@ FOR_LEVEL static void NAME(turn)(const Source *source) {
     }
 }
 
-/* Sum of `count` columns, `step` columns apart, in grey levels times 32, plus `plus`. */
-FOR_LEVEL static Rows NAME(sum_many)(const int16_t *from, int step, const int32_t *weights, int count) {
-    int32_t sums[LANES];
-    int16_t sum[LANES];
-    for (int i = 0; i < LANES; i++) sums[i] = 1 << WEIGHT_BITS;
-    for (int k = 0; k < count; k++)
-        for (int i = 0; i < LANES; i++) sums[i] += from[(size_t)k * step * LANES + i] * (int16_t)weights[k];
-    for (int i = 0; i < LANES; i++) sum[i] = (int16_t)(sums[i] >> (WEIGHT_BITS + 1));
-    return NAME(load)(sum);
+/* Sum of more than FEW_TAPS columns, `step` columns apart, in grey levels times 32. */
+FOR_LEVEL static Rows NAME(sum_many)(const int16_t *from, int step, const int32_t *weights, int count, int size) {
+    enum { SHIFT = WEIGHT_BITS + 1 };
+    NAME(Halves) sums[2] = {(NAME(Halves)){0} + (1 << (SHIFT - 1)), (NAME(Halves)){0} + (1 << (SHIFT - 1))};
+    for (int k = 0; k < count; k += 2) {
+        const int16_t *at = from + (size_t)k * step * LANES, *next = at + (k + 1 < count ? step * LANES : 0);
+        NAME(add_pair)(sums, NAME(load)(at), NAME(load)(next), NAME(pair)(weights, k, count, size));
+    }
+    return PACK(sums[0] >> SHIFT, sums[1] >> SHIFT);
 }
 
 FOR_LEVEL INLINE Rows NAME(sum)(const Source *source, int x, int channel, int step, int plus) {
     const Taps *taps = source->columns;
     const int16_t *from = source->turned + ((size_t)(taps->start[x] - taps->first) * step + channel) * LANES;
-    int count = taps->count;
+    int count = taps->count, size = taps->axis.size;
     if (count == 1) return (NAME(load)(from) >> 1) + (int16_t)plus;
-    const int32_t *weights = taps->weights + (size_t)x * count;
-    if (count > FEW_TAPS) return NAME(sum_many)(from, step, weights, count) + (int16_t)plus;
+    const int32_t *weights = taps->weights + x;
+    if (count > FEW_TAPS) return NAME(sum_many)(from, step, weights, count, size) + (int16_t)plus;
     Rows sum = NAME(all)(plus);
-    for (int k = 0; k < count; k++) sum += TIMES(NAME(load)(from + (size_t)k * step * LANES), NAME(weight)(weights + k));
+    for (int k = 0; k < count; k++) sum += TIMES(NAME(load)(from + (size_t)k * step * LANES), NAME(weight)(weights + (size_t)k * size));
     return sum;
 }
 
@@ -234,6 +248,8 @@ FOR_LEVEL static void NAME(resize)(const Job *job) {
 #undef TIMES
 #undef LOWER
 #undef HIGHER
+#undef MADD
+#undef PACK
 #undef WIDEN
 #undef LOW16
 #undef HIGH16

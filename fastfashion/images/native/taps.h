@@ -16,11 +16,11 @@ typedef struct {
     int kernel, fancy;
 } Axis;
 
-/* Output pixel i is the sum of source pixels start[i] + k times weights[i * count + k], k below count; some weights are 0, and they sum
- * to ONE. Each weight is stored twice in 32 bits, as instructions read it. All these source pixels are in [first, last). */
+/* Output pixel i is the sum of source pixels start[i] + k times weights[k * axis.size + i], k below count; some weights are 0, and they
+ * sum to ONE. Each weight is stored twice in 32 bits, as instructions read it. All these source pixels are in [first, last). */
 typedef struct {
     Axis axis;
-    Buffer memory;
+    Buffer starts, memory;
     int count, first, last;
     int straight; /* output pixel i is source pixel first + i */
     int32_t *start, *weights;
@@ -30,7 +30,7 @@ typedef struct {
 /* Taps of the last few axes: images of one size share theirs. */
 typedef struct {
     Taps taps[KEPT_TAPS];
-    Buffer sums;
+    Buffer values;
     unsigned used;
 } TapsCache;
 
