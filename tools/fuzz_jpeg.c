@@ -464,13 +464,17 @@ static void show_whole(const Decoded *from) {
     int height = from->planes->full_height, width = from->planes->full_width;
     size_t size = (size_t)height * width * CHANNELS;
     uint8_t *out = malloc(2 * size), *other = out + size;
-    int before = simd_level;
-    require(out && planes_to_rgb(from->planes, from->components, out, (ptrdiff_t)width * CHANNELS, &lines), "no memory");
+    int before = simd_level, all[4] = {0, 0, height, width}, inner[4] = {height / 3, width / 4, (height + 1) / 2, (width + 1) / 2};
+    require(out && planes_to_rgb(from->planes, from->components, all, out, (ptrdiff_t)width * CHANNELS, &lines), "no memory");
     for (size_t i = 0; i < size; i++) checksum += out[i] > 127;
     simd_level = before ? 0 : levels;
-    require(planes_to_rgb(from->planes, from->components, other, (ptrdiff_t)width * CHANNELS, &lines), "no memory");
+    require(planes_to_rgb(from->planes, from->components, all, other, (ptrdiff_t)width * CHANNELS, &lines), "no memory");
     require(!memcmp(out, other, size), "other RGB with other vectors");
     simd_level = before;
+    ptrdiff_t stride = (ptrdiff_t)(inner[3] - inner[1]) * CHANNELS;
+    require(planes_to_rgb(from->planes, from->components, inner, other, stride, &lines), "no memory");
+    for (int y = inner[0]; y < inner[2]; y++)
+        require(!memcmp(out + ((ptrdiff_t)y * width + inner[1]) * CHANNELS, other + (y - inner[0]) * stride, (size_t)stride), "other RGB of a part");
     free(out);
 }
 

@@ -14,64 +14,81 @@ INLINE uint8_t pixel(int32_t value) { return (uint8_t)(within(value, -128, 127) 
 INLINE int16_t between(uint32_t sum, int bits) { return (int16_t)within(descale(sum, bits), INT16_MIN, INT16_MAX); }
 INLINE uint32_t times(int32_t value, int32_t factor) { return (uint32_t)value * (uint32_t)factor; }
 
-/* Eight outputs of eight coefficients, which are eight apart. */
-static void idct_line(const int16_t *in, uint32_t *out) {
-    int32_t c1 = in[8], c3 = in[24], c5 = in[40], c7 = in[56];
-    uint32_t z1 = times(in[16] + in[48], 4433), tmp2 = z1 - times(in[48], 15137), tmp3 = z1 + times(in[16], 6270);
-    uint32_t tmp0 = times((int16_t)(in[0] + in[32]), 8192), tmp1 = times((int16_t)(in[0] - in[32]), 8192);
-    uint32_t tmp10 = tmp0 + tmp3, tmp13 = tmp0 - tmp3, tmp11 = tmp1 + tmp2, tmp12 = tmp1 - tmp2;
-    int32_t c73 = (int16_t)(c7 + c3), c51 = (int16_t)(c5 + c1);
-    uint32_t z5 = times(c73 + c51, 9633), z3 = z5 - times(c73, 16069), z4 = z5 - times(c51, 3196), z2 = times(c5 + c3, 20995);
-    z1 = times(c7 + c1, 7373);
-    tmp0 = times(c7, 2446) - z1 + z3;
-    tmp1 = times(c5, 16819) - z2 + z4;
-    tmp2 = times(c3, 25172) - z2 + z3;
-    tmp3 = times(c1, 12299) - z1 + z4;
-    out[0] = tmp10 + tmp3, out[7] = tmp10 - tmp3;
-    out[1] = tmp11 + tmp2, out[6] = tmp11 - tmp2;
-    out[2] = tmp12 + tmp1, out[5] = tmp12 - tmp1;
-    out[3] = tmp13 + tmp0, out[4] = tmp13 - tmp0;
+/* One pass over eight columns, which compilers do at once. `in` has eight lines of eight, `out` gets `size` such lines, saturated.
+ * libjpeg's names are kept. As in libjpeg-turbo's SIMD, the sums of inputs wrap at 16 bits. */
+INLINE void pass_of_8(const int16_t *in, int16_t *out, int bits) {
+    for (int x = 0; x < 8; x++) {
+        int32_t c0 = in[x], c1 = in[8 + x], c2 = in[16 + x], c3 = in[24 + x], c4 = in[32 + x], c5 = in[40 + x], c6 = in[48 + x], c7 = in[56 + x];
+        uint32_t z1 = times(c2 + c6, 4433), tmp2 = z1 - times(c6, 15137), tmp3 = z1 + times(c2, 6270);
+        uint32_t tmp0 = times((int16_t)(c0 + c4), 8192), tmp1 = times((int16_t)(c0 - c4), 8192);
+        uint32_t tmp10 = tmp0 + tmp3, tmp13 = tmp0 - tmp3, tmp11 = tmp1 + tmp2, tmp12 = tmp1 - tmp2;
+        int32_t c73 = (int16_t)(c7 + c3), c51 = (int16_t)(c5 + c1);
+        uint32_t z5 = times(c73 + c51, 9633), z3 = z5 - times(c73, 16069), z4 = z5 - times(c51, 3196), z2 = times(c5 + c3, 20995);
+        z1 = times(c7 + c1, 7373);
+        tmp0 = times(c7, 2446) - z1 + z3;
+        tmp1 = times(c5, 16819) - z2 + z4;
+        tmp2 = times(c3, 25172) - z2 + z3;
+        tmp3 = times(c1, 12299) - z1 + z4;
+        out[x] = between(tmp10 + tmp3, bits), out[56 + x] = between(tmp10 - tmp3, bits);
+        out[8 + x] = between(tmp11 + tmp2, bits), out[48 + x] = between(tmp11 - tmp2, bits);
+        out[16 + x] = between(tmp12 + tmp1, bits), out[40 + x] = between(tmp12 - tmp1, bits);
+        out[24 + x] = between(tmp13 + tmp0, bits), out[32 + x] = between(tmp13 - tmp0, bits);
+    }
 }
 
-/* Four outputs, averages of two neighbours; the fifth coefficient has no part in them. */
-static void idct_line_of_4(const int16_t *in, uint32_t *out) {
-    int32_t c1 = in[8], c3 = in[24], c5 = in[40], c7 = in[56];
-    uint32_t tmp0 = times(in[0], 16384), tmp2 = times(in[16], 15137) - times(in[48], 6270), tmp10 = tmp0 + tmp2, tmp12 = tmp0 - tmp2;
-    uint32_t inner = times(c5, 11893) - times(c7, 1730) - times(c3, 17799) + times(c1, 8697);
-    uint32_t outer = times(c3, 7373) - times(c7, 4176) - times(c5, 4926) + times(c1, 20995);
-    out[0] = tmp10 + outer, out[3] = tmp10 - outer;
-    out[1] = tmp12 + inner, out[2] = tmp12 - inner;
+/* Averages of two neighbours; the fifth coefficient has no part in them. */
+INLINE void pass_of_4(const int16_t *in, int16_t *out, int bits) {
+    for (int x = 0; x < 8; x++) {
+        int32_t c1 = in[8 + x], c2 = in[16 + x], c3 = in[24 + x], c5 = in[40 + x], c6 = in[48 + x], c7 = in[56 + x];
+        uint32_t tmp0 = times(in[x], 16384), tmp2 = times(c2, 15137) - times(c6, 6270), tmp10 = tmp0 + tmp2, tmp12 = tmp0 - tmp2;
+        uint32_t inner = times(c5, 11893) - times(c7, 1730) - times(c3, 17799) + times(c1, 8697);
+        uint32_t outer = times(c3, 7373) - times(c7, 4176) - times(c5, 4926) + times(c1, 20995);
+        out[x] = between(tmp10 + outer, bits), out[24 + x] = between(tmp10 - outer, bits);
+        out[8 + x] = between(tmp12 + inner, bits), out[16 + x] = between(tmp12 - inner, bits);
+    }
 }
 
-/* Two outputs, averages of four neighbours, of the first coefficient and the odd ones. */
-static void idct_line_of_2(int32_t c0, const int16_t *in, uint32_t *out) {
-    uint32_t first = times(c0, 32768), sum = times(in[8], 29692) - times(in[24], 10426) + times(in[40], 6967) - times(in[56], 5906);
-    out[0] = first + sum, out[1] = first - sum;
+/* Averages of four neighbours, of the odd coefficients and the first, which has 32 bits; the outputs have, too. */
+INLINE void pass_of_2(const int32_t *first, const int16_t *in, int32_t *out, int bits) {
+    for (int x = 0; x < 8; x++) {
+        uint32_t even = times(first[x], 32768);
+        uint32_t odd = times(in[8 + x], 29692) - times(in[24 + x], 10426) + times(in[40 + x], 6967) - times(in[56 + x], 5906);
+        out[x] = descale(even + odd, bits), out[8 + x] = descale(even - odd, bits);
+    }
+}
+
+static void turn(const int16_t *in, int16_t *out, int lines) {
+    for (int y = 0; y < lines; y++)
+        for (int x = 0; x < 8; x++) out[8 * x + y] = in[8 * y + x];
+}
+
+static void plain_2(const int16_t *in, int16_t *out) {
+    int32_t first[8], sums[16];
+    int16_t lines[16], turned[BLOCK] = {0};
+    for (int x = 0; x < 8; x++) first[x] = in[x];
+    pass_of_2(first, in, sums, CONST_BITS - PASS1_BITS + 2);
+    for (int i = 0; i < 16; i++) lines[i] = (int16_t)within(sums[i], INT16_MIN, INT16_MAX);
+    turn(lines, turned, 2);
+    for (int y = 0; y < 8; y++) first[y] = y < 2 ? sums[8 * y] : 0; /* not saturated, as in libjpeg-turbo's SIMD */
+    pass_of_2(first, turned, sums, CONST_BITS + PASS1_BITS + 5);
+    for (int i = 0; i < 16; i++) out[i] = (int16_t)within(sums[i], INT16_MIN, INT16_MAX);
 }
 
 static void idct_plain(int size, const Block *block) {
-    void (*line)(const int16_t *, uint32_t *) = size == 8 ? idct_line : idct_line_of_4;
-    int smaller = size == 8 ? 0 : size == 4 ? 1 : 2;
-    int16_t in[BLOCK], turned[BLOCK];
-    int32_t first[2] = {0};
-    uint32_t out[8];
+    int16_t in[BLOCK], lines[BLOCK], turned[BLOCK] = {0};
     for (int i = 0; i < BLOCK; i++) in[i] = (int16_t)times(block->coefficients[i], block->quant[i]);
-    for (int x = 0; x < 8; x++) {
-        if (size == 2)
-            idct_line_of_2(in[x], in + x, out);
-        else
-            line(in + x, out);
-        for (int y = 0; y < size; y++) turned[8 * x + y] = between(out[y], CONST_BITS - PASS1_BITS + smaller);
-        if (size == 2 && x == 0) /* not saturated, as in libjpeg-turbo's SIMD */
-            for (int y = 0; y < 2; y++) first[y] = descale(out[y], CONST_BITS - PASS1_BITS + smaller);
-    }
-    for (int y = 0; y < size; y++) {
-        if (size == 2)
-            idct_line_of_2(first[y], turned + y, out);
-        else
-            line(turned + y, out);
-        for (int x = 0; x < size; x++) block->to[y * block->stride + x] = pixel(descale(out[x], CONST_BITS + PASS1_BITS + 3 + smaller));
-    }
+    if (size == 8) {
+        pass_of_8(in, lines, CONST_BITS - PASS1_BITS);
+        turn(lines, turned, 8);
+        pass_of_8(turned, lines, CONST_BITS + PASS1_BITS + 3);
+    } else if (size == 4) {
+        pass_of_4(in, lines, CONST_BITS - PASS1_BITS + 1);
+        turn(lines, turned, 4);
+        pass_of_4(turned, lines, CONST_BITS + PASS1_BITS + 4);
+    } else
+        plain_2(in, lines);
+    for (int y = 0; y < size; y++) /* columns are lines now */
+        for (int x = 0; x < size; x++) block->to[y * block->stride + x] = pixel(lines[8 * x + y]);
 }
 
 #if HAS_X86

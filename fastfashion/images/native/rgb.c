@@ -1,4 +1,4 @@
-/* RGB pixels of a whole image from a decoder's planes, bit for bit as libjpeg-turbo makes them.
+/* RGB pixels of an image, or a part of it, from a decoder's planes, bit for bit as libjpeg-turbo makes them.
  *
  *   Y, Cb, Cr ─► chroma of half the size: triangle filter, or copies where libjpeg copies (jdsample.c) ─► RGB (jdcolor.c)
  *
@@ -117,7 +117,7 @@ FOR_AVX2 static void convert_avx2(uint8_t *out, const uint8_t *y, const uint8_t 
 
 /* A line of chroma of half of luma's width, as wide as luma; `near` and `far` are the same line where only the width is halved. */
 INLINE void enlarge(uint8_t *restrict out, const Plane *plane, const uint8_t *near, const uint8_t *far, uint16_t *restrict sums, int two) {
-    int width = plane->full_width;
+    int width = plane->width;
     if (!plane->fancy_x) {
         double_line(out, near, width);
         return;
@@ -141,12 +141,16 @@ typedef struct {
 
 typedef void Convert(uint8_t *, const uint8_t *, const uint8_t *, const uint8_t *, int);
 
-INLINE void make_lines_any(const Plane *planes, int components, uint8_t *out, ptrdiff_t stride, const Lines *lines, Convert *convert_line) {
+INLINE const uint8_t *line_of(const Plane *plane, int y) { return plane->pixels + (y - plane->top) * plane->stride; }
+
+INLINE void make_lines_any(const Plane *planes, int components, const int *box, uint8_t *out, ptrdiff_t stride, const Lines *lines,
+                           Convert *convert_line) {
     const Plane *luma = planes;
-    for (int y = 0; y < luma->full_height; y++, out += stride) {
-        const uint8_t *from = luma->pixels + y * luma->stride;
+    int left = box[1], width = box[3] - left;
+    for (int y = box[0]; y < box[2]; y++, out += stride) {
+        const uint8_t *from = line_of(luma, y) + left - luma->left;
         if (components == 1) {
-            repeat(out, from, luma->full_width);
+            repeat(out, from, width);
             continue;
         }
         const uint8_t *chroma[2];
@@ -154,35 +158,36 @@ INLINE void make_lines_any(const Plane *planes, int components, uint8_t *out, pt
             const Plane *plane = planes + 1 + i;
             int two = plane->scale_y < 0.75 * luma->scale_y, line = two ? y / 2 : y, other = y % 2 ? line + 1 : line - 1;
             if (other < 0 || other >= plane->full_height) other = line; /* libjpeg repeats the first and the last line */
-            chroma[i] = plane->pixels + line * plane->stride;
-            if (plane->scale_x < 0.75 * luma->scale_x) {
-                enlarge(lines->wide[i], plane, chroma[i], plane->pixels + other * plane->stride, lines->sums, two);
-                chroma[i] = lines->wide[i];
-            }
+            chroma[i] = line_of(plane, line);
+            if (plane->scale_x < 0.75 * luma->scale_x) { /* where the part ends within the image, its outermost pixels are not used */
+                enlarge(lines->wide[i], plane, chroma[i], line_of(plane, other), lines->sums, two);
+                chroma[i] = lines->wide[i] + left - 2 * plane->left;
+            } else
+                chroma[i] += left - plane->left;
         }
-        convert_line(out, from, chroma[0], chroma[1], luma->full_width);
+        convert_line(out, from, chroma[0], chroma[1], width);
     }
 }
 
-typedef void MakeLines(const Plane *, int, uint8_t *, ptrdiff_t, const Lines *);
+typedef void MakeLines(const Plane *, int, const int *, uint8_t *, ptrdiff_t, const Lines *);
 
-FOR_AVX2 static void make_lines_avx2(const Plane *planes, int components, uint8_t *out, ptrdiff_t stride, const Lines *lines) {
-    make_lines_any(planes, components, out, stride, lines, convert_avx2);
+FOR_AVX2 static void make_lines_avx2(const Plane *planes, int components, const int *box, uint8_t *out, ptrdiff_t stride, const Lines *lines) {
+    make_lines_any(planes, components, box, out, stride, lines, convert_avx2);
 }
 
-static void make_lines(const Plane *planes, int components, uint8_t *out, ptrdiff_t stride, const Lines *lines) {
-    make_lines_any(planes, components, out, stride, lines, convert);
+static void make_lines(const Plane *planes, int components, const int *box, uint8_t *out, ptrdiff_t stride, const Lines *lines) {
+    make_lines_any(planes, components, box, out, stride, lines, convert);
 }
 
-int planes_to_rgb(const Plane *planes, int components, uint8_t *out, ptrdiff_t stride, Buffer *buffer) {
+int planes_to_rgb(const Plane *planes, int components, const int box[4], uint8_t *out, ptrdiff_t stride, Buffer *buffer) {
     int width = 0; /* of the widest chroma, which is the enlarged one where it is half of luma's width */
     for (int i = 1; i < components; i++)
-        if (width < planes[i].full_width) width = planes[i].full_width;
+        if (width < planes[i].width) width = planes[i].width;
     size_t sums = (size_t)width + 2 * SIDES;
     if (!reserve(buffer, sums * sizeof(uint16_t) + 2 * (2 * (size_t)width))) return 0;
     Lines lines = {(uint16_t *)buffer->data + SIDES, {(uint8_t *)((uint16_t *)buffer->data + sums)}};
     lines.wide[1] = lines.wide[0] + 2 * (size_t)width;
     MakeLines *make = find_simd_level() >= SIMD_AVX2 ? make_lines_avx2 : make_lines;
-    make(planes, components, out, stride, &lines);
+    make(planes, components, box, out, stride, &lines);
     return 1;
 }

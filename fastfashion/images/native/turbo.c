@@ -120,11 +120,6 @@ int turbo_load(Turbo *turbo, Resampler *resampler, const uint8_t *encoded, size_
     struct jpeg_decompress_struct *jpeg = &turbo->jpeg;
     Errors *errors = &turbo->errors;
     double started = now_s();
-    unsigned touched = 0;
-    for (size_t at = 0; at < length; at += 4096) touched += ((const volatile uint8_t *)encoded)[at];
-    (void)touched;
-    double read = now_s();
-    seconds[0] += read - started;
     if (setjmp(errors->back)) {
         jpeg_abort_decompress(jpeg);
         return NOT_FOR_US;
@@ -164,7 +159,7 @@ int turbo_load(Turbo *turbo, Resampler *resampler, const uint8_t *encoded, size_
     int damaged = errors->base.num_warnings > 0;
     jpeg_abort_decompress(jpeg); /* the lines below the box need not be decoded */
     double decoded = now_s();
-    seconds[1] += decoded - read;
+    seconds[1] += decoded - started;
     if (damaged) return NOT_FOR_US;
     for (int i = 0; i < 4; i++) inner[i] -= i % 2 ? left : top;
     if (resample_rgb(resampler, turbo->decoded.data, stride, inner, target, flip, TRIANGLE)) return NO_MEMORY;

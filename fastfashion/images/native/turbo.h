@@ -20,7 +20,7 @@ size_t turbo_bytes(const Turbo *); /* of its buffers */
 int exif_turned(const uint8_t *data, size_t length);
 
 /* Load one image; returns 0, NOT_FOR_US if Python must load it, or NO_MEMORY. `size` is the expected height and width; the time for
- * reading, decoding and resizing is added to `seconds`. */
+ * decoding and resizing is added to seconds[1] and seconds[2]. */
 int turbo_load(Turbo *, Resampler *, const uint8_t *encoded, size_t length, const int32_t *box, const int32_t *size, int flip, const Target *,
                double oversample, double *seconds);
 
