@@ -174,6 +174,7 @@ def _others() -> dict[str, Jpeg]:
         "fill bytes in the header": by_us(drawn, fill_before=2),
         "JFIF of version 2": by_us(drawn, before=JFIF.replace(b"JFIF\0\1", b"JFIF\0\2")),
         "a code of ones alone": by_us(drawn, tables=usual_tables() | {0x10: ALL_TAKEN}),
+        "hundreds of tables": by_us(drawn, before=JFIF + jpeg_segment(0xC4, usual_tables()[0].body(0)) * 300),
         "16-bit steps": by_us(drawn, wide_steps=True),
         "16-bit steps above 255": by_us(drawn, wide_steps=True, steps=((300,) * 64, (20,) * 64)),
         "extended": by_us(drawn, frame=0xC1),

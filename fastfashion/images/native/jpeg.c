@@ -20,6 +20,7 @@ enum {
     STEP_BITS = 12, /* of a look-up that steps over several codes; made for scans of more than STEP_BYTES */
     STEP_BYTES = 40000,
     KEPT_TABLES = 4, /* of each kind */
+    MOST_TABLES = 64, /* in a header: each takes a microsecond to make, of as little as 17 bytes */
     CHUNK = 8192,    /* bytes cleaned at once */
     RUN = 24,        /* blocks read at once, at most: whole MCUs of every sampling */
     /* A block has at most 64 codes of at most 16 bits, with values of at most 11: 216 bytes. Reading is up to 16 bytes ahead. */
@@ -69,9 +70,9 @@ typedef struct {
     uint32_t predictor; /* sums wrap */
 } Component;
 
-/* A block of a run. The tables are those of its AC codes, and of the DC code of the block after it. */
+/* A block of a run, at whole 16 bytes, as malloc gives. The tables are those of its AC codes, and of the DC code of the block after it. */
 typedef struct {
-    _Alignas(32) int16_t coefficients[80]; /* in natural order from FIRST on; the DC difference. Zeros between runs. */
+    _Alignas(16) int16_t coefficients[80]; /* from FIRST on, in natural order; the first is a difference. Zeros between runs. */
     const Entry *ac, *next_dc;
     const Component *part;
 } Slot;
@@ -86,6 +87,7 @@ struct Jpeg {
     Huffman *current[2][4];
     Huffman *kept[2][KEPT_TABLES];
     int next_kept[2];
+    int tables; /* in this header */
     int jfif, adobe; /* Adobe's transform, or -1 */
     const uint8_t *scan, *end;
     Buffer memory, planes;
@@ -395,7 +397,7 @@ static int read_tables(Jpeg *jpeg, const uint8_t *at, const uint8_t *end, int bi
         uint8_t counts[16]; /* what bounds something is read once: somebody may write to the file below a memory map */
         memcpy(counts, at + 1, sizeof counts);
         for (int i = 0; i < 16; i++) total += counts[i];
-        if (kind > 1 || number > 1 || total > 256 || end - at < 17 + total) return NOT_FOR_US;
+        if (kind > 1 || number > 1 || total > 256 || end - at < 17 + total || ++jpeg->tables > MOST_TABLES) return NOT_FOR_US;
         Huffman *table = find_table(jpeg, kind, counts, at + 17, total, kind == 0 ? DC_BITS : bits);
         if (!table) return NO_MEMORY;
         if (table->total < 0) return NOT_FOR_US;
@@ -473,7 +475,7 @@ static int read_segment(Jpeg *jpeg, int marker, const uint8_t *at, const uint8_t
 int baseline_read_header(Jpeg *jpeg, const uint8_t *data, size_t size) {
     memset(&jpeg->header, 0, sizeof jpeg->header);
     memset(jpeg->current, 0, sizeof jpeg->current);
-    jpeg->has_quant = jpeg->jfif = 0, jpeg->adobe = jpeg->header.turned = -1;
+    jpeg->has_quant = jpeg->jfif = jpeg->tables = 0, jpeg->adobe = jpeg->header.turned = -1;
     jpeg->scan = NULL;
     if (size < 4 || data[0] != 0xFF || data[1] != 0xD8) return NOT_FOR_US;
     if (data[size - 2] != 0xFF || data[size - 1] != 0xD9) return NOT_FOR_US; /* cut short, most likely: that has the same answer for every box */
