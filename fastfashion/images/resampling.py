@@ -149,9 +149,7 @@ def blend_rows(image: np.ndarray, starts: np.ndarray, weights: np.ndarray, top: 
     if count == 1:
         return image[starts - top].astype(np.int32) << LINE_BITS
     if count <= FEW_TAPS:
-        levels = image.astype(np.int32) << (WEIGHT_BITS - LINE_BITS - 1)
-        places = np.minimum(starts[:, None] - top + np.arange(count), len(image) - 1)  # past the last, weights are 0
-        return sum(_times(levels[places[:, k]], weights[:, k, None, None].astype(np.int32)) for k in range(count))  # type: ignore[return-value]
+        return _rounded_sums(image, starts - top, weights, WEIGHT_BITS - LINE_BITS)
     sums = _sums(image, starts - top, weights, np.float32)  # below 2^24: exact
     return (sums.astype(np.int32) + (1 << (WEIGHT_BITS - LINE_BITS - 1))) >> (WEIGHT_BITS - LINE_BITS)
 
@@ -162,12 +160,26 @@ def blend_columns(lines: np.ndarray, starts: np.ndarray, weights: np.ndarray, le
     if count == 1:
         return lines[:, starts - left] >> 1
     if count <= FEW_TAPS:
-        places = np.minimum(starts[:, None] - left + np.arange(count), len(columns) - 1)
-        levels = sum(_times(columns[places[:, k]], weights[:, k, None, None].astype(np.int32)) for k in range(count))
+        levels = _rounded_sums(columns, starts - left, weights, WEIGHT_BITS + 1)
     else:
         sums = _sums(columns, starts - left, weights, np.float64)
         levels = (sums.astype(np.int32) + (1 << WEIGHT_BITS)) >> (WEIGHT_BITS + 1)
-    return levels.transpose(1, 0, 2)  # type: ignore[union-attr]
+    return levels.transpose(1, 0, 2)
+
+
+def _rounded_sums(image: np.ndarray, starts: np.ndarray, weights: np.ndarray, bits: int) -> np.ndarray:
+    """Sums of products of pixels (H, ...) and weights, each divided by 2^bits and rounded to nearest, halves up: int32 (size, ...)."""
+    flat, heavy = np.ascontiguousarray(image.reshape(len(image), -1)), weights.astype(np.int32)[..., None]
+    sums = np.empty((len(starts), flat.shape[1]), dtype=np.int32)
+    products = np.empty((weights.shape[1], flat.shape[1]), dtype=np.int32)  # of one output line: they stay in the cache
+    for i, start in enumerate(starts.tolist()):
+        some = flat[start : start + len(products)]  # past the last, weights are 0
+        part = products[: len(some)]
+        np.multiply(some, heavy[i, : len(some)], out=part)
+        part += 1 << (bits - 1)
+        part >>= bits
+        part.sum(axis=0, out=sums[i])
+    return sums.reshape(len(starts), *image.shape[1:])
 
 
 def _sums(image: np.ndarray, starts: np.ndarray, weights: np.ndarray, dtype: type) -> np.ndarray:
