@@ -44,7 +44,7 @@ def wrong_copy(folder: Path, name: str, right: str, wrong: str) -> Path:
 
 
 def test_a_bound_that_is_off_by_one_is_reported_with_its_batch(objects: Path, tmp_path: Path) -> None:
-    done = fuzz(objects, "--native", str(wrong_copy(tmp_path, "taps.c", "size * (bound + 2)", "size * (bound + 1)")))
+    done = fuzz(objects, "--native", str(wrong_copy(tmp_path, "taps.c", "lines = 4 + (size_t)count", "lines = 3 + (size_t)count")))
     assert done.returncode == 1
     assert "heap-buffer-overflow" in done.stderr and "taps.c:" in done.stderr
     assert "repeat with --seed 0 --first " in done.stdout

@@ -32,7 +32,7 @@ enum { SIMD_PLAIN, SIMD_AVX2, SIMD_AVX512 };
 extern int simd_level;     /* the most that may be used; below 0: any */
 int find_simd_level(void); /* resample.c */
 
-enum { CHANNELS = 3, NOT_FOR_US = 1, NO_MEMORY = 2 };
+enum { CHANNELS = 3, CACHE_LINE = 64, NOT_FOR_US = 1, NO_MEMORY = 2 };
 
 /* A buffer that only grows. `reserve` returns 0 if there is no memory. */
 typedef struct {

@@ -11,7 +11,7 @@
 #include <math.h>
 
 /* With more than FEW_TAPS source pixels an axis is summed in 32 bits: the rounding of that many products would show. */
-enum { LINE_BITS = 6, SHOWN_BITS = 5, FEW_TAPS = 12, MOST_LANES = 32, ALIGNMENT = 64 };
+enum { LINE_BITS = 6, SHOWN_BITS = 5, FEW_TAPS = 12, MOST_LANES = 32, ALIGNMENT = CACHE_LINE };
 enum { RGB, YCC, GRAY };
 
 /* A plane, or RGB lines, and what they become for one strip. */

@@ -140,33 +140,42 @@ FOR_LEVEL static Rows NAME(sum_many)(const int16_t *from, int step, const int32_
     return PACK(sums[0] >> SHIFT, sums[1] >> SHIFT);
 }
 
-FOR_LEVEL INLINE Rows NAME(sum)(const Source *source, int x, int channel, int step, int plus) {
+/* One column of the output: each channel in grey levels times 32, plus `plus`. */
+FOR_LEVEL INLINE void NAME(sum)(const Source *source, int x, int channels, int plus, Rows *sums) {
     const Taps *taps = source->columns;
-    const int16_t *from = source->turned + ((size_t)(taps->start[x] - taps->first) * step + channel) * LANES;
-    int count = taps->count, size = taps->axis.size;
-    if (count == 1) return (NAME(load)(from) >> 1) + (int16_t)plus;
+    const int16_t *from = source->turned + (size_t)(taps->start[x] - taps->first) * channels * LANES;
     const int32_t *weights = taps->weights + x;
-    if (count > FEW_TAPS) return NAME(sum_many)(from, step, weights, count, size) + (int16_t)plus;
-    Rows sum = NAME(all)(plus);
-    for (int k = 0; k < count; k++) sum += TIMES(NAME(load)(from + (size_t)k * step * LANES), NAME(weight)(weights + (size_t)k * size));
-    return sum;
+    int count = taps->count, size = taps->axis.size;
+    if (count == 1) {
+        for (int c = 0; c < channels; c++) sums[c] = (NAME(load)(from + c * LANES) >> 1) + (int16_t)plus;
+    } else if (count <= FEW_TAPS) {
+        for (int c = 0; c < channels; c++) sums[c] = NAME(all)(plus);
+        for (int k = 0; k < count; k++, from += channels * LANES, weights += size) {
+            Rows weight = NAME(weight)(weights);
+            for (int c = 0; c < channels; c++) sums[c] += TIMES(NAME(load)(from + c * LANES), weight);
+        }
+    } else {
+        for (int c = 0; c < channels; c++) sums[c] = NAME(sum_many)(from + c * LANES, channels, weights, count, size) + (int16_t)plus;
+    }
 }
 
 /* Grey levels times 32 of one column of the output, R, G and B; a half is added for rounding. */
 FOR_LEVEL INLINE void NAME(pixels)(const Job *job, int x, int kind, Rows *rgb) {
     enum { HALF = 1 << (SHOWN_BITS - 1), MIDDLE = 128 << SHOWN_BITS };
     if (kind == RGB) {
-        for (int c = 0; c < CHANNELS; c++) rgb[c] = NAME(sum)(job->source, x, c, CHANNELS, HALF);
+        NAME(sum)(job->source, x, CHANNELS, HALF, rgb);
         return;
     }
-    Rows y = NAME(sum)(job->source, x, 0, 1, HALF);
+    Rows y, cb, cr;
+    NAME(sum)(job->source, x, 1, HALF, &y);
     if (kind == GRAY) {
         rgb[0] = rgb[1] = rgb[2] = y;
         return;
     }
+    NAME(sum)(job->source + 1, x, 1, -MIDDLE, &cb);
+    NAME(sum)(job->source + 2, x, 1, -MIDDLE, &cr);
     /* JFIF: R = Y + 1.402 Cr', G = Y - 0.344136 Cb' - 0.714136 Cr', B = Y + 1.772 Cb', where Cb' is Cb - 128; 0.402 and 0.228 (2 less
      * 1.772) times 2^15 fit. No sum leaves 16 bits: even two axes of overshooting cubic keep Y and chroma' below 255 * 32 * 1.25^2. */
-    Rows cb = NAME(sum)(job->source + 1, x, 0, 1, -MIDDLE), cr = NAME(sum)(job->source + 2, x, 0, 1, -MIDDLE);
     rgb[0] = y + cr + TIMES(cr, NAME(all)(13173));
     rgb[1] = y - TIMES(cb, NAME(all)(11277)) - TIMES(cr, NAME(all)(23401));
     rgb[2] = y + cb + cb - TIMES(cb, NAME(all)(7471));
@@ -226,10 +235,18 @@ FOR_LEVEL static void NAME(show_lines)(const Job *job, int y, int count) {
     }
 }
 
+/* Bring lines of the target into the cache while the columns are computed: they are written in pieces, of which no processor foresees
+ * the next. */
+FOR_LEVEL INLINE void NAME(fetch)(const Job *job, int y, int count) {
+    for (int i = 0; i < count; i++)
+        for (int x = 0; x < job->target->width * CHANNELS; x += CACHE_LINE) __builtin_prefetch(job->target->out + (y + i) * job->target->stride + x, 1);
+}
+
 FOR_LEVEL static void NAME(resize)(const Job *job) {
     int height = job->target->height;
     for (int y = 0; y < height; y += LANES) {
         int count = height - y < LANES ? height - y : LANES;
+        NAME(fetch)(job, y, count);
         for (int i = 0; i < job->count; i++) {
             NAME(blend_lines)(job->source + i, y, count);
             if (!job->straight) NAME(turn)(job->source + i);
