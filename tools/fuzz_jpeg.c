@@ -15,6 +15,12 @@
 #include "jpeg.h"
 #include "resample.h"
 #include "rgb.h"
+#if __has_include("seek.h")
+#include "seek.h"
+#define HAS_SEEK 1
+#else
+#define HAS_SEEK 0
+#endif
 #ifndef WITHOUT_LIBJPEG
 #include <setjmp.h>
 
@@ -421,6 +427,56 @@ static Mark *make_up_marks(Mark *right, size_t *count, size_t size, Random *rand
     return right;
 }
 
+#if HAS_SEEK
+/* Marks of all MCUs through an entry of a seek table and back, and then an entry, and a table, that somebody made up. */
+static void with_entry(const JpegHeader *header, int eighths, const int32_t *box, Random *random) {
+    size_t mcus = (size_t)header->mcus_across * header->mcus_down, limit = 4 + below(random, 400), at = 0;
+    Mark *all = malloc(mcus * sizeof *all), *back;
+    int found = baseline_find_marks(kept, 1, 1, all);
+    uint8_t *room = malloc(limit);
+    size_t size = found > 0 ? seek_pack(all, (size_t)found, limit, room) : 0, count;
+    require(size <= limit, "an entry that is larger than its limit");
+    uint8_t *entry = malloc(size + 8); /* and up to eight bytes that are made up */
+    memcpy(entry, room, size);
+    count = seek_count(entry, size);
+    back = malloc((count + 1) * sizeof *back);
+    require(seek_unpack(entry, size, back) == count && (size == 0) == (count == 0), "an entry of our own that is not whole");
+    for (size_t i = 0; i < count; at++) {
+        require(at < (size_t)found, "a mark that was not packed");
+        if (all[at].mcu == back[i].mcu) require(!memcmp(all + at, back + i++, sizeof *back), "another mark than was packed");
+    }
+    if (count) {
+        decode(kept, eighths, box, &(Marks){back, count}, &second);
+        require(second.status == first.status && (first.status || same_where_both(&first, &second)), "other pixels with an entry's marks");
+    }
+    size_t more = below(random, 9);
+    for (size_t i = size; i < size + more; i++) entry[i] = (uint8_t)below(random, 256);
+    for (uint32_t left = below(random, 4); left && size + more; left--) entry[below(random, (uint32_t)(size + more))] = odd_byte(random);
+    uint8_t *exact = malloc(size + more + 1);
+    memcpy(exact + 1, entry, size + more); /* not aligned, and guarded after its end */
+    free(back);
+    count = seek_count(exact + 1, size + more);
+    back = malloc((count + 1) * sizeof *back);
+    size_t unpacked = seek_unpack(exact + 1, size + more, back);
+    require(unpacked <= count, "more marks than were counted");
+    decode(kept, eighths, box, &(Marks){back, unpacked}, &second);
+    free(all), free(room), free(entry), free(back), free(exact);
+}
+
+static void with_table(Random *random) {
+    static const uint8_t head[] = {'F', 'F', 'S', 'E', 'E', 'K', '1', '\n'};
+    size_t size = below(random, 64), found;
+    uint8_t *table = malloc(size + 1);
+    const uint8_t *entry = NULL;
+    for (size_t i = 0; i < size; i++) table[i] = i < sizeof head ? head[i] : below(random, 2) ? 0 : (uint8_t)below(random, 24);
+    if ((found = seek_find(table, size, below(random, 12), &entry))) {
+        require(entry >= table && entry + found <= table + size, "an entry outside of its table");
+        checksum += (unsigned)seek_count(entry, found);
+    }
+    free(table);
+}
+#endif
+
 static void with_marks(const JpegHeader *header, size_t size, int eighths, const int32_t *box, Random *random) {
     size_t count;
     Mark *marks = find_marks(header, random, &count);
@@ -550,6 +606,12 @@ static void run(const uint8_t *data, size_t size, Random *random) {
     decoded_runs += first.status == 0;
     if (first.status == 0 && below(random, 2)) show(&first, box, random);
     uint32_t also = below(random, 16);
+#if HAS_SEEK
+    if (also == 0 && (int64_t)header.height * header.width <= MAX_PIXELS) {
+        with_entry(&header, eighths, box, random), with_table(random);
+        return;
+    }
+#endif
     if (also < 4)
         with_marks(&header, size, eighths, box, random);
     else if (also < 6)

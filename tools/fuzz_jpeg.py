@@ -1,4 +1,4 @@
-"""Fuzz our own JPEG decoder in C alone, a hundred times as fast as through Python: `make fuzz`, or this file with --help.
+"""Fuzz our own JPEG decoder in C alone, ten times as fast as through Python: `make fuzz`, or this file with --help.
 
     tests/jpeg_zoo.py: seeds ─► fuzz_jpeg.c: mutate, decode in several ways, compare ─► a report, or none
 
