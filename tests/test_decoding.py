@@ -26,8 +26,10 @@ from PIL import Image
 from serving import ServedRun
 from test_floors import HEAVY, modules_after
 
+from fastfashion.config import DECODERS
 from fastfashion.errors import FastfashionError, InputError
 from fastfashion.images import codec
+from fastfashion.load.crops import is_native
 from fastfashion.predict import decoding
 from fastfashion.predict.decode_worker import load_encoded
 from fastfashion.predict.decoding import Decoders
@@ -108,6 +110,20 @@ def test_pixels_are_those_of_image_py_bit_for_bit(name: str) -> None:
         there, here = (np.ones((1, 40, 32, 3), dtype=np.uint8) for _ in range(2))
         assert decoders.fit([ODD[name]], there) == load_encoded([ODD[name]], here) == {}
         np.testing.assert_array_equal(there, here)
+
+
+def test_the_processes_decode_with_the_decoder_that_is_set() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    data = io.BytesIO()
+    noise.save(data, "JPEG", quality=90)
+    pixels = []
+    for decoder in DECODERS:
+        there, here = (np.ones((1, 30, 24, 3), dtype=np.uint8) for _ in range(2))
+        with closing(Decoders(1, decoder=decoder)) as decoders:
+            assert decoders.fit([data.getvalue()], there) == load_encoded([data.getvalue()], here, decoder=decoder) == {}
+        np.testing.assert_array_equal(there, here)
+        pixels.append(here)
+    assert (pixels[0] != pixels[1]).any() == is_native()  # rounded in other places
 
 
 def test_what_does_not_decode_and_what_is_too_large_says_so_as_in_this_process() -> None:

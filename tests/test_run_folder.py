@@ -67,7 +67,7 @@ def test_every_setting_is_free_allowed_or_fixed_on_resume() -> None:
 
 
 def test_what_is_free_or_allowed_by_name_resumes_and_what_is_fixed_never_does(copied: Path, shards: Path) -> None:
-    check_run_folder(copied, config_of(shards, train__keep_checkpoints=7, data__workers=2))
+    check_run_folder(copied, config_of(shards, train__keep_checkpoints=7, data__workers=2, data__decoder="turbo"))
     with pytest.raises(TrainingError, match=r"train\.validate_every: 1 there, 2 now.*--allow-config-change train\.validate_every"):
         check_run_folder(copied, config_of(shards, train__validate_every=2))
     check_run_folder(copied, config_of(shards, train__validate_every=2), allowed=["train.validate_every"])
