@@ -93,7 +93,9 @@ def read_version(data: bytes, form: Format, where: str, refuse: type[Fastfashion
     """The version of a description. Raises `refuse` for another format or an unknown version."""
     head = parse_json(data, _Head, where, refuse, advice)
     if head.format != form.name or head.version not in range(form.oldest, form.newest + 1):
-        known = " or ".join(map(str, range(form.oldest, form.newest + 1)))
+        known = " to ".join(map(str, sorted({form.oldest, form.newest})))
+        if form.newest == form.oldest + 1:
+            known = f"{form.oldest} or {form.newest}"
         raise refuse(f"{where}: expected {form.name} version {known}, found {head.format!r} version {head.version!r}; {advice}")
     return int(head.version)
 

@@ -419,13 +419,13 @@ def catalog_without_ids(out: Path) -> None:
         (empty_a_shard, r"full/00001\.tar: expected \d+ bytes, found 0 bytes; pack the set again"),
         (
             set_another_version,
-            r"full/manifest\.json: expected fastfashion-packed-set version 2 or 3, found 'fastfashion-packed-set' version 99; pack",
+            r"full/manifest\.json: expected fastfashion-packed-set version 2 to 4, found 'fastfashion-packed-set' version 99; pack",
         ),
         (
             set_the_version_before,
-            r"full/manifest\.json: expected fastfashion-packed-set version 2 or 3, found 'fastfashion-packed-set' version 1; pack the set",
+            r"full/manifest\.json: expected fastfashion-packed-set version 2 to 4, found 'fastfashion-packed-set' version 1; pack the set",
         ),
-        (set_another_format, r"full/manifest\.json: expected fastfashion-packed-set version 2 or 3, found 'mosaic' version 3; pack"),
+        (set_another_format, r"full/manifest\.json: expected fastfashion-packed-set version 2 to 4, found 'mosaic' version 3; pack"),
         (set_other_rows, r"full/manifest\.json: expected 60 rows as in set\.json, found 61; pack the set again"),
         (edit_the_manifest, r"full/manifest\.json: damaged: its bytes differ from the checksum at its end; pack the set again"),
         (name_another_resolution, r"full/manifest\.json: expected resolution full as its folder is named, found 32; pack"),

@@ -252,7 +252,7 @@ def test_a_set_of_the_version_before_says_so(copy: Path) -> None:
     missing, *files, manifest = verify(copy).damage
     assert (missing.where, missing.reason[:8]) == ("set.json", "missing:")
     assert files == []
-    assert "expected fastfashion-packed-set version 2 or 3, found 'fastfashion-packed-set' version 1; pack the set again" in manifest.reason
+    assert "expected fastfashion-packed-set version 2 to 4, found 'fastfashion-packed-set' version 1; pack the set again" in manifest.reason
 
 
 def test_where_there_is_no_set_verify_raises(packed_small: PackedSmall, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Whole, checked shards of a remote set: fetched by ShardSource, stored in a CacheFolder that all processes of a machine share.
 
     <sha256>.tar              a shard; every set that has it reads this file
+    <sha256>.seek             the seek table of a shard, treated as a shard of its own
     <sha256>.<bytes>.partial  a shard that is being fetched, locked by its fetcher; or left by a fetcher that was killed, and not locked
     .lock                     locked, for moments, while names change
 
@@ -25,14 +26,15 @@ from fastfashion.disk import room_for
 from fastfashion.errors import ConfigError, InputError, PackedSetError
 from fastfashion.remote import at_most, is_web
 from fastfashion.retry import PATIENCE_S, LeastRate, Patience, UnexpectedBodyError, describe, is_missing, passes, retrying, say_waiting
-from fastfashion.shards.layout import ShardEntry, hash_file, shard_name
+from fastfashion.shards.layout import FileEntry, ShardEntry, hash_file
 from fastfashion.words import why
 
 POLL_S = 0.02
 _LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE}  # errors of the local disk
-_SHARD = re.compile(r"([0-9a-f]{64})\.tar")
+_SHARD = re.compile(r"([0-9a-f]{64})\.(?:tar|seek)")
 _PARTIAL = re.compile(r"[0-9a-f]{64}\.(\d+)\.partial")
 
+Entry = ShardEntry | FileEntry  # of a shard, or of its seek table
 Version = tuple[int, int, int, int]  # of a file: device, inode, size, time of modification
 
 
@@ -52,13 +54,19 @@ class CacheFolder:
         with self._errors_explained():
             path.mkdir(parents=True, exist_ok=True)
 
-    def use(self, entry: ShardEntry) -> None:
+    def use(self, entry: Entry) -> None:
         """Record that a shard is in use, if it is here."""
         with contextlib.suppress(FileNotFoundError):
             _touch(self._shard(entry))
 
     def bring(
-        self, entry: ShardEntry, fill: Callable[[Path], object], spared: Set[str], *, urgent: bool, on_bytes: Callable[[int], None]
+        self,
+        entry: Entry,
+        fill: Callable[[Path], object],
+        spared: Set[str],
+        *,
+        urgent: bool,
+        on_bytes: Callable[[int], None],
     ) -> Path | None:
         """A shard's file, which `fill` fetches if it is not here; one that is here is hashed first, with calls of `on_bytes`.
 
@@ -100,11 +108,11 @@ class CacheFolder:
                     _unlock(lock)
         return shard
 
-    def _shard(self, entry: ShardEntry) -> Path:
+    def _shard(self, entry: Entry) -> Path:
         """The path of a shard; its name comes from 32 bytes, so that nothing in a manifest can be a path."""
-        return self._path / f"{bytes.fromhex(entry.sha256).hex()}.tar"
+        return self._path / f"{bytes.fromhex(entry.sha256).hex()}.{'tar' if isinstance(entry, ShardEntry) else 'seek'}"
 
-    def _has_hash(self, shard: Path, version: Version, entry: ShardEntry, on_bytes: Callable[[int], None]) -> bool:
+    def _has_hash(self, shard: Path, version: Version, entry: Entry, on_bytes: Callable[[int], None]) -> bool:
         if version[2] != entry.num_bytes:
             return False
         if self._hashed.get(entry.sha256) == version:
@@ -200,12 +208,12 @@ class ShardSource:
         self._reported = False  # that the storage does not answer
         self._check = f"check the set with fastfashion verify {folder.parent}"
 
-    def fetch(self, entry: ShardEntry, to: Path) -> None:
-        """Write a shard to a file. Raises OSError if that cannot be written, PackedSetError, and Closed.
+    def fetch(self, entry: Entry, name: str, to: Path) -> None:
+        """Write a shard, or a seek table, of this name to a file. Raises OSError if that cannot be written, PackedSetError, and Closed.
 
         PackedSetError: it is gone, unavailable for `patience_s`, or, when fetched for the second time, still not what was packed.
         """
-        address: Any = self._folder / shard_name(entry.number)
+        address: Any = self._folder / name
         found: list[str] = []
         for _ in range(2):
             try:

@@ -16,6 +16,7 @@ from fastfashion.config import DECODERS
 from fastfashion.errors import InputError
 from fastfashion.images import codec
 from fastfashion.load.fit import Padding
+from fastfashion.shards.seek import Marks, choose
 
 try:
     from fastfashion.images import _native
@@ -56,24 +57,26 @@ def load_crops(
     kinds: np.ndarray | None = None,
     padding: Padding | None = None,
     decoder: str = OWN,
+    marks: Marks | None = None,
 ) -> dict[int, InputError]:
     """Fill `out`, uint8 (n, H, W, 3), with boxes of encoded images; returns decode errors by index, whose images are black.
 
     boxes int32 (n, 4): y0, x0, y1, x1 in pixels of whole images, of height and width `sizes`, int32 (n, 2); flips bool (n,); kinds int8
     (n,), codec.Kind, by default read from each image; padding: the place of each box in its output, by default all of it; decoder:
-    data.decoder. The time for reading, decoding and resizing is added to `seconds`, float64 (3,).
+    data.decoder; marks: of SeekTables.marks_of. The time for reading, decoding and resizing is added to `seconds`, float64 (3,).
     """
     left = np.ones(len(out), dtype=np.uint8)  # `_native` sets those that it could load to 0
     if _native is not None:
         plain = np.array([codec.kind(data) for data in encoded], dtype=np.int8) if kinds is None else kinds
         own, (height, width), some = decoder == OWN, out.shape[1:3], plain.nonzero()[0]  # of a kind other than OTHER, which is 0
         if len(some) == len(out):
-            _native.load_crops(list(encoded), boxes, sizes, flips, out, height, width, OVERSAMPLE, left, seconds, *_arrays(padding), own)
+            how = (*_arrays(padding), own, *(marks or (None, None)))
+            _native.load_crops(list(encoded), boxes, sizes, flips, out, height, width, OVERSAMPLE, left, seconds, *how)
         elif len(some):
             crops, missed, data = np.empty((len(some), *out.shape[1:]), dtype=np.uint8), left[some], [encoded[i] for i in some.tolist()]
             chosen = boxes[some], sizes[some], flips[some]
-            around = _arrays(None if padding is None else padding[some])
-            _native.load_crops(data, *chosen, crops, height, width, OVERSAMPLE, missed, seconds, *around, own)
+            how = (*_arrays(None if padding is None else padding[some]), own, *(choose(marks, some) if marks else (None, None)))
+            _native.load_crops(data, *chosen, crops, height, width, OVERSAMPLE, missed, seconds, *how)
             out[some], left[some] = crops, missed
     errors = {}
     for i in np.flatnonzero(left).tolist():

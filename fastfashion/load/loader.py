@@ -24,15 +24,18 @@ from fastfashion.errors import ConfigError
 from fastfashion.files import is_remote
 from fastfashion.load.batch import Batch, Profile, Skipped
 from fastfashion.load.buffers import Owner
-from fastfashion.load.crops import slow_note
+from fastfashion.load.crops import is_native, slow_note
 from fastfashion.load.feed import Backend, Feed, finish
 from fastfashion.load.spec import LoaderSpec
 from fastfashion.load.state import Position, check_state, describe, identity_of, is_count
+from fastfashion.shards.layout import WITH_SEEK
+from fastfashion.shards.seek import LEAST_WIDTH_PX
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fastfashion.load.prefetch import ShardCache
+    from fastfashion.load.seek_cache import MadeTables
     from fastfashion.shards import PackedSet
 
 
@@ -296,6 +299,7 @@ class _Opened:
     backend: Backend
     profile: Profile
     cache: "ShardCache | None"
+    tables: "MadeTables | None"
     owner: Owner
 
     @classmethod
@@ -307,8 +311,14 @@ class _Opened:
         if is_remote(spec.images.folder):  # read through a cache of its shards
             from fastfashion.load.prefetch import open_cached
 
-            images, cache = open_cached(spec.images, spec.cache_dir, spec.cache_bytes)
+            images, cache = open_cached(spec.images, spec.cache_dir, spec.cache_bytes, seeks=spec.seeks and is_native())
             spec = replace(spec, images=images)
+        tables = None
+        if _makes_tables(spec):
+            from fastfashion.load.seek_cache import MadeTables, seek_folder
+
+            tables = MadeTables(spec.images, seek_folder(spec.cache_dir))
+            spec = replace(spec, images=replace(spec.images, seek=replace(spec.images.seek, made=tables.table, _tables={})))
         profile = spec.profile or Profile(enabled=False)
         try:
             backend = open_backend(spec, profile)
@@ -316,13 +326,15 @@ class _Opened:
             if cache is not None:
                 cache.close()
             raise
-        return cls(spec=spec, feed=Feed(spec, cache), backend=backend, profile=profile, cache=cache, owner=Owner())
+        return cls(spec=spec, feed=Feed(spec, cache), backend=backend, profile=profile, cache=cache, tables=tables, owner=Owner())
 
     def close(self) -> None:
         if self.owner.is_here:
             if self.cache is not None:
                 self.cache.close()  # first: a thread may be waiting for a shard
             self.backend.close()
+            if self.tables is not None:
+                self.tables.close()
 
 
 _EXIT = threading.Event()  # all threads of the program but daemons have ended
@@ -364,9 +376,19 @@ def open_backend(spec: LoaderSpec, profile: Profile) -> Backend:
     return open_resident(spec, profile)
 
 
+def _makes_tables(spec: LoaderSpec) -> bool:
+    """Whether images are large enough for seek tables, and their set was packed without."""
+    images = spec.images
+    return spec.seeks and images.manifest.version < WITH_SEEK and is_native() and int(images.width_px.max()) >= LEAST_WIDTH_PX
+
+
 def notes(spec: LoaderSpec) -> list[str]:
     """What makes loading slower than it could be, a sentence each."""
     found = [slow_note()] if spec.chosen_backend != "dali" else []
+    if _makes_tables(spec):
+        from fastfashion.load.seek_cache import note
+
+        found.append(note(spec.cache_dir))
     if is_remote(spec.images.folder) and spec.plan.shuffled and not spec.plan.window_shards:
         from fastfashion.load.prefetch import thrashing_note
 

@@ -16,20 +16,26 @@ from fastfashion.load.cache import POLL_S, CacheFolder, Closed, ShardSource, cac
 from fastfashion.load.plan import Part, Step
 from fastfashion.retry import PATIENCE_S
 from fastfashion.shards import Resolution
+from fastfashion.shards.layout import seek_name, shard_name
 
 THREADS = 3  # that fetch ahead
 STEPS_AT_ONCE = 8  # to look ahead for each step that is yielded, so that the first need not wait for the whole look-ahead
 MAX_ROWS_AHEAD = 1 << 18  # of the plan, kept in memory
 
 
-def open_cached(images: Resolution, cache_dir: str, limit_bytes: int, *, patience_s: float = PATIENCE_S) -> "tuple[Resolution, ShardCache]":
-    """The images of a remote set, read through a cache, and the cache. Raises ConfigError if the limit is smaller than a shard."""
+def open_cached(
+    images: Resolution, cache_dir: str, limit_bytes: int, *, seeks: bool = False, patience_s: float = PATIENCE_S
+) -> "tuple[Resolution, ShardCache]":
+    """The images of a remote set, read through a cache, and the cache; with their seek tables if it `seeks`.
+
+    Raises ConfigError if the limit is smaller than a shard.
+    """
     largest = max((entry.num_bytes for entry in images.manifest.shards), default=0)
     if largest > limit_bytes:
         raise ConfigError(
             f"data.cache_gb {limit_bytes / 1e9:g}: expected at least {largest / 1e9:.3g}, the size of a shard of {images.folder}"
         )
-    cache = ShardCache(images, CacheFolder(cache_path(cache_dir), limit_bytes), limit_bytes, patience_s)
+    cache = ShardCache(images, CacheFolder(cache_path(cache_dir), limit_bytes), limit_bytes, patience_s, seeks=seeks)
     return cache.images, cache
 
 
@@ -47,8 +53,11 @@ def thrashing_note(images: Resolution, limit_bytes: int) -> str:
 class ShardCache:
     """Yields the steps of a plan, each once its shards are here; those wanted soon stay mapped, even if they are evicted."""
 
-    def __init__(self, images: Resolution, folder: CacheFolder, limit_bytes: int, patience_s: float = PATIENCE_S) -> None:
-        self.images = replace(images, local=self.local, _maps={})
+    def __init__(
+        self, images: Resolution, folder: CacheFolder, limit_bytes: int, patience_s: float = PATIENCE_S, *, seeks: bool = False
+    ) -> None:
+        self._seeks = seeks
+        self.images = replace(images, local=self.local, _maps={}, seek=replace(images.seek, local=self.local_table, _tables={}))
         self._entries = {entry.number: entry for entry in images.manifest.shards}
         self._folder, self._limit_bytes = folder, limit_bytes
         self._source = ShardSource(images.folder, patience_s)
@@ -75,7 +84,7 @@ class ShardCache:
             while self._look_ahead(parts, coming):
                 step, part, numbers = coming[0]
                 for number in numbers:
-                    self.images.map_shard(number)
+                    self._map(number)
                     self._folder.use(self._entries[number])
                 taken.append(coming.popleft()[2])
                 self._release(taken.popleft() if len(taken) > in_use else [])
@@ -89,6 +98,31 @@ class ShardCache:
         while (path := self._bring(number, urgent=True)) is None:
             self._source.pause(POLL_S)
         return path
+
+    def local_table(self, number: int) -> Path:
+        """The file of a shard's seek table; this thread fetches it, unless another one does."""
+        entry = self._entries[number].seek
+        assert entry is not None, f"shard {number} has no seek table"
+
+        def fetch(to: Path) -> None:
+            self._source.fetch(entry, seek_name(number), to)
+
+        while (path := self._folder.bring(entry, fetch, self._spared(), urgent=True, on_bytes=self._look)) is None:
+            self._source.pause(POLL_S)
+        return path
+
+    def _map(self, number: int) -> None:
+        self.images.map_shard(number)
+        if self._seeks:
+            self.images.seek.table(number)
+
+    def _look(self, num_bytes: int) -> None:
+        """Raise Closed after `close`; called with each piece that is hashed."""
+        self._source.pause(0)
+
+    def _spared(self) -> set[str]:
+        with self._changed:
+            return {self._entries[wanted].sha256 for wanted in self._wanted}
 
     def close(self) -> None:
         """End the threads at once, half-way through a shard too; a thread that waits for a shard gets Closed."""
@@ -159,7 +193,7 @@ class ShardCache:
             try:
                 here = self._bring(number, urgent=False) is not None
                 if here:
-                    self.images.map_shard(number)
+                    self._map(number)
             except Closed:
                 return
             except Exception:  # kept in `_failed`, or raised again when the shard is needed
@@ -171,17 +205,16 @@ class ShardCache:
                     self._put_off.append(number)
 
     def _bring(self, number: int, *, urgent: bool) -> Path | None:
-        with self._changed:
-            spared = {self._entries[wanted].sha256 for wanted in self._wanted}
-
         def fetch(to: Path) -> None:
             if urgent and (failed := self._failed.pop(number, None)) is not None:
                 raise failed
             try:
-                self._source.fetch(self._entries[number], to)
+                self._source.fetch(self._entries[number], shard_name(number), to)
             except Exception as error:
                 if not urgent:
                     self._failed[number] = error  # while it is still locked, so that a thread that waits for it does not fetch it again
                 raise
 
-        return self._folder.bring(self._entries[number], fetch, spared, urgent=urgent, on_bytes=lambda num_bytes: self._source.pause(0))
+        return self._folder.bring(
+            self._entries[number], fetch, self._spared(), urgent=urgent, on_bytes=lambda num_bytes: self._source.pause(0)
+        )

@@ -76,6 +76,12 @@ class LoaderSpec:
             return self.backend
         return "dali" if self.device.type == "cuda" else "threads"
 
+    @property
+    def seeks(self) -> bool:
+        """Whether seek tables would make loading faster: where images are decoded for their crops, by the decoder of our own."""
+        crops = self.plan.augment is not None and self.plan.augment.min_area < 1
+        return crops and self.chosen_backend == "threads" and self.decoder == "own"
+
     def sizes_px(self, rows: np.ndarray) -> np.ndarray:
         """Height and width of whole images: int32 (n, 2)."""
         return np.stack([self.images.height_px[rows], self.images.width_px[rows]], axis=1).astype(np.int32)

@@ -133,6 +133,7 @@ class CropDecoder:
 
     def __init__(self, spec: LoaderSpec, profile: Profile) -> None:
         self._spec, self._profile, self._batches, self._chunk = spec, profile, HostBatches(spec), chunk_size(spec)
+        self._seeks = spec.seeks
 
     def buffer(self) -> torch.Tensor:
         return self._batches.take()
@@ -146,9 +147,10 @@ class CropDecoder:
         started = time.perf_counter()
         encoded = packed.encoded_all(rows)
         kinds, unlike = packed.kinds_of(rows), packed.unlike(rows, encoded)
+        marks = packed.seek.marks_of(rows) if self._seeks else None
         seconds[0] = time.perf_counter() - started
         boxes, sizes, padding = part.boxes[chunk], self._spec.sizes_px(rows), self._spec.plan.fit.padding(part.places, chunk)
-        errors = unlike | load_crops(encoded, boxes, sizes, part.flips[chunk], out, seconds, kinds, padding, self._spec.decoder)
+        errors = unlike | load_crops(encoded, boxes, sizes, part.flips[chunk], out, seconds, kinds, padding, self._spec.decoder, marks)
         if unlike:
             out[list(unlike)] = 0
         read, decode, resize = seconds.tolist()

@@ -23,6 +23,7 @@ from fastfashion.files import publish
 from fastfashion.images import codec
 from fastfashion.images.resampling import resize_rgb
 from fastfashion.shards.layout import FULL, ShardEntry
+from fastfashion.shards.seek import make_entry
 from fastfashion.shards.writer import ShardWriter
 from fastfashion.sources.listing import Member
 from fastfashion.sources.reader import Reader
@@ -132,7 +133,7 @@ def pack_block(job: Job, block: Block, tick: Tick = lambda images, num_bytes, re
                 continue
             labelled = json.dumps({"id": identity} | labels, ensure_ascii=False).encode()
             for name, (jpg, height_px, width_px, kind) in versions.items():
-                offset = writers[name].add(identity, {"jpg": jpg, "json": labelled})["jpg"]
+                offset = writers[name].add(identity, {"jpg": jpg, "json": labelled}, make_entry(jpg, width_px, kind))["jpg"]
                 record.images[name].add(offset, len(jpg), height_px, width_px, zlib.crc32(jpg), kind)
             record.kept.add(identity, *about)
             ticker.add(sum(len(version.jpg) for version in versions.values()), 0)

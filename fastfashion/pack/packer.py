@@ -239,12 +239,14 @@ def commit(request: PackRequest, staging: Staging, styles: Styles, records: Sequ
         SetFiles.of(out, len(kept)).write(out / SET)
     encoder = encoder_settings(request.quality, request.subsampling) | {CASCADE: [name for name in staging.folders if name != FULL]}
     for name, folder in staging.folders.items():
+        shards = tuple(entry for record in records if (entry := record.shards[name]))
         Manifest(
+            version=Manifest.version_for(shards),
             resolution=name,
             num_rows=len(kept),
             index_sha256=hashlib.sha256((folder / INDEX).read_bytes()).hexdigest(),
             encoder=None if name == FULL else encoder,
-            shards=tuple(entry for record in records if (entry := record.shards[name])),
+            shards=shards,
         ).write(folder / MANIFEST)
     if not is_remote(out):
         for name, folder in staging.folders.items():

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from fastfashion.catalog import Columns, old_id
-from fastfashion.errors import PackedSetError
+from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote, publish
 from fastfashion.pack.block import Block, Job
 from fastfashion.pack.engines import open_engine
@@ -23,7 +23,17 @@ from fastfashion.pack.request import MADE_BY, RESAMPLER, UNSHRUNK, PackRequest, 
 from fastfashion.pack.staging import STAGING, lock
 from fastfashion.scratch import scratch
 from fastfashion.shards import PackedSet, open_packed_set
-from fastfashion.shards.layout import FULL, INDEX, MANIFEST, Manifest, check_resolution, shard_name
+from fastfashion.shards.layout import (
+    FULL,
+    INDEX,
+    MANIFEST,
+    Manifest,
+    ShardEntry,
+    check_resolution,
+    hash_file,
+    seek_name,
+    shard_name,
+)
 from fastfashion.shards.tables import read_index
 from fastfashion.shards.verify import Damage
 
@@ -146,5 +156,20 @@ def _replace(folder: Path, made: Path, manifest: Manifest, number: int) -> None:
             f"{folder / shard_name(number)}: packing it again from this source gives other bytes: expected sha256 {entry.sha256}, found "
             f"{found[0]}; the source's images or labels have changed since{profiles if is_version_2 else ''}"
         )
-    for file in (index, tar):
+    for file in (*_seek_table(folder, tar, entry), index, tar):
         publish(folder / file.name, lambda beside, file=file: beside.write_bytes(file.read_bytes()))  # type: ignore[misc]
+
+
+def _seek_table(folder: Path, tar: Path, entry: ShardEntry) -> list[Path]:
+    """The seek table that was made beside `tar`, if it must be put in place."""
+    if entry.seek is None:
+        return []
+    there, made = folder / seek_name(entry.number), tar.with_suffix(".seek")
+    expected = (entry.seek.num_bytes, entry.seek.sha256)
+    with contextlib.suppress(OSError, InputError):
+        if hash_file(there, max_bytes=entry.seek.num_bytes) == expected:
+            return []
+    if not made.is_file() or hash_file(made) != expected:
+        found = f"found {hash_file(made)[1]}" if made.is_file() else "fastfashion was installed without a C compiler, which it needs for it"
+        raise PackedSetError(f"{there}: its bytes cannot be made again: expected sha256 {expected[1]}, {found}; pack the set again")
+    return [made]

@@ -114,6 +114,9 @@ class Staging:
                 shard = self.folders[name] / shard_name(record.number)
                 if not is_file(shard) or size_of(shard) != entry.num_bytes or not is_file(shard.with_suffix(".idx")):
                     return False
+                table = shard.with_suffix(".seek")
+                if entry.seek and (not is_file(table) or size_of(table) != entry.seek.num_bytes):
+                    return False
         return True
 
     def remove_partials(self) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -15,8 +15,9 @@ from fastfashion.untrusted import Count, Format, Sha256, open_regular, parse_jso
 from fastfashion.words import why
 
 T = TypeVar("T")
-# Version 2: without the column `kind` of the index and `path` of the catalog.
-FORMAT = Format("fastfashion-packed-set", oldest=2, newest=3, sealed=2)
+# Version 2: without the column `kind` of the index and `path` of the catalog. Version 4: a manifest that names seek tables.
+FORMAT = Format("fastfashion-packed-set", oldest=2, newest=4, sealed=2)
+USUAL, WITH_SEEK = 3, 4
 
 SET = "set.json"
 CATALOG = "catalog.parquet"
@@ -44,6 +45,11 @@ def most_index_bytes(num_rows: int) -> int:
 def most_idx_bytes(num_rows: int) -> int:
     """The limit for the index of a shard for other readers: a line has four numbers and two names."""
     return 512 * (num_rows + 1)
+
+
+def most_seek_bytes(num_rows: int, tar_bytes: int) -> int:
+    """The limit for the seek table of a shard."""
+    return 12 + 4 * num_rows + tar_bytes // 50
 
 
 def most_catalog_bytes(num_bytes: int) -> int:
@@ -92,6 +98,10 @@ def index_name(number: int) -> str:
     return f"{number:05d}.idx"
 
 
+def seek_name(number: int) -> str:
+    return f"{number:05d}.seek"
+
+
 def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None, max_bytes: int = LONGEST_BYTES) -> tuple[int, str]:
     """Size and sha256 of a regular file (else InputError), read in blocks up to `max_bytes`; `on_bytes` gets the size of each."""
 
@@ -122,7 +132,7 @@ class _Signed(_Schema, frozen=True, kw_only=True):
     """A JSON file whose last field, `sha256`, is that of all bytes before it: any reader can check it without our JSON writer."""
 
     format: str = FORMAT.name
-    version: int = FORMAT.newest
+    version: int = USUAL
 
     def write(self, path: Path) -> None:
         signed = json.dumps(msgspec.to_builtins(self), indent=2, ensure_ascii=False).removesuffix("\n}").encode()
@@ -160,14 +170,19 @@ class SetFiles(_Signed, frozen=True, kw_only=True):
         return cls(num_rows=num_rows, files={name: FileEntry(num_bytes=size, sha256=sha256) for name, (size, sha256) in files.items()})
 
 
-class ShardEntry(_Schema, frozen=True, kw_only=True):
-    """One tar of a resolution, and its index for other readers."""
+class ShardEntry(_Schema, frozen=True, kw_only=True, omit_defaults=True):
+    """One tar of a resolution, its index for other readers, and its seek table, if it has one."""
 
     number: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     num_rows: Rows
     num_bytes: Count  # of the tar
     sha256: Sha256  # of the tar
     idx_sha256: Sha256
+    seek: FileEntry | None = None  # since version 4
+
+    def __post_init__(self) -> None:
+        if self.seek and self.seek.num_bytes > (most := most_seek_bytes(self.num_rows, self.num_bytes)):
+            raise ValueError(f"a seek table of {self.seek.num_bytes} bytes, more than {most}")
 
 
 class Manifest(_Signed, frozen=True, kw_only=True):
@@ -183,6 +198,13 @@ class Manifest(_Signed, frozen=True, kw_only=True):
         check_resolution(self.resolution)
         if len({entry.number for entry in self.shards}) != len(self.shards):
             raise ValueError("two shards have the same number")
+        if self.version < WITH_SEEK and any(entry.seek for entry in self.shards):
+            raise ValueError(f"a seek table in version {self.version}; expected version {WITH_SEEK}")
+
+    @staticmethod
+    def version_for(shards: Iterable[ShardEntry]) -> int:
+        """The oldest version that can describe these shards, so that older readers open what they can."""
+        return WITH_SEEK if any(entry.seek for entry in shards) else USUAL
 
     def contradiction(self, name: str, num_rows: int | None) -> str | None:
         """What contradicts the folder's name or the number of rows of the set; None if nothing does."""

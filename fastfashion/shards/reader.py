@@ -20,6 +20,7 @@ from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Tile, fit
 from fastfashion.remote import children, is_file, is_folder, list_anew, read_range, size_of
 from fastfashion.shards import layout
 from fastfashion.shards.layout import CATALOG, FULL, MANIFEST, VOCAB, Manifest, SetFiles
+from fastfashion.shards.seek import SeekTables
 from fastfashion.shards.tables import KIND, as_pandas, read_catalog, read_index, read_vocab
 from fastfashion.untrusted import open_regular
 
@@ -51,6 +52,7 @@ class Resolution:
     kind: (
         np.ndarray
     )  # int8, fastfashion.images.codec.Kind; UNKNOWN if the index does not say and no process has examined it yet: see kinds_of
+    seek: SeekTables
     local: Callable[[int], Path] | None = None  # a shard's file on a disk of this machine, by number; None: the set is on one
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
@@ -132,6 +134,10 @@ class Resolution:
             raise PackedSetError(f"{self.where(row)}: {error}; see what is damaged with fastfashion verify {self.folder.parent}") from error
         return Tile(pixels=fit(pixels, TILE_HEIGHT_PX, TILE_WIDTH_PX), lines=(self.id_of(row), *lines))
 
+    def is_mapped(self, number: int) -> bool:
+        """Whether a shard is in memory already."""
+        return number in self._maps
+
     def map_shard(self, number: int) -> np.ndarray:
         """Map a shard into memory, and keep it mapped: uint8 (bytes,). Raises PackedSetError as `encoded`."""
         if (shard := self._maps.get(number)) is not None:
@@ -157,8 +163,9 @@ class Resolution:
         )
 
     def unmap_shard(self, number: int) -> None:
-        """Release a shard; views that `encoded` returned stay valid."""
+        """Release a shard and its seek table; views that `encoded` returned stay valid."""
         self._maps.pop(number, None)
+        self.seek.unmap(number)
 
     def id_of(self, row: int) -> str:
         """The id of a row."""
@@ -216,6 +223,7 @@ class PackedSet:
         return Resolution(
             folder=folder,
             manifest=manifest,
+            seek=SeekTables(folder=folder, manifest=manifest),
             ids=self.columns["id"],
             shard=columns["shard"].astype(np.int32),
             offset=columns["offset"],
@@ -233,14 +241,16 @@ class PackedSet:
 
     def _check_shards(self, folder: Path, manifest: Manifest) -> None:
         there = {path.name: path for path in children(folder)}
+        files = [(layout.shard_name(entry.number), entry.num_bytes, "shard") for entry in manifest.shards]
+        files += [(layout.seek_name(entry.number), entry.seek.num_bytes, "seek table") for entry in manifest.shards if entry.seek]
         # The listing of object storage holds the sizes; that of a web server does not, and each of its answers takes a while.
         with ThreadPoolExecutor(STATS_AT_ONCE) as pool:
-            sizes = list(pool.map(lambda entry: _size(there.get(layout.shard_name(entry.number))), manifest.shards))
-        for entry, found in zip(manifest.shards, sizes, strict=True):
-            if found != entry.num_bytes:
-                state = "the shard is missing" if found is None else f"found {found} bytes"
+            sizes = list(pool.map(lambda file: _size(there.get(file[0])), files))
+        for (name, num_bytes, what), found in zip(files, sizes, strict=True):
+            if found != num_bytes:
+                state = f"the {what} is missing" if found is None else f"found {found} bytes"
                 raise PackedSetError(
-                    f"{folder / layout.shard_name(entry.number)}: expected {entry.num_bytes} bytes, {state}; pack the set again, or only "
+                    f"{folder / name}: expected {num_bytes} bytes, {state}; pack the set again, or only "
                     f"what is damaged with fastfashion verify {self.path} --repair --source SOURCE"
                 )
 

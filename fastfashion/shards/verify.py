@@ -23,7 +23,7 @@ from fastfashion.shards import layout
 from fastfashion.shards.layout import CATALOG, INDEX, MANIFEST, PACK_AGAIN, REJECTED, SET, VOCAB, Manifest, SetFiles
 from fastfashion.shards.reader import refuse_interrupted
 from fastfashion.shards.tables import check_idx, read_catalog, read_index, read_rejected, read_vocab, wrong_in_catalog
-from fastfashion.shards.verify_images import image_places, images_hit, wrong_images
+from fastfashion.shards.verify_images import image_places, images_hit, wrong_images, wrong_table
 
 MAX_THREADS = 8  # files read side by side; hashing releases the interpreter's lock
 
@@ -142,6 +142,8 @@ class _Verification:
                 yield _Check(where=f"{name}/{layout.shard_name(shard.number)}", sha256=shard.sha256, num_bytes=shard.num_bytes)
                 idx_bytes = layout.most_idx_bytes(shard.num_rows)
                 yield _Check(where=f"{name}/{layout.index_name(shard.number)}", sha256=shard.idx_sha256, most_bytes=idx_bytes)
+                if shard.seek:
+                    yield _Check(where=f"{name}/{layout.seek_name(shard.number)}", **asdict(shard.seek))
 
     def report_differences(self, reasons: dict[str, str]) -> None:
         """Report the files whose bytes differ; of a tar also which images, if an undamaged index has their places."""
@@ -192,11 +194,14 @@ class _Verification:
         for reason in wrong_images(self.path, name, index, self._damaged):
             self.report(f"{name}/{INDEX}", reason)
         for entry in manifest.shards:
-            where = f"{name}/{layout.index_name(entry.number)}"
+            rows = slice(*np.searchsorted(index["shard"], [entry.number, entry.number + 1]))
+            places = index["offset"][rows], index["size"][rows]
+            where, tar, table = (f"{name}/{named(entry.number)}" for named in (layout.index_name, layout.shard_name, layout.seek_name))
             if where not in self._damaged:
-                rows = slice(*np.searchsorted(index["shard"], [entry.number, entry.number + 1]))
                 with self._reporting(where):
-                    check_idx(self.path / name, entry, index["offset"][rows], index["size"][rows])
+                    check_idx(self.path / name, entry, *places)
+            if entry.seek and not {tar, table} & self._damaged and (found := wrong_table(self.path / name, entry, *places)):
+                self.report(table, found)
 
     def report_foreign(self, known: set[str]) -> None:
         """Report files that are not part of the set, but for those of a resolution whose manifest is damaged."""

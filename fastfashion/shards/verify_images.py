@@ -12,7 +12,8 @@ from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.images import codec
 from fastfashion.remote import read_range
-from fastfashion.shards.layout import MANIFEST, Manifest, SetFiles, shard_name
+from fastfashion.shards import seek
+from fastfashion.shards.layout import MANIFEST, Manifest, SetFiles, ShardEntry, seek_name, shard_name
 from fastfashion.shards.reader import open_packed_set
 from fastfashion.shards.tables import KIND, as_pandas, read_catalog, read_index, read_vocab
 from fastfashion.untrusted import open_regular
@@ -54,6 +55,19 @@ def _wrong_columns(data: np.ndarray, said: Mapping[str, int]) -> Iterator[str]:
         yield "height and width"
     if said.get(KIND, 0) > codec.Kind.OTHER and info.kind != said[KIND]:
         yield KIND
+
+
+def wrong_table(folder: Path, entry: ShardEntry, offset: np.ndarray, size: np.ndarray) -> str | None:
+    """What is wrong with the seek table of a shard whose images are at `offset`, of `size` bytes, int64 (n,); the shard must be whole."""
+    table = seek.map_file(folder / seek_name(entry.number))
+    if (reason := seek.wrong_table(table, entry.num_rows)) or not seek.can_read():
+        return reason
+    with open_regular(folder / shard_name(entry.number)) as file:
+        for place, (at, length) in enumerate(zip(offset.tolist(), size.tolist(), strict=True)):
+            file.seek(at)
+            if not seek.are_true(table, place, np.frombuffer(file.read(length), dtype=np.uint8)):
+                return f"its marks of image {place} of the shard are not where MCUs begin"
+    return None
 
 
 def image_places(path: Path, resolution: str, set_files: SetFiles) -> pd.DataFrame | None:

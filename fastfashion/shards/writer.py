@@ -1,4 +1,4 @@
-"""Writing shards: a plain USTAR tar and its DALI/WebDataset index, streamed, hashed as written, published whole."""
+"""Writing shards: a plain USTAR tar, its DALI/WebDataset index and its seek table, streamed, hashed as written, published whole."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,8 @@ from typing import Any
 
 from fastfashion.files import is_remote, publish
 from fastfashion.scratch import scratch
-from fastfashion.shards.layout import ShardEntry, index_name, shard_name
+from fastfashion.shards import seek
+from fastfashion.shards.layout import FileEntry, ShardEntry, index_name, seek_name, shard_name
 
 MAX_NAME_BYTES = 100  # of a member in USTAR
 _BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -46,6 +47,7 @@ class ShardWriter:
         self._hash, self._offset, self._written = hashlib.sha256(), 0, 0
         self._pieces: list[bytes] = []  # the bytes between _written and _offset
         self._index: list[str] = []
+        self._marks: list[bytes] = []
         self.entry: ShardEntry | None = None
 
     def __enter__(self) -> "ShardWriter":
@@ -56,8 +58,8 @@ class ShardWriter:
         self._file = self._partial.open("wb", buffering=0)  # unbuffered: closing writes nothing, so it cannot fail on a full disk
         return self
 
-    def add(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
-        """Append one sample, `{extension: bytes}`; returns each member's offset in the tar, in bytes."""
+    def add(self, key: str, members: Mapping[str, bytes], marks: bytes = b"") -> dict[str, int]:
+        """Append one sample, `{extension: bytes}`, and its entry of the seek table; returns each member's offset in the tar, in bytes."""
         offsets = {}
         components = []
         for extension, data in members.items():
@@ -69,6 +71,7 @@ class ShardWriter:
             shown = name.replace(" ", "_")  # DALI cuts the line at spaces, and reads by offset, not by this name
             components.append(f"{extension} {offset} {size} {shown}")
         self._index.append(" ".join(components))
+        self._marks.append(marks)
         if self._offset - self._written >= _FLUSH_BYTES:
             self._flush()
         return offsets
@@ -96,7 +99,7 @@ class ShardWriter:
             self._temporary.close()
 
     def _publish(self) -> None:
-        """The index first: a tar that is there means that the shard is complete."""
+        """The tar last: one that is there means that the shard is complete."""
         end = self._offset + 2 * _BLOCK_BYTES
         end += -end % _RECORD_BYTES
         self._pieces.append(bytes(end - self._offset))
@@ -105,6 +108,9 @@ class ShardWriter:
         os.fsync(self._file.fileno())
         index = (f"v1.2 {len(self._index)}\n" + "\n".join(self._index) + "\n").encode()
         publish(self._folder / index_name(self._number), lambda beside: beside.write_bytes(index))
+        table = seek.join(self._marks)
+        if table:
+            publish(self._folder / seek_name(self._number), lambda beside: beside.write_bytes(table))
         tar = self._folder / shard_name(self._number)
         if is_remote(tar):
             remote: Any = tar
@@ -117,4 +123,5 @@ class ShardWriter:
             num_bytes=self._offset,
             sha256=self._hash.hexdigest(),
             idx_sha256=hashlib.sha256(index).hexdigest(),
+            seek=FileEntry(num_bytes=len(table), sha256=hashlib.sha256(table).hexdigest()) if table else None,
         )

@@ -11,6 +11,7 @@
 #include "jpeg.h"
 #include "resample.h"
 #include "rgb.h"
+#include "seek_calls.h"
 #include "turbo.h"
 
 static Target find_target(uint8_t *out, int height, int width, const int32_t *place) {
@@ -42,7 +43,15 @@ typedef struct {
     const int32_t *places; /* four an image, or NULL: each fills its output image */
     const uint8_t *colour; /* of what is around a place */
     int own;               /* decode plain JPEGs with the decoder of our own; 0: with libjpeg-turbo */
+    const Mark *marks;     /* where decoding can start in the images, or NULL */
+    const int64_t *first;  /* marks[first[i]] to marks[first[i + 1] - 1] are of image i */
 } Wanted;
+
+INLINE Marks marks_of(const Wanted *wanted, Py_ssize_t i) {
+    Marks none = {NULL, 0};
+    if (!wanted->marks) return none;
+    return (Marks){wanted->marks + wanted->first[i], (size_t)(wanted->first[i + 1] - wanted->first[i])};
+}
 
 /* What a call works with. It is kept for a later call: making it takes as long as half a small image. */
 typedef struct State {
@@ -149,7 +158,8 @@ static void load_all(State *state, const Py_buffer *encoded, Py_ssize_t count, c
         touch(encoded + i, seconds);
         if (i + 1 < count) fetch_ahead(encoded + i + 1);
         const int32_t *box = boxes + 4 * i, *size = sizes + 2 * i;
-        status[i] = wanted->own ? own_load(state, encoded + i, box, size, flips[i], &target, wanted->oversample, NULL, seconds) : NOT_FOR_US;
+        Marks marks = marks_of(wanted, i);
+        status[i] = wanted->own ? own_load(state, encoded + i, box, size, flips[i], &target, wanted->oversample, &marks, seconds) : NOT_FOR_US;
         if (status[i] == NOT_FOR_US)
             status[i] = turbo_load(state->turbo, &state->resampler, encoded[i].buf, encoded[i].len, box, size, flips[i], &target,
                                    wanted->oversample, seconds);
@@ -159,7 +169,7 @@ static void load_all(State *state, const Py_buffer *encoded, Py_ssize_t count, c
 
 /* The buffers of an argument list, released together; `hold` checks the size in bytes unless it is below 0. */
 typedef struct {
-    Py_buffer views[8];
+    Py_buffer views[10];
     int held;
 } Held;
 
@@ -203,13 +213,31 @@ static int hold_places(Held *held, PyObject *places_o, PyObject *colour_o, Py_ss
     return 1;
 }
 
+/* Marks and which of them are whose, which are both None or both arrays. Returns 0 if they are not those of `count` images. */
+static int hold_marks(Held *held, PyObject *marks_o, PyObject *first_o, Py_ssize_t count, Wanted *wanted) {
+    wanted->marks = NULL, wanted->first = NULL;
+    if (marks_o == Py_None) return 1;
+    const Mark *marks = hold(held, marks_o, "marks", -1, 0);
+    if (!marks || !(wanted->first = hold(held, first_o, "first", (count + 1) * 8, 0))) return 0;
+    int64_t total = held->views[held->held - 2].len / (Py_ssize_t)sizeof(Mark), last = 0;
+    for (Py_ssize_t i = 0; i <= count; last = wanted->first[i++])
+        if (wanted->first[i] < last || wanted->first[i] > total) {
+            PyErr_Format(PyExc_ValueError, "first %zd: expected %lld to %lld, found %lld", i, (long long)last, (long long)total,
+                         (long long)wanted->first[i]);
+            return 0;
+        }
+    wanted->marks = marks;
+    return 1;
+}
+
 static PyObject *load_crops(PyObject *module, PyObject *args) {
-    PyObject *list, *boxes_o, *sizes_o, *flips_o, *out_o, *status_o, *seconds_o, *places_o = Py_None, *colour_o = Py_None, *result = NULL;
+    PyObject *list, *boxes_o, *sizes_o, *flips_o, *out_o, *status_o, *seconds_o, *places_o = Py_None, *colour_o = Py_None,
+             *marks_o = Py_None, *first_o = Py_None, *result = NULL;
     Wanted wanted = {.own = 1};
     State *state = NULL;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!OOOOiidOO|OOp", &PyList_Type, &list, &boxes_o, &sizes_o, &flips_o, &out_o, &wanted.height, &wanted.width,
-                          &wanted.oversample, &status_o, &seconds_o, &places_o, &colour_o, &wanted.own))
+    if (!PyArg_ParseTuple(args, "O!OOOOiidOO|OOpOO", &PyList_Type, &list, &boxes_o, &sizes_o, &flips_o, &out_o, &wanted.height, &wanted.width,
+                          &wanted.oversample, &status_o, &seconds_o, &places_o, &colour_o, &wanted.own, &marks_o, &first_o))
         return NULL;
     Py_ssize_t count = PyList_Size(list), opened = 0;
     Held held = {.held = 0};
@@ -222,7 +250,8 @@ static PyObject *load_crops(PyObject *module, PyObject *args) {
         !(flips = hold(&held, flips_o, "flips", count, 0)) ||
         !(out = hold(&held, out_o, "out", count * wanted.height * wanted.width * CHANNELS, 1)) ||
         !(status = hold(&held, status_o, "status", count, 1)) || !(seconds = hold(&held, seconds_o, "seconds", 3 * sizeof(double), 1)) ||
-        !check_boxes(boxes, sizes, count) || !hold_places(&held, places_o, colour_o, count, &wanted))
+        !check_boxes(boxes, sizes, count) || !hold_places(&held, places_o, colour_o, count, &wanted) ||
+        !hold_marks(&held, marks_o, first_o, count, &wanted))
         goto done;
     for (; opened < count; opened++)
         if (PyObject_GetBuffer(PyList_GetItem(list, opened), encoded + opened, PyBUF_C_CONTIGUOUS) < 0) goto done;
@@ -412,6 +441,9 @@ static PyMethodDef methods[] = {
     {"resize_crops", resize_crops, METH_VARARGS, "Resize boxes of decoded images; see load/crops.py."},
     {"resize_planes", resize_planes, METH_VARARGS, "Resize Y, or Y, Cb and Cr, to RGB; for tests, see images/resampling.py."},
     {"set_simd", set_simd, METH_VARARGS, "Use no wider vectors than 0 (plain), 1 (AVX2), 2 (AVX-512); -1: any; returns what is used. For tests."},
+    {"make_seek_entries", make_seek_entries, METH_VARARGS, "Where decoding can start in images, for a set's seek table; see shards/seek.py."},
+    {"find_marks", find_marks, METH_O, "Where decoding can start in an image: all its MCUs; see shards/seek.py."},
+    {"read_marks", read_marks, METH_VARARGS, "Marks of images from seek tables; see shards/seek.py."},
     {NULL, NULL, 0, NULL},
 };
 
