@@ -167,12 +167,16 @@ int find_simd_level(void) {
 }
 
 static void resize(const Job *job) {
+    int height = job->target->height, whole = height % 32 > 16 ? height : height - height % 32;
     switch (find_simd_level()) {
 #if defined(__x86_64__) && defined(__GNUC__)
-        case SIMD_AVX512: resize_avx512(job); return;
-        case SIMD_AVX2: resize_avx2(job); return;
+        case SIMD_AVX512: /* half a strip of 32 lines or less is one of 16 */
+            resize_avx512(job, 0, whole);
+            resize_avx2(job, whole, height);
+            return;
+        case SIMD_AVX2: resize_avx2(job, 0, height); return;
 #endif
-        default: resize_plain(job);
+        default: (void)whole, resize_plain(job, 0, height);
     }
 }
 

@@ -196,7 +196,10 @@ FOR_LEVEL INLINE void NAME(show)(Rows *tile, uint8_t *to, ptrdiff_t stride, int 
     }
     uint8_t lines[LANES * 16];
     for (int i = 0; i < 8; i++) SCATTER(lines + i * 16, 16, tile[i]);
-    for (int i = 0; i < count; i++) memcpy(to + i * stride, lines + i * 16, bytes < 16 ? bytes : 16);
+    if (bytes >= 16)
+        for (int i = 0; i < count; i++) memcpy(to + i * stride, lines + i * 16, 16);
+    else
+        for (int i = 0; i < count; i++) memcpy(to + i * stride, lines + i * 16, bytes);
 }
 
 /* Blend the columns of lines [y, y + count) of the output, 16 pixels (48 bytes: three tiles) at a time. */
@@ -242,10 +245,10 @@ FOR_LEVEL INLINE void NAME(fetch)(const Job *job, int y, int count) {
         for (int x = 0; x < job->target->width * CHANNELS; x += CACHE_LINE) __builtin_prefetch(job->target->out + (y + i) * job->target->stride + x, 1);
 }
 
-FOR_LEVEL static void NAME(resize)(const Job *job) {
-    int height = job->target->height;
-    for (int y = 0; y < height; y += LANES) {
-        int count = height - y < LANES ? height - y : LANES;
+/* Lines [y, end) of the output. */
+FOR_LEVEL static void NAME(resize)(const Job *job, int y, int end) {
+    for (; y < end; y += LANES) {
+        int count = end - y < LANES ? end - y : LANES;
         NAME(fetch)(job, y, count);
         for (int i = 0; i < job->count; i++) {
             NAME(blend_lines)(job->source + i, y, count);
