@@ -69,7 +69,17 @@ def test_a_rate_above_that_of_decoding_alone_is_no_share_of_it() -> None:
         row | {"backend": "threads", "decodes": True, "of_ceiling": 1.07},
         row | {"backend": "resident", "decodes": False, "of_ceiling": 4.71},
     ]
-    result = {"set": "s", "resolution": "full", "size": "80x64", "threads": 1, "batch_size": 8, "num_images": 1, "rounds": 1, "rows": rows}
+    result = {
+        "set": "s",
+        "resolution": "full",
+        "size": "80x64",
+        "threads": 1,
+        "decoder": "own",
+        "batch_size": 8,
+        "num_images": 1,
+        "rounds": 1,
+        "rows": rows,
+    }
     said = loader_text(result | {"ceiling_images_per_s": 93.0, "profile": {}})
     assert "%" not in said and "ceiling" not in said and "4.71" not in said
     assert "1 image, 1 round" in said

@@ -581,7 +581,7 @@ static int restart(Jpeg *jpeg) {
     return start_reading(jpeg, jpeg->next, 0);
 }
 
-/* Set the tables of the slots: those of an MCU, again and again. */
+/* Set the tables of the slots: those of each MCU in turn. */
 static void set_slots(Jpeg *jpeg) {
     const JpegHeader *header = &jpeg->header;
     const Component *parts[6];
@@ -603,7 +603,7 @@ static void set_slots(Jpeg *jpeg) {
     if (!stepping) jpeg->step = NULL;
 }
 
-/* What is to be made of a run. */
+/* What must be made of a run. */
 typedef struct {
     Block blocks[2][RUN]; /* luma, chroma */
     int count[2];
@@ -632,7 +632,7 @@ INLINE void clear(int16_t *coefficients) {
 #endif
 }
 
-/* Add the DC difference of a block, and note what is to be made of it at a row and a column of its component. */
+/* Add the DC difference of a block, and note what must be made of it at a row and a column of its component. */
 static int finish_block(Component *part, Slot *slot, Jobs *jobs, int is_chroma, int row, int column) {
     int16_t *coefficients = slot->coefficients + FIRST;
     part->predictor += (uint32_t)coefficients[0];

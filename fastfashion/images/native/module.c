@@ -97,7 +97,7 @@ static void give_back(State *state) {
     kept = state, num_kept++;
 }
 
-/* Have the pages of an encoded image read, so that `seconds` tells reading from decoding. */
+/* Have the pages of an encoded image read, so that `seconds` counts reading apart from decoding. */
 static void touch(const Py_buffer *encoded, double *seconds) {
     double started = now_s();
     unsigned touched = 0;
