@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -475,6 +477,38 @@ def test_several_that_make_them_at_once_get_the_same(packed: tuple[Path, Path], 
         thread.join()
     expected = b"".join((packed[1] / "full" / f"{number:05d}.seek").read_bytes() for number in range(3))
     assert seen == [expected] * 4
+    assert list(kept(tmp_path / "cache")) == ["00000.seek", "00001.seek", "00002.seek"]
+
+
+MAKER = """
+import sys, time
+from pathlib import Path
+from fastfashion.load.seek_cache import MadeTables
+from fastfashion.shards import open_packed_set
+tables = MadeTables(open_packed_set(Path(sys.argv[1])).open("full"), Path(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+found = [None] * 3
+while any(table is None for table in found):
+    found = [tables.table(number) for number in range(3)]
+    time.sleep(0.005)
+tables.close()
+sys.stdout.buffer.write(b"".join(table.tobytes() for table in found))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_make_them_at_once_get_the_same(packed: tuple[Path, Path], before: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAKER, str(before), str(tmp_path / "cache")]
+    made = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) for _ in range(3)]
+    for process in made:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    expected = b"".join((packed[1] / "full" / f"{number:05d}.seek").read_bytes() for number in range(3))
+    for process in made:
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=60)[0] for process in made] == [expected] * 3
     assert list(kept(tmp_path / "cache")) == ["00000.seek", "00001.seek", "00002.seek"]
 
 

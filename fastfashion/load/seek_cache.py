@@ -81,7 +81,6 @@ class MadeTables:
                 if self._thread is None:  # a daemon: no exit waits for it
                     self._thread = threading.Thread(target=self._work, name="seek-tables", daemon=True)
                     self._thread.start()
-                self._changed.notify()
         return None
 
     def close(self) -> None:
@@ -89,10 +88,12 @@ class MadeTables:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _work(self) -> None:
+        """Make what is wanted; the thread ends when that is done, and the next shard that is wanted starts another."""
         if sys.platform == "linux":  # there a priority is a thread's
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
@@ -100,8 +101,8 @@ class MadeTables:
             os.utime(self._folder)
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._wanted or self._closed)
-                if self._closed:
+                if self._closed or not self._wanted:
+                    self._thread = None
                     return
                 number = self._wanted.popleft()
             table = self._find(number)
@@ -109,8 +110,8 @@ class MadeTables:
                 if table is not None:
                     self._ready[number] = table
                 else:  # another process is making it, or its shard is not in memory any more: the next batch asks again
-                    self._seen.discard(number)
                     self._changed.wait_for(lambda: self._closed, RETRY_S)
+                    self._seen.discard(number)
 
     def _find(self, number: int) -> np.ndarray | None:
         if self.failed:
