@@ -133,10 +133,13 @@ def differences(images: list[Jpeg], size: tuple[int, int], rng: np.random.Genera
     return np.abs(own.astype(np.int16) - turbo)
 
 
-@pytest.mark.parametrize(("sampling", "most"), [("gray", 0), ("444", 2), ("422", 3), ("420", 3)])
+@pytest.mark.parametrize(("sampling", "most"), [("gray", 0), ("444", 0), ("422", 3), ("420", 3)])
 def test_crops_of_colours_that_need_no_clipping_differ_by_rounding(sampling: str, most: int) -> None:
-    """libjpeg-turbo's path clips before the resize, and ours after it. Where libjpeg repeats chroma and does not smooth it (4:2:2 at 1/8,
-    and chroma of at most two pixels across), the resize smooths it nevertheless: such small images and outputs are left out here."""
+    """libjpeg-turbo's path clips before the resize; ours, of coarser chroma, after it.
+
+    Where libjpeg repeats chroma and does not smooth it (4:2:2 at 1/8, and chroma of at most two pixels across), the resize smooths it
+    nevertheless: such small images and outputs are left out here.
+    """
     rng, found = np.random.default_rng(3), []
     for seed in range(60):
         shapes, size = rng.integers(5, 71, (4, 2)).tolist(), tuple(rng.integers(6, 91, 2).tolist())
@@ -152,7 +155,11 @@ def test_crops_of_drawn_products_are_those_of_libjpeg_turbo(tmp_path: Path) -> N
     for sampling in SAMPLINGS:
         images = [by_simplejpeg(one, 90, sampling) for one in drawn]
         found = np.concatenate([differences(images, size, rng).ravel() for size in ((96, 80), (40, 30), (200, 150))])
-        assert (found <= 2).mean() >= 0.999 and found.max() <= 40, (sampling, (found <= 2).mean(), found.max())
+        assert (found <= 2).mean() >= 0.999 and found.max() <= (0 if sampling == "444" else 40), (
+            sampling,
+            (found <= 2).mean(),
+            found.max(),
+        )
 
 
 def test_crops_of_the_zoo_are_those_of_libjpeg_turbo() -> None:
@@ -202,6 +209,6 @@ def test_crops_of_the_small_set_are_those_of_libjpeg_turbo(real_images: list[Jpe
         counts += np.bincount(differences(real_images[begin : begin + 512], (80, 64), rng).ravel(), minlength=256)
     share, worst = counts[:3].sum() / counts.sum(), int(counts.nonzero()[0].max())
     print(f"{share:.5f} of the values differ by two grey levels or less, and none by more than {worst}")
-    assert share >= 0.998 and worst <= 64  # ringing on white, of which libjpeg-turbo's path clips each pixel
+    assert share >= 0.999 and worst <= 64  # ringing on white, of which libjpeg-turbo's path clips each pixel
     psnr_db = 10 * np.log10(255**2 * counts.sum() / (counts * np.arange(256) ** 2).sum())
     assert psnr_db > 55

@@ -59,7 +59,7 @@ typedef struct State {
     Turbo *turbo;
     Jpeg *own;
     Resampler resampler;
-    Buffer lines;
+    Buffer lines, rgb;
 } State;
 
 enum { AHEAD_BYTES = 4096, LINE_BYTES = 64 };
@@ -71,6 +71,7 @@ static void close_state(State *state) {
     close_turbo(state->turbo);
     close_baseline(state->own);
     free(state->lines.data);
+    free(state->rgb.data);
     free_resampler(&state->resampler);
     free(state);
 }
@@ -89,7 +90,8 @@ static State *take_state(void) {
 }
 
 static void give_back(State *state) {
-    if (num_kept == MOST_KEPT || turbo_bytes(state->turbo) + baseline_bytes(state->own) + resampler_bytes(&state->resampler) > MOST_KEPT_BYTES) {
+    size_t bytes = turbo_bytes(state->turbo) + baseline_bytes(state->own) + resampler_bytes(&state->resampler) + state->rgb.size;
+    if (num_kept == MOST_KEPT || bytes > MOST_KEPT_BYTES) {
         close_state(state);
         return;
     }
@@ -116,6 +118,28 @@ static void mirror(const Target *target) {
     }
 }
 
+/* RGB of a box at its own size: of planes that hold it at full scale. The pixels are those of every decoder. */
+static int show_same(State *state, const Plane *planes, int components, const int32_t *box, int flip, const Target *target) {
+    if (!planes_to_rgb(planes, components, box, target->out, target->stride, &state->lines)) return NO_MEMORY;
+    if (flip) mirror(target);
+    return 0;
+}
+
+/* RGB of a box at any other size. Chroma of luma's resolution (4:4:4, and 4:2:0 at smaller scales) becomes RGB before the resize, so that the pixels
+ * are those of libjpeg-turbo's path: saturated colours are clipped there. Otherwise each plane is resized from its own resolution. */
+static int show_resized(State *state, const Plane *planes, int components, const int32_t *box, int flip, const Target *target) {
+    double inner[4] = {box[0], box[1], box[2], box[3]};
+    if (components == 1 || planes[1].scale_y != planes[0].scale_y || planes[1].scale_x != planes[0].scale_x)
+        return resample_planes(&state->resampler, planes, components, inner, target, flip, TRIANGLE);
+    const Plane *luma = planes; /* all three have the same part */
+    const int all[4] = {luma->top, luma->left, luma->top + luma->height, luma->left + luma->width};
+    ptrdiff_t stride = (ptrdiff_t)luma->width * CHANNELS;
+    if (!reserve(&state->rgb, (size_t)stride * (size_t)luma->height)) return NO_MEMORY;
+    if (!planes_to_rgb(planes, components, all, state->rgb.data, stride, &state->lines)) return NO_MEMORY;
+    for (int i = 0; i < 4; i++) inner[i] = inner[i] * luma->scale_y - (i % 2 ? luma->left : luma->top);
+    return resample_rgb(&state->resampler, state->rgb.data, stride, inner, target, flip, TRIANGLE);
+}
+
 /* Load one image with the decoder of our own; NOT_FOR_US if libjpeg-turbo must load it. */
 static int own_load(State *state, const Py_buffer *encoded, const int32_t *box, const int32_t *size, int flip, const Target *target, double oversample,
                     const Marks *marks, double *seconds) {
@@ -124,17 +148,13 @@ static int own_load(State *state, const Py_buffer *encoded, const int32_t *box, 
     int status = baseline_read_header(state->own, encoded->buf, (size_t)encoded->len);
     const JpegHeader *header = baseline_header(state->own);
     if (!status && (header->turned || header->height != size[0] || header->width != size[1])) status = NOT_FOR_US;
-    if (!status) status = baseline_decode(state->own, choose_eighths(box, target->height, target->width, oversample), box, marks, planes);
+    int same = box[2] - box[0] == target->height && box[3] - box[1] == target->width;
+    int eighths = same ? 8 : choose_eighths(box, target->height, target->width, oversample);
+    if (!status) status = baseline_decode(state->own, eighths, box, marks, planes);
     double decoded = now_s();
     seconds[1] += decoded - started;
     if (status) return status;
-    if (box[2] - box[0] == target->height && box[3] - box[1] == target->width) { /* without a resize, the pixels are those of every decoder */
-        if (!planes_to_rgb(planes, header->components, box, target->out, target->stride, &state->lines)) return NO_MEMORY;
-        if (flip) mirror(target);
-    } else {
-        const double whole[4] = {box[0], box[1], box[2], box[3]};
-        status = resample_planes(&state->resampler, planes, header->components, whole, target, flip, TRIANGLE);
-    }
+    status = (same ? show_same : show_resized)(state, planes, header->components, box, flip, target);
     seconds[2] += now_s() - decoded;
     return status;
 }
