@@ -178,7 +178,7 @@ def test_a_set_smaller_than_asked_for_is_measured_whole_and_says_so(
 def test_an_error_in_the_middle_closes_loaders_and_removes_files(
     request_small: BenchRequest, monkeypatch: pytest.MonkeyPatch, nothing_left: None
 ) -> None:
-    def fail(data: Any) -> None:
+    def fail(data: Any, **how: Any) -> None:
         raise OSError("disk gone")
 
     monkeypatch.setattr(bench_loader, "decode_rgb", fail)  # the ceiling comes last, when all loaders are open
