@@ -440,7 +440,7 @@ static void with_entry(const JpegHeader *header, int eighths, const int32_t *box
     memcpy(entry, room, size);
     count = seek_count(entry, size);
     back = malloc((count + 1) * sizeof *back);
-    require(seek_unpack(entry, size, back) == count && (size == 0) == (count == 0), "an entry of our own that is not whole");
+    require(seek_unpack(entry, size, back, count) == count && (size == 0) == (count == 0), "an entry of our own that is not whole");
     for (size_t i = 0; i < count; at++) {
         require(at < (size_t)found, "a mark that was not packed");
         if (all[at].mcu == back[i].mcu) require(!memcmp(all + at, back + i++, sizeof *back), "another mark than was packed");
@@ -457,7 +457,7 @@ static void with_entry(const JpegHeader *header, int eighths, const int32_t *box
     free(back);
     count = seek_count(exact + 1, size + more);
     back = malloc((count + 1) * sizeof *back);
-    size_t unpacked = seek_unpack(exact + 1, size + more, back);
+    size_t unpacked = seek_unpack(exact + 1, size + more, back, count);
     require(unpacked <= count, "more marks than were counted");
     decode(kept, eighths, box, &(Marks){back, unpacked}, &second);
     free(all), free(room), free(entry), free(back), free(exact);

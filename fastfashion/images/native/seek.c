@@ -103,14 +103,18 @@ size_t seek_count(const uint8_t *entry, size_t size) {
     return count <= MAX_MARKS ? count : 0;
 }
 
-size_t seek_unpack(const uint8_t *entry, size_t size, Mark *marks) {
-    size_t count = seek_count(entry, size), at = 8 * HEAD_BYTES, i = 0;
-    if (!count) return 0;
-    int64_t n = entry[0] | entry[1] << 8, mcu = 0, bit = 0;
-    int widths[3] = {entry[3] & 15, entry[3] >> 4, entry[3] >> 4};
+size_t seek_unpack(const uint8_t *entry, size_t size, Mark *marks, size_t most) {
+    uint8_t head[HEAD_BYTES]; /* read once, and not more marks than there is room for: somebody may write to the file below its memory map */
+    if (size < sizeof head) return 0;
+    memcpy(head, entry, sizeof head);
+    int width = mark_width(head, size);
+    size_t count = width ? (size - sizeof head) * 8 / width : 0, at = 8 * sizeof head, i = 0;
+    if (count > most) count = most;
+    int64_t n = head[0] | head[1] << 8, mcu = 0, bit = 0;
+    int widths[3] = {head[3] & 15, head[3] >> 4, head[3] >> 4};
     int32_t dc[3] = {0, 0, 0};
     for (; i < count; i++) {
-        mcu += n, bit += get(entry, size, at, entry[2]), at += entry[2];
+        mcu += n, bit += get(entry, size, at, head[2]), at += head[2];
         if (mcu > INT32_MAX || bit > INT32_MAX) return i;
         marks[i].mcu = (int32_t)mcu, marks[i].bit = (int32_t)bit;
         for (int k = 0; k < 3; at += widths[k], k++) {

@@ -12,9 +12,9 @@ int seek_is_wide(int across);
 size_t seek_pack(const Mark *marks, size_t count, size_t limit, uint8_t *out);
 
 /* The number of marks in an entry, and the marks. Bytes that are no entry have none; whatever the bytes are, MCUs ascend from 1,
- * bits never descend, and predictors have 16 bits. `seek_unpack` returns how many it wrote: at most `seek_count`. */
+ * bits never descend, and predictors have 16 bits. `seek_unpack` returns how many it wrote: at most `most`. */
 size_t seek_count(const uint8_t *entry, size_t size);
-size_t seek_unpack(const uint8_t *entry, size_t size, Mark *marks);
+size_t seek_unpack(const uint8_t *entry, size_t size, Mark *marks, size_t most);
 
 /* The entry of an image within the table of its shard, by its place there; returns its size, 0 if there is none. */
 size_t seek_find(const uint8_t *table, size_t size, size_t place, const uint8_t **entry);

@@ -98,7 +98,7 @@ static PyObject *unpack_all(const Found *found, Py_ssize_t count) {
         size_t at = 0;
         for (Py_ssize_t i = 0; i < count; i++) {
             first[i] = (int64_t)at;
-            at += seek_unpack(found[i].entry, found[i].size, marks + at); /* at most seek_count, hence within `most` */
+            at += seek_unpack(found[i].entry, found[i].size, marks + at, most - at);
         }
         first[count] = (int64_t)at;
         PyObject *all = PyBytes_FromStringAndSize((const char *)marks, (Py_ssize_t)(at * sizeof *marks));
