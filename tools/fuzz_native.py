@@ -265,7 +265,9 @@ def one_batch(native: Any, corpus: list[bytes], draw: np.random.Generator) -> in
     around = any_places(height, width, draw)
     shown, own = (height, width, oversample, status, np.zeros(3)), bool(draw.random() < 0.7)
     native.set_simd(int(draw.integers(-1, 3)))
-    called(lambda: native.load_crops(arrays, boxes, sizes, flips, out, *shown, *(around or (None, None)), own), around, out)
+    called(
+        lambda: native.load_crops(arrays, boxes, sizes, flips, out, *shown, *(around or (None, None)), own, *any_marks(draw)), around, out
+    )
     assert set(status.tolist()) <= {0, 1}
     for data, (high, wide) in zip(arrays, sizes.tolist(), strict=True):
         eighths = int(draw.choice([1, 2, 4, 8]))
@@ -276,6 +278,15 @@ def one_batch(native: Any, corpus: list[bytes], draw: np.random.Generator) -> in
     around = any_places(height, width, draw)
     called(lambda: native.resize_crops(images, *map(int, size), index, boxes, flips, out, BATCH, height, width, *around), around, out)
     return int((status == 0).sum())
+
+
+def any_marks(draw: np.random.Generator) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Places in scans that are made up, and whose they are."""
+    if draw.random() < 0.5:
+        return None, None
+    first = np.concatenate([[0], np.sort(draw.integers(0, 3 * BATCH, BATCH))])
+    marks = np.sort(draw.integers(0, 9, (int(first[-1]), 5), dtype=np.int32), axis=0) * int(draw.choice([1, 100, 2**27]))
+    return marks.astype(np.int32), first.astype(np.int64)
 
 
 def any_places(height: int, width: int, draw: np.random.Generator) -> tuple[np.ndarray, ...]:
