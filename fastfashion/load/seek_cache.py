@@ -1,6 +1,6 @@
 """Seek tables of a set that was packed without: made here while it is read, and kept in the user's cache.
 
-a batch wants a shard's table ─► thread of low priority: made before? else find the marks of each image ─► <set>/NNNNN.seek
+a batch wants a shard's table ─► thread of lower priority: made before? else find the marks of each image ─► <set>/NNNNN.seek
                                                                                                      └► the batches after it
 
 <set>                  a folder for a resolution: the SHA-256 of its manifest and of where it is. A manifest alone could be that of
@@ -34,6 +34,7 @@ FOLDER = "seek"  # of a cache folder
 LIMIT_BYTES = 2 * 10**9  # for all sets together
 RETRY_S = 0.5  # after a table that another process is making
 DIGEST_BYTES = 32
+NICER = 5  # a quarter of what another thread gets on a busy core: with 19, a large set's tables would take hundreds of epochs
 
 
 def note(cache_dir: str) -> str:
@@ -96,7 +97,7 @@ class MadeTables:
         """Make what is wanted; the thread ends when that is done, and the next shard that is wanted starts another."""
         if sys.platform == "linux":  # there a priority is a thread's
             with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICER)
         with suppress(OSError):  # it may not exist yet
             os.utime(self._folder)
         while True:
