@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,6 @@ SEEK_S = 600.0  # for the seek tables of a set that has none
 
 def make_spec(asked: dict[str, Any]) -> Any:
     """The first rows, with the default augmentation but for the smallest crop."""
-    from pathlib import Path
-
     from fastfashion import load
     from fastfashion.config import AugmentConfig
     from fastfashion.shards import open_packed_set
@@ -97,10 +96,15 @@ def open_decoder(spec: Any, stack: ExitStack) -> Callable[[int], int]:
 
 
 def wait_for_seek_tables() -> None:
-    """They are made in the background, from the first epoch on."""
-    ends = time.monotonic() + SEEK_S
-    while time.monotonic() < ends and any(thread.name.startswith("seek") for thread in threading.enumerate()):
-        time.sleep(0.05)
+    """They are made in the background, from the first epoch on, by a thread that sleeps once all are made; its time then stays as it is."""
+    ends, before = time.monotonic() + SEEK_S, None
+    while time.monotonic() < ends:
+        threads = [thread.native_id for thread in threading.enumerate() if thread.name.startswith("seek")]
+        used = [Path(f"/proc/self/task/{number}/schedstat").read_text().split()[:2] for number in threads]  # running, and waiting to run
+        if used == before or not threads:
+            return
+        before = used
+        time.sleep(1)
 
 
 def main() -> None:
