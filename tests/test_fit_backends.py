@@ -94,7 +94,8 @@ def test_all_backends_make_the_same_images(
     )
     monkeypatch.setattr(resident, "HostStore", resident.DeviceStore)
     on_device, _ = load(odd, size, "resident", augment, **SETTINGS[fit])
-    near = 1 if augment is not COLOURED else 3  # a grey level before contrast and saturation
+    # `threads` resizes Y, Cb and Cr of a crop, the others RGB that the decoder rounded: two grey levels before contrast and saturation.
+    near = 2 if augment is not COLOURED else 6
     for other in (host, on_device):
         assert np.abs(threads.astype(int) - other).max() <= near
     # DALI repeats the border where we leave out what lies beyond it.

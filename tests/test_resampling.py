@@ -167,10 +167,10 @@ def test_planes_are_upsampled_resized_and_converted_by_definition(
         (height, width), top, left = plane.pixels.shape, plane.top, plane.left
         whole[top : top + height, left : left + width] = plane.pixels
         down, across = plane.scale_y, plane.scale_x
-        if plane.fancy_y:
-            whole, down = upsampled(whole, 0), 2 * down
-        if plane.fancy_x:
-            whole, across = upsampled(whole, 1), 2 * across
+        if down < 1:
+            whole, down = upsampled(whole, 0) if plane.fancy_y else whole.repeat(2, 0), 1
+        if across < 1:
+            whole, across = upsampled(whole, 1) if plane.fancy_x else whole.repeat(2, 1), 1
         lines = by_definition(whole, box[0] * down, box[2] * down, out[0], kernel, 0)
         levels.append(by_definition(lines, box[1] * across, box[3] * across, out[1], kernel, 1))
     if len(levels) == 1:

@@ -31,6 +31,14 @@ class Kernel(IntEnum):
     CUBIC = 1
 
 
+class Upsampling(IntEnum):
+    """How a component comes to luma's resolution: not at all, by libjpeg's triangle, or each pixel twice."""
+
+    NONE = 0
+    FANCY = 1
+    REPLICATED = 2
+
+
 @dataclass(frozen=True)
 class Plane:
     """A component, or the part of it that is decoded, as native.h describes it: uint8 (h, w) from pixel (top, left) on."""
@@ -59,7 +67,7 @@ class Axis:
     low: int
     high: int
     kernel: Kernel
-    fancy: bool = False
+    fancy: Upsampling = Upsampling.NONE
     full: int = 0
 
 
@@ -89,14 +97,17 @@ def resize_rgb_slowly(image: np.ndarray, box: Box, height_px: int, width_px: int
 def resize_planes(planes: Sequence[Plane], box: Box, height_px: int, width_px: int, kernel: Kernel) -> np.ndarray:
     """Resize a box (y0, x0, y1, x1; pixels of the whole image) of Y, Cb and Cr, or of Y alone, to RGB, uint8 (height_px, width_px, 3).
 
-    JFIF's colour conversion, after the resize. Chroma of half the resolution is first interpolated as libjpeg does, where it says `fancy`.
+    JFIF's colour conversion, after the resize. Chroma of half the resolution is first interpolated as libjpeg does, where it says `fancy`;
+    else each pixel counts twice.
     """
     levels = []
     for plane in planes:
-        down, across = plane.scale_y * (1 + plane.fancy_y), plane.scale_x * (1 + plane.fancy_x)
+        twice_y, twice_x = 2 * plane.scale_y == planes[0].scale_y, 2 * plane.scale_x == planes[0].scale_x
+        by_y, by_x = _upsampling(plane.fancy_y, twice_y), _upsampling(plane.fancy_x, twice_x)
+        down, across = plane.scale_y * (2 if by_y else 1), plane.scale_x * (2 if by_x else 1)
         (height, width), top, left = plane.pixels.shape, plane.top, plane.left
-        rows = Axis(box[0] * down, box[2] * down, height_px, top, top + height, kernel, plane.fancy_y, plane.full_height)
-        columns = Axis(box[1] * across, box[3] * across, width_px, left, left + width, kernel, plane.fancy_x, plane.full_width)
+        rows = Axis(box[0] * down, box[2] * down, height_px, top, top + height, kernel, by_y, plane.full_height)
+        columns = Axis(box[1] * across, box[3] * across, width_px, left, left + width, kernel, by_x, plane.full_width)
         lines = blend_rows(plane.pixels[..., None], *find_taps(rows), top)
         levels.append(blend_columns(lines, *find_taps(columns), left)[..., 0])
     if len(levels) == 1:
@@ -106,6 +117,10 @@ def resize_planes(planes: Sequence[Plane], box: Box, height_px: int, width_px: i
     green = y - _times(cb, 11277) - _times(cr, 23401)
     blue = y + 2 * cb - _times(cb, 7471)
     return _shown(np.stack([red, green, blue], axis=2))
+
+
+def _upsampling(fancy: bool, is_half: bool) -> Upsampling:
+    return Upsampling.FANCY if fancy else Upsampling.REPLICATED if is_half else Upsampling.NONE
 
 
 def find_taps(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +154,12 @@ def find_taps(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
     values = _kernel(distances, narrowing, (reach >> shift) // 2, axis.kernel)
     if axis.fancy:  # four times 3/4 of pixels 2 j and 2 j + 1, and 1/4 of their neighbours
         values[(seen < first) | (seen >= last)] = 0
-        values = (values[:, :-2:2] + values[:, 3::2]) + np.float32(3) * (values[:, 1:-1:2] + values[:, 2::2])
+        replicated = values[:, 1:-1:2] + values[:, 2::2]
+        values = (
+            replicated
+            if axis.fancy == Upsampling.REPLICATED
+            else (values[:, :-2:2] + values[:, 3::2]) + np.float32(3) * (values[:, 1:-1:2] + values[:, 2::2])
+        )
     return starts, _weigh(values)
 
 

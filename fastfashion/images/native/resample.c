@@ -233,9 +233,11 @@ int resample_planes(Resampler *s, const Plane *planes, int count, const double b
     Job job = {.count = count, .kind = count == 1 ? GRAY : YCC, .flip = flip, .target = target};
     for (int i = 0; i < count; i++) {
         const Plane *plane = planes + i;
+        int by_y = plane->fancy_y ? FANCY : 2 * plane->scale_y == planes->scale_y ? REPLICATED : OWN_GRID;
+        int by_x = plane->fancy_x ? FANCY : 2 * plane->scale_x == planes->scale_x ? REPLICATED : OWN_GRID;
         Source *source = job.source + i;
-        Axis y = plane_axis(box[0], box[2], target->height, plane->top, plane->height, plane->full_height, plane->scale_y, plane->fancy_y, kernel);
-        Axis x = plane_axis(box[1], box[3], target->width, plane->left, plane->width, plane->full_width, plane->scale_x, plane->fancy_x, kernel);
+        Axis y = plane_axis(box[0], box[2], target->height, plane->top, plane->height, plane->full_height, plane->scale_y, by_y, kernel);
+        Axis x = plane_axis(box[1], box[3], target->width, plane->left, plane->width, plane->full_width, plane->scale_x, by_x, kernel);
         source->rows = find_taps(&s->taps, &y), source->columns = find_taps(&s->taps, &x);
         if (!source->rows || !source->columns || !find_room(s, source, i, 1)) return NO_MEMORY;
         source->pixels = plane->pixels + (source->columns->first - plane->left), source->stride = plane->stride, source->top = plane->top;

@@ -15,7 +15,7 @@ void free_resampler(Resampler *);
 size_t resampler_bytes(const Resampler *); /* of its buffers */
 
 /* Resize a box (y0, x0, y1, x1; pixels of the whole, unscaled image) of one plane (gray) or three (Y, Cb, Cr) to RGB, mirrored if `flip`.
- * Returns 0 or NO_MEMORY. */
+ * Planes that are smaller than the box needs give other pixels, but nothing outside of them is read. Returns 0 or NO_MEMORY. */
 int resample_planes(Resampler *, const Plane *planes, int count, const double box[4], const Target *, int flip, int kernel);
 
 /* As resample_planes, of RGB lines, all of which must exist that the box touches. Nothing is read past their last pixel. */

@@ -175,7 +175,8 @@ FOR_LEVEL INLINE void NAME(pixels)(const Job *job, int x, int kind, Rows *rgb) {
     NAME(sum)(job->source + 1, x, 1, -MIDDLE, &cb);
     NAME(sum)(job->source + 2, x, 1, -MIDDLE, &cr);
     /* JFIF: R = Y + 1.402 Cr', G = Y - 0.344136 Cb' - 0.714136 Cr', B = Y + 1.772 Cb', where Cb' is Cb - 128; 0.402 and 0.228 (2 less
-     * 1.772) times 2^15 fit. No sum leaves 16 bits: even two axes of overshooting cubic keep Y and chroma' below 255 * 32 * 1.25^2. */
+     * 1.772) times 2^15 fit. No sum leaves 16 bits: without signs a cubic's weights sum to less than 1.3, so that after two axes Y is
+     * below 255 * 32 * 1.3^2 = 13,800 and Cb' and Cr' below 128 * 32 * 1.3^2 = 6,930. */
     rgb[0] = y + cr + TIMES(cr, NAME(all)(13173));
     rgb[1] = y - TIMES(cb, NAME(all)(11277)) - TIMES(cr, NAME(all)(23401));
     rgb[2] = y + cb + cb - TIMES(cb, NAME(all)(7471));

@@ -109,7 +109,8 @@ static void mend_end(const Axis *axis, const Grid *grid, int i, int start, float
 }
 
 /* Values of each source pixel of a component of half the resolution: pixel j is 3/4 of pixels 2 j and 2 j + 1 of luma's grid, and 1/4 of
- * their neighbours 2 j - 1 and 2 j + 2; at the ends, of themselves. Each has four times the value. */
+ * their neighbours 2 j - 1 and 2 j + 2; at the ends, of themselves. Each has four times the value. Replicated, it is both 2 j
+ * and 2 j + 1, and nothing else. */
 static void find_folded(const Axis *axis, const Grid *grid, const int32_t *start, int32_t *distance, float *values, float *seen, int count) {
     int size = axis->size, inner = 2 * count + 2;
     find_lines(axis, grid, distance, seen, inner);
@@ -119,7 +120,10 @@ static void find_folded(const Axis *axis, const Grid *grid, const int32_t *start
     for (int k = 0; k < count; k++) {
         const float *at = seen + (size_t)2 * k * size;
         float *value = values + (size_t)k * size;
-        for (int i = 0; i < size; i++) value[i] = (at[i] + at[i + 3 * size]) + 3 * (at[i + size] + at[i + 2 * size]);
+        if (axis->fancy == REPLICATED)
+            for (int i = 0; i < size; i++) value[i] = at[i + size] + at[i + 2 * size];
+        else
+            for (int i = 0; i < size; i++) value[i] = (at[i] + at[i + 3 * size]) + 3 * (at[i + size] + at[i + 2 * size]);
     }
 }
 

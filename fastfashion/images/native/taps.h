@@ -6,13 +6,14 @@
 
 enum { TRIANGLE, CUBIC }; /* Pillow's BILINEAR and BICUBIC */
 enum { WEIGHT_BITS = 14, ONE = 1 << WEIGHT_BITS, KEPT_TAPS = 8 };
+enum { OWN_GRID, FANCY, REPLICATED }; /* how a component comes to luma's resolution, if at all: libjpeg's triangle, or each pixel twice */
 
 /* What the taps of an axis depend on, without padding: compared byte by byte. */
 typedef struct {
     double from, to; /* the box: 0 <= from < to; pixels that it does not touch have no influence */
     int size;        /* pixels of the output, 1 or more */
     int low, high;   /* source pixels that exist: [low, high) */
-    int full;        /* if fancy: pixels of the whole component, of which the box sees twice as many */
+    int full;        /* if fancy (or replicated): pixels of the whole component, of which the box sees twice as many */
     int kernel, fancy;
 } Axis;
 
