@@ -135,11 +135,7 @@ def differences(images: list[Jpeg], size: tuple[int, int], rng: np.random.Genera
 
 @pytest.mark.parametrize(("sampling", "most"), [("gray", 0), ("444", 0), ("422", 3), ("420", 3)])
 def test_crops_of_colours_that_need_no_clipping_differ_by_rounding(sampling: str, most: int) -> None:
-    """libjpeg-turbo's path clips before the resize; ours, of coarser chroma, after it.
-
-    Where libjpeg repeats chroma and does not smooth it (4:2:2 at 1/8, and chroma of at most two pixels across), the resize smooths it
-    nevertheless: such small images and outputs are left out here.
-    """
+    """libjpeg-turbo's path clips before the resize; ours, of coarser chroma, after it."""
     rng, found = np.random.default_rng(3), []
     for seed in range(60):
         shapes, size = rng.integers(5, 71, (4, 2)).tolist(), tuple(rng.integers(6, 91, 2).tolist())
