@@ -115,6 +115,10 @@ def test_images_that_cannot_be_entered_have_no_entry() -> None:
     cut = ZOO["4:2:0"][:-3000]
     assert seek.make_entries([restarts, progressive, cut, b"", b"\xff\xd8", b"no image"]) == [b""] * 6
     assert _native.find_marks(progressive) is None
+    frame = bytearray(jpeg(1, 64, 64))
+    at = frame.index(b"\xff\xc0") + 5
+    frame[at : at + 4] = b"\xff\xff\xff\xff"  # 65535x65535 pixels in some KB: no memory is taken for their marks
+    assert _native.find_marks(bytes(frame)) is None
 
 
 @settings(max_examples=200)
