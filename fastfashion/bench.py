@@ -208,9 +208,7 @@ class BenchRequest:
         """The command that measures this again, without absolute paths."""
         shards = self.shards.name if self.shards.is_absolute() else self.shards
         line = f"{self.command} --shards {shards} --res {self.resolution} --size {self.size} --workers {self.threads} --batch-size "
-        line += f"{self.batch_size} --images {self.num_images} --rounds {self.rounds}" + f" --decoder {self.decoder}" * (
-            self.decoder != OWN
-        )
+        line += f"{self.batch_size} --images {self.num_images} --rounds {self.rounds}"
         line += f" --decoder {self.decoder}" * (self.decoder != OWN)
         return line + "".join(f" --backend {name!r}" for name in self.backends) + " --profile" * self.profile
 

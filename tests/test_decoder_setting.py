@@ -91,3 +91,8 @@ def test_own_is_the_default_and_its_pixels_are_within_two_grey_levels(packed_sma
 def test_an_unknown_decoder_is_refused(packed_small: PackedSmall) -> None:
     with pytest.raises(ConfigError, match=r"data\.decoder: expected own or turbo, found 'gpu'"):
         one_epoch(packed_small, settings={"data.decoder": "gpu"})
+
+
+@pytest.mark.parametrize(("decoder", "times"), [("own", 0), ("turbo", 1)])
+def test_the_command_of_a_record_names_another_decoder_once(decoder: str, times: int) -> None:
+    assert BenchRequest(shards=Path("shards/small"), decoder=decoder).line().count("--decoder turbo") == times

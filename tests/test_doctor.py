@@ -80,6 +80,7 @@ TWO_BUILDS = {"nvidia-dali-cuda120": "2.4.0", "nvidia-dali-cuda130": "2.4.0"}
         (NO_GPU | {"dali.builds": {}}, "DALI", "gap", "data.backend=threads"),
         ({"dali.error": "nvImageCodec failure"}, "DALI", "broken", "nvImageCodec"),
         (NO_GPU | {"dali.error": "its process ended with status -11: "}, "DALI", "gap", "data.backend=threads"),
+        ({}, "CPU loader", "ok", "decoded by a decoder of its own"),
         ({"threads.native": False}, "CPU loader", "gap", "apt install gcc libjpeg-dev"),
         ({"threads.error": "OSError: x"}, "CPU loader", "broken", "OSError: x"),
         ({"machine.python": "3.11.7"}, "Python", "note", "fastfashion train --nproc 4"),

@@ -307,6 +307,15 @@ def test_a_damaged_table_is_an_error_of_the_set_and_is_repaired(packed: tuple[Pa
     assert digests(copy) == digests(packed[1])
 
 
+def test_without_the_native_code_a_missing_table_is_not_repaired_and_the_error_says_how_to_build_it(
+    packed: tuple[Path, Path], copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy / "full" / "00000.seek").unlink()
+    monkeypatch.setattr(seek, "_native", None)
+    with pytest.raises(PackedSetError, match=r"00000\.seek: its bytes cannot be made again: .*install it again with a C compiler"):
+        repair(copy, packed[0], verify(copy).damage, 1)
+
+
 def test_a_missing_or_cut_table_is_refused_when_the_set_is_opened(packed: tuple[Path, Path], copy: Path) -> None:
     table = copy / "full" / "00001.seek"
     table.write_bytes(table.read_bytes()[:-1])

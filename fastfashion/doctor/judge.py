@@ -11,6 +11,7 @@ MIN_MEMORY = 4 << 30  # training a ResNet18 on small images has 2.3 GB resident
 MIN_FREE = 5 << 30
 SLOW_DISK = 50e6  # bytes a second
 PROBED = {"gpu": "GPU", "dali": "DALI", "threads": "CPU loader", "kaggle": "Kaggle", "hub": "Hub"}  # the finding of each probe
+DECODED_BY = {"own": "a decoder of its own", "turbo": "libjpeg-turbo"}  # data.decoder
 Facts = dict[str, Any]
 
 
@@ -148,7 +149,7 @@ def _compiled(threads: Facts) -> Verdict:
         return State.BROKEN, f"does not load images: {threads['error']}", advice
     if not threads["native"]:
         return State.GAP, "works through Pillow, several times slower", HOW_TO_BUILD
-    return State.OK, f"compiled, with {threads['decoder']} as the decoder of plain JPEGs", None
+    return State.OK, f"compiled; plain JPEGs are decoded by {DECODED_BY[threads['decoder']]}", None
 
 
 def _disk(disk: Facts) -> Verdict:

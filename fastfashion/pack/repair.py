@@ -22,7 +22,7 @@ from fastfashion.pack.plan import PackPlan, make_plan
 from fastfashion.pack.request import MADE_BY, RESAMPLER, UNSHRUNK, PackRequest, encoder_differences
 from fastfashion.pack.staging import STAGING, lock
 from fastfashion.scratch import scratch
-from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.shards import PackedSet, open_packed_set, seek
 from fastfashion.shards.layout import (
     FULL,
     INDEX,
@@ -170,6 +170,9 @@ def _seek_table(folder: Path, tar: Path, entry: ShardEntry) -> list[Path]:
         if hash_file(there, max_bytes=entry.seek.num_bytes) == expected:
             return []
     if not made.is_file() or hash_file(made) != expected:
-        found = f"found {hash_file(made)[1]}" if made.is_file() else "fastfashion was installed without a C compiler, which it needs for it"
-        raise PackedSetError(f"{there}: its bytes cannot be made again: expected sha256 {expected[1]}, {found}; pack the set again")
+        found, advice = f"found {hash_file(made)[1]}" if made.is_file() else "found none", "pack the set again"
+        if not seek.can_read():
+            found = "fastfashion was installed without the native code, which makes it"
+            advice = "install it again with a C compiler and libjpeg-turbo's headers (Debian: apt install gcc libjpeg-dev)"
+        raise PackedSetError(f"{there}: its bytes cannot be made again: expected sha256 {expected[1]}, {found}; {advice}")
     return [made]
