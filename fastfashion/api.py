@@ -372,7 +372,7 @@ def loader(
         drop_last: Leave out the last samples of an epoch that do not fill a batch.
         on_bad: On a decode error: stop, or skip (mask the image and list it in `loader.skipped`).
         device: Where batches are; default: the current device.
-        cache_dir: Folder for shards from object storage; default: a folder in the user's cache.
+        cache_dir: Folder for shards from object storage, and seek tables; default: a folder in the user's cache.
         settings: Other settings, such as {"data.oversample": 0.002} (docs/settings.md).
     """
     from fastfashion.load.embed import LoaderRequest, open_request

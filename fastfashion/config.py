@@ -93,8 +93,8 @@ class DataConfig(_Section):
     shuffle: str = setting("epoch", "epoch: permute all rows; window: permute shards, then rows in a window.", choices=("epoch", "window"))
     window_shards: int = setting(16, "Shards in a window.", least=1)
     on_bad: str = setting("stop", "On a decode error: stop, or skip (count and list the image).", FREE, choices=("stop", "skip"))
-    cache_dir: str = setting("", "Folder for shards from object storage; default: a folder in the user's cache.", FREE)
-    cache_gb: float = setting(100.0, "Size limit of data.cache_dir in 10^9 bytes, for all sets together.", FREE, above=0)
+    cache_dir: str = setting("", "Folder for shards from object storage, and seek tables; default: a folder in the user's cache.", FREE)
+    cache_gb: float = setting(100.0, "Size limit of shards in data.cache_dir, in 10^9 bytes, for all sets together.", FREE, above=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
