@@ -191,7 +191,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "model.json of a later version": (
         put(MODEL, '{"format": "fastfashion-model", "version": 9}'),
         ("predict", "weights"),
-        "version 2 or 3",
+        "version 2 to 4",
     ),
     "model.json of another kind": (put(MODEL, '{"format": "other", "version": 2}'), ("predict",), "expected fastfashion-model"),
     "model.json missing": (lambda run: (run / MODEL).unlink(), ("predict", "serve"), r"model\.json is missing"),
