@@ -32,7 +32,7 @@ from fastfashion.files import location
 from fastfashion.load import Loader, LoaderSpec, Plan
 from fastfashion.load.batch import Profile
 from fastfashion.load.crops import load_crops
-from fastfashion.load.seek_cache import MadeTables, note
+from fastfashion.load.seek_cache import MadeTables, _num_bytes, _opened_ns, note
 from fastfashion.load.threads import CropDecoder
 from fastfashion.pack import PackRequest, pack
 from fastfashion.pack.repair import repair
@@ -458,6 +458,14 @@ def test_without_a_folder_to_write_to_they_are_in_memory_alone(before: Path, tmp
         (tmp_path / "closed").mkdir(mode=0o500)
         assert "cannot be written" in note(str(tmp_path / "closed"))
     assert note(str(tmp_path / "open")) == ""
+
+
+def test_a_table_that_another_process_removes_meanwhile_is_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "00000.seek").write_bytes(bytes(100))
+    (tmp_path / "set" / "00001.seek").symlink_to(tmp_path / "removed")  # found, and not there any more
+    assert _num_bytes(tmp_path) == 100
+    assert _opened_ns(tmp_path / "removed") == 0
 
 
 def test_the_folder_keeps_to_its_limit(before: Path, tmp_path: Path) -> None:

@@ -106,7 +106,12 @@ class MadeTables:
                     self._thread = None
                     return
                 number = self._wanted.popleft()
-            table = self._find(number)
+            try:
+                table = self._find(number)
+            except BaseException:  # nobody foresaw it: Python's own report says what, and the next shard starts another thread
+                with self._changed:
+                    self._thread = None
+                raise
             with self._changed:
                 if table is not None:
                     self._ready[number] = table
@@ -188,7 +193,7 @@ class MadeTables:
             self._used = _num_bytes(self._root)
         if self._used + num_bytes > self._limit_bytes:
             folders = [Path(entry.path) for entry in os.scandir(self._root) if entry.is_dir(follow_symlinks=False)]
-            for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime_ns):
+            for folder in sorted(folders, key=_opened_ns):
                 if folder != self._folder and self._used + num_bytes > self._limit_bytes:
                     shutil.rmtree(folder, ignore_errors=True)
                     self._used = _num_bytes(self._root)
@@ -196,8 +201,21 @@ class MadeTables:
         return self._used <= self._limit_bytes
 
 
+def _opened_ns(folder: Path) -> int:
+    """When a set's tables were last opened; 0 if another process has just removed them."""
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def _num_bytes(root: Path) -> int:
-    return sum(path.stat().st_size for path in root.glob("*/*.seek"))
+    """Of all tables that are there, whatever other processes remove meanwhile."""
+    total = 0
+    for path in root.glob("*/*.seek"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _is_at(file: int, path: Path) -> bool:

@@ -7,7 +7,7 @@
 #include "seek.h"
 
 enum { HEAD_BYTES = 4, LEAST_WIDTH = 8, MAX_BIT_WIDTH = 31, MAX_DC_WIDTH = 15, MAX_DC = 32767, MAX_MARKS = 1 << 18 };
-enum { NEAR = 12, WIDE = 64 }; /* MCUs between marks; those of a row below which marks gain nothing (bench/LOG.md) */
+enum { NEAR = 8, WIDE = 64 }; /* MCUs between marks; those of a row below which marks gain nothing (bench/LOG.md) */
 enum { TABLE_HEAD_BYTES = 12, END_BYTES = 4 };
 static const uint8_t MAGIC[8] = {'F', 'F', 'S', 'E', 'E', 'K', '1', '\n'};
 
