@@ -215,6 +215,4 @@ class ShardCache:
                     self._failed[number] = error  # while it is still locked, so that a thread that waits for it does not fetch it again
                 raise
 
-        return self._folder.bring(
-            self._entries[number], fetch, self._spared(), urgent=urgent, on_bytes=lambda num_bytes: self._source.pause(0)
-        )
+        return self._folder.bring(self._entries[number], fetch, self._spared(), urgent=urgent, on_bytes=self._look)
