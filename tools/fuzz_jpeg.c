@@ -399,7 +399,7 @@ static Mark *find_marks(const JpegHeader *header, Random *random, size_t *count)
     *count = 0;
     if (mcus > MAX_PIXELS / 64) return NULL;
     Mark *room = malloc(mcus * sizeof *room);
-    int found = baseline_find_marks(kept, 1 + below(random, 3), 1 + below(random, header->mcus_across + 1), room);
+    int found = baseline_find_marks(kept, 1 + below(random, 2 * header->mcus_across), room);
     require(found >= -NO_MEMORY && found <= (int)mcus, "a number of marks that no image has");
     Mark *marks = found > 0 ? malloc(found * sizeof *marks) : NULL;
     if (marks) memcpy(marks, room, found * sizeof *marks);
@@ -428,11 +428,11 @@ static Mark *make_up_marks(Mark *right, size_t *count, size_t size, Random *rand
 }
 
 #if HAS_SEEK
-/* Marks of all MCUs through an entry of a seek table and back, and then an entry, and a table, that somebody made up. */
+/* Marks through an entry of a seek table and back, and then an entry, and a table, that somebody made up. */
 static void with_entry(const JpegHeader *header, int eighths, const int32_t *box, Random *random) {
     size_t mcus = (size_t)header->mcus_across * header->mcus_down, limit = 4 + below(random, 400), at = 0;
     Mark *all = malloc(mcus * sizeof *all), *back;
-    int found = baseline_find_marks(kept, 1, 1, all);
+    int found = baseline_find_marks(kept, SEEK_NEAR, all);
     uint8_t *room = malloc(limit);
     size_t size = found > 0 ? seek_pack(all, (size_t)found, limit, room) : 0, count;
     require(size <= limit, "an entry that is larger than its limit");

@@ -773,23 +773,21 @@ int baseline_is_whole(Jpeg *jpeg) {
     return left >= 0 && left < 8 && jpeg->marker == 0xD9;
 }
 
-int baseline_find_marks(Jpeg *jpeg, int rows, int columns, Mark *marks) {
+int baseline_find_marks(Jpeg *jpeg, int every, Mark *marks) {
     const JpegHeader *header = &jpeg->header;
     if (!jpeg->scan) return -NOT_FOR_US;
     if (header->restarts) return 0;
     if (!start_scan(jpeg)) return -NOT_FOR_US;
     int count = 0, all = header->mcus_down * header->mcus_across;
     int64_t counted = 0, stuffed = 0; /* each 0xFF of the clean data was followed by a zero in the file */
-    for (int row = 0; row < header->mcus_down; row += rows)
-        for (int column = 0; column < header->mcus_across; column += columns) {
-            if (!read_mcus(jpeg, row * header->mcus_across + column, 1) || !is_within(jpeg)) return -NOT_FOR_US;
-            if (!jpeg->mcu) continue;
-            int64_t used = used_bits(jpeg);
-            for (; counted < used / 8; counted++) stuffed += jpeg->clean[counted] == 0xFF;
-            if (used + 8 * stuffed > INT32_MAX) return count;
-            Mark *mark = marks + count++;
-            *mark = (Mark){jpeg->mcu, (int32_t)(used + 8 * stuffed), {0}};
-            for (int i = 0; i < header->components; i++) mark->dc[i] = (int32_t)jpeg->components[i].predictor;
-        }
+    while (all - jpeg->mcu > every) {
+        if (!read_mcus(jpeg, jpeg->mcu + every, 1) || !is_within(jpeg)) return -NOT_FOR_US;
+        int64_t used = used_bits(jpeg);
+        for (; counted < used / 8; counted++) stuffed += jpeg->clean[counted] == 0xFF;
+        if (used + 8 * stuffed > INT32_MAX) return count;
+        Mark *mark = marks + count++;
+        *mark = (Mark){jpeg->mcu, (int32_t)(used + 8 * stuffed), {0}};
+        for (int i = 0; i < header->components; i++) mark->dc[i] = (int32_t)jpeg->components[i].predictor;
+    }
     return read_mcus(jpeg, all, 1) && is_within(jpeg) ? count : -NOT_FOR_US;
 }

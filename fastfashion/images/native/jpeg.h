@@ -41,8 +41,8 @@ int baseline_decode(Jpeg *, int eighths, const int32_t *box, const Marks *, Plan
 /* Whether what was decoded last was a whole image, whose end (EOI) follows its last code. */
 int baseline_is_whole(Jpeg *);
 
-/* Find the marks of the first MCU of every `rows`-th row of MCUs, and in it of every `columns`-th MCU, but for the first of the image.
- * `marks` has room for all MCUs. Returns their number, or -NOT_FOR_US. */
-int baseline_find_marks(Jpeg *, int rows, int columns, Mark *marks);
+/* Find the marks of every n-th MCU of an image whose header was read, n being `every`, 1 or more, from the n-th on: (MCUs - 1) / n of them, for which
+ * there is room. Returns their number, 0 for an image with restart markers, or -NOT_FOR_US for one that is damaged. */
+int baseline_find_marks(Jpeg *, int every, Mark *marks);
 
 #endif

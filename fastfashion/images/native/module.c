@@ -159,7 +159,7 @@ static int own_load(State *state, const Py_buffer *encoded, const int32_t *box, 
     return status;
 }
 
-/* Bring the first bytes of an image nearer to the processor while the one before is decoded */
+/* Bring the first bytes of an image nearer to the processor while the one before is decoded. */
 static void fetch_ahead(const Py_buffer *encoded) {
 #ifdef __GNUC__
     const uint8_t *bytes = encoded->buf;

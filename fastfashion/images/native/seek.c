@@ -7,7 +7,7 @@
 #include "seek.h"
 
 enum { HEAD_BYTES = 4, LEAST_WIDTH = 8, MAX_BIT_WIDTH = 31, MAX_DC_WIDTH = 15, MAX_DC = 32767, MAX_MARKS = 1 << 18 };
-enum { NEAR = 8, WIDE = 64 }; /* MCUs between marks; those of a row below which marks gain nothing (bench/LOG.md) */
+enum { WIDE = 64 }; /* MCUs of a row, below which marks gain nothing (bench/LOG.md) */
 enum { TABLE_HEAD_BYTES = 12, END_BYTES = 4 };
 static const uint8_t MAGIC[8] = {'F', 'F', 'S', 'E', 'E', 'K', '1', '\n'};
 
@@ -53,15 +53,15 @@ static uint32_t get(const uint8_t *data, size_t size, size_t at, int width) {
     return (uint32_t)(word >> (at & 7)) & (((uint32_t)1 << width) - 1);
 }
 
-/* The entry for every `n`-th MCU; its size, or 0. */
-static size_t pack_every(const Mark *marks, size_t count, size_t n, size_t limit, uint8_t *out) {
+/* The entry of every `stride`-th mark, which is every n-th MCU; its size, or 0. */
+static size_t pack_every(const Mark *marks, size_t count, size_t stride, size_t limit, uint8_t *out) {
     static const Mark start = {0};
     uint32_t bits = 0, luma = 0, chroma = 0;
-    size_t number = count / n;
+    size_t number = count / stride, n = SEEK_NEAR * stride;
     const Mark *last = &start;
     Step step;
     if (!number || number > MAX_MARKS || n > 0xFFFF) return 0;
-    for (size_t i = n - 1; i < count; last = marks + i, i += n) {
+    for (size_t i = stride - 1; i < count; last = marks + i, i += stride) {
         if (!find_step(last, marks + i, &step)) return 0;
         bits |= step.bits, luma |= step.dc[0], chroma |= step.dc[1] | step.dc[2];
     }
@@ -73,7 +73,7 @@ static size_t pack_every(const Mark *marks, size_t count, size_t n, size_t limit
     memset(out, 0, size);
     out[0] = (uint8_t)n, out[1] = (uint8_t)(n >> 8), out[2] = (uint8_t)bit_width, out[3] = (uint8_t)(luma_width | chroma_width << 4);
     last = &start;
-    for (size_t i = n - 1; i < count; last = marks + i, i += n) {
+    for (size_t i = stride - 1; i < count; last = marks + i, i += stride) {
         find_step(last, marks + i, &step);
         put(out, &at, step.bits, bit_width);
         put(out, &at, step.dc[0], luma_width);
@@ -87,7 +87,7 @@ int seek_is_wide(int across) { return across >= WIDE; }
 
 size_t seek_pack(const Mark *marks, size_t count, size_t limit, uint8_t *out) {
     size_t size = 0;
-    for (size_t n = NEAR; n <= count && !size; n *= 2) size = pack_every(marks, count, n, limit, out);
+    for (size_t stride = 1; stride <= count && !size; stride *= 2) size = pack_every(marks, count, stride, limit, out);
     return size;
 }
 

@@ -4,11 +4,13 @@
 
 #include "jpeg.h"
 
+enum { SEEK_NEAR = 8 }; /* MCUs between the marks of an entry, or twice, four times, … as many (bench/LOG.md) */
+
 /* Whether marks pay in an image with this number of MCUs across. */
 int seek_is_wide(int across);
 
-/* Write the entry of an image to `out`, which has room for `limit` bytes: from `marks`, those of its MCUs 1, 2, 3, …, `count` of them.
- * Returns its size, or 0 if there is none: it would be larger than `limit`. */
+/* Write the entry of an image to `out`, which has room for `limit` bytes: from `marks`, those of every SEEK_NEAR-th MCU, `count` of
+ * them. Returns its size, or 0 if there is none: it would be larger than `limit`. */
 size_t seek_pack(const Mark *marks, size_t count, size_t limit, uint8_t *out);
 
 /* The number of marks in an entry, and the marks. Bytes that are no entry have none; whatever the bytes are, MCUs ascend from 1,

@@ -7,13 +7,14 @@
 
 enum { END_BYTES = 4 }; /* of the number that says where an entry ends */
 
-/* The marks of all MCUs but the first of an image of `size` bytes whose header was read, in `memory`; returns their number, -NOT_FOR_US or
- * -NO_MEMORY. An MCU has two bits at least: a header that says there are more lies, and no memory is taken for it. */
-static ptrdiff_t find_all(Jpeg *jpeg, size_t size, Buffer *memory) {
+/* The marks of every n-th MCU of an image of `size` bytes whose header was read, in `memory`; returns their number, -NOT_FOR_US or -NO_MEMORY.
+ * An MCU has two bits at least: a header that says there are more lies, and no memory is taken for it. */
+static ptrdiff_t find_every(Jpeg *jpeg, int every, size_t size, Buffer *memory) {
     const JpegHeader *header = baseline_header(jpeg);
-    if (header->restarts || (size_t)header->mcus_across * header->mcus_down > 4 * size) return -NOT_FOR_US;
-    if (!reserve(memory, (size_t)header->mcus_across * header->mcus_down * sizeof(Mark))) return -NO_MEMORY;
-    return baseline_find_marks(jpeg, 1, 1, memory->data);
+    size_t mcus = (size_t)header->mcus_across * header->mcus_down;
+    if (header->restarts || mcus > 4 * size) return -NOT_FOR_US;
+    if (!reserve(memory, (mcus / every + 1) * sizeof(Mark))) return -NO_MEMORY;
+    return baseline_find_marks(jpeg, every, memory->data);
 }
 
 /* The size of the entry of one image, 0 if it has none, or -NO_MEMORY. Only the header of an image without one is read. */
@@ -24,7 +25,7 @@ static ptrdiff_t make_entry(Jpeg *jpeg, const Py_buffer *image, double share, Bu
     if (status) return status == NO_MEMORY ? -NO_MEMORY : 0;
     const JpegHeader *header = baseline_header(jpeg);
     if (header->turned || !seek_is_wide(header->mcus_across)) return 0;
-    ptrdiff_t count = find_all(jpeg, (size_t)image->len, memory);
+    ptrdiff_t count = find_every(jpeg, SEEK_NEAR, (size_t)image->len, memory);
     if (count < 0) return count == -NO_MEMORY ? count : 0;
     if (!reserve(entry, limit + 1)) return -NO_MEMORY;
     return (ptrdiff_t)seek_pack(memory->data, (size_t)count, limit, entry->data);
@@ -72,7 +73,7 @@ PyObject *find_marks(PyObject *module, PyObject *data) {
     if (PyObject_GetBuffer(data, &image, PyBUF_C_CONTIGUOUS) < 0) return NULL;
     Jpeg *jpeg = open_baseline();
     ptrdiff_t count = jpeg ? -baseline_read_header(jpeg, image.buf, (size_t)image.len) : -NO_MEMORY;
-    if (count == 0) count = find_all(jpeg, (size_t)image.len, &memory);
+    if (count == 0) count = find_every(jpeg, 1, (size_t)image.len, &memory);
     PyObject *found = count == -NO_MEMORY ? PyErr_NoMemory()
                       : count < 0         ? Py_NewRef(Py_None)
                                           : PyBytes_FromStringAndSize(memory.data, count * (Py_ssize_t)sizeof(Mark));
