@@ -20,12 +20,8 @@ import simplejpeg
 
 from fastfashion.errors import InputError
 from fastfashion.images import jpeg_header, metadata
+from fastfashion.images.compiled import native as _native
 from fastfashion.images.jpeg_header import Encoded, JpegHeader
-
-try:
-    from fastfashion.images import _native
-except ImportError:  # built without a C compiler, or without libjpeg-turbo's headers
-    _native = None  # type: ignore[assignment]
 
 # A progressive JPEG of this size takes 900 MB while it is decoded. Medium-format cameras reach it, product photographs do not.
 MAX_PIXELS = 100_000_000

@@ -13,10 +13,7 @@ from enum import IntEnum
 
 import numpy as np
 
-try:
-    from fastfashion.images import _native
-except ImportError:  # built without a C compiler, or without libjpeg-turbo's headers
-    _native = None  # type: ignore[assignment]
+from fastfashion.images.compiled import native as _native
 
 FEW_TAPS = 12  # source pixels of an output pixel, a side, from which on products are not rounded one by one
 WEIGHT_BITS, LINE_BITS, SHOWN_BITS, PLACE_BITS, DISTANCE_BITS = 14, 6, 5, 32, 27

@@ -15,21 +15,15 @@ import numpy as np
 from fastfashion.config import DECODERS
 from fastfashion.errors import InputError
 from fastfashion.images import codec
+from fastfashion.images.compiled import INSTALL_AGAIN
+from fastfashion.images.compiled import native as _native
 from fastfashion.load.fit import Padding
 from fastfashion.shards.seek import Marks, choose
-
-try:
-    from fastfashion.images import _native
-except ImportError:  # built without a C compiler, or without libjpeg-turbo's headers
-    _native = None  # type: ignore[assignment]
 
 OVERSAMPLE = 1.5  # decoded pixels for one output pixel, a side, that the decoder's own scaling must leave; bench/LOG.md compares others
 OWN, TURBO = DECODERS
 SCALES = (1, 2, 4, 8)  # eighths; libjpeg-turbo has SIMD only for these
-HOW_TO_BUILD = (
-    "fastfashion was installed without a C compiler or libjpeg-turbo's headers (Debian: apt install gcc libjpeg-dev); "
-    "install it again with them"
-)
+HOW_TO_BUILD = f"fastfashion was installed without the native code; {INSTALL_AGAIN}"
 
 
 def is_native() -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from fastfashion.catalog import Columns, old_id
 from fastfashion.errors import InputError, PackedSetError
 from fastfashion.files import is_remote, publish
+from fastfashion.images.compiled import INSTALL_AGAIN
 from fastfashion.pack.block import Block, Job
 from fastfashion.pack.engines import open_engine
 from fastfashion.pack.plan import PackPlan, make_plan
@@ -173,6 +174,6 @@ def _seek_table(folder: Path, tar: Path, entry: ShardEntry) -> list[Path]:
         found, advice = f"found {hash_file(made)[1]}" if made.is_file() else "found none", "pack the set again"
         if not seek.can_read():
             found = "fastfashion was installed without the native code, which makes it"
-            advice = "install it again with a C compiler and libjpeg-turbo's headers (Debian: apt install gcc libjpeg-dev)"
+            advice = INSTALL_AGAIN
         raise PackedSetError(f"{there}: its bytes cannot be made again: expected sha256 {expected[1]}, {found}; {advice}")
     return [made]

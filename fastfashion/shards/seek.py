@@ -17,15 +17,11 @@ import numpy as np
 from fastfashion.errors import PackedSetError
 from fastfashion.files import is_remote
 from fastfashion.images.codec import Kind
+from fastfashion.images.compiled import native as _native
 from fastfashion.shards import layout
 from fastfashion.shards.layout import Manifest, ShardEntry
 from fastfashion.untrusted import open_regular
 from fastfashion.words import why
-
-try:
-    from fastfashion.images import _native
-except ImportError:  # built without a C compiler, or without libjpeg-turbo's headers
-    _native = None  # type: ignore[assignment]
 
 MAGIC = b"FFSEEK1\n"
 SHARE = 0.015  # of an image's bytes that its entry may have, the number that says where it ends included
