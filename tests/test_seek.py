@@ -451,7 +451,8 @@ def test_an_image_with_other_bytes_than_its_row_says_has_no_entry(packed: tuple[
 
 def test_without_a_folder_to_write_to_they_are_in_memory_alone(before: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with closing(MadeTables(open_packed_set(before).open("full"), tmp_path / "file" / "seek")) as tables:
+    opened = closing(MadeTables(open_packed_set(before).open("full"), tmp_path / "file" / "seek"))
+    with pytest.warns(UserWarning, match="made again by each process; name another data.cache_dir"), opened as tables:
         assert len(wait_for(tables, 0)) and len(wait_for(tables, 2))
         assert "file" in tables.failed
     if os.geteuid():

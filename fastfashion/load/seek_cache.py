@@ -9,11 +9,13 @@ a batch wants a shard's table ─► thread of lower priority: made before? else
 <set>/NNNNN.partial    a table that is being made, locked by its maker; or left by one that was killed, and not locked
 """
 
+import errno
 import hashlib
 import os
 import shutil
 import sys
 import threading
+import warnings
 import zlib
 from collections import deque
 from contextlib import suppress
@@ -34,6 +36,7 @@ FOLDER = "seek"  # of a cache folder
 LIMIT_BYTES = 2 * 10**9  # for all sets together
 RETRY_S = 0.5  # after a table that another process is making
 DIGEST_BYTES = 32
+_FORESEEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # `note` names these before
 NICER = 5  # a quarter of what another thread gets on a busy core: with 19, a large set's tables would take hundreds of epochs
 
 
@@ -127,6 +130,8 @@ class MadeTables:
             return table if table is not None else self._make_and_keep(number)
         except OSError as error:
             self.failed = f"{self._folder}: {why(error)}"
+            if error.errno not in _FORESEEN:
+                warnings.warn(f"{self.failed}; seek tables are made again by each process; name another data.cache_dir", stacklevel=1)
             return self._make(number)
 
     def _kept(self, number: int) -> np.ndarray | None:
