@@ -142,6 +142,8 @@ class ModelConfig(_Section):
     name: str = setting("resnet18", "Any timm model.")
     pretrained: bool = setting(True, "Start from ImageNet weights.")
     weights: str = setting("", "Start from this .safetensors, .pth or .bin file or run's folder instead.")
+    freeze: bool = setting(False, "Keep the backbone as it is and train the heads alone, on features computed once (linear probe).")
+    layer_decay: float = setting(1.0, "Multiply the learning rate by this for each layer down from the heads.", ALLOWED, above=0, most=1)
     dropout: float = setting(0.0, "Dropout before the heads.", ALLOWED, least=0, below=1)
     flip_average: bool = setting(True, "Average the answers for an image and its mirror image; training is unchanged.", ALLOWED)
 

@@ -17,6 +17,7 @@ _TAKEN = frozenset(dir(nn.ModuleDict()))
 class Classifier(nn.Module):
     """uint8 images (B, H, W, 3) to logits {task: (B, C)}; the mean and std of the backbone's training are part of it.
 
+    Instead of images it takes features, float (B, F), which only pass through the heads.
     In evaluation, logits are the mean over an image and its mirror image if `flip_average` is set, divided by the task's temperature
     (Guo et al. 2017), which is 1 until it is fitted.
     """
@@ -37,9 +38,9 @@ class Classifier(nn.Module):
         self.channels_last = True
         self.dropout = nn.Dropout(config.dropout)
         self.flip_average = config.flip_average
-        num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
+        self.num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
         self.tasks = tuple(classes)
-        self.heads = nn.ModuleDict({_key(task): nn.Linear(num_features, num) for task, num in classes.items()})
+        self.heads = nn.ModuleDict({_key(task): nn.Linear(self.num_features, num) for task, num in classes.items()})
 
     def lay_out(self, *, channels_last: bool) -> None:
         """Store weights, and compute, in channels-last memory or as NCHW; a few models fail in the former."""
@@ -58,7 +59,9 @@ class Classifier(nn.Module):
         return f"heads.{_key(task)}"
 
     def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """Pooled features (B, F). A permuted NHWC tensor is channels-last already."""
+        """Pooled features (B, F); features are returned as they are. A permuted NHWC tensor is channels-last already."""
+        if images_BHWC.dim() == 2:
+            return images_BHWC
         images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean.dtype)
         if not self.channels_last:
             images_BCHW = images_BCHW.contiguous()
@@ -75,7 +78,9 @@ class Classifier(nn.Module):
     def embedding(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """Pooled features (B, F), averaged with those of the mirror image if `flip_average` is set."""
         features_BF = self.features(images_BHWC)
-        return (features_BF + self.features(images_BHWC.flip(2))) / 2 if self.flip_average else features_BF
+        if not self.flip_average or images_BHWC.dim() == 2:
+            return features_BF
+        return (features_BF + self.features(images_BHWC.flip(2))) / 2
 
 
 def probabilities(logits: Mapping[str, torch.Tensor], tasks: Iterable[str], who: str) -> dict[str, torch.Tensor]:

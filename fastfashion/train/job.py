@@ -1,5 +1,6 @@
 """From settings to a finished run: resolve, build the parts, train, and leave the run's folder behind."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from fastfashion.load import Loader, choose_images
 from fastfashion.load import notes as slow_notes
 from fastfashion.load.fit import SQUASH, Fit
 from fastfashion.model.artifact import ModelDescription, count_parameters, save_artifact
+from fastfashion.model.net import Classifier
 from fastfashion.model.sizes import nearest_size
 from fastfashion.model.weights import ambiguity, check_declared, check_first_weights
 from fastfashion.provenance import git_commit, machine_info, package_versions
@@ -28,6 +30,7 @@ from fastfashion.shards import open_packed_set
 from fastfashion.train.checkpoint import Checkpoints, Progress, prune_finished
 from fastfashion.train.control import Control
 from fastfashion.train.data import Data, prepare_data
+from fastfashion.train.frozen import FeatureLoader, compute_features
 from fastfashion.train.learner import Learner, best_state, build_model, determinism
 from fastfashion.train.record import Recorder, RunRecorder, say
 from fastfashion.train.text import intro_text, resumed_text
@@ -177,6 +180,8 @@ def _train(job: Job, held: Held) -> TrainSummary:
             progress=progress,
         )
         resumed_at = trainer.num_done
+        if config.model.freeze:
+            trainer.loader, trainer.val_loader = _feature_loaders(trainer, model)
         ended = trainer.fit()
         if checkpoints is not None:
             checkpoints.wait()
@@ -194,6 +199,17 @@ def _train(job: Job, held: Held) -> TrainSummary:
         train_rows=len(data.spec.plan.rows),
         val_rows=len(data.val_spec.plan.rows),
     )
+
+
+def _feature_loaders(trainer: Trainer, model: Classifier) -> tuple[FeatureLoader, FeatureLoader]:
+    """Compute the features that a frozen backbone's heads learn from, unless all is done; what was skipped stays listed."""
+    data, started = trainer.data, time.monotonic()
+    trainer.recorder.say("model.freeze: the backbone stays as it is; its features are computed once, of whole images without augmentation")
+    features = compute_features(model, data.spec, data.val_spec, trainer.world, trainer.learner.precision)
+    count, size = features.values.shape
+    seconds = time.monotonic() - started
+    trainer.recorder.say(f"{size} features of {count:,} images in {seconds:.0f} s ({4 * count * size / 1e6:.0f} MB)")
+    return FeatureLoader(data.spec, features), FeatureLoader(data.val_spec, features)
 
 
 def _checkpoints(job: Job, data: Data, channels_last: bool) -> Checkpoints:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +36,7 @@ def build_model(config: RunConfig, classes: dict[str, tuple[str, ...]], spec: Lo
     precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     images = spec.images_shape[0] * (world.size if synchronised else 1)
     check_first_step(model, config.model.name, spec.size, world.device, precision, images)
+    model.backbone.requires_grad_(not config.model.freeze)
     return model, heads
 
 
@@ -54,8 +56,8 @@ class Learner:
         self.learning_rate = schedule(optim, total_steps)
         self.precision = torch.bfloat16 if train.precision == "bf16" else torch.float32
         self.clip_norm = optim.clip_norm or math.inf
-        # timm leaves biases and norms out of the decay.
-        self.optimizer = create_optimizer_v2(model, opt=optim.optimizer, lr=optim.lr, weight_decay=optim.weight_decay, fused=optim.fused)
+        groups = parameter_groups(model, optim.weight_decay, 1.0 if config.model.freeze else config.model.layer_decay)
+        self.optimizer = create_optimizer_v2(groups, opt=optim.optimizer, lr=optim.lr, weight_decay=optim.weight_decay, fused=optim.fused)
         self._fused, self._device = optim.fused, world.device
         self._ema = ModelEmaV3(model, decay=optim.ema_decay, use_warmup=True) if optim.ema_decay else None
         module: nn.Module = model
@@ -84,7 +86,7 @@ class Learner:
     def update(self, step: int) -> torch.Tensor:
         """Change the weights by their gradients and take them into the average; returns the gradient's norm before clipping."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = self.learning_rate(step) * group.get("lr_scale", 1.0)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -115,6 +117,23 @@ class Learner:
         if key == "step":
             return value.to(self._device if self._fused else "cpu")
         return torch.empty_like(parameter).copy_(value)
+
+
+def parameter_groups(model: Classifier, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """The parameters that learn, for an optimiser: biases and norms without decay, and layers with an `lr_scale` each.
+
+    A layer's scale is layer_decay ** (layers between it and the heads), theirs is 1 (Bao et al. 2022, BEiT; the layers are timm's). Raises
+    ConfigError if timm does not know the layers of the backbone.
+    """
+    from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+
+    if layer_decay == 1:
+        return param_groups_weight_decay(model, weight_decay)
+    spared = set(model.backbone.no_weight_decay()) if hasattr(model.backbone, "no_weight_decay") else set()
+    below = param_groups_layer_decay(model.backbone, weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay)
+    if len({group["lr_scale"] for group in below}) == 1:
+        raise ConfigError(f"model.layer_decay={layer_decay:g}: timm does not know the layers of this model; use 1, or another model")
+    return below + [group | {"lr_scale": 1.0} for group in param_groups_weight_decay(model.heads, weight_decay)]
 
 
 def best_state(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -18,7 +19,7 @@ from fastfashion.config import RunConfig
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import FastfashionError, FirstStepError
 from fastfashion.evaluate import fit_temperatures, predict, score
-from fastfashion.load import Batch, Loader
+from fastfashion.load import Batch, Skipped
 from fastfashion.model.first_step import reason
 from fastfashion.model.objective import objective
 from fastfashion.runs.files import SKIPPED
@@ -33,6 +34,17 @@ from fastfashion.train.text import epoch_text, weighted_mean
 
 SHOWN = 16  # training images for TensorBoard
 Scores = Mapping[str, Mapping[str, float | int]]  # task -> metric -> value
+
+
+class Batches(Protocol):
+    """What a loader is to training: the batches of any epoch from any step on, and the rows that were left out."""
+
+    skipped: dict[int, Skipped]
+
+    @property
+    def num_steps(self) -> int: ...
+
+    def steps(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
 
 
 class Stage(Enum):
@@ -52,8 +64,8 @@ class Trainer:
     world: dist.World
     data: Data
     learner: Learner
-    loader: Loader
-    val_loader: Loader
+    loader: Batches
+    val_loader: Batches
     control: Control
     recorder: Recorder
     checkpoints: Checkpoints | None  # rank 0 alone has them
@@ -181,7 +193,7 @@ class Trainer:
         for number in range(micro_batches):
             batch = next(batches)
             self._phases.mark("data")
-            if self.num_done == number == 0:
+            if self.num_done == number == 0 and not self.config.model.freeze:
                 self.recorder.show_images(batch.images[:SHOWN])
             with learner.alone() if number + 1 < micro_batches else nullcontext():
                 with torch.autocast(device, dtype=learner.precision, enabled=learner.precision != torch.float32):
