@@ -129,8 +129,8 @@ def parameter_groups(model: Classifier, weight_decay: float, layer_decay: float)
 
     if layer_decay == 1:
         return param_groups_weight_decay(model, weight_decay)
-    spared = set(model.backbone.no_weight_decay()) if hasattr(model.backbone, "no_weight_decay") else set()
-    below = param_groups_layer_decay(model.backbone, weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay)
+    listed: Any = getattr(model.backbone, "no_weight_decay", set)  # such as position embeddings
+    below = param_groups_layer_decay(model.backbone, weight_decay, no_weight_decay_list=set(listed()), layer_decay=layer_decay)
     if len({group["lr_scale"] for group in below}) == 1:
         raise ConfigError(f"model.layer_decay={layer_decay:g}: timm does not know the layers of this model; use 1, or another model")
     return below + [group | {"lr_scale": 1.0} for group in param_groups_weight_decay(model.heads, weight_decay)]
