@@ -37,6 +37,7 @@ from fastfashion.command_options import (
     labels_of,
     settings_of,
     value_of,
+    view_settings,
 )
 from fastfashion.config import DEFAULT_RECIPE, AugmentConfig, DataConfig, RunConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError, TrainingError
@@ -93,6 +94,7 @@ class Splits(Result):
     parts: dict[str, Any]
     tasks: dict[str, Any]
     left_out: str = ""  # columns that "all" leaves out, in words
+    named: str = ""  # what the split file or column names, in words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +241,7 @@ def audit(request: AuditRequest) -> Audit:
 
 def audited(request: AuditRequest, world: Any) -> Report:
     from fastfashion.audit.report import audit as audit_set
+    from fastfashion.catalog.views import View
 
     found = None
     if request.runs:  # first: a run of another set is refused before the set is read
@@ -253,7 +256,7 @@ def audited(request: AuditRequest, world: Any) -> Report:
             raw=request.raw,
         )
         found = find_suspects(suspects, world)
-    report = audit_set(request.shards, request.out)
+    report = audit_set(request.shards, request.out, view=View.of(request.data()))
     return report if found is None else report | {"label_errors": found}
 
 
@@ -265,20 +268,20 @@ def splits(request: SplitsRequest) -> Splits:
     line for each row and task.
     """
     from fastfashion.catalog import joint_split
-    from fastfashion.catalog.splits import write_split
-    from fastfashion.shards import open_packed_set as open_set
+    from fastfashion.catalog.splits import Rule, write_split
+    from fastfashion.shards import open_viewed
 
-    packed = open_set(request.shards)
-    asked = DataConfig(task=request.task).tasks
+    data = request.data()
+    packed = open_viewed(data)
+    asked = data.tasks
     tasks = packed.vocab.chosen(asked)
-    data = DataConfig(
-        task=",".join(tasks), split_by=request.split_by, protocol=request.protocol, split_seed=request.seed, fold=request.fold
-    )
-    split = joint_split(packed.columns, packed.vocab, tasks, data.split_tasks, data.protocol, data.protocol_seed)
+    data = replace(data, task=",".join(tasks))
+    rule = Rule.of(data, lambda: packed.table)
+    split = joint_split(packed.columns, packed.vocab, tasks, data.split_tasks, rule)
     summary = write_split(request.out, packed.columns, split, raw=request.raw)
     parts = summary.get(data.split_tasks[0]) or next(iter(summary.values()))
-    left_out = packed.vocab.left_out(asked) or ""
-    return Splits(out=str(request.out), task=data.task, protocol=data.protocol, parts=parts, tasks=summary, left_out=left_out)
+    left_out, named = packed.vocab.left_out(asked) or "", "" if rule.named is None else rule.named.text
+    return Splits(out=str(request.out), task=data.task, protocol=data.protocol, parts=parts, tasks=summary, left_out=left_out, named=named)
 
 
 @call(PreviewRequest, computes=False)
@@ -286,6 +289,7 @@ def preview(request: PreviewRequest) -> "PreviewSummary":
     """Draw a sheet of packed images, each beside what the model sees of it in three epochs of augmentation."""
     from fastfashion.audit.preview import PreviewRequest as SheetRequest
     from fastfashion.audit.preview import preview as draw
+    from fastfashion.catalog.views import View
     from fastfashion.load.fit import Fit
 
     config = request.config()
@@ -298,6 +302,7 @@ def preview(request: PreviewRequest) -> "PreviewSummary":
             resolution=config.data.resolution,
             size=config.data.size,
             fit=Fit.of(config.data),
+            view=View.of(config.data),
             decoder=config.data.decoder,
             workers=request.workers,
             count=request.count,
@@ -360,7 +365,7 @@ def loader(
         workers: Threads of this process; default: its share of the cores.
         seed: Seed of order and augmentation.
         augment: True, False, or settings such as {"mixup": 0.2}; default: those of training for split="train", none otherwise.
-        protocol: How to split: stratified, reference or folds.
+        protocol: How to split: stratified, reference, folds, or file and column with data.split_file and data.split_column of `settings`.
         split_seed: Seed of the stratified protocol.
         fold: Part to test with the folds protocol.
         resolution: Packed resolution; auto: the smallest that is large enough.
@@ -373,13 +378,16 @@ def loader(
         on_bad: On a decode error: stop, or skip (mask the image and list it in `loader.skipped`).
         device: Where batches are; default: the current device.
         cache_dir: Folder for shards from object storage, and seek tables; default: a folder in the user's cache.
-        settings: Other settings, such as {"data.oversample": 0.002} (docs/settings.md).
+        settings: Other settings, such as {"data.oversample": 0.002} or {"data.where": "gender == 'Women'"} (docs/settings.md).
     """
+    from fastfashion.catalog.views import View
     from fastfashion.load.embed import LoaderRequest, open_request
     from fastfashion.load.loader import notes
     from fastfashion.shards import open_packed_set as open_set
 
     packed: Any = shards if hasattr(shards, "vocab") else open_set(value_of(find_shards, shards, "shards"))
+    more = value_of(settings_of, settings, "--set")
+    packed = packed.viewed(View.of(view_settings(more)))
     asked = () if task is None else DataConfig(task=value_of(labels_of, task, "task")).tasks
     data: dict[str, Any] = {
         "fit": fit,
@@ -407,7 +415,7 @@ def loader(
         device=None if device is None else dist.device_of(device),
         drop_last=drop_last,
         data=data,
-        settings=value_of(settings_of, settings, "--set"),
+        settings=more,
     )
     opened = open_request(packed, request, tuple(inspect.signature(loader).parameters))
     for note in notes(opened.spec):

@@ -220,6 +220,20 @@ def short(key: str, panel: str, **about: Any) -> Any:
     return option(known.help, panel=panel, setting=key, shown_default=default, **limits, **about)
 
 
+def short_forms(request: Any) -> dict[str, Any]:
+    """The settings that the short forms of a request name."""
+    found = {about.setting: getattr(request, name) for name, (_, about) in options_of(request).items() if about.setting}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def view_settings(settings: Mapping[str, Any]) -> DataConfig:
+    """The part of `settings` that is a view of a set."""
+    named = {
+        key: value for key, value in settings.items() if key in ("data.where", "data.classes", "data.class_map", "data.min_class_size")
+    }
+    return RunConfig(data=DataConfig()).replace(named).data
+
+
 def old_short(key: str) -> Any:
     return option(SETTINGS[key][1].help, setting=key, hidden=True, old=f"--set {key}=…")
 
@@ -327,6 +341,10 @@ class AuditRequest(Request):
         metavar="RUN",
     )
     corrections: Path | None = option("CSV of id, task, label with labels to correct.", panel=IN, find=_path, accepts="Place | None")
+    where: str | None = short("data.where", IN, metavar="CONDITION")
+    classes: str | None = short("data.classes", IN, metavar="FILE")
+    class_map: str | None = short("data.class_map", IN, metavar="FILE")
+    min_class_size: int | None = short("data.min_class_size", IN)
     out: Path | None = out_option("Folder for audit.json and a sheet of the largest duplicate groups.", Writes.FOLDER)
     raw: bool = raw_option()
     workers: int = workers_option()
@@ -336,17 +354,30 @@ class AuditRequest(Request):
         if self.corrections is not None and not self.runs:
             raise ConfigError(f"--corrections {self.corrections}: only labels that --run judges are corrected; add it, or leave this out")
 
+    def data(self) -> DataConfig:
+        return RunConfig(data=DataConfig(shards=str(self.shards))).replace(short_forms(self)).data
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitsRequest(Request):
     shards: Path = set_argument()
     task: str = labels_option()
     protocol: str = option(SETTINGS["data.protocol"][1].help, "stratified", panel=IN, choices=PROTOCOLS)
+    split_file: str | None = short("data.split_file", IN, metavar="FILE")
+    split_column: str | None = short("data.split_column", IN, metavar="NAME")
     split_by: str = option(SETTINGS["data.split_by"][1].help, "", panel=IN)
     seed: int = option("Seed of the stratified protocol.", 0, panel=IN, least=0)
     fold: int = option("Part to test with the folds protocol.", 0, panel=IN, least=0, below=FOLDS)
+    where: str | None = short("data.where", IN, metavar="CONDITION")
+    classes: str | None = short("data.classes", IN, metavar="FILE")
+    class_map: str | None = short("data.class_map", IN, metavar="FILE")
+    min_class_size: int | None = short("data.min_class_size", IN)
     out: Path = out_option("CSV to write: id,split, in the split's own order.", Writes.FILE, Path("splits.csv"))
     raw: bool = raw_option()
+
+    def data(self) -> DataConfig:
+        known = {"data.protocol": self.protocol, "data.split_by": self.split_by, "data.split_seed": self.seed, "data.fold": self.fold}
+        return RunConfig(data=DataConfig(shards=str(self.shards))).replace(known | {"data.task": self.task} | short_forms(self)).data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,12 +389,16 @@ class PreviewRequest(Request):
     out: Path = out_option("PNG to write.", Writes.FILE, Path("preview.png"))
     size: str | None = short("data.size", RUN)
     seed: int = option("Seed of the images and of the augmentation.", 0, panel=RUN, least=0)
+    where: str | None = short("data.where", IN, metavar="CONDITION")
+    classes: str | None = short("data.classes", IN, metavar="FILE")
+    class_map: str | None = short("data.class_map", IN, metavar="FILE")
+    min_class_size: int | None = short("data.min_class_size", IN)
     recipe: str = recipe_option()
     settings: dict[str, Any] = settings_option()
     workers: int = processes_option()
 
     def config(self) -> RunConfig:
-        given = {"data.task": self.task} | together({} if self.size is None else {"data.size": self.size}, self.settings)
+        given = {"data.task": self.task} | together(short_forms(self), self.settings)
         return RunConfig(data=DataConfig(shards=str(self.shards))).with_recipe(self.recipe, given)
 
 
@@ -395,6 +430,12 @@ class TrainRequest(Request):
     )
     split_by: str | None = short("data.split_by", IN, hidden=True)
     protocol: str | None = short("data.protocol", IN, hidden=True)
+    split_file: str | None = short("data.split_file", IN, hidden=True, metavar="FILE")
+    split_column: str | None = short("data.split_column", IN, hidden=True, metavar="NAME")
+    where: str | None = short("data.where", IN, hidden=True, metavar="CONDITION")
+    classes: str | None = short("data.classes", IN, hidden=True, metavar="FILE")
+    class_map: str | None = short("data.class_map", IN, hidden=True, metavar="FILE")
+    min_class_size: int | None = short("data.min_class_size", IN, hidden=True)
     corrections: str | None = short("data.corrections", IN, hidden=True)
     workers: int | None = short("data.workers", RUN, hidden=True)
     out: Path | None = out_option("Folder of all runs.", Writes.FOLDER, hidden=True, old="--runs")
@@ -413,8 +454,7 @@ class TrainRequest(Request):
 
     def given(self) -> dict[str, Any]:
         """The settings that short forms and --set name."""
-        short_forms = {about.setting: getattr(self, name) for name, (_, about) in options_of(self).items() if about.setting}
-        return {"data.task": self.task} | together({key: value for key, value in short_forms.items() if value is not None}, self.settings)
+        return {"data.task": self.task} | together(short_forms(self), self.settings)
 
     def config(self, known: Mapping[str, Any] | None = None) -> RunConfig:
         """Defaults, the recipe, what is `known` of first weights, and what is given, each over those before."""

@@ -16,7 +16,7 @@ from fastfashion.errors import ConfigError
 from fastfashion.fields import Change, Option, cast, check, options_of, setting
 from fastfashion.recipes import FROM_SCRATCH, recipe
 
-PROTOCOLS = ("stratified", "reference", "folds")
+PROTOCOLS = ("stratified", "reference", "folds", "file", "column")
 FOLDS = 5  # parts of the folds protocol
 ALL, DEFAULT_TASK, DEFAULT_RECIPE = "all", "subCategory", "fast"
 FITS = ("squash", "crop", "pad")
@@ -85,7 +85,13 @@ class DataConfig(_Section):
         0.0, "Oversample: repeat rows of classes below this share sqrt(this / share) times per epoch; 0: off.", least=0, below=1
     )
     corrections: str = setting("", "CSV of id, task, label with labels to correct.", ALLOWED)
-    protocol: str = setting("stratified", "How to split: stratified (default), reference or folds.", choices=PROTOCOLS)
+    protocol: str = setting("stratified", "How to split: stratified (default), reference, folds, file or column.", choices=PROTOCOLS)
+    split_file: str = setting("", "CSV or Parquet of id and split, for the file protocol.")
+    split_column: str = setting("", "Column of the table that names each row's part, for the column protocol.")
+    where: str = setting("", "Use only rows that meet a condition, such as: gender == 'Women' and year >= 2012.")
+    classes: str = setting("", "Use only the classes in this CSV of task, class (or JSON).")
+    class_map: str = setting("", "Rename, merge or drop classes by this CSV of task, class, to (or JSON).")
+    min_class_size: int = setting(0, "Leave out classes of fewer rows than this.", least=0)
     split_seed: int = setting(0, "Seed of the stratified protocol; several train.seed can share one split.")
     backend: str = setting("auto", "Loader backend; auto: dali on a GPU, threads without one.", FREE, choices=BACKENDS)
     decoder: str = setting("own", "Decoder of plain JPEGs on the CPU: own, or turbo (libjpeg-turbo); not for dali.", FREE, choices=DECODERS)
@@ -102,6 +108,10 @@ class DataConfig(_Section):
         if self.size != "auto":
             Size.parse(self.size)
         parse_color(self.pad_color)
+        for protocol, name, given in (("file", "split_file", self.split_file), ("column", "split_column", self.split_column)):
+            if (self.protocol == protocol) != bool(given):
+                verb = "a value with" if self.protocol == protocol else "none without"
+                raise ConfigError(f"data.{name}: expected {verb} data.protocol={protocol}, found {given!r}")
 
     @property
     def protocol_seed(self) -> int:

@@ -124,7 +124,7 @@ def test_stratified_leaks_nothing_and_a_split_that_cannot_be_made_says_why(packe
     report = audit(packed_small.out, protocols=("stratified", "reference", "random"))["leakage"]
     assert {task: tuple(r["leaked"].values()) for task, r in report["stratified"].items()} == dict.fromkeys(TASKS, (0, 0))
     assert sum(report["reference"]["subCategory"]["rows"].values()) == 59  # without the name that held a comma
-    assert report["random"]["season"] == {"impossible": "unknown protocol 'random': there are stratified, reference, folds"}
+    assert report["random"]["season"] == {"impossible": "unknown protocol 'random': there are stratified, reference, folds, file, column"}
 
 
 def test_the_seed_reaches_the_stratified_split(packed_small: PackedSmall) -> None:

@@ -113,7 +113,7 @@ def test_help_lists_the_commands_in_the_order_of_the_flow(tmp_path: Path) -> Non
 
 def test_help_names_every_protocol(tmp_path: Path) -> None:
     said = " ".join(fastfashion("splits", "--help", cwd=tmp_path).stdout.replace("│", " ").split())
-    assert "stratified (default), reference or folds" in said
+    assert "stratified (default), reference, folds, file or column" in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -184,7 +184,7 @@ def test_a_source_that_cannot_be_packed_leaves_no_packed_set(
     ("arguments", "said"),
     [
         (["splits", "--task", "colour"], "unknown task 'colour'"),
-        (["splits", "--protocol", "random"], "stratified, reference or folds"),
+        (["splits", "--protocol", "random"], "stratified, reference, folds, file or column"),
         (["train", "--task", "colour", "--no-pretrained"], "masterCategory, subCategory"),
         (["train", "--model", "resnet_18", "--no-pretrained"], "did you mean"),
         (["train", "--size", "80by64", "--no-pretrained"], "HxW"),

@@ -33,7 +33,7 @@ def test_text_becomes_the_type_of_the_field() -> None:
         ("optim.lr=-1", "optim.lr"),
         ("data.size=80by64", "80x64"),
         ("data.size=8x8", "16 to 4096"),
-        ("data.protocol=random", "stratified, reference or folds"),
+        ("data.protocol=random", "stratified, reference, folds, file or column"),
         ("augment.min_area=0", "augment.min_area"),
         ("optim.lr", "section.key=value"),
     ],

@@ -109,7 +109,7 @@ def test_a_frozen_backbone_stays_and_its_heads_learn_what_the_whole_model_answer
     assert backbone and all(torch.equal(first[name], now[name]) for name in backbone), "batch norm's averages stay, too"
     losses = [line["loss"] for line in lines_of(tmp_path / "run", "step")]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])  # random features say little
-    # What the heads were told during training is what the model answers for images.
+    # What the heads answer for features is what the model answers for images.
     data = prepare_data(config, ALONE, tmp_path / "run")
     features = compute_features(model, data.spec, data.val_spec, ALONE, torch.float32)
     from_features = predict(model, FeatureLoader(data.val_spec, features).steps(0), ALONE)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from fastfashion import dist
+from fastfashion.catalog import views as catalog_views
+from fastfashion.catalog.views import NO_VIEW
 from fastfashion.config import AugmentConfig, DataConfig, Size
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.fields import Result
@@ -44,6 +46,7 @@ class PreviewRequest:
     rows: Sequence[int] | None = None  # these rows of the set instead
     seed: int = 0
     epoch: int = 0  # the first of those shown
+    view: catalog_views.View = NO_VIEW
 
     def __post_init__(self) -> None:
         num_images = self.count if self.rows is None else len(self.rows)
@@ -77,7 +80,7 @@ def preview(request: PreviewRequest) -> PreviewSummary:
 
     Raises ConfigError for settings, InputError for rows that the set does not have and a bad `out`, PackedSetError for damaged images.
     """
-    packed = open_packed_set(request.shards)
+    packed = open_packed_set(request.shards).viewed(request.view)
     tasks = packed.vocab.chosen(DataConfig(shards="", task=request.task).tasks)
     labels = packed.vocab.codes(packed.table, tasks)
     spec = _spec(request, packed, tasks, labels)

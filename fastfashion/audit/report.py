@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fastfashion.catalog import Vocab, split_rows
+from fastfashion.catalog.views import NO_VIEW, View
 from fastfashion.csv_files import unescaped
 from fastfashion.errors import FastfashionError
 from fastfashion.files import publish_json, writing_to
@@ -28,12 +29,15 @@ SHOWN = 3  # classes, sizes and reasons in the text; the report has all
 SHEET_GROUPS, SHEET_IMAGES = 12, 8  # of the contact sheet: groups, and images of one group
 
 
-def audit(path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS_SHOWN, seed: int = 0) -> dict[str, Any]:
+def audit(
+    path: Path, out: Path | None = None, protocols: Sequence[str] = PROTOCOLS_SHOWN, seed: int = 0, view: View = NO_VIEW
+) -> dict[str, Any]:
     """Report on a packed set; with `out`, also write it there as audit.json, with a sheet of the largest duplicate groups.
 
-    `seed`: of the stratified protocol. Raises PackedSetError if there is no whole set, InputError if `out` cannot be written.
+    Labels are those of the view; all else is about all images. `seed`: of the stratified protocol. Raises PackedSetError if there is no
+    whole set, InputError if `out` cannot be written.
     """
-    packed, reasons = open_packed_set(path), read_rejected(path)
+    packed, reasons = open_packed_set(path).viewed(view), read_rejected(path)
     report = {
         "set": str(path),
         "images": len(packed),

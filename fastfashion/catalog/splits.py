@@ -1,18 +1,23 @@
 """Splits: three lists of rows for a task, computed in milliseconds and never stored in a packed set."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastfashion.catalog.columns import Table, values
+from fastfashion.catalog.named_splits import NamedSplit, read_split_file, split_of_column
 from fastfashion.catalog.vocab import Vocab
-from fastfashion.config import FOLDS, PROTOCOLS
+from fastfashion.config import FOLDS, PROTOCOLS, DataConfig
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.files import writing_to
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REFERENCE_SEED = 42
 PERCENT = {"train": 70, "val": 15, "test": 15}
@@ -55,17 +60,45 @@ class JointSplit:
         return masked
 
 
-def joint_split(table: Table, vocab: Vocab, tasks: Sequence[str], split_tasks: Sequence[str], protocol: str, seed: int = 0) -> JointSplit:
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How to split."""
+
+    protocol: str = "stratified"  # one of PROTOCOLS
+    seed: int = 0  # of stratified; with folds the one to test on
+    named: NamedSplit | None = None  # with file and column: the part of each row
+
+    @classmethod
+    def of(cls, data: DataConfig, table: "Callable[[], pd.DataFrame]") -> "Rule":
+        """The rule that settings name; `table` gives the catalog, as pandas. Raises what reading a split file or column raises."""
+        named = None
+        if data.protocol == "file":
+            named = read_split_file(Path(data.split_file), table())
+        elif data.protocol == "column":
+            named = split_of_column(table(), data.split_column)
+        return cls(protocol=data.protocol, seed=data.protocol_seed, named=named)
+
+    @property
+    def keeps_twins_apart(self) -> bool:
+        """Whether near-duplicates stay together in one part; published splits are taken as they are."""
+        return self.protocol in ("stratified", "folds")
+
+
+def joint_split(
+    table: Table, vocab: Vocab, tasks: Sequence[str], split_tasks: Sequence[str], rule: Rule | str, seed: int = 0
+) -> JointSplit:
     """Split rows for several tasks at once, by the splits of `split_tasks`, which differ from each other.
 
-    A row is trained on if one of these splits trains on it and none validates or tests on it, or, except with the reference protocol, on a
-    near-duplicate of it. Tasks that are not in `split_tasks` get the rows of the first. Raises what `split_rows` raises.
+    A row is trained on if one of these splits trains on it and none validates or tests on it, or, unless the split is a published one
+    (reference, file, column), on a near-duplicate of it. Tasks that are not in `split_tasks` get the rows of the first. Raises what
+    `split_rows` raises.
     """
-    splits = {task: split_rows(table, vocab, task, protocol, seed) for task in split_tasks}
+    rule = Rule(protocol=rule, seed=seed) if isinstance(rule, str) else rule
+    splits = {task: split_rows(table, vocab, task, rule) for task in split_tasks}
     held = np.zeros(len(table), dtype=bool)
     for split in splits.values():
         held[np.concatenate([split.val, split.test])] = True
-    if protocol != "reference":
+    if rule.keeps_twins_apart:
         groups = values(table["duplicate_group"])
         held = np.isin(groups, groups[held])
     either = np.concatenate([split.train for split in splits.values()])
@@ -95,13 +128,16 @@ def oversampled(rows: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray
     return np.repeat(rows, np.where(mine >= 0, times[mine], 1))
 
 
-def split_rows(table: Table, vocab: Vocab, task: str, protocol: str, seed: int = 0) -> Split:
+def split_rows(table: Table, vocab: Vocab, task: str, rule: Rule | str, seed: int = 0) -> Split:
     """Split the rows of a catalog for one task; rows without a label for it are in no part.
 
-    `reference` is the reference project's split and ignores `seed`; `stratified` keeps class shares and duplicate groups, and so does
-    `folds`, which makes FOLDS parts of equal size: `seed` is the one to test on.
+    `rule`: or a protocol, with `seed`. `reference` is the reference project's split and ignores the seed; `stratified` keeps class shares
+    and duplicate groups, and so does `folds`, which makes FOLDS parts of equal size: the seed is the one to test on; `file` and `column`
+    are exactly what they name, and if they name no val part, it is drawn from their train part as `stratified` draws it.
     Raises ConfigError for an unknown task or protocol or a negative seed, InputError if a part would be empty.
     """
+    rule = Rule(protocol=rule, seed=seed) if isinstance(rule, str) else rule
+    protocol, seed = rule.protocol, rule.seed
     codes = vocab.codes(table, [task])[:, 0]
     if protocol == "reference":
         split = _reference(table, codes)
@@ -111,6 +147,10 @@ def split_rows(table: Table, vocab: Vocab, task: str, protocol: str, seed: int =
         split = _stratified(values(table["duplicate_group"]), codes, seed)
     elif protocol == "folds":
         split = _fold(values(table["duplicate_group"]), codes, seed)
+    elif rule.named is not None:
+        split = _as_named(rule.named.parts, values(table["duplicate_group"]), codes, seed)
+    elif protocol in PROTOCOLS:
+        raise ConfigError(f"protocol {protocol}: needs the split that it names")
     else:
         raise ConfigError(f"unknown protocol {protocol!r}: there are {', '.join(PROTOCOLS)}")
     for part, rows in split.parts().items():
@@ -119,8 +159,19 @@ def split_rows(table: Table, vocab: Vocab, task: str, protocol: str, seed: int =
     return split
 
 
+def _as_named(parts: np.ndarray, groups: np.ndarray, codes: np.ndarray, seed: int) -> Split:
+    """The rows that have a label, in the parts that they are named for, in the catalog's order. parts: int8 (N,)."""
+    train, val, test = (np.flatnonzero((parts == part) & (codes >= 0)) for part in range(3))
+    if len(val) == 0 and not (parts == 1).any() and len(train):
+        drawn = _stratified(groups, np.where(parts == 0, codes, -1), seed).val
+        train, val = np.setdiff1d(train, drawn), drawn
+    return Split(train=train, val=val, test=test)
+
+
 def _too_few(table: Table, codes: np.ndarray, protocol: str) -> str:
     rows = np.flatnonzero(codes >= 0)
+    if protocol in ("file", "column"):
+        return f"it names none of the {len(rows)} rows that have a label"
     different = len(np.unique(values(table["duplicate_group"])[rows])) if protocol != "reference" else len(rows)
     if different == len(rows):
         return f"{len(rows)} labelled rows are too few"

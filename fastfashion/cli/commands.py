@@ -157,7 +157,7 @@ def splits(request: SplitsRequest) -> Answer:
 
     done = api.splits.operation(request)
     text = f"{done.out}: {splits_text(done.tasks)}".replace(": \n", ":\n")
-    return Answer(document=done, text=f"{done.left_out}\n{text}" if done.left_out else text)
+    return Answer(document=done, text="\n".join(filter(None, (done.left_out, done.named, text))))
 
 
 @command(PreviewRequest, "preview", "fastfashion preview shards/small --set augment.erase=0.3 --out preview.png", api.preview.__doc__)

@@ -142,6 +142,7 @@ def _report(opened: OpenRun, predictions: Predictions, tested: str) -> dict[str,
         "size": config.data.size,
         "split": {
             "protocol": config.data.protocol,
+            **{name: given for name in ("split_file", "split_column") if (given := getattr(config.data, name))},
             "seed": REFERENCE_SEED if config.data.protocol == "reference" else config.data.protocol_seed,
             "by": list(config.data.split_tasks),
             "part": tested,

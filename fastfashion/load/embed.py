@@ -6,13 +6,13 @@ LoaderRequest ─► rows, labels, DataConfig ─► make_spec ─► Loader
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastfashion import dist
-from fastfashion.catalog import correct, joint_split, oversampled
+from fastfashion.catalog import joint_split, oversampled
+from fastfashion.catalog.splits import Rule
 from fastfashion.config import DEFAULT_RECIPE, DEFAULT_TASK, AugmentConfig, DataConfig, RunConfig, Size
 from fastfashion.errors import ConfigError
 from fastfashion.fields import cast
@@ -166,15 +166,14 @@ def _rows_and_labels(packed: PackedSet, request: LoaderRequest, data: DataConfig
     vocab, part = packed.vocab, request.split
     codes = np.zeros((len(packed), 0), dtype=np.int64)
     if request.tasks:
-        corrected = correct(packed.table, vocab, Path(data.corrections)) if data.corrections else packed.columns
-        codes = vocab.codes(corrected, request.tasks)
+        codes = vocab.codes(packed.corrected(data.corrections), request.tasks)
     if not isinstance(part, str):
         return listed_rows(packed.ids, part, packed.path), codes
     if part not in PARTS:
         raise ConfigError(f"{EXPECTED}, found {part!r}")
     if part == "all":
         return np.arange(len(packed)), codes
-    split = joint_split(packed.columns, vocab, data.tasks, data.split_tasks, data.protocol, data.protocol_seed)
+    split = joint_split(packed.columns, vocab, data.tasks, data.split_tasks, Rule.of(data, lambda: packed.table))
     if part == "train":
         rows = split.train
         if data.oversample:

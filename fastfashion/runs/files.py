@@ -1,7 +1,8 @@
 """The files of a run: their names, and what the small ones hold. Nobody else spells the names.
 
-    RUN/config.json, metrics.jsonl, status.json, skipped.csv, checkpoints/, best/, trained_on.json, trained_on.safetensors   from `train`
-    RUN/report.json, predictions.parquet, plots/                                                                            from `evaluate`
+    RUN/config.json, metrics.jsonl, status.json, skipped.csv, checkpoints/, best/     from `train`
+    RUN/trained_on.json, trained_on.safetensors, view.json (under a view)             from `train`
+    RUN/report.json, predictions.parquet, plots/                                      from `evaluate`
 
 Whatever is read here may be somebody else's: it is checked field by field, as untrusted.py does.
 """
@@ -27,6 +28,7 @@ CONFIG, METRICS, STATUS, SKIPPED = "config.json", "metrics.jsonl", "status.json"
 CHECKPOINTS, LOCK = "checkpoints", ".training.lock"
 TRAINED_ON, TRAINED_ON_ROWS = "trained_on.json", "trained_on.safetensors"
 WANDB, WANDB_ID, MLFLOW_ID, EVENTS = "wandb", "wandb-run-id", "mlflow-run-id", "events.out.tfevents."  # the last one begins a name
+VIEW = "view.json"  # of a run that sees its set under a view
 REPORT, PREDICTIONS, PLOTS = "report.json", "predictions.parquet", "plots"
 
 _MAX_CONFIG_BYTES, _MAX_STATUS_BYTES, _MAX_REPORT_BYTES, _MAX_LINE_BYTES = 1 << 20, 1 << 20, 1 << 28, 1 << 20

@@ -21,7 +21,7 @@ from fastfashion.runs.files import BEST, CHECKPOINTS, CONFIG, LOCK, METRICS, STA
 RESUME = ("auto", "never", "must")
 FREE, ALLOWED = changeable(Change.FREE), changeable(Change.ALLOWED)
 # What a start writes before its first step.
-_STARTED = frozenset({CONFIG, METRICS, STATUS, files.SKIPPED, files.TRAINED_ON, files.TRAINED_ON_ROWS})
+_STARTED = frozenset({CONFIG, METRICS, STATUS, files.SKIPPED, files.TRAINED_ON, files.TRAINED_ON_ROWS, files.VIEW})
 _STARTED |= {files.WANDB_ID, files.MLFLOW_ID, files.WANDB}
 
 

@@ -30,6 +30,7 @@ from fastfashion.runs.trained_on import (
     read_trained_on,
     write_trained_on,
 )
+from fastfashion.runs.views import read_view
 from fastfashion.shards import PackedSet, open_packed_set
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
     model, description = load_artifact(run / BEST)
     try:
         packed = open_packed_set(shards or _named_set(run, config))
+        view = read_view(run, config.data)
+        packed = packed.viewed(view.for_other_rows() if other_ids else view, strict=not other_ids)
     except PackedSetError as error:
         if shards is not None:
             raise
@@ -155,7 +158,9 @@ def _check_recorded(run: Path, packed: PackedSet, kept: TrainedOn) -> None:
 def _own_set(run: Path, config: RunConfig, tested: PackedSet) -> PackedSet:
     """The set that the settings of a run without a list name; `tested` may hold rows that the run never saw."""
     try:
-        return tested if config.data.shards == str(tested.path) else open_packed_set(_named_set(run, config))
+        if config.data.shards == str(tested.path):
+            return tested
+        return open_packed_set(_named_set(run, config)).viewed(read_view(run, config.data))
     except (PackedSetError, InputError) as error:
         raise InputError(
             f"{run}: it is from before runs kept the ids that they were trained on, and its own set cannot be opened ({error}). "

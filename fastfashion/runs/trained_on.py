@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastfashion.catalog import JointSplit, correct, joint_split, oversampled
+from fastfashion.catalog import JointSplit, joint_split, oversampled
 from fastfashion.catalog.columns import Table
+from fastfashion.catalog.splits import Rule
 from fastfashion.config import DataConfig
 from fastfashion.errors import ConfigError, FastfashionError, InputError
 from fastfashion.files import publish, publish_json, unreadable
@@ -172,15 +173,17 @@ def _first(texts: Sequence[str]) -> str:
 
 def corrected(packed: PackedSet, corrections: str, *, of_another_set: bool = False) -> Table:
     """The set's table with the labels of a corrections file, if one is named; of a file for another set the ids that it has."""
-    return correct(packed.table, packed.vocab, Path(corrections), of_another_set=of_another_set) if corrections else packed.columns
+    return packed.corrected(corrections, of_another_set=of_another_set)
 
 
-def list_rows(packed: PackedSet, data: DataConfig, table: Table, *, assumed: bool = False) -> TrainedOn:
+def list_rows(packed: PackedSet, data: DataConfig, table: Table, rule: Rule | None = None, *, assumed: bool = False) -> TrainedOn:
     """What a run of these settings trains on. table: the set's, with the run's corrections, which do not change the split.
 
-    Raises what `joint_split` raises, and ConfigError if a resolution that decides the order is not packed.
+    rule: that of the settings, if it was read already. Raises what `joint_split` raises, and ConfigError if a resolution that decides
+    the order is not packed.
     """
-    split = joint_split(packed.columns, packed.vocab, data.tasks, data.split_tasks, data.protocol, data.protocol_seed)
+    rule = rule or Rule.of(data, lambda: packed.table)
+    split = joint_split(packed.columns, packed.vocab, data.tasks, data.split_tasks, rule)
     times = np.ones(len(split.train), dtype=np.int64)
     if data.oversample:
         train = oversampled(split.train, packed.vocab.codes(table, data.split_tasks[:1])[:, 0], data.oversample)

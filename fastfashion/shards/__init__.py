@@ -1,5 +1,5 @@
 """The packed-set format and nothing else."""
 
-from fastfashion.shards.reader import PackedSet, Resolution, open_packed_set
+from fastfashion.shards.reader import PackedSet, Resolution, open_packed_set, open_viewed
 
-__all__ = ["PackedSet", "Resolution", "open_packed_set"]
+__all__ = ["PackedSet", "Resolution", "open_packed_set", "open_viewed"]

@@ -4,17 +4,19 @@ import shlex
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastfashion.catalog import Vocab
-from fastfashion.catalog.columns import values
+from fastfashion.catalog import Vocab, correct
+from fastfashion.catalog.columns import Table, values
+from fastfashion.catalog.views import NO_VIEW, View
+from fastfashion.config import DataConfig
 from fastfashion.errors import ConfigError, InputError, PackedSetError
-from fastfashion.files import is_remote
+from fastfashion.files import is_remote, location
 from fastfashion.images import codec
 from fastfashion.images.sheets import TILE_HEIGHT_PX, TILE_WIDTH_PX, Tile, fit
 from fastfashion.remote import children, is_file, is_folder, list_anew, read_range, size_of
@@ -180,13 +182,16 @@ class Resolution:
 class PackedSet:
     """A catalog, its vocabulary, and the names of the resolutions that are packed.
 
-    A loader does with `columns`, `column` and `ids`: `table` imports pandas when it is first used.
+    A loader does with `columns`, `column` and `ids`: `table` imports pandas when it is first used. Under a view the labels of `columns` and
+    `vocab` are those of the view, and `whole` is the set as it is.
     """
 
     path: Path
     columns: "pa.Table"  # the catalog
     vocab: Vocab
     resolutions: tuple[str, ...]  # ascending, "full" last
+    view: View = NO_VIEW
+    whole: "PackedSet | None" = None
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -195,6 +200,21 @@ class PackedSet:
     def table(self) -> "pd.DataFrame":
         """The catalog as a pandas table; a change to it changes nothing else of the set."""
         return as_pandas(self.columns)
+
+    def viewed(self, view: View, *, strict: bool = True) -> "PackedSet":
+        """The same rows with the labels of a view. Raises what `View.applied` raises."""
+        if not view:
+            return self
+        columns, vocab = view.applied(self.columns, self.vocab, strict=strict)
+        return replace(self, columns=columns, vocab=vocab, view=view, whole=self)
+
+    def corrected(self, corrections: str, *, of_another_set: bool = False) -> Table:
+        """The catalog with the labels of a corrections file, if one is named: class names in it are those without the view."""
+        if not corrections:
+            return self.columns
+        whole = self.whole or self
+        table = correct(whole.table, whole.vocab, Path(corrections), of_another_set=of_another_set)
+        return self.view.relabelled(table, whole.columns, whole.vocab, self.vocab)
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -253,6 +273,11 @@ class PackedSet:
                     f"{folder / name}: expected {num_bytes} bytes, {state}; pack the set again, or only "
                     f"what is damaged with fastfashion verify {self.path} --repair --source SOURCE"
                 )
+
+
+def open_viewed(data: DataConfig) -> PackedSet:
+    """Open the packed set that settings name, under the view that they name. Raises what `open_packed_set` and `View.of` raise."""
+    return open_packed_set(location(data.shards)).viewed(View.of(data))
 
 
 def open_packed_set(path: Path) -> PackedSet:

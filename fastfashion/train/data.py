@@ -7,15 +7,17 @@ import numpy as np
 
 from fastfashion import dist
 from fastfashion.catalog import ids_hash
+from fastfashion.catalog.splits import Rule
+from fastfashion.catalog.views import NO_VIEW, View, view_text
 from fastfashion.config import RunConfig
 from fastfashion.errors import ConfigError, PackedSetError
-from fastfashion.files import location
 from fastfashion.load import LoaderSpec, Selection, in_order, make_spec
 from fastfashion.model.objective import LossSettings
 from fastfashion.runs.folder import is_untrained
 from fastfashion.runs.opened import assumed_list
 from fastfashion.runs.trained_on import RowsOfSet, TrainedOn, check_classes, corrected, list_rows, read_trained_on
-from fastfashion.shards import PackedSet, open_packed_set
+from fastfashion.runs.views import check_same_view
+from fastfashion.shards import PackedSet, open_viewed
 from fastfashion.train.record import say
 
 
@@ -30,6 +32,8 @@ class Data:
     num_test: int  # rows for testing
     numbers: np.ndarray | None  # int64 (N,): the place of each row in the run's own list; None: it is the row itself
     to_keep: TrainedOn | None  # the list that the run does not have in its folder yet
+    view: View = NO_VIEW  # of the set
+    notes: tuple[str, ...] = ()  # lines about the view, and about a split that somebody else made
 
 
 def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) -> Data:
@@ -43,9 +47,12 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
         raise ConfigError(
             f"--batch-size {config.train.batch_size}: expected {each * world.size} or more, {each} for each of {world.size} processes"
         )
-    packed = open_packed_set(location(config.data.shards))
+    packed = open_viewed(config.data)
+    if world.is_main and run is not None and not is_untrained(run):
+        check_same_view(run, config.data, packed.view)
     data, tasks, vocab = config.data, config.data.tasks, packed.vocab
-    rows, to_keep = _rows_to_train(config, packed, run) if world.is_main else (None, None)
+    notes = [_view_line(packed)] if packed.view else []
+    rows, to_keep = _rows_to_train(config, packed, run, notes) if world.is_main else (None, None)
     rows, ids = dist.from_main(world, (rows, ids_hash(packed.table["id"].tolist())))
     if ids_hash(packed.table["id"].tolist()) != ids:
         raise PackedSetError(
@@ -68,14 +75,31 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
     classes = {task: vocab.names(task) for task in tasks}
     loss = LossSettings(label_smoothing=config.optim.label_smoothing, weights=config.optim.weights)
     return Data(
-        num_test=len(split.rows("test")), classes=classes, loss=loss, spec=spec, val_spec=val_spec, numbers=rows.numbers, to_keep=to_keep
+        num_test=len(split.rows("test")),
+        classes=classes,
+        loss=loss,
+        spec=spec,
+        val_spec=val_spec,
+        numbers=rows.numbers,
+        to_keep=to_keep,
+        view=packed.view,
+        notes=tuple(notes),
     )
 
 
-def _rows_to_train(config: RunConfig, packed: PackedSet, run: Path | None) -> tuple[RowsOfSet, TrainedOn | None]:
-    """The rows, and their list if the run does not have one in its folder yet."""
+def _view_line(packed: PackedSet) -> str:
+    whole = packed.whole or packed
+    shown = int((packed.vocab.codes(packed.columns, list(packed.vocab.classes)) >= 0).any(axis=1).sum())
+    return view_text(whole.vocab, packed.vocab, packed.view, shown, len(packed))
+
+
+def _rows_to_train(config: RunConfig, packed: PackedSet, run: Path | None, notes: list[str]) -> tuple[RowsOfSet, TrainedOn | None]:
+    """The rows, and their list if the run does not have one in its folder yet; adds to `notes` what a split file or column names."""
     if run is None or is_untrained(run):
-        kept = list_rows(packed, config.data, corrected(packed, config.data.corrections))
+        rule = Rule.of(config.data, lambda: packed.table)
+        if rule.named is not None:
+            notes.append(f"split  {rule.named.text}")
+        kept = list_rows(packed, config.data, corrected(packed, config.data.corrections), rule)
         return kept.on(run or packed.path, packed), kept
     if (known := read_trained_on(run)) is not None:
         check_classes(run, packed, known.classes)

@@ -14,7 +14,7 @@ from fastfashion.catalog import LABEL_COLUMNS
 from fastfashion.config import ALL, DEFAULT_RECIPE, RunConfig
 from fastfashion.disk import room_for
 from fastfashion.errors import TrainingError
-from fastfashion.files import clear_unpublished, location, publish_json
+from fastfashion.files import clear_unpublished, publish_json
 from fastfashion.load import Loader, choose_images
 from fastfashion.load import notes as slow_notes
 from fastfashion.load.fit import SQUASH, Fit
@@ -26,7 +26,8 @@ from fastfashion.provenance import git_commit, machine_info, package_versions
 from fastfashion.runs.files import BEST, CHECKPOINTS, CONFIG, METRICS, SKIPPED, STATUS, State, read_config, write_status
 from fastfashion.runs.folder import Held, TrainSummary, changes, finished_summary, training_in
 from fastfashion.runs.trained_on import write_trained_on
-from fastfashion.shards import open_packed_set
+from fastfashion.runs.views import write_view
+from fastfashion.shards import open_viewed
 from fastfashion.train.checkpoint import Checkpoints, Progress, prune_finished
 from fastfashion.train.control import Control
 from fastfashion.train.data import Data, prepare_data
@@ -42,7 +43,7 @@ PACKAGES = ("fastfashion", "torch", "timm", "nvidia-dali-cuda120", "simplejpeg",
 
 def resolve(config: RunConfig) -> RunConfig:
     """Settle what is "auto", checking that packed set, task and model exist; raises ConfigError or PackedSetError."""
-    packed = open_packed_set(location(config.data.shards))
+    packed = open_viewed(config.data)
     tasks = packed.vocab.chosen(config.data.tasks)
     data = replace(config.data, task=",".join(tasks))
     for task in data.split_tasks:
@@ -234,6 +235,7 @@ def _begin_record(job: Job, data: Data, progress: Progress, stack: ExitStack) ->
     line = _start_line(job, progress, progress.epoch * num_steps + progress.step)
     if data.to_keep is not None:
         write_trained_on(run, data.to_keep)
+    write_view(run, data.view)
     publish_json(run / CONFIG, config.to_dict())
     recorder = stack.enter_context(RunRecorder(run, config, epoch=progress.epoch, step=progress.step, num_steps=num_steps))
     recorder.write(line)

@@ -70,6 +70,7 @@ def intro_text(run: Path, config: RunConfig, world: World, data: Data, num_param
     where = f"{spec.device.type} ({counted(world.size, 'process', 'processes')}), {spec.chosen_backend}"
     lines = [
         f"set    {config.data.shards}: {images}",
+        *data.notes,
         f"rows   {distinct:,} train{oversampled}, {len(data.val_spec.plan.rows):,} val, {data.num_test:,} test; {split}",
         _labels({task: len(names) for task, names in data.classes.items()}),
         f"model  {config.model.name} ({num_parameters / 1e6:.1f} M parameters) from {first}, {size}",
