@@ -492,6 +492,7 @@ class ReproduceRequest(Request):
     small: Path | None = option("Packed set of the small images.", find=_path, hidden=True, old="fashion-product-images SET")
     full: Path | None = option("Packed set of the full images.", find=_path, hidden=True, old="fashion-product-images SET")
     any_set: bool = option("Accept data other than that of the published values.", False, panel=IN)
+    split_file: str | None = option("CSV of id and split, where the published split is one; several with commas.", panel=IN, metavar="FILE")
     tasks: tuple[str, ...] = heads_option("Only the cells of these", IN)
     model: tuple[str, ...] = option("Only this model's cells; repeatable.", (), panel=IN, many=True, find=names_of)
     protocol: tuple[str, ...] = option("Only on this split; default: both.", (), panel=IN, many=True, find=names_of)

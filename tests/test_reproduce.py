@@ -76,7 +76,8 @@ def test_the_reference_recipe_trains_as_long_as_the_reference_project_did() -> N
 
 def summary(seeds: list[float]) -> dict[str, Any]:
     scores = {"seeds": seeds, "interval": [0.9, 0.97]}
-    return {"first_weights": "random", "accuracy": scores, "macro_f1": scores}
+    known = {"first_weights": "random", "model": "resnet18", "without_twins": {"n": 10, "seeds": seeds}}
+    return known | {"accuracy": scores, "macro_f1": scores}
 
 
 def test_the_table_has_every_source_and_says_what_was_not_measured(tmp_path: Path) -> None:
@@ -126,6 +127,63 @@ def test_the_published_splits_are_those_of_the_real_table(real_source: Source, r
     assert PUBLISHED.difference(packed, PUBLISHED.values("task")) == ""
     less = PackedSet(path=tmp_path, columns=columns.slice(1), vocab=packed.vocab, resolutions=())
     assert "the train part of its subCategory split has 31092 rows" in PUBLISHED.difference(less, PUBLISHED.values("task"))
+
+
+CONDITION = read_published("condition-cnn")
+REAL_SPLIT = Path(__file__).parents[2] / "shared/data/published-splits/condition-cnn-2021.csv"
+
+
+def test_condition_cnns_split_is_that_of_its_authors(real_source: Source, real_styles: Styles, tmp_path: Path) -> None:
+    """305 of its test rows have a near-duplicate in training, by the packed set; the rows alone are checked here."""
+    if not REAL_SPLIT.is_file():
+        pytest.skip("no published split in ../shared/data, which is not part of the project")
+    table = real_styles.table[real_styles.table["id"].isin(real_source.images.keys())].reset_index(drop=True)
+    table = table.assign(duplicate_group=range(len(table)))
+    packed = PackedSet(path=tmp_path, columns=pa.Table.from_pandas(table), vocab=Vocab.of_table(table), resolutions=())
+    assert CONDITION.difference(packed, CONDITION.values("task"), str(REAL_SPLIT)) == ""
+    less = tmp_path / "less.csv"
+    less.write_text("".join(REAL_SPLIT.read_text().splitlines(keepends=True)[:-1]))
+    assert "expected" in CONDITION.difference(packed, CONDITION.values("task"), str(less))
+
+
+def test_condition_cnn_has_three_labels_of_one_model() -> None:
+    assert CONDITION.joint and {cell.model for cell in CONDITION.cells} == {"vgg16"}
+    paper = {cell.task: cell.scores["paper"].accuracy for cell in CONDITION.cells}
+    assert paper == {"masterCategory": 0.998, "subCategory": 0.981, "articleType": 0.91} and len(CONDITION.cells) == 6
+
+
+def test_a_split_that_is_a_file_must_be_named_and_no_other(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--split-file: expected the published split: fashion_product_train\.csv,.* its authors publish"
+    ):
+        asked(tmp_path, name="condition-cnn")
+    with pytest.raises(ConfigError, match=r"^--split-file a\.csv: the split of fashion-product-images is no file; leave it out"):
+        asked(tmp_path, split_file="a.csv")
+    assert asked(tmp_path, name="condition-cnn", protocols=["stratified"]).all_protocols == ("file", "stratified")
+
+
+@pytest.mark.slow
+def test_one_model_is_trained_for_all_labels_of_a_joint_result(packed_small: PackedSmall, tmp_path: Path) -> None:
+    ids = pd.read_parquet(packed_small.out / "catalog.parquet")["id"]
+    lines = [f"{each},{('train', 'train', 'val', 'test')[row % 4]}\n" for row, each in enumerate(ids)]
+    (tmp_path / "split.csv").write_text("id,split\n" + "".join(lines))
+    options = ["condition-cnn", str(packed_small.out), "--split-file", "split.csv", "--any-set", "--no-pretrained", "--no-all-heads"]
+    options += ["--epochs", "1", "--set", "model.name=test_resnet", "--set", "data.size=32x32", "--set", "train.batch_size=16"]
+    done = fastfashion("reproduce", *options, "--protocol", "file", "--out", "out", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "out/runs").iterdir()
+    assert run.name == "joint-small-test_resnet-fast-file-seed0"
+    report = json.loads((run / "report.json").read_text())
+    rows = [row for row in json.loads(done.stdout.splitlines()[-1])["rows"] if row["file"]]
+    assert [row["task"] for row in rows] == list(report["tasks"]) == ["masterCategory", "subCategory", "articleType"]
+    for row in rows:
+        own = report["tasks"][row["task"]]
+        assert row["file"]["accuracy"]["seeds"] == [own["accuracy"]] and row["paper"]["accuracy"] > 0.9
+        assert row["file"]["without_twins"] == {
+            "n": own["without_duplicate_in_training"]["n"],
+            "seeds": row["file"]["without_twins"]["seeds"],
+        }
+    assert "test_resnet, random" in (tmp_path / "out/table.md").read_text()
 
 
 @pytest.mark.parametrize(("height_px", "images"), [(80, "small"), (60, "small"), (2400, "full"), (1000, "full")])

@@ -206,6 +206,22 @@ def test_a_split_file_is_taken_as_people_write_it(packed: PackedSet, tmp_path: P
     )
 
 
+def test_a_file_a_part_is_a_split_too(packed: PackedSet, tmp_path: Path) -> None:
+    """As Condition-CNN's authors publish theirs: whole tables, each a part, with a column of numbers without a name."""
+    for part, word in enumerate(("train", "validation", "test")):
+        packed.table.iloc[part::4][["id", "gender", "season"]].to_csv(tmp_path / f"shop_{word}.csv")
+    names = ",".join(str(tmp_path / f"shop_{word}.csv") for word in ("train", "validation", "test"))
+    found = read_split_file(Path(names), packed.table)
+    np.testing.assert_array_equal(found.parts, np.where(np.arange(len(packed)) % 4 < 3, np.arange(len(packed)) % 4, -1))
+    with pytest.raises(InputError, match="split"):  # a name that says nothing
+        read_split_file((tmp_path / "shop_test.csv").rename(tmp_path / "shop.csv"), packed.table)
+    both = write(tmp_path / "shop_test.csv", f"id\n{packed.ids[0]}\n")
+    with pytest.raises(
+        InputError, match=r"shop_test\.csv, line 2: 10000 is in test here and in train in .*shop_train\.csv, line 2; keep one"
+    ):
+        read_split_file(Path(f"{tmp_path / 'shop_train.csv'},{both}"), packed.table)
+
+
 def test_ids_that_the_set_does_not_have_are_counted(packed: PackedSet, tmp_path: Path) -> None:
     path = split_file(tmp_path / "a.csv", [(each, "train") for each in (*packed.ids[:5], "no-1", "no-2", "no-3", "no-4")])
     found = read_split_file(path, packed.table)
@@ -216,7 +232,10 @@ def test_ids_that_the_set_does_not_have_are_counted(packed: PackedSet, tmp_path:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("id,split\n10000,train\n996,test\n10000,test\n", r"line 4: 10000 is in test here and in train in line 2; keep one of them"),
+        (
+            "id,split\n10000,train\n996,test\n10000,test\n",
+            r"a\.csv, line 4: 10000 is in test here and in train in line 2; keep one of them",
+        ),
         ("id,split\n10000,train\nimages/10000.jpg,val\n", r"line 3: images/10000\.jpg is in val here and in train in line 2"),
         ("id,split\n10000,first\n", r"line 2: unknown part 'first'; expected train, val or test"),
         ("id,split\nx,train\ny,test\n", r"none of its 2 ids is in this set; expected ids such as 10000, 996"),

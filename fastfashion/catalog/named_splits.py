@@ -5,6 +5,7 @@ names as people write them ─► train, val, test or none of them, row by row
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,23 +59,24 @@ class NamedSplit:
 def read_split_file(path: Path, table: "pd.DataFrame") -> NamedSplit:
     """The split in a CSV, with any separator, or a Parquet file with a column of ids and one of parts.
 
+    Several files may be named, with commas between, and one that has no column of parts is all of one part, which its name says: test.csv.
     An id may be written as in the table that the set was packed from, or as the name of its image. Ids that are not in the set are listed.
     Raises InputError, with the line, for an unknown part, an id in two parts, and a file without the two columns or without a known id.
     """
-    lines = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
+    files = [path] if path.is_file() or "," not in str(path) else [Path(each.strip()) for each in str(path).split(",")]
+    lines = [(f"{each}, line {number}", *rest) for each in files for number, *rest in _read(each)]
     finder, floats = RowFinder(table), went_through_floats([identity for _, identity, _ in lines])
-    parts, seen, unknown = np.full(len(table), -1, dtype=np.int8), dict[int, int](), list[str]()
+    parts, seen, unknown = np.full(len(table), -1, dtype=np.int8), dict[int, str](), list[str]()
     for line, identity, name in lines:
-        part = _part(name, f"{path}, line {line}")
+        part = _part(name, line)
         row = _find(finder, identity, floats=floats)
         if row is None:
             unknown.append(identity)
             continue
         if row in seen and parts[row] != part:
             names = [(*PARTS, "no part")[number] for number in (part, int(parts[row]))]
-            raise InputError(
-                f"{path}, line {line}: {identity} is in {names[0]} here and in {names[1]} in line {seen[row]}; keep one of them"
-            )
+            before = seen[row].removeprefix(f"{line.rpartition(', line ')[0]}, ")
+            raise InputError(f"{line}: {identity} is in {names[0]} here and in {names[1]} in {before}; keep one of them")
         parts[row] = part
         seen.setdefault(row, line)
     if not seen:
@@ -113,22 +115,35 @@ def _find(finder: RowFinder, identity: str, *, floats: bool) -> int | None:
     return next((row for text in dict.fromkeys(spellings) if (row := finder.find(text)) is not None), None)
 
 
+def _read(path: Path) -> list[tuple[int, str, str]]:
+    """Line number, id and part of each line of a file."""
+    return _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
+
+
+def _part_of_file(path: Path) -> str:
+    """The part that a file's name says, such as shop_validation.csv; "" if it says none, or several."""
+    found = {word for word in re.split(r"[^a-z]+", path.stem.lower()) if _SPELLINGS.get(word, -1) >= 0}
+    return found.pop() if len(found) == 1 else ""
+
+
 def _read_csv(path: Path) -> list[tuple[int, str, str]]:
-    """Line number, id and part of each line."""
     try:
         data = read_limited(path, MAX_BYTES)
     except OSError as error:
         raise InputError(f"{path}: not readable ({why(error)}); expected a CSV or Parquet file of id and split") from error
     first = data.split(b"\n", 1)[0].decode("utf-8", "replace").lower()
-    wanted = [next((name for name in names if name in first), names[0]) for names in (ID_COLUMNS, SPLIT_COLUMNS)]
+    header = {cell.strip().strip('"').strip() for cell in re.split(r"[,;\t|]", first.lstrip("\ufeff"))}
+    wanted = [next((name for name in names if name in header), names[0]) for names in (ID_COLUMNS, SPLIT_COLUMNS)]
+    of_file = _part_of_file(path) if wanted[1] not in header else ""
+    wanted = wanted[:1] if of_file else wanted
     file = read_csv(data, str(path), wanted, "a split file has a column of ids and a column of parts")
     places = [file.places[name] for name in wanted]
     lines = []
     for number, fields in file:
         if len(fields) <= max(places) or len(fields) > len(file.header):
             raise InputError(f"{path}, line {number}: expected {len(file.header)} fields ({', '.join(file.header)}), found {len(fields)}")
-        identity, part = (unescaped(fields[place]).strip() for place in places)
-        lines.append((number, identity, part))
+        cells = [unescaped(fields[place]).strip() for place in places]
+        lines.append((number, cells[0], of_file or cells[1]))
     return lines
 
 

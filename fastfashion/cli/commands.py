@@ -221,6 +221,7 @@ def reproduce(request: ReproduceRequest) -> Answer:
         settings={key: value for key, value in flags.items() if value is not None} | request.settings,
         nproc=request.nproc,
         any_set=request.any_set,
+        split_file=request.split_file or "",
     )
     result = run_cells(cells)
     plot = f"no table.png, which needs matplotlib: {install('report')}" if lacks("matplotlib") else "table.png"

@@ -8,6 +8,8 @@ import msgspec
 import numpy as np
 
 from fastfashion.catalog import ids_hash, split_rows
+from fastfashion.catalog.splits import Rule
+from fastfashion.config import DataConfig
 from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.shards import PackedSet
 
@@ -52,6 +54,8 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     images: dict[str, ImageSize]
     splits: dict[str, tuple[str, str, str]]  # task -> beginnings of the hashes of the ids of train, val and test
     cells: tuple[Cell, ...]
+    joint: bool = False  # one model learns all labels
+    split_source: str = ""  # of the file protocol: which files to name, and where they are
 
     def values(self, what: str) -> tuple[str, ...]:
         """The different values of "task", "images" or "model" among the cells, in their order."""
@@ -62,12 +66,13 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         height_px = float(np.median(packed.column("height")))
         return min(self.images, key=lambda name: abs(np.log(self.images[name].height_px / height_px)))
 
-    def difference(self, packed: PackedSet, tasks: Iterable[str]) -> str:
+    def difference(self, packed: PackedSet, tasks: Iterable[str], split_file: str = "") -> str:
         """The first part of a split in which a set's rows are not the published ones, in words; "" if all are."""
         ids = packed.ids
+        data = DataConfig(protocol=self.protocol, split_file=split_file)
         for task in tasks:
             try:
-                split = split_rows(packed.columns, packed.vocab, task, self.protocol)
+                split = split_rows(packed.columns, packed.vocab, task, Rule.of(data, lambda: packed.table))
             except FastfashionError as error:
                 return str(error)
             for (part, rows), expected in zip(split.parts().items(), self.splits[task], strict=True):
@@ -76,9 +81,9 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                     return f"the {part} part of its {task} split has {len(rows)} rows of hash {found}, expected {expected}"
         return ""
 
-    def other_data(self, sets: Mapping[str, PackedSet], tasks: Iterable[str], any_set: bool) -> frozenset[str]:
+    def other_data(self, sets: Mapping[str, PackedSet], tasks: Iterable[str], any_set: bool, split_file: str = "") -> frozenset[str]:
         """Which of the sets hold other data than the published values are of. Raises ConfigError for one, unless `any_set`."""
-        differ = {name: reason for name, packed in sets.items() if (reason := self.difference(packed, tasks))}
+        differ = {name: reason for name, packed in sets.items() if (reason := self.difference(packed, tasks, split_file))}
         for name, reason in differ.items():
             if not any_set:
                 raise ConfigError(

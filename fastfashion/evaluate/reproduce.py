@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastfashion.catalog import Vocab, ids_hash, split_rows
+from fastfashion.catalog.splits import Rule
 from fastfashion.config import DataConfig, RunConfig, Size
 from fastfashion.csv_files import publish_csv
 from fastfashion.errors import ConfigError, TrainingError
@@ -55,6 +56,7 @@ class ReproduceRequest:
     settings: Mapping[str, Any] = field(default_factory=dict)  # on top of the recipe, as `--set`
     nproc: int | None = None
     any_set: bool = False  # other data than the published values are of, too
+    split_file: str = ""  # of a published split that is a file
 
     def __post_init__(self) -> None:
         self.config()  # raises if there is no such recipe or setting
@@ -64,6 +66,11 @@ class ReproduceRequest:
                 raise ConfigError(f"--{what} {unknown[0]}: expected one of {', '.join(known[what])}")
         if not self.shards:
             raise ConfigError(f"no packed set given: name one of {self.published.data}")
+        published = self.published
+        if published.protocol == "file" and not self.split_file and "file" in (self.protocols or self.all_protocols):
+            raise ConfigError(f"--split-file: expected the published split: {published.split_source}; or a CSV of id,split of its rows")
+        if self.split_file and self.published.protocol != "file":
+            raise ConfigError(f"--split-file {self.split_file}: the split of {self.name} is no file; leave it out")
         if self.seeds < 1:
             raise ConfigError(f"--seeds: expected 1 or more, found {self.seeds}")
 
@@ -74,6 +81,10 @@ class ReproduceRequest:
     @property
     def all_protocols(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((self.published.protocol, LEAK_FREE)))
+
+    def model_of(self, cell: Cell) -> str:
+        """The backbone that is trained for a cell: the published one, or that of the settings."""
+        return str(self.settings.get("model.name", cell.model))
 
     def config(self) -> RunConfig:
         """The settings of all runs, whatever the order in which they were given."""
@@ -106,7 +117,9 @@ def reproduce(request: ReproduceRequest) -> dict[str, Any]:
     `any_set`.
     """
     sets = request.open_sets()
-    other = request.published.other_data(sets, request.tasks or request.published.values("task"), request.any_set)
+    published, wanted = request.published, request.tasks or request.published.values("task")
+    checked = published.protocol != "file" or request.split_file
+    other = published.other_data(sets, wanted, request.any_set, request.split_file) if checked else frozenset()
     check_folder(request.out / f"{request.recipe}.json", request.heads, request.config(), sets)
     for cell in request.cells(sets):
         for protocol in request.protocols or request.all_protocols:
@@ -154,7 +167,8 @@ def _result(request: ReproduceRequest, sets: Mapping[str, PackedSet], other: Col
 def _row(request: ReproduceRequest, cell: Cell, packed: PackedSet | None) -> dict[str, Any]:
     published = request.published
     has_task = packed is not None and cell.task in packed.vocab.classes
-    highest = ceiling(packed.table, packed.vocab, cell.task, published.protocol) if packed and has_task else None
+    rule = _rule(request, packed) if packed else None
+    highest = ceiling(packed.table, packed.vocab, cell.task, rule) if packed and has_task and rule else None
     row: dict[str, Any] = {"task": cell.task, "images": cell.images, "model": cell.model}
     for source in published.sources:
         score = cell.scores.get(source, Score())
@@ -167,7 +181,14 @@ def _row(request: ReproduceRequest, cell: Cell, packed: PackedSet | None) -> dic
     return row
 
 
-def ceiling(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str) -> float:
+def _rule(request: ReproduceRequest, packed: PackedSet) -> Rule | None:
+    """The published split; None if it is a file that was not named."""
+    if request.published.protocol == "file" and not request.split_file:
+        return None
+    return Rule.of(DataConfig(protocol=request.published.protocol, split_file=request.split_file), lambda: packed.table)
+
+
+def ceiling(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: Rule | str) -> float:
     """Highest macro F1 that any model can reach on a split's test part: a class that is not in training scores 0."""
     codes = vocab.codes(table, [task])[:, 0]
     split = split_rows(table, vocab, task, protocol)
@@ -176,7 +197,7 @@ def ceiling(table: "pd.DataFrame", vocab: Vocab, task: str, protocol: str) -> fl
 
 
 def _name(request: ReproduceRequest, cell: Cell, protocol: str) -> str:
-    return f"{cell.task}-{cell.images}-{cell.model}-{request.recipe}-{protocol}"
+    return f"{'joint' if request.published.joint else cell.task}-{cell.images}-{request.model_of(cell)}-{request.recipe}-{protocol}"
 
 
 def _run(request: ReproduceRequest, cell: Cell, packed: PackedSet, protocol: str, seed: int) -> bool:
@@ -184,12 +205,16 @@ def _run(request: ReproduceRequest, cell: Cell, packed: PackedSet, protocol: str
     run = request.out / "runs" / f"{_name(request, cell, protocol)}-seed{seed}"
     if (run / REPORT).is_file():
         return False
-    options = [str(packed.path), "--task", request.heads or cell.task, "--split-by", cell.task]
-    options += ["--protocol", protocol, "--model", cell.model, "--recipe", request.recipe, "--seed", str(seed)]
+    published = request.published
+    options = [str(packed.path), "--task", request.heads or (",".join(published.values("task")) if published.joint else cell.task)]
+    options += [] if published.joint else ["--split-by", cell.task]
+    options += ["--protocol", protocol, *(["--split-file", request.split_file] if protocol == "file" else [])]
+    options += ["--model", request.model_of(cell), "--recipe", request.recipe, "--seed", str(seed)]
     if request.recipe == request.published.recipe and "train.epochs" not in request.settings:
         options += ["--epochs", str(cell.epochs)]
     options += [] if request.nproc is None else ["--nproc", str(request.nproc)]
-    options += [text for key, value in request.settings.items() for text in ("--set", f"{key}={value}")]
+    more = {key: value for key, value in request.settings.items() if key != "model.name"}
+    options += [text for key, value in more.items() for text in ("--set", f"{key}={value}")]
     _call(["train", *options, "--runs", str(run.parent), "--name", run.name])
     _call(["evaluate", str(run), "--shards", str(packed.path)])
     return True
@@ -215,7 +240,9 @@ def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
         "runs": [str(run) for run in runs],
         "first_weights": reports[0]["first_weights"],
         "size": reports[0]["size"],
+        "model": reports[0]["model"],
         "n": values[0]["n"],
+        "without_twins": _without_twins(values),
         "test_ids_sha256": values[0]["test_ids_sha256"],
         "minutes": [round(each, 1) for each in minutes],
         "starts": [{key: start[key] for key in ("command", "commit", "machine", "versions")} for start in starts],
@@ -228,12 +255,18 @@ def _summary(runs: Sequence[Path], task: str) -> dict[str, Any]:
     }
 
 
+def _without_twins(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy on test rows without a near-duplicate in training, of each seed."""
+    parts = [each["without_duplicate_in_training"] for each in values]
+    return {"n": parts[0]["n"], "seeds": [part["accuracy"] for part in parts]}
+
+
 def write_tables(out: Path, published: Published, result: Mapping[str, Any]) -> None:
     """table.json, table.csv, table.md and, with matplotlib, table.png of the rows of `reproduce`."""
     out.mkdir(parents=True, exist_ok=True)
     publish_json(out / "table.json", result)
-    header = ["task", "images", "model", "score", *published.sources.values(), "ours", "95 % interval", "first weights", "ceiling"]
-    header += ["leak-free split", "data"]
+    header = ["task", "images", "model", "score", *published.sources.values(), "ours", "95 % interval", "without twins in training"]
+    header += ["first weights", "ceiling", "leak-free split", "data"]
     lines = list(_lines(published, result["rows"]))
     publish_csv(out / "table.csv", header, lines)
     text = table_text(header, lines, markdown=True) + "\n"
@@ -254,11 +287,18 @@ def _lines(published: Published, rows: Sequence[Mapping[str, Any]]) -> Iterator[
                 *(_number(row[source][score]) for source in published.sources),
                 _seeds(ours, score),
                 "–".join(_number(end) for end in ours[score]["interval"]) if ours else "not measured",
-                ours["first_weights"] if ours else "",
+                _seeds({score: ours["without_twins"]}, score) if ours and score == "accuracy" else "",
+                _start(ours, row["model"]) if ours else "",
                 _number(row["ceiling"][score]),
                 _seeds(leak_free, score),
                 {None: "none", OTHER: "OTHER DATA"}.get(row["data"], row["data"]),
             ]
+
+
+def _start(ours: Mapping[str, Any], model: str) -> str:
+    """First weights, and the backbone if it is not the published one."""
+    weights = Path(ours["first_weights"]).name
+    return weights if ours["model"] == model else f"{ours['model']}, {weights}"
 
 
 def _number(value: float | None) -> str:
