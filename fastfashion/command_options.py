@@ -579,6 +579,13 @@ class ExportRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsRequest(Request):
+    file: Path = option(".safetensors, .pth or .bin file of weights.", argument=True, required=True, find=_path, metavar="FILE")
+    model: str = option("timm model that the weights are for.", required=True, panel=MODEL)
+    out: Path | None = out_option("File to write; default: MODEL.safetensors beside FILE.", Writes.FILE)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchLoaderRequest(Request):
     shards: Path = set_argument()
     size: str = option(SETTINGS["data.size"][1].help, "auto", panel=IN)

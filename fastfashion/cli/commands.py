@@ -31,6 +31,7 @@ from fastfashion.command_options import (
     SynthRequest,
     TrainRequest,
     VerifyRequest,
+    WeightsRequest,
 )
 from fastfashion.extras import install, lacks
 from fastfashion.scratch import nearest, scratch, signals_raise, temporary_files_in
@@ -268,6 +269,32 @@ def export(request: ExportRequest) -> Answer:
 
         summary = api.export.operation(request)
     return Answer(document=summary, text=export_text(summary), is_report=True)
+
+
+@command(WeightsRequest, "weights", "fastfashion weights resnet18.pth --model resnet18")
+def weights(request: WeightsRequest) -> Answer:
+    """Convert weights of torchvision, EfficientNet-PyTorch or Hugging Face transformers to what --weights takes.
+
+    Names every tensor that does not map, and then writes nothing and exits with 1. `train --weights` converts by itself, too.
+    """
+    from fastfashion.config import ModelConfig
+    from fastfashion.errors import ConfigError
+    from fastfashion.model.convert import convert, describe, write_converted
+    from fastfashion.model.weights import check_first_weights, read_weights, weights_file
+
+    file = weights_file(str(request.file))
+    check_first_weights(ModelConfig(name=request.model, weights=str(request.file)))
+    found = convert(read_weights(file), request.model)
+    out = request.out or file.with_name(f"{request.model}.safetensors")
+    left = f", without its classifier ({', '.join(found.heads)})" if found.heads else ""
+    text = f"{file}: {counted(len(found.tensors), 'tensor')} of {found.model} under the names of {found.family}{left}"
+    if not found.is_whole:
+        return Answer(document=describe(found, None), text=f"{text}; nothing was written, since these do not map:\n{found.text}", status=1)
+    if out.resolve() == file.resolve():
+        raise ConfigError(f"--out {out}: the file itself; name another")
+    write_converted(found, out)
+    images = "" if found.mean_std is None else f"; images are normalised with mean {found.mean_std[0]} and std {found.mean_std[1]}"
+    return Answer(document=describe(found, out), text=f"{text}\n{out}: for --weights{images}")
 
 
 @command(ServeRequest, "serve", "fastfashion serve runs/NAME --port 7860", api.serve.__doc__)

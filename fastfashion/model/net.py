@@ -8,8 +8,18 @@ from torch import nn
 
 from fastfashion.config import ModelConfig, Size
 from fastfashion.errors import ConfigError, InputError
+from fastfashion.model.convert import to_timm
 from fastfashion.model.sizes import create_backbone, explain, takes
-from fastfashion.model.weights import check_declared, check_first_weights, check_fit, own_backbone, read_weights, weights_file
+from fastfashion.model.weights import (
+    MeanStd,
+    check_declared,
+    check_first_weights,
+    check_fit,
+    declared_mean_std,
+    own_backbone,
+    read_weights,
+    weights_file,
+)
 
 _TAKEN = frozenset(dir(nn.ModuleDict()))
 
@@ -112,15 +122,26 @@ def build_classifier(config: ModelConfig, classes: Mapping[str, int], size: Size
     check_declared(config)
     weights = read_weights(weights_file(config.weights)) if config.weights else {}
     own = own_backbone(weights)
-    backbone = _build_backbone(config, size, own or weights)
-    check_fit(own or weights, backbone, config)
+    first, mean_std = (own, None) if own or not weights else _under_timms_names(config, weights)
+    backbone = _build_backbone(config, size, first)
+    check_fit(first, backbone, config)
     data = resolve_model_data_config(backbone)
-    classifier = Classifier(backbone, classes, data["mean"], data["std"], config)
+    mean, std = mean_std or (data["mean"], data["std"])
+    classifier = Classifier(backbone, classes, mean, std, config)
     if own:  # a run's weights expect images that are normalised as in that run
         classifier.mean.copy_(weights["mean"])
         classifier.std.copy_(weights["std"])
     classifier.lay_out(channels_last=True)
     return classifier
+
+
+def _under_timms_names(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], MeanStd | None]:
+    """Weights of any package under timm's names, and the mean and std of their images if these are not those of timm's model."""
+    found = to_timm(weights, config.name, f"--weights {config.weights}")
+    if found.family != "timm":
+        return found.tensors, found.mean_std
+    # timm itself makes weights fit that it wrote in earlier versions, or for another size.
+    return found.unwrapped, declared_mean_std(weights_file(config.weights))
 
 
 def _build_backbone(config: ModelConfig, size: Size, weights: Mapping[str, torch.Tensor]) -> nn.Module:

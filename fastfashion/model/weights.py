@@ -13,6 +13,7 @@ from torch import nn
 from fastfashion.config import ModelConfig
 from fastfashion.errors import ConfigError, FastfashionError
 from fastfashion.files import unreadable
+from fastfashion.model.families import FAMILIES
 from fastfashion.untrusted import file_sha256, open_regular, read_limited
 
 Shapes = dict[str, tuple[tuple[int, ...], bool]]  # by name: shape, and whether it holds floats
@@ -21,6 +22,7 @@ BEST = "best"  # the folder of a run that holds its kept model
 DESCRIPTION = "model.json"  # of our own models, beside the weights
 MAX_DESCRIPTION_BYTES = 1 << 26
 HUB_TIMEOUT_S = 10
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]  # of red, green and blue, in 0..1
 MOST_COPIES = 8  # of a model in a file: weights, their average, the optimiser's two moments, in double precision
 _HUB_CONFIG = "config.json"  # of timm's models on the Hub, beside the weights
 _DECLARED = ("model", "architecture", "arch")  # where our files, timm's, and training scripts name the model
@@ -104,7 +106,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             "files that run code when they are loaded are refused"
         ) from error
     if path.suffix != ".safetensors":
-        for key in ("state_dict", "model"):
+        for key in ("state_dict", "model_state_dict", "model"):
             if isinstance(weights, dict) and isinstance(weights.get(key), dict):
                 weights = weights[key]
     tensors = {name: value for name, value in weights.items() if torch.is_tensor(value)} if isinstance(weights, Mapping) else {}
@@ -204,6 +206,25 @@ def check_declared(config: ModelConfig) -> None:
         )
 
 
+def declared_mean_std(path: Path) -> MeanStd | None:
+    """The mean and std, in 0..1, that a converted file names; None if it names none. Raises ConfigError for something else."""
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        said = file.metadata() or {}
+    if "mean" not in said and "std" not in said:
+        return None
+    try:
+        mean, std = (tuple(float(value) for value in said[name].split(",")) for name in ("mean", "std"))
+    except (KeyError, ValueError):
+        mean, std = (), ()
+    if len(mean) != 3 or len(std) != 3 or not all(0 <= value <= 1 for value in mean) or not all(0.001 <= value <= 1 for value in std):
+        raise ConfigError(f"--weights {path}: its mean and std are not three numbers in 0..1 each; convert the file again")
+    return mean, std
+
+
 def ambiguity(config: ModelConfig) -> str:
     """A warning if first weights do not name their model, and timm has another one that they fit as well; "" otherwise."""
     import timm
@@ -211,6 +232,8 @@ def ambiguity(config: ModelConfig) -> str:
     name = _plain(config.name)
     if not config.weights or declared_model(weights_file(config.weights)):
         return ""
+    if any(family.fits(_names(weights_file(config.weights))) for family in FAMILIES):
+        return ""  # its names say whose it is
     known = [other for other in timm.list_models() if other != name and _tensors_of(other) == _tensors_of(name)]
     if not known:
         return ""
@@ -218,6 +241,14 @@ def ambiguity(config: ModelConfig) -> str:
         f"--weights {config.weights} does not say which model it is for: it fits {' and '.join(known)} as well as {name}, by name and "
         "shape of every tensor, but the answers differ; make sure that it is the right one"
     )
+
+
+def _names(path: Path) -> list[str]:
+    """The names of a file's tensors; none if it cannot be read: the error is raised when they are."""
+    try:
+        return list(read_shapes(path)) if path.suffix == ".safetensors" else list(read_weights(path))
+    except Exception:
+        return []
 
 
 def _tensors_of(name: str) -> str:
