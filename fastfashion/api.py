@@ -128,6 +128,7 @@ class Evaluated(Result):
     trained_on: Report
     notes: list[str]
     unknown_classes: Report | None = None  # of rows unseen
+    test_reads: int = 0  # how often the test rows were read so far
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,6 +85,14 @@ def labels_of(given: Any) -> str:
     return ",".join(names)
 
 
+def _all_labels(given: Any) -> str:
+    return labels_of(given or "all")
+
+
+def _run_or_none(given: Any) -> Path | None:
+    return None if given is None else run_of(given)
+
+
 def settings_of(given: Any) -> dict[str, Any]:
     if isinstance(given, Mapping):
         return dict(given)
@@ -475,6 +483,35 @@ class EvaluateRequest(Request):
 class CompareRequest(Request):
     first: Path = option("Folder of an evaluated run.", argument=True, required=True, find=run_of, accepts="Run", metavar="RUN_A")
     second: Path = option("Another, tested on the same rows.", argument=True, required=True, find=run_of, accepts="Run", metavar="RUN_B")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest(Request):
+    predictions: Path = option(
+        "CSV or Parquet of ids, and labels or probabilities.", argument=True, required=True, find=_path, metavar="FILE"
+    )
+    shards: Path = set_argument()
+    task: str = option(
+        "Label that is predicted, several with commas, or all.", "all", panel=IN, many=True, find=lambda given: labels_of(given or "all")
+    )
+    part: str = option("Part of the split to score.", "test", panel=IN, choices=("train", "val", "test"))
+    protocol: str = option(SETTINGS["data.protocol"][1].help, "stratified", panel=IN, choices=PROTOCOLS)
+    split_file: str | None = short("data.split_file", IN, metavar="FILE")
+    split_column: str | None = short("data.split_column", IN, metavar="NAME")
+    split_by: str = option(SETTINGS["data.split_by"][1].help, "", panel=IN)
+    seed: int = option("Seed of the stratified protocol.", 0, panel=IN, least=0)
+    fold: int = option("Part to test with the folds protocol.", 0, panel=IN, least=0, below=FOLDS)
+    where: str | None = short("data.where", IN, metavar="CONDITION")
+    classes: str | None = short("data.classes", IN, metavar="FILE")
+    class_map: str | None = short("data.class_map", IN, metavar="FILE")
+    min_class_size: int | None = short("data.min_class_size", IN)
+    against: Path | None = option(
+        "Evaluated run to compare with.", panel=IN, find=lambda run: None if run is None else run_of(run), metavar="RUN"
+    )
+
+    def data(self) -> DataConfig:
+        known = {"data.protocol": self.protocol, "data.split_by": self.split_by, "data.split_seed": self.seed, "data.fold": self.fold}
+        return RunConfig(data=DataConfig(shards=str(self.shards))).replace(known | {"data.task": self.task} | short_forms(self)).data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from fastfashion.train.data import prepare_data
 from fastfashion.train.job import resolve
 
 COMMANDS = ("doctor", "download", "synth", "shard", "verify", "audit", "splits", "preview", "train", "evaluate", "compare", "reproduce")
-COMMANDS += ("predict", "export", "weights", "serve", "bench-loader")
+COMMANDS += ("score", "predict", "export", "weights", "serve", "bench-loader")
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> Any:

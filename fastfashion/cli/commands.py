@@ -25,6 +25,7 @@ from fastfashion.command_options import (
     PreviewRequest,
     ReproduceRequest,
     Request,
+    ScoreRequest,
     ServeRequest,
     ShardRequest,
     SplitsRequest,
@@ -195,6 +196,15 @@ def compare(request: CompareRequest) -> Answer:
 
     result = api.compare.operation(request)
     return Answer(document=result, text=compare_text(result.to_dict()), is_report=True)
+
+
+@command(ScoreRequest, "score", "fastfashion score answers.csv shards/small --protocol reference --against runs/NAME")
+def score(request: ScoreRequest) -> Answer:
+    """Score the predictions of any model as evaluate scores a run, with intervals; compare them with a run on the same rows."""
+    from fastfashion.evaluate.score import score_file, score_text
+
+    result = score_file(request.predictions, request.data(), request.part, request.against)
+    return Answer(document=result, text=score_text(result), is_report=True)
 
 
 @command(ReproduceRequest, "reproduce", "fastfashion reproduce fashion-product-images shards/small --no-pretrained")

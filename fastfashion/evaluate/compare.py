@@ -15,6 +15,7 @@ from fastfashion.evaluate.intervals import SCORES, bootstrap_difference, mcnemar
 from fastfashion.evaluate.metrics import task_metrics
 from fastfashion.files import unreadable
 from fastfashion.runs.files import PREDICTIONS, REPORT, read_config, read_report
+from fastfashion.runs.reads import count_read
 from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards.parquet import TEXT, UnfitError, parse_table
 from fastfashion.tables import table_text
@@ -37,10 +38,36 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         names = [", ".join(report["tasks"]) for report in reports]
         raise InputError(f"{first} and {second} have no task in common: expected one of {names[0]}, found {names[1]}")
     tables = [_predictions(run, report, tasks) for run, report in zip((first, second), reports, strict=True)]
+    for run in (first, second):
+        count_read(run, "compare")
     both = tables[0].merge(tables[1], on="id", suffixes=("_1", "_2"), validate="one_to_one")
     found = {task: _compare_task(_common((first, second), reports, both, task), tables, task) for task in tasks}
     # A report from before they named their set has none.
     return {"runs": [str(first), str(second)], "sets": [report.get("set") for report in reports], "tasks": found}
+
+
+def against_run(run: Path, answers: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Somebody's answers against a run's, for each task of both, second minus first: the run is the first.
+
+    answers: by task a table of id, label and prediction. Raises InputError if the run is not evaluated, no task or tested row is in
+    both, or their labels differ.
+    """
+    report = _tested(run)
+    tasks = [task for task in answers if task in report["tasks"]]
+    if not tasks:
+        raise InputError(f"{run} was tested on {', '.join(report['tasks'])}; expected one of {', '.join(answers)}")
+    own, found = _predictions(run, report, tasks), {}
+    count_read(run, "score")
+    for task in tasks:
+        other = answers[task].rename(columns={"label": f"{task}_label", "prediction": f"{task}_prediction"})
+        both = own[["id", f"{task}_label", f"{task}_prediction"]].merge(other, on="id", suffixes=("_1", "_2"), validate="one_to_one")
+        both = both[both[f"{task}_label_1"].notna()]
+        if not len(both):
+            raise InputError(f"{run} was tested on none of these rows for {task}; score them with the same --protocol, seed and --split-by")
+        if wrong := int((both[f"{task}_label_1"] != both[f"{task}_label_2"]).sum()):
+            raise InputError(f"{run} has different labels of {task} on {wrong} of {len(both)} rows: use the same corrections and view")
+        found[task] = _compare_task(both, [own, other], task)
+    return found
 
 
 def _common(runs: tuple[Path, Path], reports: list[dict[str, Any]], both: pd.DataFrame, task: str) -> pd.DataFrame:

@@ -33,6 +33,11 @@ def bootstrap(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, tuple[
     return _intervals(score, len(labels), (0.0, 1.0))
 
 
+def bootstrap_predictions(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, tuple[float, float]]:
+    """As `bootstrap`, of the scores that predicted classes alone decide. labels, predictions: integers (N,) in [0, C)."""
+    return _intervals(lambda rows: _scores(labels[rows], predictions[rows], num_classes), len(labels), (0.0, 1.0))
+
+
 def bootstrap_difference(labels: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int) -> dict[str, tuple[float, float]]:
     """95 % interval of each score's difference, second minus first, both from the same resamples of the rows.
 

@@ -26,6 +26,7 @@ from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sh
 from fastfashion.load import Loader, Selection, Skipped, make_spec
 from fastfashion.runs.files import PLOTS, PREDICTIONS, REPORT, read_metrics
 from fastfashion.runs.opened import OpenRun, open_run
+from fastfashion.runs.reads import count_read
 from fastfashion.runs.trained_on import SetIdentity
 from fastfashion.shards import PackedSet
 from fastfashion.tables import table_text
@@ -82,7 +83,9 @@ def evaluate_run(request: EvaluateRequest, world: dist.World) -> dict[str, Any]:
         what = f"rows of {opened.packed.path.name} that it never saw" if unseen else f"test part of the {opened.config.data.protocol} split"
         _draw(opened, predictions, out / PLOTS, what, history)
         publish_json(out / REPORT, report)  # last: if it exists, everything does
-    return report
+    if unseen or not world.is_main:
+        return report
+    return report | {"test_reads": count_read(request.run, "evaluate")}  # not in the file: the same test has the same report
 
 
 def report_folder(run: Path, rows: str) -> Path:
@@ -230,6 +233,8 @@ def report_text(run: Path, report: Mapping[str, Any]) -> str:
         for task, values in report["tasks"].items()
     ]
     lines += ["", table_text(columns, rows), "", *_duplicate_lines(report)]
+    if report.get("test_reads", 0) > 1:
+        lines += ["", f"the test rows of this run were read {report['test_reads']} times: what is chosen by them is no test any more"]
     if report["skipped"]:
         lines += ["", f"{counted(len(report['skipped']), 'test image')} left out, not decodable: the report names them"]
     lines += ["", "interval: of the choice of test images; calibration: mean error of the probabilities; chance: the largest class", ""]

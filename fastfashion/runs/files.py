@@ -2,7 +2,7 @@
 
     RUN/config.json, metrics.jsonl, status.json, skipped.csv, checkpoints/, best/     from `train`
     RUN/trained_on.json, trained_on.safetensors, view.json (under a view)             from `train`
-    RUN/report.json, predictions.parquet, plots/                                      from `evaluate`
+    RUN/report.json, predictions.parquet, plots/, test_reads.jsonl                    from `evaluate`
 
 Whatever is read here may be somebody else's: it is checked field by field, as untrusted.py does.
 """
@@ -28,6 +28,7 @@ CONFIG, METRICS, STATUS, SKIPPED = "config.json", "metrics.jsonl", "status.json"
 CHECKPOINTS, LOCK = "checkpoints", ".training.lock"
 TRAINED_ON, TRAINED_ON_ROWS = "trained_on.json", "trained_on.safetensors"
 WANDB, WANDB_ID, MLFLOW_ID, EVENTS = "wandb", "wandb-run-id", "mlflow-run-id", "events.out.tfevents."  # the last one begins a name
+TEST_READS = "test_reads.jsonl"
 VIEW = "view.json"  # of a run that sees its set under a view
 REPORT, PREDICTIONS, PLOTS = "report.json", "predictions.parquet", "plots"
 
