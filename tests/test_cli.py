@@ -21,8 +21,22 @@ from fastfashion.shards import open_packed_set
 from fastfashion.train.data import prepare_data
 from fastfashion.train.job import resolve
 
-COMMANDS = ("doctor", "download", "synth", "shard", "verify", "audit", "splits", "preview", "train", "evaluate", "compare", "reproduce")
-COMMANDS += ("score", "predict", "export", "weights", "serve", "bench-loader")
+COMMANDS = (
+    "doctor",
+    "download",
+    "synth",
+    "shard",
+    "verify",
+    "audit",
+    "splits",
+    "preview",
+    "train",
+    "evaluate",
+    "compare",
+    "score",
+    "reproduce",
+)
+COMMANDS += ("predict", "export", "weights", "serve", "bench-loader")
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> Any:
