@@ -200,7 +200,7 @@ def settings_option(what: str = "Any other setting, section.key=value (docs/sett
 
 
 def recipe_option(panel: str = RUN) -> Any:
-    return option("Named settings: fast, best or reference.", DEFAULT_RECIPE, panel=panel)
+    return option("Named settings: fast, finetune, best or reference.", DEFAULT_RECIPE, panel=panel)
 
 
 def processes_option() -> Any:

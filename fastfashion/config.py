@@ -14,7 +14,7 @@ from typing import Any
 
 from fastfashion.errors import ConfigError
 from fastfashion.fields import Change, Option, cast, check, options_of, setting
-from fastfashion.recipes import FROM_SCRATCH, recipe
+from fastfashion.recipes import FROM_SCRATCH, FROZEN, recipe
 
 PROTOCOLS = ("stratified", "reference", "folds", "file", "column")
 FOLDS = 5  # parts of the folds protocol
@@ -75,6 +75,7 @@ class DataConfig(_Section):
     shards: str = setting("", "Folder or address of the packed set.", FREE)
     resolution: str = setting("auto", "Packed resolution to read; auto: the smallest that is large enough.")
     size: str = setting("auto", "Input size of the model, HxW in pixels, such as 80x64; auto: from the images' shape.")
+    min_side_px: int = setting(0, "With size auto: enlarge images whose shorter side is below this.", least=0, most=1024)
     fit: str = setting("squash", "Fit images to data.size: squash (stretch), crop (cut to its shape) or pad (letterbox).", choices=FITS)
     crop_pct: float = setting(1.0, "Share of the sides that evaluation with fit crop keeps; ImageNet's is 0.875.", above=0, most=1)
     pad_color: str = setting(DEFAULT_PAD_COLOR, "Colour around images with fit pad: R,G,B or one grey level, 0 to 255.")
@@ -271,14 +272,19 @@ class RunConfig:
         return cls(data=DataConfig()).replace(flat)
 
     def with_recipe(self, name: str, settings: Mapping[str, Any]) -> "RunConfig":
-        """A copy with a named recipe and, on top of it, `settings`; random first weights add FROM_SCRATCH in between.
+        """A copy with a named recipe and, on top of it, `settings`; random first weights add FROM_SCRATCH in between, model.freeze FROZEN.
 
-        Raises ConfigError if there is no such recipe, and as `replace`.
+        From trained first weights fast is finetune. Raises ConfigError if there is no such recipe, for finetune from random weights, and
+        as `replace`.
         """
-        config = self.replace({**recipe(name), **settings})
-        if config.model.pretrained or config.model.weights:
-            return config
-        return self.replace({**recipe(name), **FROM_SCRATCH.get(name, {}), **settings})
+        first = self.replace({**recipe(name), **settings}).model
+        trained = first.pretrained or bool(first.weights)
+        if name == "finetune" and not trained:
+            raise ConfigError("recipe finetune: expected trained first weights, found random ones; use fast, or leave --no-pretrained out")
+        name = "finetune" if name == DEFAULT_RECIPE and trained else name
+        more = {} if trained else FROM_SCRATCH.get(name, {})
+        more = more | (FROZEN if first.freeze and name != "reference" else {})
+        return self.replace({**recipe(name), **more, **settings})
 
     def replace(self, settings: Mapping[str, Any]) -> "RunConfig":
         """A copy with `{"section.key": value}` replaced; values may be text. Raises ConfigError on an unknown or ill-typed key."""

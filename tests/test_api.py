@@ -67,7 +67,11 @@ def test_the_main_job_in_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match="optim"):
         ff.train_run(task="masterCategory", name="first", **(TINY | {"settings": {"train.precision": "fp32", "optim.lr": 0.5}}))
     report = ff.evaluate_run("runs/first")
-    assert report.to_dict() == json.loads(Path("runs/first/report.json").read_text()) | {"run": "runs/first", "unknown_classes": None}
+    assert report.to_dict() == json.loads(Path("runs/first/report.json").read_text()) | {
+        "run": "runs/first",
+        "unknown_classes": None,
+        "test_reads": 1,
+    }
     assert ff.compare(report, trained).tasks["masterCategory"]["p_value"] == 1
     opened = ff.open_run("runs/first")
     assert opened.tasks == ["masterCategory"] and len(opened.split.rows("test")) == report["tasks"]["masterCategory"]["n"]

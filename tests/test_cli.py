@@ -204,7 +204,7 @@ def test_a_source_that_cannot_be_packed_leaves_no_packed_set(
         (["train", "--size", "80by64", "--no-pretrained"], "HxW"),
         (["train", "--set", "optim.rate=1", "--no-pretrained"], "optim.lr"),
         (["train", "--set", "data.resolution=224", "--no-pretrained"], "resolution '224' is not packed, there are 32, full"),
-        (["train", "--recipe", "slow", "--no-pretrained"], "fast, best, reference"),
+        (["train", "--recipe", "slow", "--no-pretrained"], "fast, finetune, best, reference"),
         (["train", "--weights", "nowhere.pth"], "no such file"),
         (["train", "--size", "32x32"], "--weights FILE"),  # ImageNet weights, without the Hub
         (["train", "--name", "../x", "--no-pretrained"], "expected a name"),

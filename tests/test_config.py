@@ -6,7 +6,7 @@ import pytest
 
 from fastfashion.config import DataConfig, RunConfig, Size, parse_settings
 from fastfashion.errors import ConfigError
-from fastfashion.recipes import FROM_SCRATCH, RECIPES
+from fastfashion.recipes import FROM_SCRATCH, FROZEN, RECIPES
 
 START = RunConfig(data=DataConfig(shards="shards/x"))
 
@@ -55,14 +55,19 @@ def test_every_recipe_builds_and_the_reference_one_is_the_reference_projects() -
     reference = START.with_recipe("reference", {"model.pretrained": False})
     assert (reference.optim.optimizer, reference.optim.lr, reference.train.batch_size, reference.train.epochs) == ("adam", 1e-4, 16, 10)
     assert (reference.data.size, reference.train.select, reference.augment.flip) == ("224x224", "last", 0.0)
-    with pytest.raises(ConfigError, match="fast, best, reference"):
+    with pytest.raises(ConfigError, match="fast, finetune, best, reference"):
         START.with_recipe("slow", {})
 
 
 def test_random_first_weights_have_their_own_rate_and_what_is_given_counts_most() -> None:
     pretrained, default = START.with_recipe("fast", {}), START.optim
-    assert (pretrained.optim.lr, pretrained.optim.weight_decay) == (default.lr, default.weight_decay)
+    assert START.with_recipe("finetune", {}) == pretrained and pretrained.optim.lr == RECIPES["finetune"]["optim.lr"]
     assert START.with_recipe("fast", {"model.pretrained": "false", "model.weights": "first.pth"}).optim == pretrained.optim
     scratch = START.with_recipe("fast", {"model.pretrained": "false", "optim.weight_decay": "0.3"})
     assert (scratch.optim.lr, scratch.optim.weight_decay) == (FROM_SCRATCH["fast"]["optim.lr"], 0.3)
-    assert scratch.optim.lr != default.lr
+    assert scratch.optim.lr not in (default.lr, pretrained.optim.lr) and scratch.data.min_side_px == 0
+    with pytest.raises(ConfigError, match="recipe finetune: expected trained first weights, found random ones; use fast"):
+        START.with_recipe("finetune", {"model.pretrained": False})
+    frozen = START.with_recipe("fast", {"model.freeze": True, "train.epochs": 3})
+    assert (frozen.optim.lr, frozen.train.batch_size, frozen.train.epochs) == (FROZEN["optim.lr"], FROZEN["train.batch_size"], 3)
+    assert START.with_recipe("reference", {"model.freeze": True}).optim.lr == 1e-4

@@ -279,6 +279,9 @@ def test_the_smallest_sufficient_resolution_is_chosen(packed: PackedSet) -> None
         assert choose_images(packed, "auto", "32x32", crop_pct)[0].name == expected
     images, size = choose_images(packed, "auto", "auto")
     assert images.name == "full" and (size.height_px, size.width_px) == (80, 64)  # 80x60 to the next multiple of 16
+    images, size = choose_images(packed, "auto", "auto", min_side_px=96)
+    assert images.name == "full" and (size.height_px, size.width_px) == (128, 96), "small images are enlarged, in their shape"
+    assert choose_images(packed, "auto", "auto", min_side_px=40)[1] == Size(80, 64)
     with pytest.raises(ConfigError, match="there are 32, full"):
         choose_images(packed, "224", "auto")
 

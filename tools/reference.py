@@ -22,7 +22,7 @@ from fastfashion.command_line import COMMANDS  # noqa: E402
 from fastfashion.command_options import Request  # noqa: E402
 from fastfashion.config import FOLDS, RunConfig, settings  # noqa: E402
 from fastfashion.fields import Option, flag_of, options_of  # noqa: E402
-from fastfashion.recipes import FROM_SCRATCH, RECIPES  # noqa: E402
+from fastfashion.recipes import FROM_SCRATCH, FROZEN, RECIPES  # noqa: E402
 
 RESULTS = ("Audit", "Compared", "Evaluated", "Splits", "Verified")  # of fastfashion.api
 UNLISTED = ("resolved",)  # for processes that we start
@@ -62,7 +62,12 @@ def settings_page() -> str:
     names = sorted({key for values in RECIPES.values() for key in values}, key=[key for key, _, _ in settings()].index)
     lines += table(["setting", *RECIPES], [[code(key), *(code(values.get(key)) for values in RECIPES.values())] for key in names])
     scratch = ", ".join(f"`{key}={value}`" for key, value in FROM_SCRATCH["fast"].items())
-    lines += ["", f"With random first weights (`--no-pretrained`), {' and '.join(FROM_SCRATCH)} also have {scratch}.", ""]
+    frozen = ", ".join(f"`{key}={value}`" for key, value in FROZEN.items())
+    lines += [
+        "",
+        f"With random first weights (`--no-pretrained`), {' and '.join(FROM_SCRATCH)} also have {scratch}. From trained ones, `fast` is",
+    ]
+    lines += [f"`finetune`. With `model.freeze=true`, all but `reference` also have {frozen}.", ""]
     lines += [f"The folds protocol has {FOLDS} parts; `data.fold` says which one is tested.", ""]
     return "\n".join(lines)
 

@@ -97,7 +97,7 @@ def make_spec(packed: PackedSet, chosen: Selection, data: DataConfig, world: dis
     Raises ConfigError for a task, resolution or size that the set does not have, InputError if there are no rows.
     """
     fit = Fit.of(data)
-    images, size = choose_images(packed, data.resolution, data.size, fit.crop_pct)
+    images, size = choose_images(packed, data.resolution, data.size, fit.crop_pct, data.min_side_px)
     labels = chosen.labels
     if labels is None:
         codes = packed.vocab.codes(packed.columns, chosen.tasks) if chosen.tasks else None
@@ -147,10 +147,10 @@ def in_order(spec: LoaderSpec, rows: np.ndarray, labels: np.ndarray) -> LoaderSp
     return replace(spec, plan=plan, labels=labels, micro_batches=1)
 
 
-def choose_images(packed: PackedSet, resolution: str, size: str, crop_pct: float = 1.0) -> tuple[Resolution, Size]:
+def choose_images(packed: PackedSet, resolution: str, size: str, crop_pct: float = 1.0, min_side_px: int = 0) -> tuple[Resolution, Size]:
     """Resolve "auto": the input size, and the smallest packed resolution that is large enough for it, or for a crop of this share.
 
-    An automatic size has the shape of the images (the median's), with the shorter side at most 224.
+    An automatic size has the shape of the images (the median's), with the shorter side at most 224, and at least `min_side_px`.
     """
     wanted = None if size == "auto" else Size.parse(size)
     if resolution == "auto":
@@ -161,6 +161,6 @@ def choose_images(packed: PackedSet, resolution: str, size: str, crop_pct: float
     if wanted:
         return images, wanted
     height, width = float(np.median(images.height_px)), float(np.median(images.width_px))
-    scale = min(1.0, MAX_AUTO_SHORT_PX / min(height, width))
+    scale = max(min(1.0, MAX_AUTO_SHORT_PX / min(height, width)), min_side_px / min(height, width))
     sides = [max(SIZE_STEP_PX, round(side * scale / SIZE_STEP_PX) * SIZE_STEP_PX) for side in (height, width)]
     return images, Size(*sides)

@@ -50,7 +50,7 @@ def resolve(config: RunConfig) -> RunConfig:
         packed.vocab.check(task)
     for task in config.optim.weights.keys() - set(LABEL_COLUMNS):
         packed.vocab.names(task)
-    images, size = choose_images(packed, data.resolution, data.size, Fit.of(data).crop_pct)
+    images, size = choose_images(packed, data.resolution, data.size, Fit.of(data).crop_pct, data.min_side_px)
     check_tracking(config)
     check_declared(config.model)
     check_first_weights(config.model)  # last: it may have to ask the Hub
