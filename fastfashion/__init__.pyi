@@ -29,6 +29,7 @@ def audit(
     classes: str | None = ...,
     class_map: str | None = ...,
     min_class_size: int | None = ...,
+    quality: bool = ...,
     out: Place | None = ...,
     raw: bool = ...,
     workers: int = ...,

@@ -109,6 +109,7 @@ class Audit(Result):
     labels: Report
     duplicates: Report
     leakage: Report
+    quality: Report | None = None  # of the images
     label_errors: Report | None = None  # with a run
 
 
@@ -243,6 +244,7 @@ def audit(request: AuditRequest) -> Audit:
 def audited(request: AuditRequest, world: Any) -> Report:
     from fastfashion.audit.report import audit as audit_set
     from fastfashion.catalog.views import View
+    from fastfashion.shards import open_packed_set as open_set
 
     found = None
     if request.runs:  # first: a run of another set is refused before the set is read
@@ -258,6 +260,10 @@ def audited(request: AuditRequest, world: Any) -> Report:
         )
         found = find_suspects(suspects, world)
     report = audit_set(request.shards, request.out, view=View.of(request.data()))
+    if request.quality:
+        from fastfashion.audit.quality import check_quality
+
+        report["quality"] = check_quality(open_set(request.shards), request.out, request.workers)
     return report if found is None else report | {"label_errors": found}
 
 

@@ -353,7 +353,8 @@ class AuditRequest(Request):
     classes: str | None = short("data.classes", IN, metavar="FILE")
     class_map: str | None = short("data.class_map", IN, metavar="FILE")
     min_class_size: int | None = short("data.min_class_size", IN)
-    out: Path | None = out_option("Folder for audit.json and a sheet of the largest duplicate groups.", Writes.FOLDER)
+    quality: bool = option("Measure all images: dark, light, blurry, blank, gray, odd.", True, panel=RUN, flag="--quality/--no-quality")
+    out: Path | None = out_option("Folder for audit.json, lists, and sheets of images.", Writes.FOLDER)
     raw: bool = raw_option()
     workers: int = workers_option()
 

@@ -141,15 +141,19 @@ def verify(request: VerifyRequest) -> Answer:
 @command(AuditRequest, "audit", "fastfashion audit shards/small --out audit --run runs/NAME", api.audit.__doc__)
 def audit(request: AuditRequest) -> Answer:
     from fastfashion import dist
+    from fastfashion.audit.quality import FLAGGED, quality_text
     from fastfashion.audit.report import audit_text
     from fastfashion.audit.suspects import suspects_text
 
     report = api.audited(request, dist.start() if request.runs else dist.alone("cpu"))
     text = audit_text(report)
+    if "quality" in report:
+        text += f"\n\n{quality_text(report['quality'])}"
     if "label_errors" in report:
         text += f"\n\n{suspects_text(report['label_errors'])}"
     if request.out is not None:
-        text += f"\n{request.out}: audit.json" + (", duplicates.png" if report["duplicates"]["groups"] else "")
+        more = [FLAGGED, "a sheet for each finding"] if "quality" in report else []
+        text += f"\n{request.out}: " + ", ".join(["audit.json", *(["duplicates.png"] if report["duplicates"]["groups"] else []), *more])
     return Answer(document=report, text=text, is_report=True)
 
 
