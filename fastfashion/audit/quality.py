@@ -2,7 +2,7 @@
 
 images of the smallest resolution, at one small size ─► ground masked ─► measures of the product ─► limits ─► rows, sheets, quality.csv
 
-Products stand on a plain ground, mostly white, which is most of an image and always sharp, bright and empty: what is judged is the product.
+Products are on a plain ground, mostly white, which is most of an image and always sharp, bright and empty: what is judged is the product.
 All measures are relative to the image, so that images of any size are judged alike. bench/quality.py measures what is found of images that
 are damaged on purpose, and how many sound ones are flagged.
 """
