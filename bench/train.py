@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -33,7 +33,7 @@ from fastfashion.train.data import Data, prepare_data
 from fastfashion.train.job import PACKAGES, resolve
 from fastfashion.train.learner import Learner, build_model
 from fastfashion.train.record import Recorder
-from fastfashion.train.trainer import Trainer
+from fastfashion.train.trainer import Batches, Trainer
 from fastfashion.words import counted
 
 MINUTES = 10.0  # between checkpoints, by default
@@ -111,7 +111,7 @@ def bench(request: BenchTrainRequest) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="fastfashion-") as folder,
         Checkpoints(Path(folder), 1, print, lambda tensors: None) as checkpoints,
     ):
-        same = cast(Loader, SameBatch(_copy(next(iter(loader.steps(0)))), request.steps, config.train.accumulate))
+        same = SameBatch(_copy(next(iter(loader.steps(0)))), request.steps, config.train.accumulate)
         measure = _Measure(config, data, learner, world, checkpoints)
         measure.run(same, 0, request.steps)  # warms up
         for number in tqdm(range(1, request.rounds + 1), "rounds", disable=None, leave=False):
@@ -134,7 +134,7 @@ class _Measure:
     world: dist.World
     checkpoints: Checkpoints
 
-    def run(self, loader: Loader, epoch: int, steps: int, checkpoint_every: int = 0) -> dict[str, Any]:
+    def run(self, loader: Batches, epoch: int, steps: int, checkpoint_every: int = 0) -> dict[str, Any]:
         """The log line of an epoch."""
         recorder = Kept()
         trainer = Trainer(

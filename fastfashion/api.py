@@ -36,6 +36,7 @@ from fastfashion.command_options import (
     VerifyRequest,
     labels_of,
     settings_of,
+    short_forms,
     value_of,
     view_settings,
 )
@@ -244,6 +245,7 @@ def audit(request: AuditRequest) -> Audit:
 def audited(request: AuditRequest, world: Any) -> Report:
     from fastfashion.audit.report import audit as audit_set
     from fastfashion.catalog.views import View
+    from fastfashion.files import is_remote
     from fastfashion.shards import open_packed_set as open_set
 
     found = None
@@ -259,8 +261,8 @@ def audited(request: AuditRequest, world: Any) -> Report:
             raw=request.raw,
         )
         found = find_suspects(suspects, world)
-    report = audit_set(request.shards, request.out, view=View.of(request.data()))
-    if request.quality:
+    report = audit_set(request.shards, request.out, view=View.of(view_settings(short_forms(request))))
+    if request.quality if request.quality is not None else not is_remote(request.shards):
         from fastfashion.audit.quality import check_quality
 
         report["quality"] = check_quality(open_set(request.shards), request.out, request.workers)
@@ -278,7 +280,7 @@ def splits(request: SplitsRequest) -> Splits:
     from fastfashion.catalog.splits import Rule, write_split
     from fastfashion.shards import open_viewed
 
-    data = request.data()
+    data = request.data(request.shards, request.task)
     packed = open_viewed(data)
     asked = data.tasks
     tasks = packed.vocab.chosen(asked)

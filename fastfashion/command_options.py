@@ -247,6 +247,32 @@ def old_short(key: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewRequest(Request):
+    """A request that sees a set under a view."""
+
+    where: str | None = short("data.where", IN, metavar="CONDITION")
+    classes: str | None = short("data.classes", IN, metavar="FILE")
+    class_map: str | None = short("data.class_map", IN, metavar="FILE")
+    min_class_size: int | None = short("data.min_class_size", IN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRequest(ViewRequest):
+    """A request about the parts of a split."""
+
+    protocol: str = option(SETTINGS["data.protocol"][1].help, "stratified", panel=IN, choices=PROTOCOLS)
+    split_file: str | None = short("data.split_file", IN, metavar="FILE")
+    split_column: str | None = short("data.split_column", IN, metavar="NAME")
+    split_by: str = option(SETTINGS["data.split_by"][1].help, "", panel=IN)
+    seed: int = option("Seed of the stratified protocol.", 0, panel=IN, least=0)
+    fold: int = option("Part to test with the folds protocol.", 0, panel=IN, least=0, below=FOLDS)
+
+    def data(self, shards: Path, task: str) -> DataConfig:
+        known = {"data.protocol": self.protocol, "data.split_by": self.split_by, "data.split_seed": self.seed, "data.fold": self.fold}
+        return RunConfig(data=DataConfig(shards=str(shards))).replace(known | {"data.task": task} | short_forms(self)).data
+
+
+@dataclass(frozen=True, kw_only=True)
 class DownloadRequest(Request):
     which: str = option(
         "small: images of 60x80; full: the originals, up to 1800x2400.",
@@ -336,7 +362,7 @@ class VerifyRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditRequest(Request):
+class AuditRequest(ViewRequest):
     shards: Path = set_argument()
     runs: tuple[Path, ...] = option(
         "Also judge labels by this run; repeatable.",
@@ -349,11 +375,9 @@ class AuditRequest(Request):
         metavar="RUN",
     )
     corrections: Path | None = option("CSV of id, task, label with labels to correct.", panel=IN, find=_path, accepts="Place | None")
-    where: str | None = short("data.where", IN, metavar="CONDITION")
-    classes: str | None = short("data.classes", IN, metavar="FILE")
-    class_map: str | None = short("data.class_map", IN, metavar="FILE")
-    min_class_size: int | None = short("data.min_class_size", IN)
-    quality: bool = option("Measure all images: dark, light, blurry, blank, gray, odd.", True, panel=RUN, flag="--quality/--no-quality")
+    quality: bool | None = option(
+        "Measure all images: dark, light, blurry, blank, gray, odd; default: of a set on a disk.", panel=RUN, flag="--quality/--no-quality"
+    )
     out: Path | None = out_option("Folder for audit.json, lists, and sheets of images.", Writes.FOLDER)
     raw: bool = raw_option()
     workers: int = workers_option()
@@ -363,34 +387,17 @@ class AuditRequest(Request):
         if self.corrections is not None and not self.runs:
             raise ConfigError(f"--corrections {self.corrections}: only labels that --run judges are corrected; add it, or leave this out")
 
-    def data(self) -> DataConfig:
-        return RunConfig(data=DataConfig(shards=str(self.shards))).replace(short_forms(self)).data
-
 
 @dataclass(frozen=True, kw_only=True)
-class SplitsRequest(Request):
+class SplitsRequest(SplitRequest):
     shards: Path = set_argument()
     task: str = labels_option()
-    protocol: str = option(SETTINGS["data.protocol"][1].help, "stratified", panel=IN, choices=PROTOCOLS)
-    split_file: str | None = short("data.split_file", IN, metavar="FILE")
-    split_column: str | None = short("data.split_column", IN, metavar="NAME")
-    split_by: str = option(SETTINGS["data.split_by"][1].help, "", panel=IN)
-    seed: int = option("Seed of the stratified protocol.", 0, panel=IN, least=0)
-    fold: int = option("Part to test with the folds protocol.", 0, panel=IN, least=0, below=FOLDS)
-    where: str | None = short("data.where", IN, metavar="CONDITION")
-    classes: str | None = short("data.classes", IN, metavar="FILE")
-    class_map: str | None = short("data.class_map", IN, metavar="FILE")
-    min_class_size: int | None = short("data.min_class_size", IN)
     out: Path = out_option("CSV to write: id,split, in the split's own order.", Writes.FILE, Path("splits.csv"))
     raw: bool = raw_option()
 
-    def data(self) -> DataConfig:
-        known = {"data.protocol": self.protocol, "data.split_by": self.split_by, "data.split_seed": self.seed, "data.fold": self.fold}
-        return RunConfig(data=DataConfig(shards=str(self.shards))).replace(known | {"data.task": self.task} | short_forms(self)).data
-
 
 @dataclass(frozen=True, kw_only=True)
-class PreviewRequest(Request):
+class PreviewRequest(ViewRequest):
     shards: Path = set_argument()
     task: str = labels_option()
     count: int = option("Images to show, drawn from those with a label.", 32, name="rows", panel=IN, least=1, most=512)
@@ -398,10 +405,6 @@ class PreviewRequest(Request):
     out: Path = out_option("PNG to write.", Writes.FILE, Path("preview.png"))
     size: str | None = short("data.size", RUN)
     seed: int = option("Seed of the images and of the augmentation.", 0, panel=RUN, least=0)
-    where: str | None = short("data.where", IN, metavar="CONDITION")
-    classes: str | None = short("data.classes", IN, metavar="FILE")
-    class_map: str | None = short("data.class_map", IN, metavar="FILE")
-    min_class_size: int | None = short("data.min_class_size", IN)
     recipe: str = recipe_option()
     settings: dict[str, Any] = settings_option()
     workers: int = processes_option()
@@ -487,7 +490,7 @@ class CompareRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreRequest(Request):
+class ScoreRequest(SplitRequest):
     predictions: Path = option(
         "CSV or Parquet of ids, and labels or probabilities.", argument=True, required=True, find=_path, metavar="FILE"
     )
@@ -496,23 +499,9 @@ class ScoreRequest(Request):
         "Label that is predicted, several with commas, or all.", "all", panel=IN, many=True, find=lambda given: labels_of(given or "all")
     )
     part: str = option("Part of the split to score.", "test", panel=IN, choices=("train", "val", "test"))
-    protocol: str = option(SETTINGS["data.protocol"][1].help, "stratified", panel=IN, choices=PROTOCOLS)
-    split_file: str | None = short("data.split_file", IN, metavar="FILE")
-    split_column: str | None = short("data.split_column", IN, metavar="NAME")
-    split_by: str = option(SETTINGS["data.split_by"][1].help, "", panel=IN)
-    seed: int = option("Seed of the stratified protocol.", 0, panel=IN, least=0)
-    fold: int = option("Part to test with the folds protocol.", 0, panel=IN, least=0, below=FOLDS)
-    where: str | None = short("data.where", IN, metavar="CONDITION")
-    classes: str | None = short("data.classes", IN, metavar="FILE")
-    class_map: str | None = short("data.class_map", IN, metavar="FILE")
-    min_class_size: int | None = short("data.min_class_size", IN)
     against: Path | None = option(
         "Evaluated run to compare with.", panel=IN, find=lambda run: None if run is None else run_of(run), metavar="RUN"
     )
-
-    def data(self) -> DataConfig:
-        known = {"data.protocol": self.protocol, "data.split_by": self.split_by, "data.split_seed": self.seed, "data.fold": self.fold}
-        return RunConfig(data=DataConfig(shards=str(self.shards))).replace(known | {"data.task": self.task} | short_forms(self)).data
 
 
 @dataclass(frozen=True, kw_only=True)

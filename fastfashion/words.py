@@ -1,6 +1,8 @@
 """Numbers and errors in words: one row and two rows, and what the system reports about a file."""
 
+import difflib
 import errno
+from collections.abc import Iterable
 
 from fastfashion.errors import FastfashionError
 from fastfashion.terminal import printable
@@ -28,6 +30,12 @@ _FAULTS = {  # what it is, and what to do
 def counted(number: int, noun: str, plural: str = "") -> str:
     """ "1 row", "2 rows"; `plural` if it is not the noun with an s."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The end of an error about an unknown name: up to three that are like it, or `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"did you mean {', '.join(near)}?" if near else otherwise
 
 
 def one_line(what: object, most: int = 300) -> str:

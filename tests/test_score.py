@@ -106,7 +106,7 @@ def test_rows_without_an_answer_and_ids_that_are_unknown_are_counted(packed: Pac
         ("id,Shoes,Topwear\n10000,2.5,-1.5\n", r"line 2: probabilities of subCategory sum to 1; expected 1, of numbers from 0 to 1"),
         ("id,Shoes,Topwear\n10000,nan,1\n", r"line 2: probabilities of subCategory sum to nan"),
         ("id,prediction\n10000,a,b\n", r"a\.csv, line 2: expected 2 fields"),
-        ("id,prediction\n", "no line of predictions"),
+        ("id,prediction\n", "no line under the header"),
     ],
 )
 def test_a_file_that_is_not_clear_is_refused_with_its_line(text: str, reason: str, packed: PackedSet, tmp_path: Path) -> None:

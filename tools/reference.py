@@ -85,7 +85,8 @@ def cli_page() -> str:
     for name, (kind, function, example) in COMMANDS.items():
         arguments = [about.metavar or name.upper() for name, (_, about) in options_of(kind).items() if about.argument]
         lines += ["", f"## {name}", "", f"    {example}", "", inspect.getdoc(function) or ""]
-        own = {name: known for name, known in options_of(kind).items() if name not in shared and known[1].only != "api"}
+        found = sorted(options_of(kind).items(), key=lambda item: not item[1][1].argument)
+        own = {name: known for name, known in found if name not in shared and known[1].only != "api"}
         old = {name: known for name, known in own.items() if known[1].old}
         lines += ["", *options_table({name: known for name, known in own.items() if name not in old and name not in UNLISTED})]
         if old:

@@ -17,6 +17,7 @@ import numpy as np
 from fastfashion import dist
 from fastfashion.config import DataConfig
 from fastfashion.csv_files import publish_csv
+from fastfashion.errors import PackedSetError
 from fastfashion.files import publish, writing_to
 from fastfashion.images.sheets import TILE_WIDTH_PX, Group, draw_sheet, write_sheet
 from fastfashion.load import Loader, Selection, make_spec
@@ -105,7 +106,10 @@ def judge(
 
 
 def measure_set(packed: PackedSet, workers: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
-    """The measures of all images of a set that decode; their rows, int64 (n,); and what is wrong with the others."""
+    """The measures of all images of a set that decode; their rows, int64 (n,); and what is wrong with the others.
+
+    Raises PackedSetError if none decodes.
+    """
     images = packed.open(packed.resolutions[0])
     height, width = float(np.median(images.height_px)), float(np.median(images.width_px))
     scale = min(1.0, SHORT_PX / min(height, width))
@@ -120,6 +124,8 @@ def measure_set(packed: PackedSet, workers: int = 0) -> tuple[dict[str, np.ndarr
             found.append(measure(batch.images.numpy()[real]) if real.any() else {})
         broken = [f"{one.where}: {one.reason}" for _, one in sorted(loader.skipped.items())]
     kept = [each for each in found if each]
+    if not kept:
+        raise PackedSetError(f"{packed.path}: none of its {len(packed)} images decodes; see why with fastfashion verify {packed.path}")
     return {name: np.concatenate([each[name] for each in kept]) for name in kept[0]}, np.concatenate(rows), broken
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from fastfashion import dist
-from fastfashion.catalog import correct
 from fastfashion.command_options import EvaluateRequest
 from fastfashion.config import FOLDS
 from fastfashion.csv_files import csv_rows, publish_csv
@@ -53,7 +52,7 @@ def find_suspects(request: SuspectsRequest, world: dist.World) -> dict[str, Any]
     packed, tasks = opened[0].packed, opened[0].tasks
     codes = opened[0].codes
     if request.corrections is not None:
-        codes = packed.vocab.codes(correct(opened[0].table, packed.vocab, request.corrections), tasks)
+        codes = packed.vocab.codes(packed.corrected(opened[0].config.data.corrections, str(request.corrections)), tasks)
     tables = [_suspects(packed.vocab.names(task), task, codes[:, t], sums[task], counts) for t, task in enumerate(tasks)]
     table = pd.concat(tables).sort_values("margin", ascending=False, kind="stable")
     table.insert(0, "id", packed.table["id"].to_numpy()[table["row"]])

@@ -1,6 +1,5 @@
 """Corrected labels: a small CSV of id, task, label that is applied to a catalog, so that nobody edits the shop's table by hand."""
 
-import difflib
 import unicodedata
 from collections.abc import Collection
 from pathlib import Path
@@ -13,7 +12,7 @@ from fastfashion.catalog.vocab import Vocab
 from fastfashion.csv_files import unescaped
 from fastfashion.errors import InputError
 from fastfashion.untrusted import read_limited
-from fastfashion.words import why
+from fastfashion.words import did_you_mean, why
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +85,5 @@ def _check(vocab: Vocab, task: str, label: str, where: str) -> None:
     if task not in vocab.classes:
         raise InputError(f"{where}: no task {task!r}; expected {', '.join(vocab.classes)}")
     if label not in NO_LABEL and label not in vocab.classes[task]:
-        near = difflib.get_close_matches(label, vocab.classes[task], n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else "a new class needs a row in the table and the set packed again"
+        hint = did_you_mean(label, vocab.classes[task], "a new class needs a row in the table and the set packed again")
         raise InputError(f"{where}: no class {label!r} of {task}; {hint}")

@@ -5,8 +5,7 @@ catalog, vocabulary ─► where ─► class map ─► classes ─► smallest
 What a view leaves out has no label any more, so that no split, loss or score counts it. Rows keep their numbers and ids.
 """
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -21,7 +20,7 @@ from fastfashion.config import DataConfig
 from fastfashion.csv_files import unescaped
 from fastfashion.errors import ConfigError, InputError
 from fastfashion.untrusted import parse_json, read_limited
-from fastfashion.words import counted, why
+from fastfashion.words import counted, did_you_mean, why
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,15 +126,12 @@ def view_text(before: Vocab, after: Vocab, view: View, rows: int, total: int) ->
     return f"view   {rows:,} of {total:,} rows{condition}" + (f"; {', '.join(changed)}" if changed else "")
 
 
-def _check_classes(
-    what: str, task: str, names: "Mapping[str, str] | tuple[str, ...]", vocab: Vocab, known: "set[str] | tuple[str, ...]"
-) -> None:
+def _check_classes(what: str, task: str, names: Iterable[str], vocab: Vocab, known: Collection[str]) -> None:
     if task not in vocab.classes:
         raise ConfigError(f"{what}: no label {task!r} in this set; expected {', '.join(vocab.classes)}")
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"there are {counted(len(known), 'class', 'classes')}"
+            hint = did_you_mean(name, sorted(known), f"there are {counted(len(known), 'class', 'classes')}")
             raise ConfigError(f"{what}: {task} has no class {name!r}; {hint}")
 
 

@@ -207,7 +207,7 @@ def score(request: ScoreRequest) -> Answer:
     """Score the predictions of any model as evaluate scores a run, with intervals; compare them with a run on the same rows."""
     from fastfashion.evaluate.score import score_file, score_text
 
-    result = score_file(request.predictions, request.data(), request.part, request.against)
+    result = score_file(request.predictions, request.data(request.shards, request.task), request.part, request.against)
     return Answer(document=result, text=score_text(result), is_report=True)
 
 

@@ -97,7 +97,7 @@ def convert(tensors: Mapping[str, torch.Tensor], name: str) -> Converted:
 
 
 def unwrapped(tensors: Mapping[str, torch.Tensor], model: Shapes) -> Tensors:
-    """Without the prefixes that wrappers put before all names, as long as that is no family's own and makes no name of the model wrong."""
+    """Without the prefixes that wrappers put before all names, until the names are those of the model or of a family."""
     found = dict(tensors)
     while True:
         if any(family.fits(found) for family in FAMILIES) or sum(name in model for name in found) > len(found) / 2:

@@ -24,7 +24,6 @@ from fastfashion.runs.trained_on import (
     SetIdentity,
     TrainedOn,
     check_classes,
-    corrected,
     list_rows,
     place,
     read_trained_on,
@@ -85,13 +84,13 @@ def open_run(run: Path, shards: Path | None = None, *, other_ids: bool = False, 
         raise InputError(f"{run}: best/ and trained_on.json have other labels or classes, so they are not of one run")
     if kept is None:
         own = _own_set(run, config, packed) if other_ids else packed
-        kept = assumed_list(run, own, config, corrected(own, config.data.corrections))
+        kept = assumed_list(run, own, config, own.corrected(config.data.corrections))
         notes.append(kept.assumption(run))
         if writes:
             with suppress(OSError):  # a run of another user: the note comes again the next time
                 write_trained_on(run, kept)
     rows = kept.rows_in(packed) if other_ids else kept.check(run, packed)
-    table = corrected(packed, config.data.corrections, of_another_set=other_ids) if config.data.corrections else packed.table
+    table = packed.corrected(config.data.corrections, of_another_set=other_ids) if config.data.corrections else packed.table
     if absent := [task for task in vocab.classes if task not in packed.vocab.classes]:
         table = table.assign(**dict.fromkeys(absent, ""))
         notes.append(f"{packed.path} has no label {', '.join(absent)}: not tested")

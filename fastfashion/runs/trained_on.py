@@ -171,11 +171,6 @@ def _first(texts: Sequence[str]) -> str:
     return ", ".join(map(repr, texts[:_SHOWN])) + (", …" if len(texts) > _SHOWN else "")
 
 
-def corrected(packed: PackedSet, corrections: str, *, of_another_set: bool = False) -> Table:
-    """The set's table with the labels of a corrections file, if one is named; of a file for another set the ids that it has."""
-    return packed.corrected(corrections, of_another_set=of_another_set)
-
-
 def list_rows(packed: PackedSet, data: DataConfig, table: Table, rule: Rule | None = None, *, assumed: bool = False) -> TrainedOn:
     """What a run of these settings trains on. table: the set's, with the run's corrections, which do not change the split.
 

@@ -208,12 +208,15 @@ class PackedSet:
         columns, vocab = view.applied(self.columns, self.vocab, strict=strict)
         return replace(self, columns=columns, vocab=vocab, view=view, whole=self)
 
-    def corrected(self, corrections: str, *, of_another_set: bool = False) -> Table:
-        """The catalog with the labels of a corrections file, if one is named: class names in it are those without the view."""
-        if not corrections:
+    def corrected(self, *files: str, of_another_set: bool = False) -> Table:
+        """The catalog with the labels of corrections files, each over those before; class names in them are those without the view."""
+        named = [file for file in files if file]
+        if not named:
             return self.columns
         whole = self.whole or self
-        table = correct(whole.table, whole.vocab, Path(corrections), of_another_set=of_another_set)
+        table = whole.table
+        for file in named:
+            table = correct(table, whole.vocab, Path(file), of_another_set=of_another_set)
         return self.view.relabelled(table, whole.columns, whole.vocab, self.vocab)
 
     @cached_property

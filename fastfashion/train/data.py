@@ -15,7 +15,7 @@ from fastfashion.load import LoaderSpec, Selection, in_order, make_spec
 from fastfashion.model.objective import LossSettings
 from fastfashion.runs.folder import is_untrained
 from fastfashion.runs.opened import assumed_list
-from fastfashion.runs.trained_on import RowsOfSet, TrainedOn, check_classes, corrected, list_rows, read_trained_on
+from fastfashion.runs.trained_on import RowsOfSet, TrainedOn, check_classes, list_rows, read_trained_on
 from fastfashion.runs.views import check_same_view
 from fastfashion.shards import PackedSet, open_viewed
 from fastfashion.train.record import say
@@ -58,7 +58,7 @@ def prepare_data(config: RunConfig, world: dist.World, run: Path | None = None) 
         raise PackedSetError(
             f"{packed.path}: holds other ids, or in another order, than the set of rank 0; every process needs the same packed set"
         )
-    split, codes = rows.split, vocab.codes(corrected(packed, data.corrections), tasks)
+    split, codes = rows.split, vocab.codes(packed.corrected(data.corrections), tasks)
     chosen = Selection(
         rows=rows.train,
         batch_size=config.train.batch_size,
@@ -99,11 +99,11 @@ def _rows_to_train(config: RunConfig, packed: PackedSet, run: Path | None, notes
         rule = Rule.of(config.data, lambda: packed.table)
         if rule.named is not None:
             notes.append(f"split  {rule.named.text}")
-        kept = list_rows(packed, config.data, corrected(packed, config.data.corrections), rule)
+        kept = list_rows(packed, config.data, packed.corrected(config.data.corrections), rule)
         return kept.on(run or packed.path, packed), kept
     if (known := read_trained_on(run)) is not None:
         check_classes(run, packed, known.classes)
         return known.on(run, packed), None
-    kept = assumed_list(run, packed, config, corrected(packed, config.data.corrections))
+    kept = assumed_list(run, packed, config, packed.corrected(config.data.corrections))
     say(kept.assumption(run))
     return kept.on(run, packed), kept

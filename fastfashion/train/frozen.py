@@ -5,7 +5,6 @@ images, whole ─► backbone ─► features, once ─► FeatureLoader ─► 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,18 +70,21 @@ def compute_features(model: Classifier, spec: LoaderSpec, val_spec: LoaderSpec, 
         )
     whole = in_order(spec, rows, np.full((len(spec.labels), 0), -1, dtype=np.int64))
     whole = replace(whole, plan=replace(whole.plan, batch_size=min(len(rows), max(BATCH, world.size))), tasks=(), num_classes=())
-    mine, values = _computed(model, whole, world, precision)
-    gathered = dist.gather(world, mine)
-    skipped = {row: one for _, _, part in gathered for row, one in part.items()}
-    found = np.concatenate([part for part, _, _ in gathered])
+    found, values, skipped = _computed(model, whole, world, precision)
+    if world.size > 1:
+        shares = dist.gather(world, (found, values.cpu().numpy(), skipped))
+        found = np.concatenate([rows for rows, _, _ in shares])
+        values = torch.from_numpy(np.concatenate([part for _, part, _ in shares])).to(world.device)
+        skipped = {row: one for _, _, part in shares for row, one in part.items()}
     places = np.full(len(spec.labels), -1, dtype=np.int64)
     places[found] = np.arange(len(found))
-    values = torch.from_numpy(np.concatenate([part for _, part, _ in gathered])).to(world.device) if world.size > 1 else values
     return Features(values=values, places=places, skipped=skipped)
 
 
-def _computed(model: Classifier, spec: LoaderSpec, world: dist.World, precision: torch.dtype) -> tuple[tuple[Any, ...], torch.Tensor]:
-    """This rank's rows, their features and what was skipped; and the features as a tensor on the device."""
+def _computed(
+    model: Classifier, spec: LoaderSpec, world: dist.World, precision: torch.dtype
+) -> tuple[np.ndarray, torch.Tensor, dict[int, Skipped]]:
+    """This rank's rows, int64 (n,), their features on its device, float32 (n, F), and what was skipped."""
     rows, parts = [], []
     was_training = model.training
     model.eval()
@@ -95,6 +97,4 @@ def _computed(model: Classifier, spec: LoaderSpec, world: dist.World, precision:
             parts.append(model.embedding(batch.images)[real].float())
         skipped = dict(loader.skipped)
     model.train(was_training)
-    values = torch.cat(parts)
-    shared = values.cpu().numpy() if world.size > 1 else values[:0].cpu().numpy()
-    return (torch.cat(rows).numpy(), shared, skipped), values
+    return torch.cat(rows).numpy(), torch.cat(parts), skipped
