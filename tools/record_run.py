@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     lines = read_metrics(arguments.run)
-    begun = [line for line in lines if line["kind"] == "start"]
-    starts = [{key: value for key, value in line.items() if value is not None and key != "time"} for line in begun]
+    of_starts = [line for line in lines if line["kind"] == "start"]
+    starts = [{key: value for key, value in line.items() if value is not None and key != "time"} for line in of_starts]
     epochs = [{key: line[key] for key in ("epoch", "time", "val")} for line in lines if line["kind"] == "epoch"]
     seconds = sum(line["time"]["seconds"] for line in lines if line["kind"] in ("step", "epoch"))
     record = {
