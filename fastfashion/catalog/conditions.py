@@ -40,7 +40,7 @@ def rows_where(table: Table, condition: str) -> np.ndarray:
         return _Reader(table, condition).truth(tree)
     except ConfigError:
         raise
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise ConfigError(f"where {condition!r}: not readable ({_reason(error)}); {_GRAMMAR}") from None
 
 
